@@ -1,0 +1,117 @@
+"""The admin port's HTTP face (interface.md): /healthz, /readyz, /metrics, /status, /status/NAMESPACE/NAME."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from urllib.parse import unquote
+
+import httpx2
+import trio
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from mcpgw_sidecar.admin.envoystats import translate
+from mcpgw_sidecar.admin.status import Facts, document, gauges, not_ready, server
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.runtime.http import Receive, Scope, Send
+
+log = get_logger(__name__)
+
+ENVOY_TIMEOUT = 1.0  # seconds: a scrape without Envoy's numbers is better than none
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+_JSON = "application/json"
+_PATHS = "/healthz, /readyz, /metrics, /status, /status/NAMESPACE/NAME"
+
+
+class AdminApp:
+    """The ASGI application. `facts` takes the state of the moment; `waiting_for` says why the process is not ready yet."""
+
+    def __init__(
+        self, *, metrics: Metrics, facts: Callable[[], Facts], waiting_for: Callable[[], str | None], envoy_admin: str | None
+    ) -> None:
+        self._metrics = metrics
+        self._facts = facts
+        self._waiting_for = waiting_for
+        self._envoy = envoy_admin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        del receive
+        if scope["type"] != "http":
+            return
+        try:
+            status, kind, body = await self._wait_answer(scope["method"], scope["path"])
+        except Exception:
+            log.exception("Admin failed on a request")
+            status, kind, body = 500, _JSON, b'{"error":"internal error: see the log"}'
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _wait_answer(self, method: str, path: str) -> tuple[int, str, bytes]:
+        if method not in {"GET", "HEAD"}:
+            return _json(405, {"error": "Method not allowed. Supported methods: GET"})
+        if path == "/healthz":
+            return 200, _TEXT, b"ok\n"
+        if path == "/readyz":
+            return self._ready()
+        if path == "/metrics":
+            return 200, _TEXT, await self._wait_metrics()
+        if path == "/status":
+            return _json(200, document(self._facts()))
+        if path.startswith("/status/"):
+            return self._server(unquote(path.removeprefix("/status/")))
+        return _json(404, {"error": f"Not found. Paths: {_PATHS}"})
+
+    def _ready(self) -> tuple[int, str, bytes]:
+        waiting = self._waiting_for()
+        missing = not_ready(self._facts().statuses)
+        return _json(503 if waiting else 200, {"ready": not waiting, "waitingFor": waiting, "serversNotReady": missing})
+
+    def _server(self, name: str) -> tuple[int, str, bytes]:
+        for status in self._facts().statuses:
+            if status.server.name == name:
+                return _json(200, server(status))
+        hint = "Use format 'namespace/route-name' or check available servers at /status"
+        return _json(404, {"error": f"Server '{name}' not found. {hint}"})
+
+    async def _wait_metrics(self) -> bytes:
+        families = [*gauges(self._facts()), *translate(await self._wait_envoy())]
+        return await trio.to_thread.run_sync(self._rendered, families)
+
+    def _rendered(self, families: list[Metric]) -> bytes:
+        """In a thread: some hundred kilobytes of text would hold up every call."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Merged([*self._metrics.registry.collect(), *families]))
+        return generate_latest(registry)
+
+    async def _wait_envoy(self) -> str:
+        if self._envoy is None:
+            return ""
+        try:
+            async with httpx2.AsyncClient(verify=False, timeout=ENVOY_TIMEOUT, trust_env=False) as http:  # noqa: S501  # plain HTTP
+                answer = await http.get(f"http://{self._envoy}/stats/prometheus", params={"filter": "mcpgw_call|mcpgw.call"})
+                return answer.text
+        except httpx2.HTTPError:
+            return ""
+
+
+class _Merged(Collector):
+    """Families of one name become one: what Envoy counted and what the sidecar counted are one metric to its reader."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families: dict[str, Metric] = {}
+        for family in families:
+            kept = self._families.setdefault(family.name, family)
+            if kept is not family:
+                kept.samples = [*kept.samples, *family.samples]
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families.values()
+
+
+def _json(status: int, value: object) -> tuple[int, str, bytes]:
+    return status, _JSON, (json.dumps(value, indent=2) + "\n").encode()

@@ -1,0 +1,87 @@
+"""The document behind `/status`, and the gauges that say the same in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from mcpgw_sidecar import __version__
+from mcpgw_sidecar.model.servers import Desired
+from mcpgw_sidecar.model.statuses import ServerStatus
+
+
+@attrs.frozen(kw_only=True)
+class Facts:
+    """Everything that status and gauges are made of, taken at one moment."""
+
+    desired: Desired
+    statuses: tuple[ServerStatus, ...]
+    gateway_sessions: int
+    upstream_sessions: int
+    envoy_accepted: bool | None
+    envoy_error: str | None
+
+
+def document(facts: Facts) -> dict[str, Any]:
+    """`/status` (interface.md)."""
+    desired = facts.desired
+    return {
+        "version": __version__,
+        "config": {
+            "source": desired.source,
+            "generation": desired.generation,
+            "loadedAt": _time(desired.loaded_at),
+            "error": desired.error,
+        },
+        "servers": [server(status) for status in facts.statuses],
+        "sessions": {"gateway": facts.gateway_sessions, "upstream": facts.upstream_sessions},
+        "envoy": {"accepted": facts.envoy_accepted, "error": facts.envoy_error},
+    }
+
+
+def server(status: ServerStatus) -> dict[str, Any]:
+    """One server of `/status`."""
+    wanted, health = status.server, status.health
+    return {
+        "name": wanted.name,
+        "url": wanted.url,
+        "hostname": wanted.hostname,
+        "toolPrefix": wanted.tool_prefix,
+        "enabled": wanted.enabled,
+        "ready": health.ready,
+        "reason": health.reason,
+        "message": health.message,
+        "protocolVersion": health.protocol_version,
+        "tools": status.tools,
+        "prompts": 0,
+        "resources": 0,
+        "lastContact": _time(health.last_contact),
+        "conflicts": [attrs.asdict(conflict) for conflict in status.conflicts],
+        "invalid": [attrs.asdict(invalid) for invalid in status.invalid],
+    }
+
+
+def gauges(facts: Facts) -> Iterator[Metric]:
+    """The gauges of interface.md that follow from the same facts."""
+    ready = GaugeMetricFamily("mcpgw_server_ready", "1 for a server whose tools can be called", labels=["server"])
+    tools = GaugeMetricFamily("mcpgw_server_tools", "Tools that clients see of a server", labels=["server"])
+    for status in facts.statuses:
+        ready.add_metric([status.server.name], float(status.health.ready))
+        tools.add_metric([status.server.name], status.tools)
+    yield ready
+    yield tools
+    yield GaugeMetricFamily("mcpgw_sessions", "Sessions of clients seen here and not over", value=facts.gateway_sessions)
+    yield GaugeMetricFamily("mcpgw_upstream_sessions", "Open sessions with servers, for clients", value=facts.upstream_sessions)
+
+
+def not_ready(statuses: tuple[ServerStatus, ...]) -> list[str]:
+    """The enabled servers whose tools cannot be called."""
+    return [status.server.name for status in statuses if status.server.enabled and not status.health.ready]
+
+
+def _time(seconds: float | None) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None

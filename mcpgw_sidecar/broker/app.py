@@ -1,0 +1,224 @@
+"""The broker's HTTP face: `/mcp` by POST, GET and DELETE (specification 2025-11-25, basic/transports).
+
+A POST climbs a ladder, first failure wins: size (413) · Host and Origin (421, 403) · content type (415) · one JSON-RPC
+message (400) · era (400) · session (400, 404) · the method.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import trio
+
+from mcpgw_sidecar.broker import methods
+from mcpgw_sidecar.broker.directory import Directory
+from mcpgw_sidecar.broker.streams import Stream, Streams
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import BROKER, NULL, JsonText
+from mcpgw_sidecar.model.sessions import SessionFault, SessionState
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.eras import classify
+from mcpgw_sidecar.protocol.guard import Guard
+from mcpgw_sidecar.protocol.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    SERVER_ERROR,
+    Malformed,
+    Message,
+    Request,
+    error_text,
+    notification_text,
+    parse_message,
+    result_text,
+)
+from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes
+from mcpgw_sidecar.runtime.http import Receive, Scope, Send
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+ENDPOINT = "/mcp"
+KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
+_JSON = (b"content-type", b"application/json")
+_OK = 200
+
+
+class BrokerApp:
+    """The ASGI application."""
+
+    def __init__(
+        self,
+        *,
+        live: Watched[Snapshot],
+        directory: Directory,
+        streams: Streams,
+        guard: Guard,
+        metrics: Metrics,
+        max_body: int,
+    ) -> None:
+        self._live = live
+        self._directory = directory
+        self._streams = streams
+        self._guard = guard
+        self._metrics = metrics
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. A bug of ours ends in a 500 and a line with its traceback, never in silence."""
+        if scope["type"] != "http":
+            return
+        try:
+            await self._wait_request(scope, receive, send)
+        except Exception:
+            log.exception("Broker failed on a request")
+            await _wait_sent(send, 500, error_text(NULL, INTERNAL_ERROR, "Internal error of the gateway"))
+
+    async def _wait_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refused = self._guard.refuses(headers.get("host", ""), headers.get("origin"))
+        if refused is None and scope["path"] != ENDPOINT:
+            refused = Reject(status=404, code=INVALID_REQUEST, message=f"Not found: the endpoint is {ENDPOINT}")
+        if refused is not None:
+            await _wait_rejected(send, refused)
+            return
+        match scope["method"]:
+            case "POST":
+                await self._wait_post(headers, receive, send)
+            case "GET":
+                await self._wait_stream(headers, receive, send)
+            case "DELETE":
+                await self._wait_delete(headers, send)
+            case _:
+                body = error_text(NULL, INVALID_REQUEST, "Method not allowed: use POST, GET or DELETE")
+                await _wait_sent(send, 405, body, [(b"allow", b"POST, GET, DELETE")])
+
+    async def _wait_post(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
+        body = await _wait_body(receive, self._max_body)
+        if body is None:
+            message = f"Request body too large: at most {self._max_body} bytes"
+            await _wait_rejected(send, Reject(status=413, code=INVALID_REQUEST, message=message))
+            return
+        if headers.get("content-type", "application/json").partition(";")[0].strip().lower() != "application/json":
+            message = "Unsupported media type: send application/json"
+            await _wait_rejected(send, Reject(status=415, code=INVALID_REQUEST, message=message))
+            return
+        parsed = parse_message(body)
+        answered = self._answered(headers, parsed)
+        method = getattr(parsed, "method", "")
+        log.debug("Processing request", method=method)
+        match answered:
+            case Reject():
+                outcome = "rpc_error" if answered.status == _OK else "rejected"
+                await _wait_rejected(send, answered)
+            case methods.Result(result, session_id):
+                outcome = "ok"
+                ident = parsed.id if isinstance(parsed, Request) else NULL
+                extra = [(h.SESSION.encode(), session_id.encode())] if session_id else []
+                await _wait_sent(send, _OK, result_text(ident, result), extra)
+            case None:
+                outcome = "ok"
+                await _wait_sent(send, 202, b"")
+        self._metrics.count(method=method, server=BROKER, tool="", outcome=outcome)
+
+    def _answered(self, headers: dict[str, str], parsed: Message | Malformed) -> methods.Result | Reject | None:
+        """The rungs from the message on; None for a message that wants no answer."""
+        if isinstance(parsed, Malformed):
+            return Reject(status=400, code=parsed.code, message=parsed.message, id=parsed.id)
+        ident: JsonText = parsed.id if isinstance(parsed, Request) else NULL
+        era = classify(headers.get(h.VERSION), ident)
+        if isinstance(era, Reject):
+            return era
+        snapshot = self._live.value
+        if isinstance(parsed, Request) and parsed.method == "initialize":
+            return methods.initialize(parsed, snapshot, self._directory)
+        session = self._directory.lookup(headers.get(h.SESSION))
+        if isinstance(session, SessionFault):
+            return _no_session(session, ident)
+        return methods.answer(parsed, snapshot) if isinstance(parsed, Request) else None
+
+    async def _wait_delete(self, headers: dict[str, str], send: Send) -> None:
+        session = self._directory.lookup(headers.get(h.SESSION))
+        if isinstance(session, SessionFault):
+            await _wait_rejected(send, _no_session(session))
+            return
+        self._directory.end(session.session)
+        await _wait_sent(send, 204, b"")
+
+    async def _wait_stream(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
+        era = classify(headers.get(h.VERSION))
+        session = self._directory.lookup(headers.get(h.SESSION))
+        accepted = headers.get("accept", "*/*")
+        if isinstance(era, Reject):
+            await _wait_rejected(send, era)
+        elif isinstance(session, SessionFault):
+            await _wait_rejected(send, _no_session(session))
+        elif not any(kind in accepted for kind in ("text/event-stream", "text/*", "*/*")):
+            message = "Not acceptable: a GET stream is text/event-stream"
+            await _wait_rejected(send, Reject(status=406, code=INVALID_REQUEST, message=message))
+        else:
+            await self._wait_listened(session, receive, send)
+
+    async def _wait_listened(self, session: SessionState, receive: Receive, send: Send) -> None:
+        stream = self._streams.open(session.session.key)
+        self._metrics.streams.inc()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_wait_gone, receive, stream)
+                await _wait_streamed(send, stream)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._streams.discard(stream)
+            self._metrics.streams.dec()
+
+
+async def _wait_streamed(send: Send, stream: Stream) -> None:
+    start = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+    await send({"type": "http.response.start", "status": _OK, "headers": start})
+    chunk = partial(dict, type="http.response.body", more_body=True)
+    await send(chunk(body=KEEP_ALIVE))  # the headers leave with the first byte of the body
+    while not stream.closed:
+        with trio.move_on_after(KEEP_ALIVE_INTERVAL) as silence:
+            await stream.wait_news()
+        if silence.cancelled_caught:
+            await send(chunk(body=KEEP_ALIVE))
+        while stream.pending and not stream.closed:
+            await send(chunk(body=event_bytes(notification_text(stream.pending.pop()))))
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _wait_gone(receive: Receive, stream: Stream) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stream.close()
+
+
+async def _wait_body(receive: Receive, limit: int) -> bytes | None:
+    body = bytearray()
+    while True:
+        event: dict[str, Any] = await receive()
+        if event["type"] == "http.disconnect":
+            return bytes(body)
+        body += event.get("body", b"")
+        if len(body) > limit:
+            return None
+        if not event.get("more_body"):
+            return bytes(body)
+
+
+def _no_session(fault: SessionFault, ident: JsonText = NULL) -> Reject:
+    return Reject(status=fault.status, code=SERVER_ERROR, message=fault.message, id=ident)
+
+
+async def _wait_rejected(send: Send, reject: Reject) -> None:
+    body = error_text(reject.id, reject.code, reject.message, reject.data)
+    await _wait_sent(send, reject.status, body)
+
+
+async def _wait_sent(send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:
+    headers = [(b"content-length", str(len(body)).encode()), *([_JSON] if body else []), *(extra or [])]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,333 @@
+"""The broker as an MCP client: one HTTP exchange at a time, raw JSON, every answer bounded in size and time.
+
+No model of an SDK stands between: what a server wrote is handed on as text. Whatever a server does wrong becomes an
+UpstreamError with a reason; nothing else leaves this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import attrs
+import httpx2
+import trio
+
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.jsonrpc import (
+    METHOD_NOT_FOUND,
+    Malformed,
+    Message,
+    Notification,
+    Request,
+    Response,
+    error_text,
+    notification_text,
+    parse_message,
+    request_text,
+    result_text,
+)
+from mcpgw_sidecar.protocol.jsontext import Member, dumps
+from mcpgw_sidecar.protocol.sse import SseError, SseParser
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL
+
+CONNECT_TIMEOUT = 5.0  # seconds until a TCP and TLS connection stands
+REQUEST_TIMEOUT = 10.0  # seconds for one of the broker's own requests, answer included
+CLOSE_TIMEOUT = 2.0  # seconds that a server may take to end a session before it is left to its own expiry
+MAX_ANSWER = 16 << 20  # bytes of one answer, decompressed: a list of 10,000 large tools
+_ACCEPT = "application/json, text/event-stream"
+_EVENT_STREAM = "text/event-stream"
+_UNAUTHORIZED = frozenset({401, 403})
+_NO_STREAM = frozenset({405, 404, 501})
+
+
+@attrs.frozen
+class Handshake:
+    """What initialize gave."""
+
+    session: UpstreamSession
+    instructions: str
+
+
+@attrs.define
+class HttpClients:
+    """One client, with its pool and TLS context, for each way of trusting a server: building one costs 60 ms and more."""
+
+    _clients: dict[str, httpx2.AsyncClient] = attrs.field(factory=dict)
+    _lock: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def wait_for(self, server: Server) -> httpx2.AsyncClient:
+        """The client that trusts what this server's configuration trusts."""
+        trust = (server.ca_file or "system") if server.url.startswith("https:") else "none"
+        async with self._lock:
+            if trust not in self._clients:
+                self._clients[trust] = await self._wait_made(trust, server)
+            return self._clients[trust]
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _wait_made(self, trust: str, server: Server) -> httpx2.AsyncClient:
+        context: ssl.SSLContext | bool = False
+        if trust != "none":
+            make = partial(ssl.create_default_context, cafile=server.ca_file)
+            try:
+                context = await trio.to_thread.run_sync(make)
+            except (OSError, ssl.SSLError) as error:
+                reason = f"caFile {server.ca_file} cannot be used: {error}"
+                raise UpstreamError("BadCaFile", reason) from None
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
+        return httpx2.AsyncClient(
+            verify=context, limits=limits, timeout=httpx2.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT), trust_env=False
+        )
+
+
+@attrs.frozen
+class UpstreamClient:
+    """Speaks to MCP servers. `observe` is told (server name, seconds) of each request."""
+
+    http: HttpClients
+    observe: Callable[[str, float], None]
+
+    async def wait_initialized(
+        self, server: Server, *, client_info: str, capabilities: str, headers: Mapping[str, str]
+    ) -> Handshake:
+        """Open a session. `client_info` and `capabilities` are JSON; `headers` go along. Raises UpstreamError."""
+        params = f'{{"protocolVersion":"{LATEST_STATEFUL}","capabilities":{capabilities},"clientInfo":{client_info}}}'
+        with self._limited(server, "initialize"):
+            async with self._exchange(server, "POST", request_text(0, "initialize", params), headers) as answer:
+                _check_status(server, answer)
+                session_id = answer.headers.get(h.SESSION)
+                result = await self._wait_result(server, answer, None, headers)
+            values = {member.key: member.value for member in result}
+            version = values.get("protocolVersion")
+            if version not in STATEFUL:
+                message = f"speaks protocol version {version!r}; this gateway speaks {', '.join(STATEFUL)}"
+                raise UpstreamError("UnsupportedVersion", message)
+            session = UpstreamSession(id=_usable(session_id), protocol_version=version)
+            await self.wait_notified(server, session, "notifications/initialized", headers)
+        instructions = values.get("instructions")
+        return Handshake(session, instructions if isinstance(instructions, str) else "")
+
+    async def wait_notified(
+        self, server: Server, session: UpstreamSession, method: str, headers: Mapping[str, str]
+    ) -> None:
+        """Send a notification. Raises UpstreamError."""
+        extra = _with_session(session, headers)
+        async with self._exchange(server, "POST", notification_text(method), extra) as answer:
+            _check_status(server, answer)
+
+    async def wait_result(
+        self, server: Server, session: UpstreamSession, method: str, params: str, headers: Mapping[str, str]
+    ) -> tuple[str, list[Member]]:
+        """Ask and give the answer's text and the members of its result. Raises UpstreamError."""
+        extra = _with_session(session, headers)
+        with self._limited(server, method):
+            async with self._exchange(server, "POST", request_text(1, method, params), extra) as answer:
+                _check_status(server, answer)
+                message = await self._wait_response(server, answer, session, headers)
+        return message.text, _result_members(message)
+
+    async def wait_events(
+        self,
+        server: Server,
+        session: UpstreamSession,
+        headers: Mapping[str, str],
+        handle: Callable[[Message], None],
+    ) -> bool:
+        """Hand over the messages of the server's own stream until it ends; False if it offers none. Raises UpstreamError."""
+        extra = {**_with_session(session, headers), "accept": _EVENT_STREAM}
+        async with self._exchange(server, "GET", None, extra, silence=None) as answer:
+            if answer.status_code in _NO_STREAM or _kind(answer) != _EVENT_STREAM:
+                return False
+            _check_status(server, answer)
+            async with contextlib.aclosing(_events(answer)) as messages:
+                async for message in messages:
+                    if isinstance(message, Request):
+                        await self._wait_replied(server, session, message, headers)
+                    else:
+                        handle(message)
+            return True
+
+    async def wait_closed(self, server: Server, session: UpstreamSession, headers: Mapping[str, str]) -> None:
+        """End a session; a server that cannot or does not answer is left to its own expiry."""
+        if session.id is None:
+            return
+        with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(UpstreamError):
+            async with self._exchange(server, "DELETE", None, _with_session(session, headers)):
+                pass
+
+    @contextlib.contextmanager
+    def _limited(self, server: Server, method: str) -> Iterator[None]:
+        started = trio.current_time()
+        try:
+            with trio.fail_after(REQUEST_TIMEOUT):
+                yield
+        except trio.TooSlowError:
+            message = f"did not answer {method} within {REQUEST_TIMEOUT:.0f} s"
+            raise UpstreamError("Timeout", message) from None
+        finally:
+            self.observe(server.name, trio.current_time() - started)
+
+    @contextlib.asynccontextmanager
+    async def _exchange(
+        self,
+        server: Server,
+        method: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        silence: float | None = REQUEST_TIMEOUT,
+    ) -> AsyncIterator[httpx2.Response]:
+        http = await self.http.wait_for(server)
+        sent = {name: value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
+        if body is not None:
+            sent["content-type"] = b"application/json"
+        timeout = httpx2.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT, read=silence)
+        try:
+            async with http.stream(method, server.url, content=body, headers=sent, timeout=timeout) as answer:
+                yield answer
+        except httpx2.TimeoutException as error:
+            if isinstance(error, httpx2.ConnectTimeout):
+                message = f"cannot be reached: no connection within {CONNECT_TIMEOUT:.0f} s"
+                raise UpstreamError("Unreachable", message) from None
+            raise UpstreamError("Timeout", f"was silent for {REQUEST_TIMEOUT:.0f} s") from None
+        except httpx2.ConnectError as error:
+            raise UpstreamError("Unreachable", f"cannot be reached: {_words(error)}") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+            raise UpstreamError("BadAnswer", f"broke off or answered no HTTP: {_words(error)}") from None
+
+    async def _wait_result(
+        self, server: Server, answer: httpx2.Response, session: UpstreamSession | None, headers: Mapping[str, str]
+    ) -> list[Member]:
+        return _result_members(await self._wait_response(server, answer, session, headers))
+
+    async def _wait_response(
+        self, server: Server, answer: httpx2.Response, session: UpstreamSession | None, headers: Mapping[str, str]
+    ) -> Response:
+        match _kind(answer):
+            case "application/json":
+                message = parse_message(await _wait_body(answer))
+                if isinstance(message, Response):
+                    return message
+                raise UpstreamError("BadAnswer", f"answered no JSON-RPC response: {_fault(message)}")
+            case "text/event-stream":
+                async with contextlib.aclosing(_events(answer)) as messages:
+                    async for message in messages:
+                        if isinstance(message, Response):
+                            return message
+                        if isinstance(message, Request) and session is not None:
+                            await self._wait_replied(server, session, message, headers)
+                raise UpstreamError("BadAnswer", "ended its event stream before the answer")
+            case other:
+                raise UpstreamError("BadAnswer", f"answered with content type {other or 'none'!r} instead of JSON or events")
+
+    async def _wait_replied(
+        self, server: Server, session: UpstreamSession, request: Request, headers: Mapping[str, str]
+    ) -> None:
+        """Answer a server's request to the broker itself: it can be pinged, and nothing else."""
+        if request.method == "ping":
+            reply = result_text(request.id, b"{}")
+        else:
+            reply = error_text(request.id, METHOD_NOT_FOUND, f"The broker does not offer {request.method[:100]}")
+        async with self._exchange(server, "POST", reply, _with_session(session, headers)):
+            pass
+
+
+def own_headers(server: Server) -> dict[str, str]:
+    """The headers of the broker's own calls: the server's credential. Raises UpstreamError when it cannot be read."""
+    credential = server.credential
+    if server.credential_file is not None:
+        try:
+            credential = Path(server.credential_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = f"credentialFile {server.credential_file} cannot be read: {error}"
+            raise UpstreamError("BadCredential", reason) from None
+    return {"authorization": credential} if credential else {}
+
+
+def _with_session(session: UpstreamSession, headers: Mapping[str, str]) -> dict[str, str]:
+    extra = {**headers, h.VERSION: session.protocol_version}
+    if session.id is not None:
+        extra[h.SESSION] = session.id
+    return extra
+
+
+def _usable(session_id: str | None) -> str | None:
+    if session_id is None:
+        return None
+    if not session_id or any(not "!" <= char <= "~" for char in session_id):
+        raise UpstreamError("BadAnswer", "gave a session id that is not visible ASCII")
+    return session_id
+
+
+def _check_status(server: Server, answer: httpx2.Response) -> None:
+    status = answer.status_code
+    if answer.is_success:
+        return
+    if status in _UNAUTHORIZED:
+        hint = "check its credential" if server.credential or server.credential_file else "give it a credential"
+        raise UpstreamError("Unauthorized", f"refused the credentials (HTTP {status}): {hint}", status=status)
+    if answer.is_redirect:
+        target = answer.headers.get("location", "")[:200]
+        raise UpstreamError("Redirected", f"redirects to {target!r}: put that in url", status=status)
+    raise UpstreamError("HttpError", f"answered HTTP {status}: check the path of its url", status=status)
+
+
+def _kind(answer: httpx2.Response) -> str:
+    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()  # type: ignore[no-any-return]
+
+
+async def _wait_body(answer: httpx2.Response) -> bytes:
+    body = bytearray()
+    async for chunk in answer.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            raise UpstreamError("TooLarge", f"answered more than {MAX_ANSWER >> 20} MiB")
+    return bytes(body)
+
+
+async def _events(answer: httpx2.Response) -> AsyncGenerator[Message, None]:
+    parser = SseParser(MAX_ANSWER)
+    async for chunk in answer.aiter_bytes():
+        try:
+            events = parser.feed(chunk)
+        except SseError as error:
+            raise UpstreamError("BadAnswer", str(error)) from None
+        for event in events:
+            if not event.data:
+                continue  # a priming event: it only carries an id to resume from
+            message = parse_message(event.data)
+            if isinstance(message, Malformed):
+                raise UpstreamError("BadAnswer", f"sent an event that is no message: {message.message}")
+            yield message
+
+
+def _result_members(message: Response) -> list[Member]:
+    if message.error is not None:
+        shown = dumps(message.error.value)[:300]
+        raise UpstreamError("RpcError", f"answered with the error {shown}")
+    members = message.result.value if message.result is not None else None
+    if not isinstance(members, list) or not all(isinstance(member, Member) for member in members):
+        raise UpstreamError("BadAnswer", "answered with a result that is no object")
+    return members
+
+
+def _fault(message: Message | Malformed) -> str:
+    match message:
+        case Malformed(_, text):
+            return text
+        case Request() | Notification() | Response():
+            return f"a {type(message).__name__.lower()}"
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,153 @@
+"""Sessions as the router and the broker use them: sealed ids in, upstream sessions opened once, everything closed at the end."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+
+import attrs
+import trio
+
+from mcpgw_sidecar.broker.client import UpstreamClient
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
+from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
+from mcpgw_sidecar.sessions.table import Closing, SessionCounts, SessionTable
+from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
+
+log = get_logger(__name__)
+
+SWEEP = 10.0  # seconds between two looks for sessions whose time has come
+_STATUS = {"Unreachable": 503, "Timeout": 504}
+_BAD_GATEWAY = 502
+
+
+@attrs.define
+class _Opening:
+    done: trio.Event = attrs.field(factory=trio.Event)
+    failed: Reject | None = None
+
+
+class Directory:
+    """The `SessionDirectory` of the process. `keys` gives the keys of the moment; `nursery` holds work that outlives a request.
+
+    `ended` is called with the key of each session that is over, so that its streams end too.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: UpstreamClient,
+        keys: Callable[[], SessionKeys],
+        lifetime: float,
+        nursery: trio.Nursery,
+        servers: Callable[[], Mapping[ServerName, Server]],
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._lifetime = lifetime
+        self._nursery = nursery
+        self._servers = servers
+        self._table = SessionTable()
+        self._opening: dict[tuple[str, ServerName], _Opening] = {}
+        self.ended: Callable[[str], None] = lambda _key: None
+
+    def create(self, *, protocol_version: str, client_info: JsonText, capabilities: JsonText) -> str:
+        """A new session's id."""
+        session = Session(
+            key=secrets.token_urlsafe(RANDOM_BYTES),
+            expires=int(time.time() + self._lifetime),
+            protocol_version=protocol_version,
+            client_info=client_info,
+            capabilities=capabilities,
+        )
+        self._table.see(session)
+        return self._keys().seal(session)
+
+    def lookup(self, token: str | None) -> SessionState | SessionFault:
+        """Verify a session id and give what is known of it."""
+        session = self._keys().verify(token, time.time())
+        if isinstance(session, SessionFault):
+            return session
+        upstreams = self._table.see(session)
+        if upstreams is None:
+            return SessionFault.UNKNOWN
+        return SessionState(session=session, upstreams=upstreams)
+
+    async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
+        """Open this session's session with a server, once however many ask; None when it is open."""
+        key = (session.key, server.name)
+        opening = self._opening.get(key)
+        if opening is None:
+            opening = self._opening[key] = _Opening()
+            # In a task of its own: the client that asked first may go away, the others still wait.
+            self._nursery.start_soon(self._wait_opening, opening, session, server, headers)
+        await opening.done.wait()
+        return opening.failed
+
+    def end(self, session: Session) -> None:
+        """End a session for good (DELETE)."""
+        self._close(self._table.end(session))
+        self.ended(session.key)
+
+    def forget_server(self, server: ServerName) -> None:
+        """The server has gone or lives elsewhere: sessions with it are opened anew when they are needed.
+
+        Not closed here: calls in flight on them end where they are.
+        """
+        self._table.forget_server(server)
+
+    async def wait_sweeping(self) -> None:
+        """Expire sessions for ever."""
+        while True:
+            await trio.sleep(SWEEP)
+            due, closing = self._table.expire(time.time())
+            self._close(closing)
+            for key in due:
+                self.ended(key)
+
+    def statistics(self) -> SessionCounts:
+        """Counts for `/status` and metrics."""
+        return self._table.statistics()
+
+    async def _wait_opening(
+        self, opening: _Opening, session: Session, server: Server, headers: Mapping[str, str]
+    ) -> None:
+        try:
+            shake = await self._client.wait_initialized(
+                server, client_info=session.client_info, capabilities=session.capabilities, headers=headers
+            )
+        except UpstreamError as error:
+            log.warning("Upstream session not opened", server=server.name, reason=error.reason, error=str(error))
+            opening.failed = _rejection(server, error)
+        else:
+            log.debug("Upstream session opened", server=server.name, session=short(session.key))
+            self._keep(session, server, shake.session)
+        finally:
+            del self._opening[session.key, server.name]
+            opening.done.set()
+
+    def _keep(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
+        if not self._table.opened(session, server.name, upstream):
+            self._close([Closing(server.name, upstream)])
+
+    def _close(self, closing: list[Closing]) -> None:
+        servers = self._servers()
+        for gone in closing:
+            server = servers.get(gone.server)
+            if server is not None:
+                self._nursery.start_soon(self._client.wait_closed, server, gone.upstream, {})
+
+
+def _rejection(server: Server, error: UpstreamError) -> Reject:
+    status = _STATUS.get(error.reason) or (error.status if error.reason == "Unauthorized" else None) or _BAD_GATEWAY
+    words = "is unreachable: it " if error.reason == "Unreachable" else ""
+    message = f"MCP server {server.name} {words}{error}"
+    if error.reason == "Unauthorized":
+        message = f"MCP server {server.name} refused this client's credentials: send the Authorization that it asks for"
+    return Reject(status=status, code=SERVER_ERROR, message=message, data={"server": server.name, "reason": error.reason})

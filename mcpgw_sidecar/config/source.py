@@ -1,0 +1,69 @@
+"""The configuration file as a source: read at start, followed for ever.
+
+It looks at the file ten times a second (one stat, some microseconds) instead of asking the kernel for events: renames,
+symlink swaps of mounted ConfigMaps, editors that truncate and write, and network file systems all look the same then. A file
+counts once it has been quiet for one look, so a half-written one is not read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import trio
+
+from mcpgw_sidecar.config.decode import decode
+from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.servers import Desired
+
+LOOK = 0.1  # seconds
+
+_Stamp = tuple[int, int, int, int] | None
+
+
+def load(path: Path) -> Desired:
+    """Read and decode the file. Raises ConfigurationError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError([f"{path}: not UTF-8 (byte {error.start}): save it as UTF-8"]) from None
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from None
+    return Desired(source=f"file:{path}", servers=decode(text, str(path)), generation=1, loaded_at=time.time())
+
+
+def next_desired(current: Desired, path: Path) -> Desired:
+    """What counts after another look at the file: the new servers, or the old ones with the reason."""
+    try:
+        loaded = load(path)
+    except ConfigurationError as error:
+        return attrs.evolve(current, error=str(error), failed_loads=current.failed_loads + 1)
+    return attrs.evolve(loaded, generation=current.generation + 1, failed_loads=current.failed_loads)
+
+
+async def wait_following(path: Path, current: Desired, publish: Callable[[Desired], None]) -> None:
+    """Publish what the file says each time it has changed, for ever. `current` is what it said at start."""
+    known = pending = _stamp(path)
+    while True:
+        await trio.sleep(LOOK)
+        stamp = _stamp(path)
+        if stamp == known:
+            pending = stamp
+            continue
+        if stamp != pending:
+            pending = stamp  # still being written: look again
+            continue
+        known = stamp
+        current = next_desired(current, path)
+        publish(current)
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

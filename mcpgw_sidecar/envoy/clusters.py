@@ -1,0 +1,119 @@
+"""Clusters: how Envoy reaches the sidecar and each MCP server (CDS)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+
+Resource = dict[str, Any]
+
+BROKER_CLUSTER = "mcpgw_broker"
+ROUTER_CLUSTER = "mcpgw_router"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_CONNECT_TIMEOUT = "5s"
+# Below the 5 s after which uvicorn, hypercorn and Node close idle connections: Envoy lets go first, so that no call is
+# written to a connection that its server is just closing.
+_IDLE = "4s"
+# Envoy's defaults (1,024 of each, 3 retries) would be a limit of ours on sessions and calls; limits are the operator's business.
+_UNLIMITED = 1_000_000
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def type_url(name: str) -> str:
+    """The type URL of an Envoy message."""
+    return f"type.googleapis.com/{name}"
+
+
+def duration(seconds: float) -> str:
+    """A protobuf Duration in JSON."""
+    return f"{seconds:g}s"
+
+
+def cluster_name(server: ServerName) -> str:
+    """The cluster of a server."""
+    return f"mcp_server/{server}"
+
+
+def clusters(settings: EnvoySettings, servers: tuple[Server, ...]) -> list[Resource]:
+    """All clusters, the sidecar's own first."""
+    return [
+        _own(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}),
+        _own(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}),
+        *(_upstream(server, settings.ca_bundle) for server in servers),
+    ]
+
+
+def address(endpoint: Endpoint) -> Resource:
+    """An Envoy address."""
+    if endpoint.path is not None:
+        return {"pipe": {"path": endpoint.path}}
+    return {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
+
+
+def _own(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
+    reachable = Endpoint(host="127.0.0.1", port=endpoint.port) if endpoint.host in {"0.0.0.0", "::"} else endpoint  # noqa: S104
+    options = {"explicit_http_config": protocol, "common_http_protocol_options": {"idle_timeout": "60s"}}
+    return _cluster(name, reachable, options) | {"connect_timeout": "1s"}
+
+
+def _upstream(server: Server, ca_bundle: str | None) -> Resource:
+    url = urlsplit(server.url)
+    endpoint = Endpoint(host=url.hostname or "", port=url.port or _DEFAULT_PORTS[url.scheme])
+    protocol: Resource = {"explicit_http_config": {"http_protocol_options": {}}}
+    if url.scheme == "https":
+        protocol = {"auto_config": {"http_protocol_options": {}, "http2_protocol_options": {}}}
+    options = {**protocol, "common_http_protocol_options": {"idle_timeout": _IDLE}}
+    cluster = _cluster(cluster_name(server.name), endpoint, options)
+    if url.scheme == "https":
+        cluster["transport_socket"] = _tls(endpoint.host, server.ca_file or ca_bundle)
+    return cluster
+
+
+def _cluster(name: str, endpoint: Endpoint, options: Resource) -> Resource:
+    return {
+        "@type": type_url("envoy.config.cluster.v3.Cluster"),
+        "name": name,
+        "type": "STATIC" if endpoint.path is not None or _is_ip(endpoint.host) else "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "circuit_breakers": {
+            "thresholds": [{
+                "max_connections": _UNLIMITED,
+                "max_pending_requests": _UNLIMITED,
+                "max_requests": _UNLIMITED,
+                "max_retries": _UNLIMITED,
+            }]
+        },
+        "typed_extension_protocol_options": {_HTTP_OPTIONS: {"@type": type_url(_HTTP_OPTIONS), **options}},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(endpoint)}}]}],
+        },
+    }
+
+
+def _tls(host: str, ca_file: str | None) -> Resource:
+    kind = "IP_ADDRESS" if _is_ip(host) else "DNS"
+    validation: Resource = {"match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": host}}]}
+    if ca_file is not None:
+        validation["trusted_ca"] = {"filename": ca_file}
+    context: Resource = {
+        "@type": type_url("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"),
+        "common_tls_context": {"alpn_protocols": ["h2", "http/1.1"], "validation_context": validation},
+    }
+    if not _is_ip(host):
+        context["sni"] = host
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,74 @@
+"""Envoy's own answers, as JSON-RPC errors (local_reply_config).
+
+The router leaves the raw text of the request's `id` and the server's name as dynamic metadata `mcpgw`; Envoy writes them into the
+answer unquoted, so an id keeps its type and every digit. Where there is no metadata, the body was never read: `id` is null.
+
+First match wins. An answer of the router (metadata `answered`) is already what the client should get.
+"""
+
+from __future__ import annotations
+
+from mcpgw_sidecar.envoy.clusters import Resource
+from mcpgw_sidecar.envoy.settings import EnvoySettings
+
+METADATA = "mcpgw"
+_UNREACHABLE = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
+_TOO_SLOW = ["UT", "SI", "UMSDR"]
+_ID = f"%DYNAMIC_METADATA({METADATA}:id)%"
+_SERVER = f"%DYNAMIC_METADATA({METADATA}:server)%"
+_TOOL = f"%DYNAMIC_METADATA({METADATA}:tool)%"
+_LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
+
+
+def local_replies(settings: EnvoySettings) -> Resource:
+    """The configuration of the connection manager."""
+    gone = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
+    refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
+    slow = f"MCP server {_SERVER} was silent for more than {_LIMIT} in a call of {_TOOL}"
+    large = f"Request body too large: at most {settings.max_body} bytes"
+    return {
+        "mappers": [
+            _mapper(_has("answered"), None, "%LOCAL_REPLY_BODY%"),
+            _mapper(_all(_flags(_UNREACHABLE), _has("server")), 503, _error(_ID, -32000, refused, _SERVER)),
+            _mapper(_all(_flags(_TOO_SLOW), _has("server")), 504, _error(_ID, -32000, slow, _SERVER)),
+            _mapper(_all(_status(503), _has("id")), 503, _error(_ID, -32000, gone)),
+            _mapper(_status(503), 503, _error("null", -32000, gone)),
+            _mapper(_status(504), 504, _error("null", -32000, "The gateway's sidecar did not decide in time: try again")),
+            _mapper(_status(413), 413, _error("null", -32600, large)),
+            _mapper(_status(404), 404, "%LOCAL_REPLY_BODY%"),
+        ],
+        "body_format": {
+            "text_format_source": {"inline_string": _error("null", -32000, "%RESPONSE_CODE_DETAILS%")},
+            "content_type": "application/json",
+        },
+    }
+
+
+def _error(ident: str, code: int, message: str, server: str | None = None) -> str:
+    data = f',"data":{{"server":"{server}"}}' if server else ""
+    return f'{{"jsonrpc":"2.0","id":{ident},"error":{{"code":{code},"message":"{message}"{data}}}}}'
+
+
+def _mapper(when: Resource, status: int | None, body: str) -> Resource:
+    mapper: Resource = {
+        "filter": when,
+        "body_format_override": {"text_format_source": {"inline_string": body}, "content_type": "application/json"},
+    }
+    return mapper | ({"status_code": status} if status else {})
+
+
+def _has(key: str) -> Resource:
+    matcher = {"filter": METADATA, "path": [{"key": key}], "value": {"present_match": True}}
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
+
+
+def _flags(flags: list[str]) -> Resource:
+    return {"response_flag_filter": {"flags": flags}}
+
+
+def _status(code: int) -> Resource:
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": "mcpgw.none"}}}}
+
+
+def _all(*filters: Resource) -> Resource:
+    return {"and_filter": {"filters": list(filters)}}

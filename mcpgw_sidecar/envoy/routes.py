@@ -1,0 +1,82 @@
+"""Routes (RDS): one virtual host, and the header that only the router can set decides.
+
+A request reaches an MCP server only by a route that asks for `x-mcp-servername`. Envoy removes that header from whatever
+clients send before it looks at the routes at all (listener.py), so the Host of a server, a forged header or a failing filter lead to the broker or to a 404: it fails
+closed without a rule of its own, and two servers may share a host name.
+"""
+
+from __future__ import annotations
+
+from mcpgw_sidecar.envoy.clusters import BROKER_CLUSTER, Resource, cluster_name, duration, type_url
+from mcpgw_sidecar.envoy.replies import METADATA
+from mcpgw_sidecar.envoy.settings import EnvoySettings
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol import headers as h
+
+ROUTES = "mcpgw_routes"
+ENDPOINT = "/mcp"
+_NOT_FOUND = '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Not found: the endpoint is /mcp"}}'
+_CORS = "envoy.filters.http.cors"
+_LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
+
+
+def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
+    """The route configuration."""
+    return {
+        "@type": type_url("envoy.config.route.v3.RouteConfiguration"),
+        "name": ROUTES,
+        "virtual_hosts": [{
+            "name": "gateway",
+            "domains": ["*"],
+            "include_request_attempt_count": False,
+            "typed_per_filter_config": {_CORS: _cors(settings)},
+            "routes": [*(_server(server, settings) for server in servers), _broker(), _nowhere()],
+        }],
+    }
+
+
+def _server(server: Server, settings: EnvoySettings) -> Resource:
+    silence = settings.call_timeout if server.call_timeout is None else server.call_timeout
+    return {
+        "name": server.name,
+        "match": {"prefix": "/", "headers": [{"name": h.X_SERVER, "string_match": {"exact": server.name}}]},
+        "metadata": {"filter_metadata": {METADATA: {"limit": f"{silence:g} s"}}},
+        "response_headers_to_remove": [h.SESSION],
+        "route": {
+            "cluster": cluster_name(server.name),
+            "timeout": "0s",  # an answer may stream for hours; what ends it is silence
+            "idle_timeout": duration(silence),
+            # Only what has certainly not run: the connection was refused, or the request was never written to it.
+            "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 1},
+        },
+    }
+
+
+def _broker() -> Resource:
+    return {
+        "name": "broker",
+        "match": {"path": ENDPOINT},
+        "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
+    }
+
+
+def _nowhere() -> Resource:
+    return {
+        "name": "not_found",
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 404, "body": {"inline_string": _NOT_FOUND}},
+    }
+
+
+def _cors(settings: EnvoySettings) -> Resource:
+    """Pages that the router and the broker let call may also read the answer (they check Origin; this only lets browsers)."""
+    exact = [{"exact": origin} for origin in settings.allowed_origins if origin != "*"]
+    anyone = [{"safe_regex": {"regex": ".*"}}] if "*" in settings.allowed_origins else []
+    return {
+        "@type": type_url("envoy.extensions.filters.http.cors.v3.CorsPolicy"),
+        "allow_origin_string_match": [{"safe_regex": {"regex": _LOOPBACK_ORIGIN}}, *exact, *anyone],
+        "allow_methods": "POST, GET, DELETE, OPTIONS",
+        "allow_headers": "content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version",
+        "expose_headers": "mcp-session-id, mcp-protocol-version, www-authenticate",
+        "max_age": "600",
+    }

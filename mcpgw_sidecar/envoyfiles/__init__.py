@@ -1,0 +1,1 @@
+"""Envoy's dynamic resources as files, and Envoy's verdict on them."""

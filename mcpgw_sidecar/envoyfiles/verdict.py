@@ -1,0 +1,87 @@
+"""What Envoy says of the files: did it accept them, and if not, why. Read from its admin endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import httpx2
+import trio
+
+from mcpgw_sidecar.envoyfiles.writer import CDS, LDS, RDS, EnvoyFiles
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+INTERVAL = 2.0  # seconds between two looks
+TIMEOUT = 2.0  # seconds for Envoy to answer: it is on this machine
+
+
+@attrs.frozen
+class Verdict:
+    """`accepted` is None as long as Envoy has not been seen."""
+
+    accepted: bool | None = None
+    error: str | None = None
+
+
+async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict]) -> None:
+    """Publish Envoy's verdict for ever. `admin` is HOST:PORT."""
+    async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:  # noqa: S501  # plain HTTP only
+        while True:
+            seen = await _wait_verdict(http, admin, files)
+            if verdict.publish(seen):
+                _log(seen)
+            await trio.sleep(INTERVAL)
+
+
+async def _wait_verdict(http: httpx2.AsyncClient, admin: str, files: EnvoyFiles) -> Verdict:
+    try:
+        answer = await http.get(f"http://{admin}/config_dump?mask=")
+        dump = answer.json()
+    except (httpx2.HTTPError, ValueError) as error:
+        return Verdict(None, f"no Envoy admin endpoint at {admin}: {type(error).__name__}")
+    return judge(dump, files.versions)
+
+
+def judge(dump: Mapping[str, Any], versions: Mapping[str, str]) -> Verdict:
+    """Compare the versions that Envoy runs with those that were written, and collect its complaints."""
+    running: dict[str, str] = {}
+    errors: list[str] = []
+    for section in dump.get("configs", ()):
+        kind = section.get("@type", "").rpartition(".")[2]
+        if kind == "ClustersConfigDump":
+            running[CDS] = section.get("version_info", "")
+            errors += _details(section.get("dynamic_warming_clusters", ()), section.get("dynamic_active_clusters", ()))
+        elif kind == "ListenersConfigDump":
+            running[LDS] = section.get("version_info", "")
+            errors += _details(section.get("dynamic_listeners", ()))
+        elif kind == "RoutesConfigDump":
+            for route in section.get("dynamic_route_configs", ()):
+                running[RDS] = route.get("version_info", "")
+                errors += _details([route])
+    behind = [name for name in (CDS, LDS, RDS) if running.get(name) != versions.get(name)]
+    if not behind and not errors:
+        return Verdict(accepted=True)
+    reason = "; ".join(dict.fromkeys(errors)) or f"Envoy does not run what was written to {', '.join(behind)}: see Envoy's log"
+    return Verdict(accepted=False, error=reason)
+
+
+def _details(*groups: Any) -> list[str]:  # noqa: ANN401  # parts of Envoy's dump
+    return [
+        item["error_state"]["details"]
+        for group in groups
+        for item in group
+        if item.get("error_state", {}).get("details")
+    ]
+
+
+def _log(verdict: Verdict) -> None:
+    if verdict.accepted:
+        log.info("Envoy accepted its configuration")
+    elif verdict.accepted is False:
+        log.error("Envoy refused its configuration", error=verdict.error)
+    else:
+        log.info("Envoy not seen", error=verdict.error)

@@ -1,0 +1,110 @@
+"""Writes what Envoy reads, one atomic rename a file, and only what changed.
+
+Clusters are written before the routes that need them, and a server's cluster stays for a while after its routes have gone, so
+that no request meets a route without its cluster and calls in flight end where they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import trio
+import yaml
+
+from mcpgw_sidecar.envoy.clusters import Resource, clusters
+from mcpgw_sidecar.envoy.listener import bootstrap, listener
+from mcpgw_sidecar.envoy.routes import routes
+from mcpgw_sidecar.envoy.settings import EnvoySettings
+from mcpgw_sidecar.errors import UnavailableError
+from mcpgw_sidecar.model.servers import Desired, Server
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+LDS, RDS, CDS, BOOTSTRAP = "lds.yaml", "rds.yaml", "cds.yaml", "bootstrap.yaml"
+RETRY = 5.0  # seconds until a failed write (a full disk) is tried again
+_HEAD = "# Written by mcpgw-sidecar; Envoy follows it. Changes made here are lost.\n"
+
+
+class EnvoyFiles:
+    """The files of one directory. `versions` holds the version that each file announces."""
+
+    def __init__(self, settings: EnvoySettings) -> None:
+        self._settings = settings
+        self._directory = Path(settings.directory)
+        self.versions: dict[str, str] = {}
+        self.error: str | None = None
+
+    def write_first(self, servers: tuple[Server, ...]) -> None:
+        """Write everything before Envoy is told to start. Raises UnavailableError."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._write(BOOTSTRAP, _dump(bootstrap(self._settings)))
+            self._write_all(servers)
+        except OSError as error:
+            msg = f"cannot write to {self._directory}: {error.strerror}; choose another directory with --envoy-dir"
+            raise UnavailableError(msg) from None
+
+    async def wait_following(self, desired: Watched[Desired]) -> None:
+        """Follow the desired servers for ever. A failed write leaves the file as it was and is tried again."""
+        version = desired.version
+        while True:
+            try:
+                self._write_all(desired.value.enabled)
+                self.error = None
+                version = await desired.wait_after(version)
+            except OSError as error:
+                self.error = f"cannot write to {self._directory}: {error.strerror}"
+                log.error("Envoy files not written", directory=str(self._directory), error=error.strerror)
+                await trio.sleep(RETRY)
+
+    def _write_all(self, servers: tuple[Server, ...]) -> None:
+        self._write_resources(CDS, clusters(self._settings, servers))
+        self._write_resources(RDS, [routes(self._settings, servers)])
+        self._write_resources(LDS, [listener(self._settings)])
+
+    def _write_resources(self, name: str, resources: list[Resource]) -> None:
+        body = _dump({"resources": resources})
+        version = hashlib.sha256(body.encode()).hexdigest()[:12]
+        if self.versions.get(name) == version:
+            return
+        self._write(name, f"version_info: {version!r}\n{body}")
+        self.versions[name] = version
+
+    def _write(self, name: str, text: str) -> None:
+        """Beside its place, then moved into it: Envoy reads the old file or the new one, never a half."""
+        handle, path = tempfile.mkstemp(prefix=f".{name}.", dir=self._directory)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(_HEAD + text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(path, 0o644)  # Envoy may run as another user; there is no secret in it
+            os.replace(path, self._directory / name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+
+
+class _Dumper(yaml.CSafeDumper):
+    """No anchors: what an operator reads stands where it belongs."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401  # yaml's own signature
+        del data
+        return True
+
+
+def _dump(value: Resource) -> str:
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def bootstrap_text(settings: EnvoySettings) -> str:
+    """The bootstrap, as `mcpgw-sidecar envoy` prints it."""
+    return _HEAD + _dump(bootstrap(settings))

@@ -1,0 +1,46 @@
+"""Whose fault it is, and how the program ends.
+
+Expected failures of a request are values (`model.decisions.Reject`), never exceptions. Exceptions say whose fault it was::
+
+    GatewayError
+    ├── ConfigurationError    the operator wrote something that cannot work       exit 64
+    ├── UnavailableError      a port, file or program that we need is missing     exit 69
+    └── UpstreamError         an MCP server did not do what the protocol asks     never ends the program
+
+Everything else that is raised is a bug of ours: exit 70, with its traceback.
+"""
+
+from __future__ import annotations
+
+EXIT_USAGE = 64
+EXIT_UNAVAILABLE = 69
+EXIT_BUG = 70
+EXIT_SIGNAL_BASE = 128
+
+
+class GatewayError(Exception):
+    """What this program raises on purpose; its text is meant for the user."""
+
+
+class ConfigurationError(GatewayError):
+    """The configuration cannot work; `problems` holds one line each, with place and remedy."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class UnavailableError(GatewayError):
+    """Something outside that is needed to go on is not there; the text names the remedy."""
+
+
+class UpstreamError(GatewayError):
+    """An MCP server failed the broker.
+
+    `reason` is one CamelCase word for status and metrics; `status` the HTTP status that it answered with, if it did.
+    """
+
+    def __init__(self, reason: str, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = status

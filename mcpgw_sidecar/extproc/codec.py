@@ -1,0 +1,114 @@
+"""Envoy's messages to the model and back. Wire types stop here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
+    CommonResponse,
+    HeaderMutation,
+    HeaderValueOption,
+    HttpHeaders,
+    ProcessingMode,
+    ProcessingResponse,
+)
+from mcpgw_sidecar.model.decisions import Forward, Reject, ToBroker
+from mcpgw_sidecar.model.names import BROKER
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.jsonrpc import error_text
+from mcpgw_sidecar.protocol.jsontext import dumps
+
+METADATA = "mcpgw"
+"""Namespace of the dynamic metadata that Envoy's own answers and its access log read."""
+
+Final = Forward | ToBroker | Reject
+"""The decisions that can be told to Envoy; OpenSession never leaves the router."""
+
+
+def request_headers(message: HttpHeaders) -> dict[str, str]:
+    """Headers by lower-case name; of a repeated one the last counts. Bytes as Latin-1: any byte survives the way through."""
+    return {
+        header.key: header.raw_value.decode("latin-1") or header.value
+        for header in message.headers.headers
+    }
+
+
+def go_on(*, with_response: bool) -> ProcessingResponse:
+    """The answer to request headers: nothing to change yet. `with_response` asks for the response headers too."""
+    response = ProcessingResponse()
+    response.request_headers.SetInParent()
+    if with_response:
+        mode = response.mode_override
+        mode.request_header_mode = ProcessingMode.SEND
+        mode.request_body_mode = ProcessingMode.BUFFERED
+        mode.response_header_mode = ProcessingMode.SEND
+        mode.request_trailer_mode = mode.response_trailer_mode = ProcessingMode.SKIP
+    return response
+
+
+def response_unchanged() -> ProcessingResponse:
+    """The answer to response headers: they are Envoy's business."""
+    response = ProcessingResponse()
+    response.response_headers.SetInParent()
+    return response
+
+
+def encode(decision: Final) -> ProcessingResponse:
+    """The answer to a request body (or to the headers of a request without one, when it is a Reject)."""
+    response = ProcessingResponse()
+    match decision:
+        case Reject():
+            _describe(response, answered="1")
+            immediate = response.immediate_response
+            immediate.status.code = decision.status
+            immediate.body = error_text(decision.id, decision.code, decision.message, decision.data)
+            immediate.details = f"mcpgw_rejected_{-decision.code}"
+            _set(immediate.headers, [("content-type", b"application/json")])
+        case ToBroker():
+            _describe(response, id=decision.id)
+            values = [(h.X_SERVER, BROKER.encode())]
+            if decision.method:
+                values.append((h.X_METHOD, h.value_of(decision.method).encode()))
+            _set(response.request_body.response.header_mutation, values)
+        case Forward():
+            tool = dumps(decision.tool)[1:-1]  # Envoy writes it between quotes
+            _describe(response, id=decision.id, server=decision.server.name, tool=tool)
+            _forward(response.request_body.response, decision)
+        case _:
+            assert_never(decision)
+    return response
+
+
+def _forward(common: CommonResponse, decision: Forward) -> None:
+    values = [
+        (h.X_METHOD, decision.method.encode()),
+        (h.X_TOOL, h.value_of(decision.tool).encode()),
+        (h.X_SERVER, decision.server.name.encode()),
+        (h.VERSION, decision.protocol_version.encode()),
+        (":authority", decision.server.hostname.encode()),
+        (":path", decision.server.path.encode()),
+        ("content-length", str(len(decision.body)).encode()),
+    ]
+    if decision.session_id is None:
+        common.header_mutation.remove_headers.append(h.SESSION)
+    else:
+        values.append((h.SESSION, decision.session_id.encode()))
+    _set(common.header_mutation, values)
+    common.body_mutation.body = decision.body
+    common.clear_route_cache = True
+
+
+def _describe(response: ProcessingResponse, **values: str) -> None:
+    """Leave what Envoy's own answers say of this request (envoy/replies.py)."""
+    fields = response.dynamic_metadata.fields[METADATA].struct_value.fields
+    for key, value in values.items():
+        fields[key].string_value = value
+
+
+def _set(mutation: HeaderMutation, values: Iterable[tuple[str, bytes]]) -> None:
+    for key, value in values:
+        option = mutation.set_headers.add()
+        option.header.key = key
+        option.header.raw_value = value
+        option.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD

@@ -1,0 +1,331 @@
+"""grpclib's HTTP/2 and gRPC classes driven by Trio, without an asyncio loop.
+
+grpclib separates protocol and loop well enough that only its waiting has to be exchanged: events and queues by Trio's, the
+transport by a writer task that coalesces. Everything else (framing, flow control, codec, status trailers) is grpclib's own.
+
+What is different on purpose:
+
+- an event that grpclib does not know (extension frames) is ignored, RFC 9113 section 5.5; grpclib ends the process
+- each connection is its own failure domain: whatever a peer sends, only its connection ends
+- drain: GOAWAY, then streams in flight end, then connections close
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import h2.config
+import h2.exceptions
+import trio
+from grpclib import const, protocol, server
+from grpclib.config import Configuration
+from grpclib.encoding.proto import ProtoCodec
+from grpclib.events import _DispatchServerEvents
+from h2.connection import H2Connection
+from h2.settings import SettingCodes
+
+from mcpgw_sidecar.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+READ_SIZE = 65536
+HIGH_WATER = 1 << 18  # bytes waiting for the socket above which streams stop producing
+T = TypeVar("T")
+
+
+class _Event:
+    """asyncio.Event's interface: it can be cleared, which Trio's cannot."""
+
+    __slots__ = ("_lot", "_set")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        self._lot.unpark_all()
+
+    def clear(self) -> None:
+        self._set = False
+
+    async def wait(self) -> None:
+        while not self._set:
+            await self._lot.park()
+
+
+class _Queue(Generic[T]):
+    """asyncio.Queue's interface, unbounded: HTTP/2 flow control is the bound."""
+
+    __slots__ = ("_items", "_lot")
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def empty(self) -> bool:
+        return not self._items
+
+    def qsize(self) -> int:
+        return len(self._items)
+
+    def put_nowait(self, item: T) -> None:
+        self._items.append(item)
+        self._lot.unpark()
+
+    def get_nowait(self) -> T:
+        return self._items.popleft()
+
+    async def get(self) -> T:
+        while not self._items:
+            await self._lot.park()
+        return self._items.popleft()
+
+
+class _Buffer(protocol.Buffer):
+    def __init__(self, ack_callback: Callable[[int], None]) -> None:
+        super().__init__(ack_callback)
+        self._unacked = _Queue()  # type: ignore[assignment]
+
+
+class _Stream(protocol.Stream):
+    scope: trio.CancelScope | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # grpclib's own signature
+        super().__init__(*args, **kwargs)
+        self.window_updated = _Event()  # type: ignore[assignment]
+
+    def init_stream(self, stream_id: int, connection: protocol.Connection) -> None:
+        super().init_stream(stream_id, connection)
+        self.buffer = _Buffer(partial(connection.ack, stream_id))
+
+    def __terminated__(self, reason: str) -> None:
+        if self.scope is not None:
+            self.scope.cancel()
+
+
+class _Connection(protocol.Connection):
+    def __init__(self, connection: H2Connection, transport: Any, *, config: Configuration) -> None:  # noqa: ANN401
+        super().__init__(connection, transport, config=config)
+        self.write_ready = _Event()  # type: ignore[assignment]
+        self.write_ready.set()
+        self.stream_close_waiter = _Event()  # type: ignore[assignment]
+
+    def create_stream(self, *, stream_id: int | None = None, wrapper: Any = None) -> protocol.Stream:  # noqa: ANN401
+        return _Stream(self, self._connection, self._transport, stream_id=stream_id, wrapper=wrapper)
+
+
+class _EventsProcessor(protocol.EventsProcessor):
+    def process(self, event: Any) -> None:  # noqa: ANN401  # any of h2's events
+        handler = getattr(self, "processors", {}).get(event.__class__)
+        if handler is not None:
+            handler(event)
+
+
+class _Transport:
+    """The part of asyncio.Transport that grpclib uses. Writes of one tick leave in one system call."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._out = bytearray()
+        self._wake = _Event()
+        self._paused = False
+        self.closing = False
+        self.protocol: protocol.H2Protocol | None = None
+
+    def get_extra_info(self, name: str) -> Any:  # noqa: ANN401  # asyncio's own signature
+        return self._stream.socket if name == "socket" else None
+
+    def write(self, data: bytes) -> None:
+        self._out += data
+        self._wake.set()
+        if len(self._out) > HIGH_WATER and not self._paused and self.protocol is not None:
+            self._paused = True
+            self.protocol.pause_writing()
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+        self._wake.set()
+
+    async def wait_written(self) -> None:
+        """Write until closed (a task of its own)."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._out:
+                out, self._out = self._out, bytearray()
+                await self._stream.send_all(out)
+                if self._paused and len(self._out) < HIGH_WATER // 2 and self.protocol is not None:
+                    self._paused = False
+                    self.protocol.resume_writing()
+            if self.closing:
+                return
+
+
+class _Protocol(protocol.H2Protocol):
+    connection: _Connection
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401  # our _Transport, which is no asyncio one
+        sock = transport.get_extra_info("socket")
+        if sock.family != trio.socket.AF_UNIX:
+            sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        connection = H2Connection(config=self.h2_config)
+        connection.initiate_connection()
+        initial = connection.local_settings.initial_window_size
+        connection.increment_flow_control_window(self.config.http2_connection_window_size - initial)
+        connection.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: self.config.http2_stream_window_size})
+        self.connection = _Connection(connection, transport, config=self.config)
+        self.connection.flush()
+        self.processor = _EventsProcessor(self.handler, self.connection)
+
+    def send_goaway(self) -> None:
+        """Tell the peer to open no more streams here; those that are open go on.
+
+        Written by hand: h2's own close_connection() forbids every further send.
+        """
+        last = self.connection._connection.highest_inbound_stream_id  # noqa: SLF001  # h2's public value
+        payload = last.to_bytes(4, "big") + bytes(4)
+        self.connection._transport.write(len(payload).to_bytes(3, "big") + b"\x07\x00" + bytes(4) + payload)  # noqa: SLF001
+
+
+class _Acceptor(protocol.AbstractHandler):
+    def __init__(self, grpc: GrpcServer, nursery: trio.Nursery) -> None:
+        self._grpc = grpc
+        self._nursery = nursery
+
+    def accept(self, stream: Any, headers: Any, release_stream: Callable[[], None]) -> None:  # noqa: ANN401
+        self._grpc.streams += 1
+        self._nursery.start_soon(self._grpc._wait_handled, stream, headers, release_stream)  # noqa: SLF001
+
+    def cancel(self, stream: protocol.Stream) -> None:
+        """The stream's own scope was cancelled in `_Stream.__terminated__`."""
+
+    def close(self) -> None:
+        """The connection's nursery ends with it."""
+
+
+class GrpcServer:
+    """Serves gRPC methods on Trio. `methods` is grpclib's mapping of path to Handler."""
+
+    def __init__(self, methods: dict[str, const.Handler]) -> None:
+        self._methods = methods
+        self._codec = ProtoCodec()
+        self._dispatch = _DispatchServerEvents()
+        self._config = Configuration().__for_server__()
+        # The peer is our own Envoy: h2's header checks would cost a third of a stream, grpclib leaves them out as well.
+        self._h2_config = h2.config.H2Configuration(
+            client_side=False,
+            header_encoding="ascii",
+            validate_inbound_headers=False,
+            validate_outbound_headers=False,
+            normalize_inbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+        self._connections: set[_Protocol] = set()
+        self.streams = 0
+        self._idle = _Event()
+
+    async def serve(
+        self,
+        listener: trio.SocketListener,
+        stop: trio.Event,
+        *,
+        drain_time: float,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `stop` is set; then let streams in flight end within `drain_time` seconds."""
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(
+                    partial(trio.serve_listeners, self._wait_connection, [listener], handler_nursery=connections)
+                )
+                task_status.started()
+                await stop.wait()
+                accepting.cancel_scope.cancel()
+            await listener.aclose()
+            for peer in list(self._connections):
+                peer.send_goaway()
+            with trio.move_on_after(drain_time):
+                while self.streams:
+                    self._idle.clear()
+                    await self._idle.wait()
+                await trio.lowlevel.checkpoint()
+                await trio.sleep(0.02)  # what the last stream wrote leaves the process
+            connections.cancel_scope.cancel()
+
+    async def _wait_handled(self, stream: _Stream, headers: Any, release: Callable[[], None]) -> None:  # noqa: ANN401
+        try:
+            await self._wait_method(stream, dict(headers))
+        except h2.exceptions.H2Error:
+            log.debug("ext_proc stream ended early")
+        except Exception:
+            log.exception("ext_proc stream failed; only this request ends")
+        finally:
+            release()
+            self.streams -= 1
+            self._idle.set()
+
+    async def _wait_method(self, stream: _Stream, headers: dict[str, str]) -> None:
+        # grpclib's own request_handler is bound to asyncio tasks; this is what it does for a plain call.
+        path = headers.get(":path", "")
+        method = self._methods.get(path)
+        if method is None:
+            await server._abort(stream, 200, const.Status.UNIMPLEMENTED, "Method not found")  # noqa: SLF001
+            return
+        async with server.Stream(
+            stream,
+            path,
+            method.cardinality,
+            method.request_type,
+            method.reply_type,
+            codec=self._codec,
+            status_details_codec=None,
+            dispatch=self._dispatch,
+        ) as messages:
+            with trio.CancelScope() as stream.scope:
+                await method.func(messages)
+            if stream.scope.cancelled_caught:
+                messages._cancel_done = True  # noqa: SLF001  # the peer has reset the stream: send nothing more
+
+    async def _wait_connection(self, stream: trio.SocketStream) -> None:
+        try:
+            await self._wait_frames(stream)
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("ext_proc connection lost")
+        except* Exception:
+            log.exception("ext_proc connection failed; only this connection ends")
+
+    async def _wait_frames(self, stream: trio.SocketStream) -> None:
+        async with stream, trio.open_nursery() as nursery:
+            transport = _Transport(stream)
+            peer = _Protocol(_Acceptor(self, nursery), self._config, self._h2_config)
+            transport.protocol = peer
+            peer.connection_made(transport)
+            self._connections.add(peer)
+            nursery.start_soon(transport.wait_written)
+            try:
+                while data := await stream.receive_some(READ_SIZE):
+                    peer.data_received(bytes(data))
+                    if transport.closing:
+                        break
+            finally:
+                self._connections.discard(peer)
+                peer.processor.close("Connection lost")
+                nursery.cancel_scope.cancel()
+
+
+Process = Callable[[Any], Awaitable[None]]
+
+
+def bidirectional(path: str, process: Process, request: type, response: type) -> dict[str, const.Handler]:
+    """The mapping of one method that streams both ways."""
+    return {path: const.Handler(process, const.Cardinality.STREAM_STREAM, request, response)}

@@ -1,0 +1,150 @@
+"""One ext_proc stream: the headers of a POST, then its body, and the decision as the last answer.
+
+Returning right after the last answer closes the stream cleanly: Envoy ends its own side with END_STREAM and RST_STREAM back to
+back, and a handler that waits for more would be reset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.text_format import MessageToString
+from grpclib.server import Stream
+
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.extproc import codec
+from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
+from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
+from mcpgw_sidecar.model.decisions import Forward, HttpRequest, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.ports import SessionDirectory
+from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.guard import Guard
+from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
+from mcpgw_sidecar.routing import decide
+
+log = get_logger(__name__)
+
+PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+_OPENS = 3  # a session may be closed again (server changed) between opening and deciding; then the client tries again
+
+
+class Router:
+    """Answers Envoy. `snapshot` gives the catalog of the moment; `debug` logs every step."""
+
+    def __init__(
+        self, *, snapshot: Callable[[], Snapshot], sessions: SessionDirectory, guard: Guard, metrics: Metrics, debug: bool
+    ) -> None:
+        self._snapshot = snapshot
+        self._sessions = sessions
+        self._guard = guard
+        self._metrics = metrics
+        self._debug = debug
+
+    def server(self) -> GrpcServer:
+        """The gRPC server of this router."""
+        return GrpcServer(bidirectional(PATH, self._wait_stream, ProcessingRequest, ProcessingResponse))
+
+    async def wait_decided(self, request: HttpRequest) -> codec.Final:
+        """The decision for one POST; opens the upstream session that it needs."""
+        refused = self._guard.refuses(request.headers.get(":authority", ""), request.headers.get("origin"))
+        if refused is not None:
+            return refused
+        for _ in range(_OPENS):
+            session = self._sessions.lookup(request.headers.get(h.SESSION))
+            decision = decide(request, self._snapshot(), session)
+            if not isinstance(decision, OpenSession):
+                return decision
+            failed = await self._sessions.wait_open(decision.session, decision.server, h.for_upstream(request.headers))
+            if failed is not None:
+                return Reject(
+                    status=failed.status, code=failed.code, message=failed.message, data=failed.data, id=decision.id
+                )
+        message = f"MCP server {decision.server.name} is being reconfigured: try again"
+        return Reject(status=503, code=SERVER_ERROR, message=message, id=decision.id)
+
+    async def _wait_stream(self, stream: Stream[ProcessingRequest, ProcessingResponse]) -> None:
+        headers: dict[str, str] = {}
+        while (message := await stream.recv_message()) is not None:
+            started = time.perf_counter()
+            match message.WhichOneof("request"):
+                case "request_headers":
+                    headers = codec.request_headers(message.request_headers)
+                    if message.request_headers.end_of_stream:
+                        await stream.send_message(await self._wait_answer(headers, b""))
+                        return
+                    await stream.send_message(codec.go_on(with_response=self._debug))
+                    continue
+                case "request_body":
+                    await stream.send_message(await self._wait_answer(headers, message.request_body.body))
+                    self._metrics.ext_proc.observe(time.perf_counter() - started)
+                    if not self._debug:
+                        return
+                case "response_headers":
+                    _log_response(codec.request_headers(message.response_headers))
+                    await stream.send_message(codec.response_unchanged())
+                    return
+                case _:  # a phase that our own Envoy configuration does not ask for
+                    log.warning("ext_proc phase ignored; is this Envoy's filter configured by this program?")
+                    return
+
+    async def _wait_answer(self, headers: dict[str, str], body: bytes) -> ProcessingResponse:
+        decision = await self.wait_decided(HttpRequest(headers=headers, body=body))
+        if isinstance(decision, Reject):
+            self._metrics.count(method="tools/call", server="", tool="", outcome=_outcome(decision))
+        response = codec.encode(decision)
+        if self._debug:
+            _log_decision(decision, response)
+        return response
+
+
+def _outcome(decision: Reject) -> str:
+    if decision.status == 200:  # noqa: PLR2004  # an answer of JSON-RPC, not of HTTP
+        return "rpc_error"
+    return {503: "unavailable", 504: "timeout"}.get(decision.status, "rejected")
+
+
+def _log_decision(decision: codec.Final, response: ProcessingResponse) -> None:
+    """The guide's lines, in its order. Bodies, session ids and credentials are left out of the instructions shown."""
+    match decision:
+        case Forward():
+            prefix = decision.server.tool_prefix
+            log.debug("Processing request", method=decision.method)
+            log.debug(
+                "[EXT-PROC] Found matching server",
+                toolName=decision.tool,
+                serverPrefix=prefix,
+                serverName=decision.server.name,
+            )
+            log.debug("Stripped tool name", tool=decision.tool.removeprefix(prefix), originalPrefix=prefix)
+            log.debug("Completed MCP processing with routing", target=decision.server.name)
+        case ToBroker(method):
+            log.debug("Processing request", method=method)
+            log.debug(f"[EXT-PROC] HandleRequestBody None tool call setting method header only{method}")
+        case Reject(status, code, text):
+            log.debug("Returning error", statusCode=status, code=code, message=text)
+    log.debug(f"Sending MCP routing instructions to Envoy: {_shown(response)}")
+
+
+def _shown(response: ProcessingResponse) -> str:
+    shown = ProcessingResponse()
+    shown.CopyFrom(response)
+    shown.ClearField("dynamic_metadata")
+    phase: Any = shown.request_body.response if shown.HasField("request_body") else None
+    if phase is not None:
+        phase.ClearField("body_mutation")
+        for option in phase.header_mutation.set_headers:
+            if option.header.key in {h.SESSION, ":path"}:
+                option.header.raw_value = b"..."
+    return MessageToString(shown, as_one_line=True)
+
+
+def _log_response(headers: dict[str, str]) -> None:
+    session = headers.get(h.SESSION)
+    log.debug(f"[EXT-PROC] Response backend session: {short(session) if session else ''}")
+    log.debug("[EXT-PROC] Session ID doesn't need reverse mapping")
+    size = headers.get("content-length", "unknown")
+    log.debug(f"[EXT-PROC] Processing response body... (size: {size}, streamed by Envoy)")

@@ -1,0 +1,69 @@
+"""What `routing.decide` can answer. A closed choice: match it with `assert_never`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mcpgw_sidecar.model.names import NULL, JsonText, ToolName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session
+
+
+@attrs.frozen(kw_only=True)
+class HttpRequest:
+    """A client's POST as Envoy saw it. Header names are lower case; `:authority` and `:path` are among them."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        """The path without its query."""
+        return self.headers.get(":path", "").partition("?")[0]
+
+
+@attrs.frozen(kw_only=True)
+class Reject:
+    """Answer the client with a JSON-RPC error; nothing reaches a server."""
+
+    status: int
+    code: int
+    message: str
+    id: JsonText = NULL
+    data: Any = None
+
+
+@attrs.frozen(kw_only=True)
+class ToBroker:
+    """Let the broker answer. `method` is empty for a client's answer to a server's request."""
+
+    method: str
+    id: JsonText = NULL
+
+
+@attrs.frozen(kw_only=True)
+class OpenSession:
+    """The call needs a session with this server first; ask again when it is open."""
+
+    server: Server
+    session: Session
+    id: JsonText
+
+
+@attrs.frozen(kw_only=True)
+class Forward:
+    """Send the call to its server. `body` is the client's with the tool's name exchanged, nothing else."""
+
+    server: Server
+    tool: ToolName
+    method: str
+    id: JsonText
+    session_id: str | None = attrs.field(repr=False)
+    protocol_version: str
+    body: bytes = attrs.field(repr=False)
+
+
+Decision = Reject | ToBroker | OpenSession | Forward

@@ -1,0 +1,20 @@
+"""Names as types of their own, so that a server's name is never passed where a tool's is meant."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+ServerName = NewType("ServerName", str)
+"""Unique name of an MCP server in the configuration; `<namespace>/<HTTPRoute name>` in Kubernetes."""
+
+ToolName = NewType("ToolName", str)
+"""Name of a tool as clients see it: the server's prefix and the server's own name."""
+
+JsonText = NewType("JsonText", str)
+"""One JSON value as it was written by its author; relayed, never re-serialised."""
+
+BROKER = ServerName("mcpBroker")
+"""Value of `x-mcp-servername` when no server but the broker answers."""
+
+NULL = JsonText("null")
+"""The `id` of an answer to a request whose own id could not be read."""

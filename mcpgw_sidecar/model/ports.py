@@ -1,0 +1,23 @@
+"""What the adapters ask of one another, so that none has to import the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState
+
+
+class SessionDirectory(Protocol):
+    """Who a session id belongs to; shared by router and broker."""
+
+    def lookup(self, token: str | None) -> SessionState | SessionFault:
+        """Verify a session id and give what is known of it."""
+
+    async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
+        """Open this session's session with a server, once however many ask; None when it is open.
+
+        `headers` are those of the client's request: the server is to see the client, not the gateway.
+        """

@@ -1,0 +1,51 @@
+"""What the operator asked for: MCP servers, in the order that decides conflicts."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import attrs
+
+from mcpgw_sidecar.model.names import ServerName
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """One MCP server behind the gateway. `call_timeout` is in seconds; 0 means none, None the gateway's own."""
+
+    name: ServerName
+    url: str
+    hostname: str
+    tool_prefix: str = ""
+    enabled: bool = True
+    credential: str | None = attrs.field(default=None, repr=False)
+    credential_file: str | None = None
+    ca_file: str | None = None
+    call_timeout: float | None = None
+
+    @property
+    def path(self) -> str:
+        """Path and query of the URL, as the request line of a call carries them."""
+        parts = urlsplit(self.url)
+        return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+@attrs.frozen(kw_only=True)
+class Desired:
+    """A whole configuration: the published value of the configuration source.
+
+    `generation` counts the loads that took effect; `error` is the reason why a later one was refused, if one was.
+    `loaded_at` is in seconds since the epoch.
+    """
+
+    source: str
+    servers: tuple[Server, ...] = ()
+    generation: int = 0
+    loaded_at: float = 0.0
+    error: str | None = None
+    failed_loads: int = 0
+
+    @property
+    def enabled(self) -> tuple[Server, ...]:
+        """The servers that take part."""
+        return tuple(server for server in self.servers if server.enabled)

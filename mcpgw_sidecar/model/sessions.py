@@ -1,0 +1,58 @@
+"""Sessions of clients with the gateway, and of the gateway, for a client, with an MCP server."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import attrs
+
+from mcpgw_sidecar.model.names import JsonText, ServerName
+
+
+@attrs.frozen(kw_only=True)
+class Session:
+    """What a sealed session id says. `key` names the session inside the process; `expires` is in epoch seconds.
+
+    `client_info` and `capabilities` are the client's own, as it wrote them in initialize: upstream sessions repeat them.
+    """
+
+    key: str
+    expires: int
+    protocol_version: str
+    client_info: JsonText = JsonText("{}")
+    capabilities: JsonText = JsonText("{}")
+
+
+class SessionFault(enum.Enum):
+    """Why there is no session: the status and the words that the client gets."""
+
+    MISSING = (400, "No session ID found: send initialize first, then its Mcp-Session-Id with every request")
+    UNKNOWN = (404, "Session not found: it is unknown, was ended or was not issued here; send initialize again")
+    EXPIRED = (404, "Session expired: send initialize again")
+
+    @property
+    def status(self) -> int:
+        """HTTP status (specification, basic/transports, session management)."""
+        return self.value[0]
+
+    @property
+    def message(self) -> str:
+        """What the client is told."""
+        return self.value[1]
+
+
+@attrs.frozen(kw_only=True)
+class UpstreamSession:
+    """A session with an MCP server. `id` is None for a server that keeps none."""
+
+    id: str | None = attrs.field(repr=False)
+    protocol_version: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionState:
+    """A verified session with the upstream sessions that are open for it."""
+
+    session: Session
+    upstreams: Mapping[ServerName, UpstreamSession]

@@ -1,0 +1,50 @@
+"""What is true of each server as the broker sees it: the published value that `/status` and metrics read."""
+
+from __future__ import annotations
+
+import attrs
+
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+
+
+@attrs.frozen(kw_only=True)
+class Conflict:
+    """A name that this server offers and another, earlier one owns."""
+
+    kind: str
+    name: str
+    owner: ServerName
+
+
+@attrs.frozen(kw_only=True)
+class Invalid:
+    """An item of a server's list that is left out, and why."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Health:
+    """How the broker's own connection to a server is. `last_contact` is in epoch seconds, None before the first."""
+
+    ready: bool = False
+    reason: str = "Pending"
+    message: str = "not tried yet"
+    protocol_version: str | None = None
+    last_contact: float | None = None
+    failures: int = 0
+    tried: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatus:
+    """One row of `/status`."""
+
+    server: Server
+    health: Health
+    tools: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+    invalid: tuple[Invalid, ...] = ()

@@ -1,0 +1,77 @@
+"""One line per event on stderr: `LEVEL message key=value …`, or one JSON object (interface.md, Logs).
+
+A level that is off costs one method call that does nothing. Secrets have no way in: callers log names, counts and
+`short(...)` of a session, never ids, tokens, arguments or results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import structlog
+
+LEVELS = {"-4": 10, "debug": 10, "0": 20, "info": 20, "4": 30, "warn": 30, "8": 40, "error": 40}
+"""Spellings of `LOG_LEVEL` (Go's slog numbers and the usual names) and what they mean to Python."""
+
+_PLAIN = re.compile(r"[^\s\"=\\]+\Z")
+Event = MutableMapping[str, Any]
+
+
+def get_logger(name: str) -> Any:  # noqa: ANN401  # structlog's lazy proxy
+    """A logger. `name` is the module's, kept for the reader of the code: lines say what happened, not where."""
+    return structlog.get_logger(name)
+
+
+def short(key: str) -> str:
+    """A session in a log line: the first 8 characters of the hash of its id."""
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
+
+
+def set_up(level: int, log_format: str) -> None:
+    """Send this program's lines (and the warnings of libraries) to stderr."""
+    render = _json_line if log_format == "json" else _text_line
+    processors: list[Callable[..., Any]] = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[*processors, render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[_Bridge()], force=True)
+
+
+class _Bridge(logging.Handler):
+    """Lines of libraries that use the standard library's logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
+def _quote(value: object) -> str:
+    text = value if isinstance(value, str) else _scalar(value)
+    return text if _PLAIN.match(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return str(value)
+
+
+def _text_line(_logger: object, _method: str, event: Event) -> str:
+    level, message, trace = event.pop("level"), event.pop("event"), event.pop("exception", None)
+    message = str(message).replace("\n", "\\n")
+    pairs = "".join(f" {_quote(key)}={_quote(value)}" for key, value in event.items())
+    line = f"{level.upper().replace('WARNING', 'WARN')} {message}{pairs}"
+    return f"{line}\n{trace}" if trace else line
+
+
+def _json_line(_logger: object, _method: str, event: Event) -> str:
+    level, message = event.pop("level"), event.pop("event")
+    return json.dumps({"level": level.upper().replace("WARNING", "WARN"), "msg": message, **event}, default=str)

@@ -1,0 +1,50 @@
+"""The metrics of interface.md that this process counts itself; label values are bounded by the configuration.
+
+Calls that Envoy carries are counted by Envoy (`admin.envoystats` reads them); gauges are read when somebody asks.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
+_SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+KNOWN_METHODS = frozenset({
+    "initialize", "ping", "tools/list", "tools/call", "notifications/initialized", "notifications/cancelled",
+    "notifications/progress", "notifications/roots/list_changed",
+})  # fmt: skip  # a client may write anything as a method: other values are counted as "other"
+
+
+class Metrics:
+    """One registry and its instruments."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "mcpgw_requests",
+            "Requests that the sidecar answered itself",
+            ["method", "server", "tool", "outcome"],
+            registry=self.registry,
+        )
+        self.ext_proc = Histogram(
+            "mcpgw_ext_proc_duration_seconds", "From a request body to its decision", buckets=_FAST, registry=self.registry
+        )
+        self.upstream = Histogram(
+            "mcpgw_upstream_request_duration_seconds",
+            "The broker's own requests to MCP servers",
+            ["server"],
+            buckets=_SLOW,
+            registry=self.registry,
+        )
+        self.reloads = Counter("mcpgw_config_reloads", "Configuration loads", ["outcome"], registry=self.registry)
+        self.last_reload = Gauge(
+            "mcpgw_config_last_success_timestamp_seconds", "When the configuration last loaded", registry=self.registry
+        )
+        self.streams = Gauge("mcpgw_streams", "Open notification streams of clients", registry=self.registry)
+        for outcome in ("ok", "failed"):
+            self.reloads.labels(outcome)
+
+    def count(self, *, method: str, server: str, tool: str, outcome: str) -> None:
+        """One answered request."""
+        self._requests.labels(method if method in KNOWN_METHODS else "other", server, tool, outcome).inc()

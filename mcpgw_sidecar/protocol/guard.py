@@ -1,0 +1,53 @@
+"""Who may ask at all: the `Host` and `Origin` of a request, against DNS rebinding (basic/transports, Security Warning).
+
+A browser that was tricked into resolving evil.example to 127.0.0.1 still sends `Host: evil.example`: 421. A page of another
+site sends its own `Origin`: 403. Programs send no Origin: fine.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import attrs
+
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def host_name(authority: str) -> str:
+    """The host of `host:port`, lower case, without brackets; "" when it is not one."""
+    try:
+        return (urlsplit(f"//{authority}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+@attrs.frozen(kw_only=True)
+class Guard:
+    """`hosts` are names without port; `*` allows all, `*.x` every name below x. `origins` are `scheme://host[:port]`."""
+
+    hosts: frozenset[str]
+    origins: frozenset[str] = frozenset()
+
+    def refuses(self, authority: str, origin: str | None) -> Reject | None:
+        """The rejection for a request from elsewhere, None for one that may go on."""
+        host = host_name(authority)
+        if not self._serves(host):
+            message = f"Misdirected Request: this gateway does not serve the host {host[:200]!r}; start it with --public-host"
+            return Reject(status=421, code=SERVER_ERROR, message=message)
+        if origin is None or origin in self.origins or "*" in self.origins:
+            return None
+        asking = host_name(origin.partition("://")[2])
+        if asking and (asking == host or (asking in LOOPBACK and host in LOOPBACK)):
+            return None
+        message = f"Forbidden: pages of the origin {origin[:200]!r} may not call; start the gateway with --allowed-origin"
+        return Reject(status=403, code=SERVER_ERROR, message=message)
+
+    def _serves(self, host: str) -> bool:
+        if not host:
+            return False
+        if host in self.hosts or "*" in self.hosts:
+            return True
+        return any(allowed.startswith("*.") and host.endswith(allowed[1:]) for allowed in self.hosts)

@@ -1,0 +1,45 @@
+"""Names of HTTP headers that MCP and this gateway give a meaning (lower case), and which of them travel where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote
+
+SESSION: Final = "mcp-session-id"
+VERSION: Final = "mcp-protocol-version"
+X_METHOD: Final = "x-mcp-method"
+X_TOOL: Final = "x-mcp-toolname"
+X_PROMPT: Final = "x-mcp-promptname"
+X_RESOURCE: Final = "x-mcp-resourceuri"
+X_SERVER: Final = "x-mcp-servername"
+
+OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER)
+"""Set by the router alone; whatever a client sends under these names is removed before anything reads it."""
+
+HOP_BY_HOP: Final = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade", "expect",
+})  # fmt: skip  # RFC 9110 section 7.6.1
+_OF_THE_MESSAGE: Final = frozenset({
+    "host", "content-length", "content-type", "content-encoding", "accept", "accept-encoding", SESSION, VERSION,
+    "last-event-id", "origin",
+})  # fmt: skip
+_ENVOY: Final = ("x-envoy-", "x-request-id", "x-forwarded-")
+
+
+def for_upstream(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a client that a session opened in its name repeats: all but hop-by-hop, message and gateway ones."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in HOP_BY_HOP
+        and name not in _OF_THE_MESSAGE
+        and name not in OURS
+        and not name.startswith((":", "access-control-", "sec-", *_ENVOY))
+    }
+
+
+def value_of(name: str) -> str:
+    """A name as a header value: visible ASCII stays, everything else is percent-encoded UTF-8 (RFC 3986)."""
+    return quote(name, safe="!#$&'()*+,/:;=?@[]\"<>\\^`{|}~-._ ")

@@ -1,0 +1,86 @@
+"""Server-sent events, sans-IO (WHATWG HTML, section 9.2): bytes in, events out; and the bytes of an event of ours."""
+
+from __future__ import annotations
+
+import attrs
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class SseError(ValueError):
+    """The stream cannot be read on: an event is larger than the limit, or it is not UTF-8."""
+
+
+@attrs.frozen(slots=True)
+class Event:
+    """One dispatched event."""
+
+    data: str
+    name: str = "message"
+    id: str | None = None
+
+
+@attrs.define
+class SseParser:
+    """Feed bytes, get the events that they complete. `limit` bounds one event in bytes; beyond it SseError is raised."""
+
+    limit: int
+    _held: bytes = b""
+    _data: list[str] = attrs.field(factory=list)
+    _size: int = 0
+    _name: str = ""
+    _id: str | None = None
+    _after_cr: bool = False
+    _started: bool = False
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that end within `chunk`."""
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+        if chunk:
+            self._after_cr = chunk.endswith(b"\r")
+        data = self._held + chunk
+        if not self._started and len(data) >= len(_BOM):
+            self._started, data = True, data.removeprefix(_BOM)
+        lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._held = lines.pop()
+        if self._size + len(self._held) > self.limit:
+            msg = f"an event is larger than {self.limit} bytes"
+            raise SseError(msg)
+        events = (self._line(line) for line in lines)
+        return [event for event in events if event is not None]
+
+    def _line(self, line: bytes) -> Event | None:
+        if not line:
+            return self._dispatch()
+        self._size += len(line)
+        if self._size > self.limit:
+            msg = f"an event is larger than {self.limit} bytes"
+            raise SseError(msg)
+        try:
+            field, _, value = line.decode("utf-8").partition(":")
+        except UnicodeDecodeError:
+            msg = "a line is not UTF-8"
+            raise SseError(msg) from None
+        value = value.removeprefix(" ")
+        if field == "data":
+            self._data.append(value)
+        elif field == "event":
+            self._name = value
+        elif field == "id" and "\0" not in value:
+            self._id = value
+        return None
+
+    def _dispatch(self) -> Event | None:
+        data, name, self._data, self._name, self._size = self._data, self._name, [], "", 0
+        if not data:
+            return None
+        return Event("\n".join(data), name or "message", self._id)
+
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def event_bytes(message: bytes) -> bytes:
+    """One JSON-RPC message (one line) as an event."""
+    return b"event: message\ndata: " + message + b"\n\n"

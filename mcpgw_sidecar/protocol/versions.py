@@ -1,0 +1,18 @@
+"""Protocol versions, by era (specification, basic/versioning)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+STATEFUL: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
+"""Versions with initialize and sessions, oldest first."""
+
+LATEST_STATEFUL: Final = STATEFUL[-1]
+
+ASSUMED: Final = "2025-03-26"
+"""What a request without a version header speaks (basic/transports, Protocol Version Header)."""
+
+
+def negotiate(requested: str | None) -> str:
+    """What initialize answers: the client's version if it is spoken here, else the latest that is."""
+    return requested if requested in STATEFUL else LATEST_STATEFUL

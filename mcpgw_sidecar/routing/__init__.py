@@ -1,0 +1,40 @@
+"""The decision: which server does a message belong to, and what is rewritten. Pure; one module per protocol era."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.model.decisions import Decision, HttpRequest, Reject, ToBroker
+from mcpgw_sidecar.model.sessions import SessionFault, SessionState
+from mcpgw_sidecar.protocol import headers
+from mcpgw_sidecar.protocol.eras import Era, classify
+from mcpgw_sidecar.protocol.jsonrpc import Malformed, Notification, Request, Response, parse_message
+from mcpgw_sidecar.routing import stateful
+
+
+def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
+    """Decide one POST. `session` is what the request's `Mcp-Session-Id` was found to be.
+
+    Only tools/call is routed here; everything else that is a message is the broker's, which knows lists and sessions.
+    """
+    match parse_message(request.body):
+        case Malformed(code, message, ident):
+            return Reject(status=400, code=code, message=message, id=ident)
+        case Notification(method):
+            return ToBroker(method=method)
+        case Response(ident):
+            return ToBroker(method="", id=ident)
+        case Request(ident, method) as message:
+            if method != "tools/call":
+                return ToBroker(method=method, id=ident)
+            era = classify(request.headers.get(headers.VERSION), ident)
+            if isinstance(era, Reject):
+                return era
+            match era:
+                case Era.STATEFUL:
+                    return stateful.decide_call(message, snapshot, session)
+                case _:
+                    assert_never(era)
+        case other:
+            assert_never(other)

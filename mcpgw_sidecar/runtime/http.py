@@ -1,0 +1,85 @@
+"""Serving an ASGI application with hypercorn's Trio worker, with two of its edges taken off (stack.md section 5):
+
+- a client that stops reading would block its task for ever: every write has a deadline, and a short one at shutdown;
+- nothing tells the application that the process drains: `Drain` is handed in, long answers watch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+WRITE_TIMEOUT = 20.0  # seconds that a client may take to accept one write before its connection is closed
+LAST_WRITE_TIMEOUT = 1.0  # the same once the process drains
+
+
+class _BoundedTCPServer(TCPServer):
+    """A connection whose writes end: with the client, with the deadline, or with the process."""
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            limit = LAST_WRITE_TIMEOUT if self.context.terminated.is_set() else WRITE_TIMEOUT
+            with trio.move_on_after(limit) as scope:
+                try:
+                    await self.stream.send_all(event.data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self.protocol.handle(Closed())
+            if scope.cancelled_caught:
+                await trio.aclose_forcefully(self.stream)
+                await self.protocol.handle(Closed())
+
+
+def _config() -> Config:
+    config = Config()
+    config.accesslog = None
+    config.errorlog = None
+    config.include_server_header = False
+    config.keep_alive_timeout = 120.0  # seconds; Envoy keeps its connections, and closes them first (cluster idle_timeout)
+    config.keep_alive_max_requests = 1_000_000_000  # hypercorn closes after 1,000: under load that is a reset now and then
+    config.read_timeout = None
+    return config
+
+
+async def serve(
+    app: App,
+    listener: trio.SocketListener,
+    stop: trio.Event,
+    *,
+    drain_time: float,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `stop` is set, then let requests in flight end within `drain_time` seconds."""
+    config = _config()
+    context = WorkerContext(None)
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
+
+    async def handle(stream: trio.SocketStream) -> None:
+        server = _BoundedTCPServer(wrapped, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+        await server.run()
+
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(partial(trio.serve_listeners, handle, [listener], handler_nursery=connections))
+            task_status.started()
+            await stop.wait()
+            await context.terminated.set()
+            accepting.cancel_scope.cancel()
+        await listener.aclose()
+        connections.cancel_scope.deadline = trio.current_time() + drain_time

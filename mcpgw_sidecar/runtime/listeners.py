@@ -1,0 +1,75 @@
+"""Addresses that the program binds: `HOST:PORT` or `unix:PATH`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+
+import attrs
+import trio
+
+from mcpgw_sidecar.errors import UnavailableError
+
+BACKLOG = 4096  # connections that wait for accept: 2,000 clients that return at once fit
+
+
+@attrs.frozen
+class Address:
+    """Where to bind or connect. Port 0 lets the system choose; `path` is set for a UNIX socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    def __str__(self) -> str:
+        """As the option takes it."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, *, unix: bool = False) -> Address:
+    """`HOST:PORT`, `[IPV6]:PORT`, `:PORT` (all interfaces) and, where allowed, `unix:PATH`. Raises ValueError."""
+    if unix and text.startswith("unix:"):
+        return Address(path=text.removeprefix("unix:"))
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004  # the port range
+        msg = f"{text!r} is not HOST:PORT" + (" or unix:PATH" if unix else "")
+        raise ValueError(msg)
+    return Address(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))  # noqa: S104  # asked for by ":PORT"
+
+
+async def open_listener(address: Address, option: str) -> tuple[trio.SocketListener, Address]:
+    """Bind and listen; gives the listener and the address with its real port.
+
+    Raises UnavailableError, naming `option`, when the address is taken or not this machine's.
+    """
+    try:
+        if address.path is not None:
+            return _unix_listener(address.path), address
+        listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+    except (OSError, socket.gaierror) as error:
+        msg = f"cannot listen on {address}: {error.strerror or error}; choose another with {option}"
+        raise UnavailableError(msg) from None
+    for spare in listeners[1:]:
+        await spare.aclose()
+    bound = listeners[0].socket.getsockname()
+    return listeners[0], Address(address.host, bound[1])
+
+
+def _unix_listener(path: str) -> trio.SocketListener:
+    # A socket file that was left behind by a killed process refuses connections: only such a one is replaced.
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    sock.listen(BACKLOG)
+    sock.setblocking(False)  # noqa: FBT003  # positional only in C
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))

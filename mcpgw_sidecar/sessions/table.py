@@ -1,0 +1,96 @@
+"""What a process remembers of sessions: which it has seen, which have ended, which upstream sessions are open for them.
+
+=========  ==========================  =====================================================
+state      entered by                  left by
+=========  ==========================  =====================================================
+unseen     (a token, sealed anywhere)  `see`: initialize here, or any request with the token
+seen       `see`                       `end` (DELETE), `expire` (its time has come)
+ended      `end`                       `expire`: then the token itself says that it has expired
+=========  ==========================  =====================================================
+
+Upstream sessions belong to a seen session; whoever ends or expires one is handed those that have to be closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession
+
+MAX_SESSIONS = 100_000  # a bound on memory, about 300 bytes each: beyond it the oldest is forgotten, never refused
+
+
+@attrs.frozen
+class SessionCounts:
+    """What the table holds at one moment."""
+
+    gateway: int
+    upstream: int
+
+
+@attrs.frozen
+class Closing:
+    """An upstream session that nobody can use any more."""
+
+    server: ServerName
+    upstream: UpstreamSession
+
+
+@attrs.define
+class _Row:
+    expires: int
+    upstreams: dict[ServerName, UpstreamSession] = attrs.field(factory=dict)
+
+
+@attrs.define
+class SessionTable:
+    """The tables; `now` is in epoch seconds everywhere."""
+
+    _seen: dict[str, _Row] = attrs.field(factory=dict)
+    _ended: dict[str, int] = attrs.field(factory=dict)
+
+    def see(self, session: Session) -> Mapping[ServerName, UpstreamSession] | None:
+        """The open upstream sessions of a session, None if it has ended."""
+        row = self._seen.get(session.key)
+        if row is not None:
+            return row.upstreams
+        if session.key in self._ended:
+            return None
+        if len(self._seen) >= MAX_SESSIONS:
+            del self._seen[next(iter(self._seen))]
+        row = self._seen[session.key] = _Row(session.expires)
+        return row.upstreams
+
+    def opened(self, session: Session, server: ServerName, upstream: UpstreamSession) -> bool:
+        """Keep an upstream session; False when its gateway session ended meanwhile, so that it must be closed."""
+        if self.see(session) is None:
+            return False
+        self._seen[session.key].upstreams[server] = upstream
+        return True
+
+    def end(self, session: Session) -> list[Closing]:
+        """End a session for good; gives the upstream sessions to close."""
+        self._ended[session.key] = session.expires
+        row = self._seen.pop(session.key, None)
+        return [] if row is None else [Closing(name, upstream) for name, upstream in row.upstreams.items()]
+
+    def forget_server(self, server: ServerName) -> list[Closing]:
+        """A server has gone or lives elsewhere now: its sessions are of no use."""
+        rows = (row.upstreams.pop(server, None) for row in self._seen.values())
+        return [Closing(server, upstream) for upstream in rows if upstream is not None]
+
+    def expire(self, now: float) -> tuple[list[str], list[Closing]]:
+        """The keys of the sessions whose time has come, and the upstream sessions to close."""
+        due = [key for key, row in self._seen.items() if row.expires <= now]
+        closing: list[Closing] = []
+        for key in due:
+            closing += [Closing(name, upstream) for name, upstream in self._seen.pop(key).upstreams.items()]
+        self._ended = {key: expires for key, expires in self._ended.items() if expires > now}
+        return due, closing
+
+    def statistics(self) -> SessionCounts:
+        """Counts for `/status` and metrics."""
+        return SessionCounts(len(self._seen), sum(len(row.upstreams) for row in self._seen.values()))

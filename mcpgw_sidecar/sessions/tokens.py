@@ -1,0 +1,110 @@
+"""A gateway session id is a sealed token: any process that has the key can verify it, none has to store it.
+
+`<claims>.<tag>`, both base64url without padding: visible ASCII as the specification asks. The claims hold 128 random bits, so an
+id cannot be guessed; the tag is HMAC-SHA256 under a key that is derived from the operator's once, so it cannot be forged.
+The claims are not secret: they repeat what the client itself sent in initialize.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+
+import attrs
+
+from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.names import JsonText
+from mcpgw_sidecar.model.sessions import Session, SessionFault
+
+RANDOM_BYTES = 16
+MIN_KEY_CHARACTERS = 32  # 128 bits even of hexadecimal digits
+MAX_TOKEN = 8192  # what common servers take as a header, in bytes
+MAX_CLIENT = 2048  # of client_info and of capabilities each, in characters of JSON
+_PURPOSE = b"mcpgw-sidecar session v1"
+
+
+@attrs.frozen
+class _Key:
+    id: str
+    secret: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
+class SessionKeys:
+    """Keys in their order: the first signs, all verify. Made by `parse_keys`."""
+
+    keys: tuple[_Key, ...] = attrs.field(repr=False)
+
+    def seal(self, session: Session) -> str:
+        """The session id of a session."""
+        key = self.keys[0]
+        claims = {
+            "k": key.id,
+            "s": session.key,
+            "e": session.expires,
+            "v": session.protocol_version,
+            "c": session.client_info,
+            "a": session.capabilities,
+        }
+        payload = _encode(json.dumps(claims, separators=(",", ":")).encode())
+        return f"{payload}.{_tag(key, payload)}"
+
+    def verify(self, token: str | None, now: float) -> Session | SessionFault:
+        """What a session id says, if one of the keys made it and it has not expired at `now` (epoch seconds)."""
+        if not token:
+            return SessionFault.MISSING
+        payload, dot, tag = token.partition(".")
+        if not dot or len(token) > MAX_TOKEN or not token.isascii():
+            return SessionFault.UNKNOWN
+        if not any(hmac.compare_digest(_tag(key, payload), tag) for key in self.keys):
+            return SessionFault.UNKNOWN
+        try:
+            claims = json.loads(_decode(payload))
+            session = Session(
+                key=claims["s"],
+                expires=claims["e"],
+                protocol_version=claims["v"],
+                client_info=JsonText(claims["c"]),
+                capabilities=JsonText(claims["a"]),
+            )
+        except (ValueError, KeyError, TypeError):  # sealed by us, but by another version of this program
+            return SessionFault.UNKNOWN
+        return session if now < session.expires else SessionFault.EXPIRED
+
+
+def parse_keys(text: str, source: str) -> SessionKeys:
+    """Keys of a key file: one a line, the first signs. Raises ConfigurationError, naming the line but never the key."""
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    short = [number for number, line in lines if len(line) < MIN_KEY_CHARACTERS]
+    if short:
+        raise ConfigurationError([
+            f"{source}:{number}: the session key is shorter than {MIN_KEY_CHARACTERS} characters; "
+            "make one with: openssl rand -base64 32"
+            for number in short
+        ])
+    if not lines:
+        raise ConfigurationError([f"{source}: no session key in it; make one with: openssl rand -base64 32"])
+    return SessionKeys(tuple(_derive(line) for _, line in lines))
+
+
+def _derive(line: str) -> _Key:
+    secret = hmac.digest(line.encode(), _PURPOSE, "sha256")
+    return _Key(hashlib.sha256(b"id" + secret).hexdigest()[:8], secret)
+
+
+def _tag(key: _Key, payload: str) -> str:
+    return _encode(hmac.digest(key.secret, payload.encode(), "sha256"))
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error as error:
+        raise ValueError(str(error)) from None
