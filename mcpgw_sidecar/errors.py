@@ -5,6 +5,7 @@ Expected failures of a request are values (`model.decisions.Reject`), never exce
     GatewayError
     ├── ConfigurationError    the operator wrote something that cannot work       exit 64
     ├── UnavailableError      a port, file or program that we need is missing     exit 69
+    ├── RefusedError          the other side answered, and its answer is no       exit 1
     └── UpstreamError         an MCP server did not do what the protocol asks     never ends the program
 
 Everything else that is raised is a bug of ours: exit 70, with its traceback.
@@ -12,6 +13,7 @@ Everything else that is raised is a bug of ours: exit 70, with its traceback.
 
 from __future__ import annotations
 
+EXIT_REFUSED = 1
 EXIT_USAGE = 64
 EXIT_UNAVAILABLE = 69
 EXIT_BUG = 70
@@ -32,6 +34,10 @@ class ConfigurationError(GatewayError):
 
 class UnavailableError(GatewayError):
     """Something outside that is needed to go on is not there; the text names the remedy."""
+
+
+class RefusedError(GatewayError):
+    """What a command asked for was understood and refused."""
 
 
 class UpstreamError(GatewayError):

@@ -33,7 +33,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     request_text,
     result_text,
 )
-from mcpgw_sidecar.protocol.jsontext import Member, dumps
+from mcpgw_sidecar.protocol.jsontext import Member
 from mcpgw_sidecar.protocol.sse import SseError, SseParser
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL
 
@@ -104,7 +104,7 @@ class UpstreamClient:
         params = f'{{"protocolVersion":"{LATEST_STATEFUL}","capabilities":{capabilities},"clientInfo":{client_info}}}'
         with self._limited(server, "initialize"):
             async with self._exchange(server, "POST", request_text(0, "initialize", params), headers) as answer:
-                _check_status(server, answer)
+                await _wait_checked(server, answer)
                 session_id = answer.headers.get(h.SESSION)
                 result = await self._wait_result(server, answer, None, headers)
             values = {member.key: member.value for member in result}
@@ -123,7 +123,7 @@ class UpstreamClient:
         """Send a notification. Raises UpstreamError."""
         extra = _with_session(session, headers)
         async with self._exchange(server, "POST", notification_text(method), extra) as answer:
-            _check_status(server, answer)
+            await _wait_checked(server, answer)
 
     async def wait_result(
         self, server: Server, session: UpstreamSession, method: str, params: str, headers: Mapping[str, str]
@@ -132,7 +132,7 @@ class UpstreamClient:
         extra = _with_session(session, headers)
         with self._limited(server, method):
             async with self._exchange(server, "POST", request_text(1, method, params), extra) as answer:
-                _check_status(server, answer)
+                await _wait_checked(server, answer)
                 message = await self._wait_response(server, answer, session, headers)
         return message.text, _result_members(message)
 
@@ -148,7 +148,7 @@ class UpstreamClient:
         async with self._exchange(server, "GET", None, extra, silence=None) as answer:
             if answer.status_code in _NO_STREAM or _kind(answer) != _EVENT_STREAM:
                 return False
-            _check_status(server, answer)
+            await _wait_checked(server, answer)
             async with contextlib.aclosing(_events(answer)) as messages:
                 async for message in messages:
                     if isinstance(message, Request):
@@ -269,17 +269,37 @@ def _usable(session_id: str | None) -> str | None:
     return session_id
 
 
-def _check_status(server: Server, answer: httpx2.Response) -> None:
+async def _wait_checked(server: Server, answer: httpx2.Response) -> None:
+    """Raise UpstreamError for a status that is no success, with the server's own words where it gives some."""
     status = answer.status_code
     if answer.is_success:
         return
-    if status in _UNAUTHORIZED:
-        hint = "check its credential" if server.credential or server.credential_file else "give it a credential"
-        raise UpstreamError("Unauthorized", f"refused the credentials (HTTP {status}): {hint}", status=status)
     if answer.is_redirect:
         target = answer.headers.get("location", "")[:200]
         raise UpstreamError("Redirected", f"redirects to {target!r}: put that in url", status=status)
-    raise UpstreamError("HttpError", f"answered HTTP {status}: check the path of its url", status=status)
+    words = await _wait_words(answer)
+    if status in _UNAUTHORIZED:
+        hint = "check its credential" if server.credential or server.credential_file else "give it a credential"
+        raise UpstreamError("Unauthorized", f"refused the credentials (HTTP {status}){words}: {hint}", status=status)
+    raise UpstreamError("HttpError", f"answered HTTP {status}{words}: check its url", status=status)
+
+
+async def _wait_words(answer: httpx2.Response) -> str:
+    """The message of a JSON-RPC error in the body, ready to follow another text; "" without one."""
+    if _kind(answer) != "application/json":
+        return ""
+    message = parse_message(await _wait_body(answer))
+    if not isinstance(message, Response) or message.error is None:
+        return ""
+    return f" ({_error_words(message.error.value)})"
+
+
+def _error_words(error: object) -> str:
+    match error:
+        case {"code": float(code), "message": str(text)}:
+            return f"{code:g} {text[:200]}"
+        case _:
+            return "an error without code and message"
 
 
 def _kind(answer: httpx2.Response) -> str:
@@ -313,8 +333,7 @@ async def _events(answer: httpx2.Response) -> AsyncGenerator[Message, None]:
 
 def _result_members(message: Response) -> list[Member]:
     if message.error is not None:
-        shown = dumps(message.error.value)[:300]
-        raise UpstreamError("RpcError", f"answered with the error {shown}")
+        raise UpstreamError("RpcError", f"answered with the error {_error_words(message.error.value)}")
     members = message.result.value if message.result is not None else None
     if not isinstance(members, list) or not all(isinstance(member, Member) for member in members):
         raise UpstreamError("BadAnswer", "answered with a result that is no object")

@@ -146,8 +146,9 @@ class Directory:
 
 def _rejection(server: Server, error: UpstreamError) -> Reject:
     status = _STATUS.get(error.reason) or (error.status if error.reason == "Unauthorized" else None) or _BAD_GATEWAY
-    words = "is unreachable: it " if error.reason == "Unreachable" else ""
-    message = f"MCP server {server.name} {words}{error}"
+    message = f"MCP server {server.name} {error}"
+    if error.reason == "Unreachable":
+        message = f"MCP server {server.name} is unreachable: {str(error).removeprefix('cannot be reached: ')}"
     if error.reason == "Unauthorized":
         message = f"MCP server {server.name} refused this client's credentials: send the Authorization that it asks for"
     return Reject(status=status, code=SERVER_ERROR, message=message, data={"server": server.name, "reason": error.reason})

@@ -298,7 +298,7 @@ def _log_new_tools(before: Federation | None, after: Federation) -> None:
     for name, share in after.shares.items():
         old = before.shares.get(name) if before is not None else None
         server = after.snapshot.servers[name]
-        for tool in set(share.owned) - set(old.owned if old else ()):
+        for tool in sorted(set(share.owned) - set(old.owned if old else ())):
             log.info("Federating tool", mcpURL=server.url, **{"federated name": tool})
         for conflict in set(share.conflicts) - set(old.conflicts if old else ()):
             log.warning("Tool left out: another server owns its name", server=name, tool=conflict.name, owner=conflict.owner)

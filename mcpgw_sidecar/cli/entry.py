@@ -21,18 +21,20 @@ from mcpgw_sidecar.config.source import load
 from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
 from mcpgw_sidecar.errors import (
     EXIT_BUG,
+    EXIT_REFUSED,
     EXIT_SIGNAL_BASE,
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
     ConfigurationError,
     GatewayError,
+    RefusedError,
 )
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.protocol.guard import host_name
 
 _SIGINT = 2
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
-_EPILOG = "Exit codes: 0 done, 64 bad usage or configuration, 69 something needed is unavailable, 70 a bug, 128+n signal n."
+_EPILOG = "Exit codes: 0 done, 1 refused, 64 bad usage or configuration, 69 something needed is unavailable, 70 a bug, 128+n signal n."
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -81,6 +83,16 @@ def demo(envoy: str | None, log_level: str, log_format: str, **values: Any) -> N
 
     del log_format
     trio.run(partial(wait_demo, envoy=envoy, options=values, log_level=log_level))
+
+
+@cli.command("demo-servers", hidden=True)
+@click.argument("ports", nargs=3, type=int, default=(0, 0, 0))
+def demo_servers(ports: tuple[int, int, int]) -> None:
+    """Serve the demo's three MCP servers (a part of `demo`)."""
+    from mcpgw_sidecar.demo.servers import wait_serving  # noqa: PLC0415  # the SDK takes a second to import
+
+    _set_up_logs("warn", "text")
+    trio.run(wait_serving, ports)
 
 
 @cli.command()
@@ -161,7 +173,7 @@ def tools_call(gateway: tuple[str, Mapping[str, str]], name: str, args: tuple[st
         for block in result.get("content", ()):
             click.echo(block["text"] if block.get("type") == "text" else json.dumps(block, ensure_ascii=False))
     if result.get("isError"):
-        sys.exit(1)
+        sys.exit(EXIT_REFUSED)
 
 
 def main() -> None:
@@ -197,7 +209,7 @@ def _failed(error: BaseException) -> int:
             return EXIT_USAGE
         case GatewayError():
             click.echo(f"{PROGRAM}: {error}", err=True)
-            return EXIT_UNAVAILABLE
+            return EXIT_REFUSED if isinstance(error, RefusedError) else EXIT_UNAVAILABLE
         case _:
             sys.excepthook(type(error), error, error.__traceback__)
             click.echo(f"{PROGRAM}: this is a bug; please report it with the lines above", err=True)

@@ -12,7 +12,7 @@ import click
 
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.broker.client import HttpClients, UpstreamClient
-from mcpgw_sidecar.errors import UnavailableError, UpstreamError
+from mcpgw_sidecar.errors import RefusedError, UnavailableError, UpstreamError
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
@@ -37,7 +37,7 @@ def arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 async def wait_list(url: str, headers: Mapping[str, str]) -> list[dict[str, Any]]:
-    """All tools, over all pages. Raises UnavailableError."""
+    """All tools, over all pages. Raises UnavailableError and RefusedError."""
     tools: list[dict[str, Any]] = []
     async with _session(url, headers) as gateway:
         params = "{}"
@@ -50,7 +50,7 @@ async def wait_list(url: str, headers: Mapping[str, str]) -> list[dict[str, Any]
 
 
 async def wait_call(url: str, headers: Mapping[str, str], name: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of one call. Raises UnavailableError."""
+    """The result of one call. Raises UnavailableError and RefusedError."""
     async with _session(url, headers) as gateway:
         return await gateway.wait_result("tools/call", dumps({"name": name, "arguments": dict(args)}))
 
@@ -80,6 +80,9 @@ async def _session(url: str, headers: Mapping[str, str]) -> AsyncIterator[_Gatew
         finally:
             await client.wait_closed(server, shake.session, headers)
     except UpstreamError as error:
+        if error.reason == "RpcError" or error.status is not None:
+            msg = f"the gateway {error}"
+            raise RefusedError(msg) from None
         msg = f"the gateway at {url} {error}; is it running? name it with --url"
         raise UnavailableError(msg) from None
     finally:

@@ -22,6 +22,7 @@ LISTENER = "mcpgw_gateway"
 # The router answers at once, but for a call that first opens a session with its server: that may take what
 # broker.client allows (10 s), and the router's own answer must come before Envoy gives up on it.
 ROUTER_TIMEOUT = 12.0
+MAX_CONNECTIONS = 50_000  # of clients; without a bound one client could take all file descriptors, and Envoy warns of that
 _HTTP = "envoy.extensions.filters.http"
 _MATCHING = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -57,6 +58,17 @@ def bootstrap(settings: EnvoySettings) -> Resource:
         "dynamic_resources": {
             "lds_config": _source(f"{settings.directory}/lds.yaml"),
             "cds_config": _source(f"{settings.directory}/cds.yaml"),
+        },
+        "overload_manager": {
+            "resource_monitors": [{
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": type_url(
+                        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+                    ),
+                    "max_active_downstream_connections": MAX_CONNECTIONS,
+                },
+            }]
         },
     }
 
@@ -188,7 +200,7 @@ def _counters() -> Resource:
         "filter": {"header_filter": {"header": {"name": h.X_TOOL, "present_match": True}}},
         "typed_config": {
             "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
-            "stat_prefix": "mcpgw",  # deprecated in 1.40 for a name that older Envoys refuse
+            "stats_scope": {"prefix": "mcpgw"},
             "counters": [
                 {
                     "stat": {"name": "calls", "tags": [*tags, {"name": "code", "value_format": "%RESPONSE_CODE%"}]},

@@ -15,7 +15,8 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-INTERVAL = 2.0  # seconds between two looks
+INTERVAL = 1.0  # seconds between two looks while Envoy is not seen or not content
+INTERVAL_WELL = 5.0  # seconds otherwise: a dump of a thousand clusters is some megabytes
 TIMEOUT = 2.0  # seconds for Envoy to answer: it is on this machine
 
 
@@ -31,10 +32,10 @@ async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict])
     """Publish Envoy's verdict for ever. `admin` is HOST:PORT."""
     async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:  # noqa: S501  # plain HTTP only
         while True:
-            seen = await _wait_verdict(http, admin, files)
-            if verdict.publish(seen):
+            before, seen = verdict.value, await _wait_verdict(http, admin, files)
+            if verdict.publish(seen) and (seen.accepted is not None or before.accepted is not None):
                 _log(seen)
-            await trio.sleep(INTERVAL)
+            await trio.sleep(INTERVAL if seen.accepted is not True else INTERVAL_WELL)
 
 
 async def _wait_verdict(http: httpx2.AsyncClient, admin: str, files: EnvoyFiles) -> Verdict:
@@ -84,4 +85,4 @@ def _log(verdict: Verdict) -> None:
     elif verdict.accepted is False:
         log.error("Envoy refused its configuration", error=verdict.error)
     else:
-        log.info("Envoy not seen", error=verdict.error)
+        log.warning("Envoy's admin endpoint does not answer any more", error=verdict.error)

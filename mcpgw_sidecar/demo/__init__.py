@@ -1,0 +1,1 @@
+"""`mcpgw-sidecar demo`: three small MCP servers, the sidecar and a real Envoy on one machine."""

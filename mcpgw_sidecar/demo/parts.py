@@ -1,0 +1,76 @@
+"""A part of the demo: a process whose lines are shown with its name, and which never outlives the demo."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+
+import attrs
+import trio
+
+_PR_SET_PDEATHSIG = 1
+_LINE = 1 << 20  # bytes: a longer line is cut into lines
+
+
+def own_program(*args: str) -> list[str]:
+    """The command line of this program itself, from a checkout, an installation or a frozen binary."""
+    return [sys.executable, *args] if getattr(sys, "frozen", False) else [sys.executable, "-m", "mcpgw_sidecar", *args]
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@attrs.define
+class Part:
+    """A running process. Made by `start`."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    _pipe: trio.lowlevel.FdStream
+
+    @classmethod
+    def start(cls, name: str, command: list[str]) -> Part:
+        """Start it, in a session of its own: Ctrl-C in the terminal is the demo's to pass on, in order."""
+        process = subprocess.Popen(  # noqa: S603  # our own programs
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # Linux ends it with the demo, also when that is killed; started from the main thread, as the call demands.
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # one system call, no locks
+        )
+        assert process.stdout is not None  # noqa: S101  # PIPE was asked for
+        return cls(name, process, trio.lowlevel.FdStream(os.dup(process.stdout.fileno())))
+
+    async def lines(self) -> AsyncIterator[str]:
+        """What it writes, line by line, until it ends."""
+        held = b""
+        while chunk := await self._pipe.receive_some(65536):
+            *lines, held = (held + chunk).split(b"\n")
+            if len(held) > _LINE:
+                lines, held = [*lines, held], b""
+            for line in lines:
+                yield line.decode("utf-8", "replace")
+        if held:
+            yield held.decode("utf-8", "replace")
+
+    async def wait_shown(self, show: Callable[[str, str], None]) -> None:
+        """Show its lines until it ends."""
+        async for line in self.lines():
+            show(self.name, line)
+
+    async def wait_ended(self, patience: float) -> None:
+        """SIGTERM, then SIGKILL after `patience` seconds."""
+        self.process.terminate()
+        with trio.move_on_after(patience):
+            while self.process.poll() is None:
+                await trio.sleep(0.02)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()

