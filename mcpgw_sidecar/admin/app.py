@@ -92,7 +92,7 @@ class AdminApp:
         if self._envoy is None:
             return ""
         try:
-            async with httpx2.AsyncClient(verify=False, timeout=ENVOY_TIMEOUT, trust_env=False) as http:  # noqa: S501  # plain HTTP
+            async with httpx2.AsyncClient(verify=False, timeout=ENVOY_TIMEOUT, trust_env=False) as http:  # plain HTTP
                 answer = await http.get(f"http://{self._envoy}/stats/prometheus", params={"filter": "mcpgw_call|mcpgw.call"})
                 return answer.text
         except httpx2.HTTPError:

@@ -22,7 +22,9 @@ def translate(text: str) -> Iterator[Metric]:
         "mcpgw_requests", "Requests by method, server, tool and outcome", labels=["method", "server", "tool", "outcome"]
     )
     durations = HistogramMetricFamily(
-        "mcpgw_request_duration_seconds", "From a call's first byte to its answer's last", labels=["method", "server", "tool"]
+        "mcpgw_request_duration_seconds",
+        "From a call's first byte to its answer's last",
+        labels=["method", "server", "tool"],
     )
     buckets: dict[tuple[str, str], list[tuple[str, float]]] = {}
     sums: dict[tuple[str, str], float] = {}

@@ -75,7 +75,9 @@ def gauges(facts: Facts) -> Iterator[Metric]:
     yield ready
     yield tools
     yield GaugeMetricFamily("mcpgw_sessions", "Sessions of clients seen here and not over", value=facts.gateway_sessions)
-    yield GaugeMetricFamily("mcpgw_upstream_sessions", "Open sessions with servers, for clients", value=facts.upstream_sessions)
+    yield GaugeMetricFamily(
+        "mcpgw_upstream_sessions", "Open sessions with servers, for clients", value=facts.upstream_sessions
+    )
 
 
 def not_ready(statuses: tuple[ServerStatus, ...]) -> list[str]:

@@ -6,7 +6,6 @@ message (400) · era (400) · session (400, 404) · the method.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import trio
@@ -16,7 +15,7 @@ from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.broker.streams import Stream, Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import BROKER, NULL, JsonText
+from mcpgw_sidecar.model.names import BROKER, ENDPOINT, NULL, JsonText
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -41,7 +40,6 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-ENDPOINT = "/mcp"
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
 _JSON = (b"content-type", b"application/json")
 _OK = 200
@@ -178,15 +176,18 @@ class BrokerApp:
 async def _wait_streamed(send: Send, stream: Stream) -> None:
     start = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
     await send({"type": "http.response.start", "status": _OK, "headers": start})
-    chunk = partial(dict, type="http.response.body", more_body=True)
-    await send(chunk(body=KEEP_ALIVE))  # the headers leave with the first byte of the body
+
+    def chunk(body: bytes) -> dict[str, Any]:
+        return {"type": "http.response.body", "body": body, "more_body": True}
+
+    await send(chunk(KEEP_ALIVE))  # the headers leave with the first byte of the body
     while not stream.closed:
         with trio.move_on_after(KEEP_ALIVE_INTERVAL) as silence:
             await stream.wait_news()
         if silence.cancelled_caught:
-            await send(chunk(body=KEEP_ALIVE))
+            await send(chunk(KEEP_ALIVE))
         while stream.pending and not stream.closed:
-            await send(chunk(body=event_bytes(notification_text(stream.pending.pop()))))
+            await send(chunk(event_bytes(notification_text(stream.pending.pop()))))
     await send({"type": "http.response.body", "body": b""})
 
 

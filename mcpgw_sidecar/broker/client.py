@@ -117,9 +117,7 @@ class UpstreamClient:
         instructions = values.get("instructions")
         return Handshake(session, instructions if isinstance(instructions, str) else "")
 
-    async def wait_notified(
-        self, server: Server, session: UpstreamSession, method: str, headers: Mapping[str, str]
-    ) -> None:
+    async def wait_notified(self, server: Server, session: UpstreamSession, method: str, headers: Mapping[str, str]) -> None:
         """Send a notification. Raises UpstreamError."""
         extra = _with_session(session, headers)
         async with self._exchange(server, "POST", notification_text(method), extra) as answer:
@@ -188,9 +186,9 @@ class UpstreamClient:
         silence: float | None = REQUEST_TIMEOUT,
     ) -> AsyncIterator[httpx2.Response]:
         http = await self.http.wait_for(server)
-        sent = {name: value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
+        sent = {name.encode("latin-1"): value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
         if body is not None:
-            sent["content-type"] = b"application/json"
+            sent[b"content-type"] = b"application/json"
         timeout = httpx2.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT, read=silence)
         try:
             async with http.stream(method, server.url, content=body, headers=sent, timeout=timeout) as answer:
@@ -303,7 +301,7 @@ def _error_words(error: object) -> str:
 
 
 def _kind(answer: httpx2.Response) -> str:
-    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()  # type: ignore[no-any-return]
+    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _wait_body(answer: httpx2.Response) -> bytes:

@@ -115,9 +115,7 @@ class Directory:
         """Counts for `/status` and metrics."""
         return self._table.statistics()
 
-    async def _wait_opening(
-        self, opening: _Opening, session: Session, server: Server, headers: Mapping[str, str]
-    ) -> None:
+    async def _wait_opening(self, opening: _Opening, session: Session, server: Server, headers: Mapping[str, str]) -> None:
         try:
             shake = await self._client.wait_initialized(
                 server, client_info=session.client_info, capabilities=session.capabilities, headers=headers

@@ -62,9 +62,7 @@ def answer(request: Request, snapshot: Snapshot) -> Result | Reject:
         case "tools/call":
             return _call_at_broker(request, snapshot)
         case method:
-            return Reject(
-                status=200, code=METHOD_NOT_FOUND, message=f"Method not found: {method[:100]}", id=request.id
-            )
+            return Reject(status=200, code=METHOD_NOT_FOUND, message=f"Method not found: {method[:100]}", id=request.id)
 
 
 def _tools_list(request: Request, snapshot: Snapshot) -> Result | Reject:

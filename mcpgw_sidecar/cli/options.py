@@ -41,22 +41,27 @@ def _stack(options: list[Decorator]) -> Decorator:
     return decorate
 
 
-log_options = _stack([
-    option(
-        "--log-level",
-        default="info",
-        envvar=["MCPGW_LOG_LEVEL", "LOG_LEVEL"],
-        type=click.Choice(list(LEVELS), case_sensitive=False),
-        help="Least level that is logged. debug shows every routing step.",
-    ),
-    option("--log-format", default="text", type=click.Choice(["text", "json"]), help="How a line looks."),
-])
+log_options = _stack(
+    [
+        option(
+            "--log-level",
+            default="info",
+            envvar=["MCPGW_LOG_LEVEL", "LOG_LEVEL"],
+            type=click.Choice(list(LEVELS), case_sensitive=False),
+            help="Least level that is logged. debug shows every routing step.",
+        ),
+        option("--log-format", default="text", type=click.Choice(["text", "json"]), help="How a line looks."),
+    ]
+)
 
 gateway_option = _setting(
     "--gateway-address", "gateway_address", type=ADDRESS, help="What the written Envoy listener binds."
 )
 envoy_admin_option = _setting(
-    "--envoy-admin-address", "envoy_admin_address", type=ADDRESS, help="Envoy's admin endpoint, in the bootstrap and for its verdict."
+    "--envoy-admin-address",
+    "envoy_admin_address",
+    type=ADDRESS,
+    help="Envoy's admin endpoint, in the bootstrap and for its verdict.",
 )
 broker_option = _setting("--broker-address", "broker_address", type=ADDRESS, help="Where the broker listens (HTTP).")
 router_option = _setting(
@@ -71,47 +76,55 @@ envoy_dir_option = option(
     help="Write Envoy's bootstrap and dynamic resources there, and keep them up to date.",
 )
 
-shared_options = _stack([
-    gateway_option,
-    envoy_admin_option,
-    broker_option,
-    router_option,
-    admin_option,
-    option(
-        "--public-host",
-        "public_hosts",
-        multiple=True,
-        metavar="HOST",
-        envvar="MCPGW_PUBLIC_HOST",
-        help="Host name that clients may use, besides loopback names and the gateway address; *.x for all below x. Repeatable.",
-    ),
-    option(
-        "--allowed-origin",
-        "allowed_origins",
-        multiple=True,
-        metavar="ORIGIN",
-        envvar="MCPGW_ALLOWED_ORIGIN",
-        help="Origin whose pages may call, besides those of the same host. Repeatable.",
-    ),
-    _setting("--session-lifetime", "session_lifetime", "24h", type=DURATION, help="How long a client's session lives."),
-    _setting("--max-body", "max_body", "4MiB", type=SIZE, help="Largest request of a client; above it 413."),
-    _setting(
-        "--call-timeout", "call_timeout", "5m", type=DURATION, help="Longest silence of a server during a call; 0 is none."
-    ),
-    _setting("--refresh-interval", "refresh_interval", "60s", type=DURATION, help="Between two checks of each server."),
-])
+shared_options = _stack(
+    [
+        gateway_option,
+        envoy_admin_option,
+        broker_option,
+        router_option,
+        admin_option,
+        option(
+            "--public-host",
+            "public_hosts",
+            multiple=True,
+            metavar="HOST",
+            envvar="MCPGW_PUBLIC_HOST",
+            help="Host name that clients may use, besides loopback names and the gateway address; *.x for all below x. Repeatable.",
+        ),
+        option(
+            "--allowed-origin",
+            "allowed_origins",
+            multiple=True,
+            metavar="ORIGIN",
+            envvar="MCPGW_ALLOWED_ORIGIN",
+            help="Origin whose pages may call, besides those of the same host. Repeatable.",
+        ),
+        _setting("--session-lifetime", "session_lifetime", "24h", type=DURATION, help="How long a client's session lives."),
+        _setting("--max-body", "max_body", "4MiB", type=SIZE, help="Largest request of a client; above it 413."),
+        _setting(
+            "--call-timeout",
+            "call_timeout",
+            "5m",
+            type=DURATION,
+            help="Longest silence of a server during a call; 0 is none.",
+        ),
+        _setting("--refresh-interval", "refresh_interval", "60s", type=DURATION, help="Between two checks of each server."),
+    ]
+)
 
-run_options = _stack([
-    option("--config", required=True, type=_FILE, help="The configuration file; followed while it changes."),
-    envoy_dir_option,
-    shared_options,
-    option("--gateway-tls-cert", type=_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
-    option("--gateway-tls-key", type=_FILE, help="PEM private key of --gateway-tls-cert."),
-    option(
-        "--session-key-file",
-        type=_FILE,
-        help="Keys of the session ids, one a line; made if missing.  [default: session.key in --envoy-dir]",
-    ),
-    _setting("--drain-time", "drain_time", "25s", type=DURATION, help="For requests in flight at SIGTERM."),
-    log_options,
-])
+run_options = _stack(
+    [
+        option("--config", required=True, type=_FILE, help="The configuration file; followed while it changes."),
+        envoy_dir_option,
+        shared_options,
+        option("--gateway-tls-cert", type=_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
+        option("--gateway-tls-key", type=_FILE, help="PEM private key of --gateway-tls-cert."),
+        option(
+            "--session-key-file",
+            type=_FILE,
+            help="Keys of the session ids, one a line; made if missing.  [default: session.key in --envoy-dir]",
+        ),
+        _setting("--drain-time", "drain_time", "25s", type=DURATION, help="For requests in flight at SIGTERM."),
+        log_options,
+    ]
+)

@@ -87,5 +87,3 @@ async def _session(url: str, headers: Mapping[str, str]) -> AsyncIterator[_Gatew
         raise UnavailableError(msg) from None
     finally:
         await clients.aclose()
-
-

@@ -11,7 +11,7 @@ from mcpgw_sidecar.config.units import parse_duration, parse_size
 from mcpgw_sidecar.runtime.listeners import Address, parse_address
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType[Any]):
     """A text that a function turns into a value, or refuses with ValueError."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

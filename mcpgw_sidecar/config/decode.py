@@ -11,7 +11,7 @@ import cattrs
 import yaml
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
-from mcpgw_sidecar.config.schema import ConfigFile, ServerEntry
+from mcpgw_sidecar.config.schema import ConfigFile
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.servers import Server
 
@@ -42,7 +42,7 @@ class _Tree:
             case yaml.SequenceNode():
                 return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
             case _:
-                return self._constructor.construct_object(node)  # type: ignore[no-untyped-call]
+                return self._constructor.construct_object(node)
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -164,7 +164,9 @@ def _cross_checks(config: ConfigFile) -> Iterator[_Problem]:
     for index, entry in enumerate(config.servers):
         first = seen.setdefault(entry.name, index)
         if first != index:
-            yield _Problem(("servers", index, "name"), f"{entry.name!r} is the name of servers[{first}] too: names are unique")
+            yield _Problem(
+                ("servers", index, "name"), f"{entry.name!r} is the name of servers[{first}] too: names are unique"
+            )
         if entry.credential is not None and entry.credentialFile is not None:
             yield _Problem(("servers", index, "credentialFile"), "give credential or credentialFile, not both")
         if entry.caFile is not None and not entry.url.startswith("https:"):
@@ -188,5 +190,3 @@ def _yaml_place(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     return f"{mark.line + 1 if mark else 1}: not YAML: {what}"
-
-

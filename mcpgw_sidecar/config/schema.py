@@ -93,7 +93,8 @@ class ServerEntry:
     credentialFile: str | None = None  # noqa: N815
     caFile: str | None = None  # noqa: N815
     callTimeout: str | None = attrs.field(  # noqa: N815
-        default=None, validator=attrs.validators.optional(_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none"))
+        default=None,
+        validator=attrs.validators.optional(_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none")),
     )
 
     def server(self) -> Server:

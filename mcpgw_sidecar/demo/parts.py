@@ -69,7 +69,7 @@ class Part:
         """SIGTERM, then SIGKILL after `patience` seconds."""
         self.process.terminate()
         with trio.move_on_after(patience):
-            while self.process.poll() is None:
+            while self.process.poll() is None:  # noqa: ASYNC110  # subprocess has no event to wait for
                 await trio.sleep(0.02)
         if self.process.poll() is None:
             self.process.kill()

@@ -195,7 +195,7 @@ async def _wait_server_ports(servers: Part) -> list[int]:
 
 
 async def _wait_answers(url: str, what: str) -> None:
-    async with httpx2.AsyncClient(verify=False, trust_env=False) as http:  # noqa: S501  # plain HTTP on this machine
+    async with httpx2.AsyncClient(verify=False, trust_env=False) as http:  # plain HTTP on this machine
         with trio.move_on_after(START_TIMEOUT):
             while True:
                 try:

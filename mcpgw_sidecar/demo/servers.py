@@ -113,6 +113,6 @@ async def wait_serving(ports: tuple[int, ...]) -> None:
             config.errorlog = None
             config.graceful_timeout = 0.2
             config.keep_alive_max_requests = 1_000_000
-            bound += await nursery.start(hypercorn.trio.serve, app, config)  # type: ignore[arg-type]
+            bound += await nursery.start(hypercorn.trio.serve, app, config)
         sys.stdout.write(json.dumps([int(url.rpartition(":")[2]) for url in bound]) + "\n")
         sys.stdout.flush()

@@ -82,12 +82,14 @@ def _cluster(name: str, endpoint: Endpoint, options: Resource) -> Resource:
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": _CONNECT_TIMEOUT,
         "circuit_breakers": {
-            "thresholds": [{
-                "max_connections": _UNLIMITED,
-                "max_pending_requests": _UNLIMITED,
-                "max_requests": _UNLIMITED,
-                "max_retries": _UNLIMITED,
-            }]
+            "thresholds": [
+                {
+                    "max_connections": _UNLIMITED,
+                    "max_pending_requests": _UNLIMITED,
+                    "max_requests": _UNLIMITED,
+                    "max_retries": _UNLIMITED,
+                }
+            ]
         },
         "typed_extension_protocol_options": {_HTTP_OPTIONS: {"@type": type_url(_HTTP_OPTIONS), **options}},
         "load_assignment": {

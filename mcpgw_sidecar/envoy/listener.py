@@ -60,15 +60,17 @@ def bootstrap(settings: EnvoySettings) -> Resource:
             "cds_config": _source(f"{settings.directory}/cds.yaml"),
         },
         "overload_manager": {
-            "resource_monitors": [{
-                "name": "envoy.resource_monitors.global_downstream_max_connections",
-                "typed_config": {
-                    "@type": type_url(
-                        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
-                    ),
-                    "max_active_downstream_connections": MAX_CONNECTIONS,
-                },
-            }]
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": type_url(
+                            "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+                        ),
+                        "max_active_downstream_connections": MAX_CONNECTIONS,
+                    },
+                }
+            ]
         },
     }
 

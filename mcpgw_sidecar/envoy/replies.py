@@ -67,7 +67,9 @@ def _flags(flags: list[str]) -> Resource:
 
 
 def _status(code: int) -> Resource:
-    return {"status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": "mcpgw.none"}}}}
+    return {
+        "status_code_filter": {"comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": "mcpgw.none"}}}
+    }
 
 
 def _all(*filters: Resource) -> Resource:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from mcpgw_sidecar.envoy.clusters import BROKER_CLUSTER, Resource, cluster_name, duration, type_url
 from mcpgw_sidecar.envoy.replies import METADATA
 from mcpgw_sidecar.envoy.settings import EnvoySettings
+from mcpgw_sidecar.model.names import ENDPOINT
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 
 ROUTES = "mcpgw_routes"
-ENDPOINT = "/mcp"
 _NOT_FOUND = '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Not found: the endpoint is /mcp"}}'
 _CORS = "envoy.filters.http.cors"
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
@@ -25,13 +25,15 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
     return {
         "@type": type_url("envoy.config.route.v3.RouteConfiguration"),
         "name": ROUTES,
-        "virtual_hosts": [{
-            "name": "gateway",
-            "domains": ["*"],
-            "include_request_attempt_count": False,
-            "typed_per_filter_config": {_CORS: _cors(settings)},
-            "routes": [*(_server(server, settings) for server in servers), _broker(), _nowhere()],
-        }],
+        "virtual_hosts": [
+            {
+                "name": "gateway",
+                "domains": ["*"],
+                "include_request_attempt_count": False,
+                "typed_per_filter_config": {_CORS: _cors(settings)},
+                "routes": [*(_server(server, settings) for server in servers), _broker(), _nowhere()],
+            }
+        ],
     }
 
 

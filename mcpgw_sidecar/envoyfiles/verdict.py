@@ -30,7 +30,7 @@ class Verdict:
 
 async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict]) -> None:
     """Publish Envoy's verdict for ever. `admin` is HOST:PORT."""
-    async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:  # noqa: S501  # plain HTTP only
+    async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:  # plain HTTP only
         while True:
             before, seen = verdict.value, await _wait_verdict(http, admin, files)
             if verdict.publish(seen) and (seen.accepted is not None or before.accepted is not None):
@@ -66,16 +66,15 @@ def judge(dump: Mapping[str, Any], versions: Mapping[str, str]) -> Verdict:
     behind = [name for name in (CDS, LDS, RDS) if running.get(name) != versions.get(name)]
     if not behind and not errors:
         return Verdict(accepted=True)
-    reason = "; ".join(dict.fromkeys(errors)) or f"Envoy does not run what was written to {', '.join(behind)}: see Envoy's log"
+    reason = (
+        "; ".join(dict.fromkeys(errors)) or f"Envoy does not run what was written to {', '.join(behind)}: see Envoy's log"
+    )
     return Verdict(accepted=False, error=reason)
 
 
 def _details(*groups: Any) -> list[str]:  # noqa: ANN401  # parts of Envoy's dump
     return [
-        item["error_state"]["details"]
-        for group in groups
-        for item in group
-        if item.get("error_state", {}).get("details")
+        item["error_state"]["details"] for group in groups for item in group if item.get("error_state", {}).get("details")
     ]
 
 

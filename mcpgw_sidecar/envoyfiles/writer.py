@@ -1,13 +1,15 @@
 """Writes what Envoy reads, one atomic rename a file, and only what changed.
 
-Clusters are written before the routes that need them, and a server's cluster stays for a while after its routes have gone, so
-that no request meets a route without its cluster and calls in flight end where they are.
+Clusters are written before the routes that need them, and what belongs to a server that leaves stays for a moment: a call that
+was decided just before still finds its route. Calls in flight end where they are: Envoy lets the streams of a removed cluster run
+out (seen with Envoy 1.40).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -28,6 +30,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 LDS, RDS, CDS, BOOTSTRAP = "lds.yaml", "rds.yaml", "cds.yaml", "bootstrap.yaml"
+LINGER = 1.0  # seconds that routes and clusters of a server that leaves stay
 RETRY = 5.0  # seconds until a failed write (a full disk) is tried again
 _HEAD = "# Written by mcpgw-sidecar; Envoy follows it. Changes made here are lost.\n"
 
@@ -53,16 +56,22 @@ class EnvoyFiles:
 
     async def wait_following(self, desired: Watched[Desired]) -> None:
         """Follow the desired servers for ever. A failed write leaves the file as it was and is tried again."""
-        version = desired.version
+        version, written = desired.version, desired.value.enabled
         while True:
+            servers = desired.value.enabled
+            names = {server.name for server in servers}
+            leaving = tuple(server for server in written if server.name not in names)
             try:
-                self._write_all(desired.value.enabled)
+                self._write_all(servers + leaving)
                 self.error = None
-                version = await desired.wait_after(version)
             except OSError as error:
                 self.error = f"cannot write to {self._directory}: {error.strerror}"
-                log.error("Envoy files not written", directory=str(self._directory), error=error.strerror)
+                log.error("Envoy files not written", directory=str(self._directory), error=error.strerror)  # noqa: TRY400
                 await trio.sleep(RETRY)
+                continue
+            with trio.move_on_after(LINGER if leaving else math.inf) as patience:
+                version = await desired.wait_after(version)
+            written = servers if patience.cancelled_caught else servers + leaving
 
     def _write_all(self, servers: tuple[Server, ...]) -> None:
         self._write_resources(CDS, clusters(self._settings, servers))

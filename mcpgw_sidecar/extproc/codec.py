@@ -28,10 +28,7 @@ Final = Forward | ToBroker | Reject
 
 def request_headers(message: HttpHeaders) -> dict[str, str]:
     """Headers by lower-case name; of a repeated one the last counts. Bytes as Latin-1: any byte survives the way through."""
-    return {
-        header.key: header.raw_value.decode("latin-1") or header.value
-        for header in message.headers.headers
-    }
+    return {header.key: header.raw_value.decode("latin-1") or header.value for header in message.headers.headers}
 
 
 def go_on(*, with_response: bool) -> ProcessingResponse:

@@ -18,12 +18,13 @@ from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.names import ENDPOINT
 from mcpgw_sidecar.model.ports import SessionDirectory
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.guard import Guard
-from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
+from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR
 from mcpgw_sidecar.routing import decide
 
 log = get_logger(__name__)
@@ -53,6 +54,8 @@ class Router:
         refused = self._guard.refuses(request.headers.get(":authority", ""), request.headers.get("origin"))
         if refused is not None:
             return refused
+        if request.path != ENDPOINT:
+            return Reject(status=404, code=INVALID_REQUEST, message=f"Not found: the endpoint is {ENDPOINT}")
         for _ in range(_OPENS):
             session = self._sessions.lookup(request.headers.get(h.SESSION))
             decision = decide(request, self._snapshot(), session)
@@ -63,7 +66,7 @@ class Router:
                 return Reject(
                     status=failed.status, code=failed.code, message=failed.message, data=failed.data, id=decision.id
                 )
-        message = f"MCP server {decision.server.name} is being reconfigured: try again"
+        message = "The MCP server of this tool is being reconfigured: try again"
         return Reject(status=503, code=SERVER_ERROR, message=message, id=decision.id)
 
     async def _wait_stream(self, stream: Stream[ProcessingRequest, ProcessingResponse]) -> None:
@@ -121,12 +124,11 @@ def _log_decision(decision: codec.Final, response: ProcessingResponse) -> None:
             )
             log.debug("Stripped tool name", tool=decision.tool.removeprefix(prefix), originalPrefix=prefix)
             log.debug("Completed MCP processing with routing", target=decision.server.name)
-        case ToBroker(method):
-            log.debug("Processing request", method=method)
-            log.debug(f"[EXT-PROC] HandleRequestBody None tool call setting method header only{method}")
-        case Reject(status, code, text):
+        case ToBroker(method=method):
+            log.debug("[EXT-PROC] HandleRequestBody None tool call setting method header only" + method)
+        case Reject(status=status, code=code, message=text):
             log.debug("Returning error", statusCode=status, code=code, message=text)
-    log.debug(f"Sending MCP routing instructions to Envoy: {_shown(response)}")
+    log.debug("Sending MCP routing instructions to Envoy: " + _shown(response))
 
 
 def _shown(response: ProcessingResponse) -> str:
@@ -137,14 +139,16 @@ def _shown(response: ProcessingResponse) -> str:
     if phase is not None:
         phase.ClearField("body_mutation")
         for option in phase.header_mutation.set_headers:
+            option.ClearField("append_action")
             if option.header.key in {h.SESSION, ":path"}:
                 option.header.raw_value = b"..."
-    return MessageToString(shown, as_one_line=True)
+    text = MessageToString(shown, as_one_line=True)  # and now the way in which Go, and so the guide, writes it
+    return text.replace(" { ", ":{").replace(" }", "}").replace(': "', ':"')
 
 
 def _log_response(headers: dict[str, str]) -> None:
     session = headers.get(h.SESSION)
-    log.debug(f"[EXT-PROC] Response backend session: {short(session) if session else ''}")
+    log.debug("[EXT-PROC] Response backend session: " + (short(session) if session else ""))
     log.debug("[EXT-PROC] Session ID doesn't need reverse mapping")
     size = headers.get("content-length", "unknown")
-    log.debug(f"[EXT-PROC] Processing response body... (size: {size}, streamed by Envoy)")
+    log.debug("[EXT-PROC] Processing response body... (size: " + size + ", streamed by Envoy)")

@@ -13,6 +13,9 @@ ToolName = NewType("ToolName", str)
 JsonText = NewType("JsonText", str)
 """One JSON value as it was written by its author; relayed, never re-serialised."""
 
+ENDPOINT = "/mcp"
+"""Path of the one MCP endpoint."""
+
 BROKER = ServerName("mcpBroker")
 """Value of `x-mcp-servername` when no server but the broker answers."""
 

@@ -20,8 +20,8 @@ class Session:
     key: str
     expires: int
     protocol_version: str
-    client_info: JsonText = JsonText("{}")
-    capabilities: JsonText = JsonText("{}")
+    client_info: JsonText
+    capabilities: JsonText
 
 
 class SessionFault(enum.Enum):

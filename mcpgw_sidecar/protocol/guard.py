@@ -35,7 +35,9 @@ class Guard:
         """The rejection for a request from elsewhere, None for one that may go on."""
         host = host_name(authority)
         if not self._serves(host):
-            message = f"Misdirected Request: this gateway does not serve the host {host[:200]!r}; start it with --public-host"
+            message = (
+                f"Misdirected Request: this gateway does not serve the host {host[:200]!r}; start it with --public-host"
+            )
             return Reject(status=421, code=SERVER_ERROR, message=message)
         if origin is None or origin in self.origins or "*" in self.origins:
             return None

@@ -26,9 +26,7 @@ def decide_call(request: Request, snapshot: Snapshot, session: SessionState | Se
         return name
     tool = snapshot.tools.get(ToolName(name.value))
     if tool is None:
-        return Reject(
-            status=200, code=METHOD_NOT_FOUND, message="Tool not found", data={"name": name.value}, id=request.id
-        )
+        return Reject(status=200, code=METHOD_NOT_FOUND, message="Tool not found", data={"name": name.value}, id=request.id)
     upstream = session.upstreams.get(tool.server.name)
     if upstream is None:
         return OpenSession(server=tool.server, session=session.session, id=request.id)

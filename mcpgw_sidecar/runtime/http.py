@@ -1,7 +1,7 @@
-"""Serving an ASGI application with hypercorn's Trio worker, with two of its edges taken off (stack.md section 5):
+"""Serving an ASGI application with hypercorn's Trio worker, with two of its edges taken off.
 
 - a client that stops reading would block its task for ever: every write has a deadline, and a short one at shutdown;
-- nothing tells the application that the process drains: `Drain` is handed in, long answers watch it.
+- its own `serve` opens the sockets itself and cannot say which option was wrong; here the listener is handed in.
 """
 
 from __future__ import annotations

@@ -80,11 +80,13 @@ def parse_keys(text: str, source: str) -> SessionKeys:
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     short = [number for number, line in lines if len(line) < MIN_KEY_CHARACTERS]
     if short:
-        raise ConfigurationError([
-            f"{source}:{number}: the session key is shorter than {MIN_KEY_CHARACTERS} characters; "
-            "make one with: openssl rand -base64 32"
-            for number in short
-        ])
+        raise ConfigurationError(
+            [
+                f"{source}:{number}: the session key is shorter than {MIN_KEY_CHARACTERS} characters; "
+                "make one with: openssl rand -base64 32"
+                for number in short
+            ]
+        )
     if not lines:
         raise ConfigurationError([f"{source}: no session key in it; make one with: openssl rand -base64 32"])
     return SessionKeys(tuple(_derive(line) for _, line in lines))

@@ -1,0 +1,28 @@
+# Sourced by build/demo and build/test: makes .venv out of a lock file, once per change of that file.
+# Python 3.11 or later is all that has to be there.
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "Python 3.11 or later with its venv module is needed (Debian: apt install python3-venv); set PYTHON to name one." >&2
+    exit 69
+}
+
+# install LOCK: the locked packages and this checkout into .venv
+install() {
+    stamp="$(cat "$1" pyproject.toml | cksum)"
+    if [ "$(cat .venv/installed 2>/dev/null)" = "$stamp" ]; then
+        return
+    fi
+    python="$(find_python)"
+    echo "Installing into .venv with $("$python" --version) (once; about a minute) ..."
+    "$python" -m venv .venv
+    .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r "$1"
+    .venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet -e .
+    echo "$stamp" > .venv/installed
+}

@@ -1,0 +1,43 @@
+# Recipes for users and developers; `just` lists them. Scripts live in build/, so that nothing here needs more than a line.
+set positional-arguments
+
+[private]
+default:
+    @just --list --unsorted
+
+# Three MCP servers, the sidecar and a real Envoy on this machine
+demo *args:
+    build/demo "$@"
+
+# Everything that a fresh machine can run
+test *args:
+    build/test "$@"
+
+# Format, lint, types, layers, core tests
+check:
+    build/check
+
+# What a running sidecar knows: servers, tools, conflicts, sessions
+status *args:
+    .venv/bin/mcpgw-sidecar status "$@"
+
+# The MCP Inspector on the running gateway
+inspect-gateway url="http://127.0.0.1:8888/mcp":
+    build/inspect-gateway "{{ url }}"
+
+# Branch coverage of the pure packages
+cover:
+    .venv/bin/python -m coverage run --branch --source mcpgw_sidecar/model,mcpgw_sidecar/protocol,mcpgw_sidecar/catalog,mcpgw_sidecar/sessions,mcpgw_sidecar/routing,mcpgw_sidecar/envoy -m pytest -q tests/core tests/property
+    .venv/bin/python -m coverage report --show-missing --skip-covered
+
+# Write the locked requirements anew
+lock:
+    build/lock
+
+# Generate the ext_proc messages anew
+proto:
+    cd mcpgw_sidecar/extproc/pb && ../../../.venv/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. ext_proc.proto
+
+# Collect the changelog's fragments into CHANGELOG.md
+changelog version:
+    .venv/bin/towncrier build --yes --version "{{ version }}"

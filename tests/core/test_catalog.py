@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.snapshot import EMPTY, PAGE
+from mcpgw_sidecar.catalog.tools import Tool, Unusable, read_tool
+from mcpgw_sidecar.model.names import ServerName, ToolName
+from mcpgw_sidecar.model.servers import Desired, Server
+from mcpgw_sidecar.model.statuses import Conflict
+
+SCHEMA = '"inputSchema":{"type":"object"}'
+
+
+def server(name: str, prefix: str = "", **more: object) -> Server:
+    values = {"name": ServerName(name), "url": f"http://{name}.example/mcp", "hostname": name, "tool_prefix": prefix}
+    return Server(**(values | more))  # type: ignore[arg-type]
+
+
+def offer(*names: str) -> Discovered:
+    tools = [read_tool(f'{{"name":{json.dumps(name)},{SCHEMA}}}') for name in names]
+    return Discovered(tuple(tool for tool in tools if isinstance(tool, Tool)))
+
+
+def names(page: bytes | None) -> list[str]:
+    assert page is not None
+    return [tool["name"] for tool in json.loads(page)["tools"]]
+
+
+def test_everything_but_the_name_is_relayed_as_it_came() -> None:
+    text = '{ "x":1e400,"name" : "gr\\u0065et", "y":9007199254740993,"inputSchema":{"type":"object","z":-0.0}, "w":"\\ud800" }'
+    tool = read_tool(text)
+    assert isinstance(tool, Tool)
+    assert tool.name == "greet"
+    assert tool.name_text == '"gr\\u0065et"'
+    assert tool.with_prefix("test_") == text.replace('"gr', '"test_gr')
+    assert tool.with_prefix("") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("5", "object"),
+        ('{"name":"a"', "expected"),
+        ('{"name":"a","name":"b",' + SCHEMA + "}", "twice"),
+        ("{" + SCHEMA + "}", '"name"'),
+        ('{"name":5,' + SCHEMA + "}", '"name"'),
+        ('{"name":"",' + SCHEMA + "}", "0 characters"),
+        ('{"name":"' + "a" * 129 + '",' + SCHEMA + "}", "129 characters"),
+        ('{"name":"a\\nb",' + SCHEMA + "}", "control"),
+        ('{"name":"a"}', "inputSchema"),
+        ('{"name":"a","inputSchema":null}', "inputSchema"),
+        ('{"name":"a","inputSchema":{"type":"string"}}', "inputSchema"),
+        ('{"name":"a",' + SCHEMA + ',"outputSchema":5}', "outputSchema"),
+        ('{"name":"a",' + SCHEMA + ',"description":5}', "description"),
+        ('{"name":"a",' + SCHEMA + ',"title":null}', "title"),
+    ],
+)
+def test_a_broken_tool_is_left_out_with_its_reason(text: str, reason: str) -> None:
+    found = read_tool(text)
+    assert isinstance(found, Unusable)
+    assert reason in found.reason
+
+
+def test_names_are_prefixed_and_sorted() -> None:
+    result = federate((server("b", "b_"), server("a", "a_")), {ServerName("a"): offer("z", "y"), ServerName("b"): offer("x")})
+    assert names(result.snapshot.page(None)) == ["a_y", "a_z", "b_x"]
+    assert result.snapshot.tools[ToolName("b_x")].upstream_name == '"x"'
+
+
+def test_the_earlier_server_owns_a_clashing_name_whoever_answered_first() -> None:
+    first, second = server("first", "t_"), server("second", "t_")
+    both = {ServerName("second"): offer("same", "own"), ServerName("first"): offer("same")}
+    result = federate((first, second), both)
+    assert names(result.snapshot.page(None)) == ["t_own", "t_same"]
+    assert result.snapshot.tools[ToolName("t_same")].server == first
+    clash = Conflict(kind="tool", name="t_same", owner=ServerName("first"))
+    assert result.shares[ServerName("second")].conflicts == (clash,)
+    assert result.shares[ServerName("first")].conflicts == ()
+
+
+def test_prefixes_that_overlap_meet_in_the_whole_name() -> None:
+    servers = (server("a", "t"), server("b", "t_"))
+    result = federate(servers, {ServerName("a"): offer("_x"), ServerName("b"): offer("x", "y")})
+    assert result.snapshot.tools[ToolName("t_x")].server.name == "a"
+    assert result.snapshot.tools[ToolName("t_y")].server.name == "b"
+
+
+def test_a_server_that_lists_a_name_twice_keeps_the_first() -> None:
+    result = federate((server("a"),), {ServerName("a"): offer("x", "x")})
+    assert names(result.snapshot.page(None)) == ["x"]
+    assert result.shares[ServerName("a")].invalid[0].reason == "the server lists this name twice"
+
+
+def test_a_name_that_grows_too_long_by_its_prefix_is_left_out() -> None:
+    result = federate((server("a", "p_"),), {ServerName("a"): offer("n" * 127)})
+    assert names(result.snapshot.page(None)) == []
+    assert "129 characters" in result.shares[ServerName("a")].invalid[0].reason
+
+
+def test_what_could_not_be_read_is_reported() -> None:
+    broken = Discovered(unusable=(Unusable("x", "why"),))
+    assert federate((server("a"),), {ServerName("a"): broken}).shares[ServerName("a")].invalid[0].reason == "why"
+
+
+def test_pages_of_a_thousand_each_tool_once() -> None:
+    many = [f"t{number:04}" for number in range(2 * PAGE + 5)]
+    snapshot = federate((server("a"),), {ServerName("a"): offer(*many)}).snapshot
+    seen: list[str] = []
+    cursor: str | None = None
+    sizes = []
+    while True:
+        page = snapshot.page(cursor)
+        assert page is not None
+        seen += names(page)
+        sizes.append(len(names(page)))
+        cursor = json.loads(page).get("nextCursor")
+        if cursor is None:
+            break
+    assert seen == many
+    assert sizes == [PAGE, PAGE, 5]
+
+
+def test_a_cursor_outlives_its_snapshot() -> None:
+    many = [f"t{number:04}" for number in range(PAGE + 5)]
+    old = federate((server("a"),), {ServerName("a"): offer(*many)}).snapshot
+    page = old.page(None)
+    assert page is not None
+    cursor = json.loads(page)["nextCursor"]
+    new = federate((server("a"),), {ServerName("a"): offer(*many[500:], "t9999")}).snapshot
+    assert names(new.page(cursor)) == [*many[PAGE:], "t9999"]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "bm9wZQ==", "WzEsMl0=", "é"])
+def test_a_cursor_that_was_never_given_out(cursor: str) -> None:
+    assert EMPTY.page(cursor) is None
+
+
+def test_the_digest_follows_the_list() -> None:
+    one = federate((server("a"),), {ServerName("a"): offer("x")}).snapshot
+    same = federate((server("a", url="http://elsewhere.example"),), {ServerName("a"): offer("x")}).snapshot
+    other = federate((server("a"),), {ServerName("a"): offer("y")}).snapshot
+    assert one.digest == same.digest != other.digest
+
+
+def test_instructions_stand_under_their_prefix() -> None:
+    talk = attrs.evolve(offer(), instructions="Do.")
+    servers = (server("a", "a_"), server("b"), server("c"))
+    told = federate(servers, {ServerName("a"): talk, ServerName("b"): talk}).snapshot.instructions
+    assert told == "Tools that start with a_:\nDo.\n\nTools of b:\nDo."
+
+
+def test_a_servers_path_keeps_its_query() -> None:
+    assert server("a", url="http://h/mcp?x=1").path == "/mcp?x=1"
+    assert server("a", url="http://h").path == "/"
+
+
+def test_disabled_servers_take_no_part() -> None:
+    desired = Desired(source="s", servers=(server("a"), server("b", enabled=False)))
+    assert [each.name for each in desired.enabled] == ["a"]

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.protocol.eras import Era, classify
+from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
+from mcpgw_sidecar.protocol.headers import for_upstream, value_of
+from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate
+
+
+@pytest.mark.parametrize("version", [None, *STATEFUL])
+def test_stateful_versions(version: str | None) -> None:
+    assert classify(version) is Era.STATEFUL
+
+
+@pytest.mark.parametrize("version", ["2026-07-28", "2024-11-05", "", "x"])
+def test_other_versions_are_told_what_is_spoken_here(version: str) -> None:
+    refused = classify(version)
+    assert isinstance(refused, Reject)
+    assert (refused.status, refused.code) == (400, -32022)
+    assert refused.data == {"supported": list(STATEFUL), "requested": version}
+
+
+@pytest.mark.parametrize(("asked", "answered"), [(v, v) for v in STATEFUL] + [("2030-01-01", LATEST_STATEFUL), (None, LATEST_STATEFUL)])
+def test_negotiation(asked: str | None, answered: str) -> None:
+    assert negotiate(asked) == answered
+
+
+GUARD = Guard(hosts=LOOPBACK | {"gw.example", "*.sub.example"}, origins=frozenset({"https://app.example"}))
+
+
+@pytest.mark.parametrize(
+    ("authority", "origin", "status"),
+    [
+        ("localhost:8888", None, None),
+        ("127.0.0.1", None, None),
+        ("[::1]:8888", None, None),
+        ("GW.example.", None, None),
+        ("a.sub.example:1", None, None),
+        ("sub.example", None, 421),
+        ("evil.example", None, 421),
+        ("", None, 421),
+        ("[", None, 421),
+        ("evil.example:80", "https://app.example", 421),
+        ("localhost:8888", "http://localhost:6274", None),
+        ("localhost:8888", "http://127.0.0.1:6274", None),
+        ("gw.example", "https://gw.example", None),
+        ("gw.example", "https://app.example", None),
+        ("gw.example", "https://evil.example", 403),
+        ("localhost:8888", "http://evil.example", 403),
+        ("localhost:8888", "null", 403),
+        ("localhost:8888", "", 403),
+        ("gw.example", "http://localhost", 403),
+    ],
+)
+def test_who_may_ask(authority: str, origin: str | None, status: int | None) -> None:
+    refused = GUARD.refuses(authority, origin)
+    assert (refused.status if refused else None) == status
+
+
+def test_a_guard_can_be_open() -> None:
+    assert Guard(hosts=frozenset({"*"}), origins=frozenset({"*"})).refuses("any.example", "https://other.example") is None
+
+
+def test_host_names() -> None:
+    assert host_name("A.example:80") == "a.example"
+    assert host_name("[::1]:80") == "::1"
+    assert host_name("[bad") == ""
+
+
+def test_an_upstream_session_repeats_the_clients_headers_alone() -> None:
+    sent = {
+        ":authority": "gw",
+        "host": "gw",
+        "authorization": "Bearer t",
+        "x-tenant": "a",
+        "user-agent": "c",
+        "traceparent": "00-1",
+        "mcp-session-id": "secret",
+        "mcp-protocol-version": "2025-06-18",
+        "connection": "keep-alive",
+        "transfer-encoding": "chunked",
+        "content-length": "5",
+        "content-type": "application/json",
+        "accept": "*/*",
+        "x-mcp-servername": "forged",
+        "x-envoy-attempt-count": "1",
+        "x-forwarded-for": "1.2.3.4",
+        "origin": "http://x",
+        "sec-fetch-mode": "cors",
+    }
+    assert for_upstream(sent) == {"authorization": "Bearer t", "x-tenant": "a", "user-agent": "c", "traceparent": "00-1"}
+
+
+def test_names_as_header_values() -> None:
+    assert value_of("test_greet") == "test_greet"
+    assert value_of("größe\r\n") == "gr%C3%B6%C3%9Fe%0D%0A"
+    assert value_of("a%41") == "a%2541"
+
+
+STREAM = (
+    b"\xef\xbb\xbf: comment\n\ndata: one\n\nevent: message\r\nid: 7\r\ndata:two\r\ndata:  lines\r\n\r\n"
+    b"data\n\nretry: 5\nid: bad\0id\nid: 8\rdata: three\r\runfinished"
+)
+EVENTS = [
+    Event("one"),
+    Event("two\n lines", "message", "7"),
+    Event("", "message", "7"),
+    Event("three", "message", "8"),
+]
+
+
+def test_events_whole_and_byte_by_byte() -> None:
+    assert SseParser(1000).feed(STREAM) == EVENTS
+    parser = SseParser(1000)
+    assert [event for byte in STREAM for event in parser.feed(bytes([byte]))] == EVENTS
+
+
+@pytest.mark.parametrize("chunk", [b"data: " + b"x" * 100, b"data: xxxxxxxxxx\n" * 20])
+def test_an_event_over_the_limit_ends_the_stream(chunk: bytes) -> None:
+    with pytest.raises(SseError, match="larger"):
+        SseParser(50).feed(chunk)
+
+
+def test_an_event_that_is_not_text_ends_the_stream() -> None:
+    with pytest.raises(SseError, match="UTF-8"):
+        SseParser(50).feed(b"data: \xff\n\n")
+
+
+def test_our_own_event_is_one() -> None:
+    assert SseParser(100).feed(event_bytes(b'{"a":1}')) == [Event('{"a":1}')]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.tools import Tool, read_tool
+from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
+from mcpgw_sidecar.routing import decide
+
+SERVER = Server(name=ServerName("ns/one"), url="http://one.example/mcp?x=1", hostname="one.local", tool_prefix="test_")
+SESSION = Session(
+    key="k", expires=9, protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText("{}")
+)
+OPEN = SessionState(
+    session=SESSION, upstreams={SERVER.name: UpstreamSession(id="up-1", protocol_version="2025-06-18")}
+)
+FRESH = SessionState(session=SESSION, upstreams={})
+
+
+def _snapshot(*names: str) -> object:
+    tools = [read_tool(json.dumps({"name": name, "inputSchema": {"type": "object"}})) for name in names]
+    return federate((SERVER,), {SERVER.name: Discovered(tuple(tool for tool in tools if isinstance(tool, Tool)))}).snapshot
+
+
+SNAPSHOT = _snapshot("greet", "größe")
+
+
+def ask(body: str | bytes, session: SessionState | SessionFault = OPEN, **headers: str) -> Decision:
+    data = body if isinstance(body, bytes) else body.encode()
+    return decide(HttpRequest(headers={":path": "/mcp?q", **headers}, body=data), SNAPSHOT, session)  # type: ignore[arg-type]
+
+
+def call(name: str, ident: str = "1", rest: str = "") -> str:
+    return f'{{"jsonrpc":"2.0","id":{ident},"method":"tools/call","params":{{"name":{name}{rest}}}}}'
+
+
+def test_only_the_name_is_exchanged() -> None:
+    body = call('"test_greet"', "9007199254740993", ',"arguments":{"name":"test_greet", "n":1e400,"s":"\\ud800"},"_meta":{}')
+    found = ask(body)
+    assert isinstance(found, Forward)
+    assert found.body.decode() == body.replace('"name":"test_greet",', '"name":"greet",', 1)
+    assert found.id == "9007199254740993"
+    assert (found.server, found.tool, found.session_id, found.protocol_version) == (SERVER, "test_greet", "up-1", "2025-06-18")
+
+
+@pytest.mark.parametrize("name", ['"t\\u0065st_greet"', '"test_greet"', '"test_gre\\u0065t"'])
+def test_a_name_may_be_escaped(name: str) -> None:
+    found = ask(call(name))
+    assert isinstance(found, Forward)
+    assert found.body.decode() == call('"greet"')
+
+
+def test_a_name_beyond_ascii_goes_as_its_server_writes_it() -> None:
+    found = ask(call('"test_größe"'))
+    assert isinstance(found, Forward)
+    assert json.loads(found.body)["params"]["name"] == "größe"
+
+
+def test_the_name_may_stand_behind_its_arguments() -> None:
+    body = '{"params":{"arguments":{"params":{"name":"x"}},"name":"test_greet"},"method":"tools/call","id":"q","jsonrpc":"2.0"}'
+    found = ask(body)
+    assert isinstance(found, Forward)
+    assert found.body.decode() == body.replace("test_greet", "greet")
+
+
+def test_duplicates_among_the_arguments_are_the_servers_business() -> None:
+    body = call('"test_greet"', rest=',"arguments":{"a":1,"a":2}')
+    found = ask(body)
+    assert isinstance(found, Forward)
+    assert b'{"a":1,"a":2}' in found.body
+
+
+def test_a_megabyte_of_arguments() -> None:
+    body = call('"test_greet"', rest=',"arguments":{"data":"' + "é" * 500_000 + '"}')
+    found = ask(body)
+    assert isinstance(found, Forward)
+    assert len(found.body) == len(body.encode()) - len("test_")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (call('"nope"'), 200, -32601),
+        (call('"greet"'), 200, -32601),
+        (call('"test_"'), 200, -32601),
+        (call("5"), 200, -32602),
+        ('{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}', 200, -32602),
+        ('{"jsonrpc":"2.0","id":1,"method":"tools/call"}', 200, -32602),
+        (call('"a","name":"test_greet"'), 400, -32600),
+        (call('"a","n\\u0061me":"test_greet"'), 400, -32600),
+        ("{", 400, -32700),
+        ("[]", 400, -32600),
+    ],
+)
+def test_refusals(body: str, status: int, code: int) -> None:
+    found = ask(body)
+    assert isinstance(found, Reject)
+    assert (found.status, found.code) == (status, code)
+
+
+def test_an_unknown_tool_is_named() -> None:
+    found = ask(call('"nope"', '"x"'))
+    assert found == Reject(status=200, code=-32601, message="Tool not found", data={"name": "nope"}, id='"x"')  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fault", "status"), [(SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (SessionFault.EXPIRED, 404)])
+def test_without_a_session_nothing_is_called(fault: SessionFault, status: int) -> None:
+    found = ask(call('"test_greet"'), fault)
+    assert isinstance(found, Reject)
+    assert (found.status, found.id) == (status, "1")
+
+
+def test_a_first_call_opens_a_session_with_its_server() -> None:
+    assert ask(call('"test_greet"'), FRESH) == OpenSession(server=SERVER, session=SESSION, id="1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["initialize", "tools/list", "ping", "x", "server/discover"])
+def test_everything_else_is_the_brokers_whatever_the_session(method: str) -> None:
+    body = f'{{"jsonrpc":"2.0","id":1,"method":"{method}"}}'
+    assert ask(body, SessionFault.MISSING) == ToBroker(method=method, id="1")  # type: ignore[arg-type]
+
+
+def test_notifications_and_answers_are_the_brokers() -> None:
+    assert ask('{"jsonrpc":"2.0","method":"notifications/initialized"}') == ToBroker(method="notifications/initialized")
+    assert ask('{"jsonrpc":"2.0","id":4,"result":{}}') == ToBroker(method="", id="4")  # type: ignore[arg-type]
+
+
+def test_a_version_that_is_not_spoken_here() -> None:
+    found = ask(call('"test_greet"'), **{"mcp-protocol-version": "2026-07-28"})
+    assert isinstance(found, Reject)
+    assert (found.status, found.code, found.id) == (400, -32022, "1")
+
+
+def test_a_path_is_told_from_its_query() -> None:
+    assert HttpRequest(headers={":path": "/mcp?q"}, body=b"").path == "/mcp"

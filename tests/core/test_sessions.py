@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.sessions import Session, SessionFault, UpstreamSession
+from mcpgw_sidecar.sessions import table as table_module
+from mcpgw_sidecar.sessions.table import Closing, SessionTable
+from mcpgw_sidecar.sessions.tokens import parse_keys
+
+ONE, TWO = "1" * 43, "2" * 43
+KEYS = parse_keys(ONE, "f")
+NAME = ServerName("a/b")
+UPSTREAM = UpstreamSession(id="u1", protocol_version="2025-06-18")
+
+
+def session(key: str = "k", expires: int = 1000) -> Session:
+    return Session(
+        key=key,
+        expires=expires,
+        protocol_version="2025-11-25",
+        client_info=JsonText('{"name":"é","big":9007199254740993}'),
+        capabilities=JsonText('{"elicitation":{}}'),
+    )
+
+
+def test_a_token_says_what_was_sealed() -> None:
+    token = KEYS.seal(session())
+    assert KEYS.verify(token, 999.9) == session()
+    assert token.isascii()
+    assert token.isprintable()
+    assert " " not in token
+
+
+def test_a_token_expires() -> None:
+    assert KEYS.verify(KEYS.seal(session()), 1000) is SessionFault.EXPIRED
+
+
+def test_every_changed_character_is_noticed() -> None:
+    token = KEYS.seal(session())
+    for at, char in enumerate(token):
+        forged = token[:at] + ("A" if char != "A" else "B") + token[at + 1 :]
+        assert KEYS.verify(forged, 0) is SessionFault.UNKNOWN
+
+
+@pytest.mark.parametrize("token", ["x", ".", "a.b", "é.é", "x" * 9000, "x" * 9000 + ".y"])
+def test_what_is_no_token(token: str) -> None:
+    assert KEYS.verify(token, 0) is SessionFault.UNKNOWN
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_no_token(token: str | None) -> None:
+    assert KEYS.verify(token, 0) is SessionFault.MISSING
+
+
+def test_another_key_does_not_verify() -> None:
+    assert parse_keys(TWO, "f").verify(KEYS.seal(session()), 0) is SessionFault.UNKNOWN
+
+
+def test_rotation_keeps_sessions() -> None:
+    rotated = parse_keys(f"{TWO}\n\n{ONE}\n", "f")
+    assert rotated.verify(KEYS.seal(session()), 0) == session()
+    assert KEYS.verify(rotated.seal(session()), 0) is SessionFault.UNKNOWN
+
+
+def test_a_sealed_token_of_another_version_of_this_program_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcpgw_sidecar.sessions.tokens.json.dumps", lambda *_args, **_kwargs: '{"other":1}')
+    assert KEYS.verify(KEYS.seal(session()), 0) is SessionFault.UNKNOWN
+
+
+def test_short_keys_are_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        parse_keys(f"{ONE}\nsecret\n", "f.key")
+    assert "f.key:2" in str(refused.value)
+    assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match="no session key"):
+        parse_keys("\n", "f.key")
+
+
+def test_keys_and_ids_do_not_show_in_reprs() -> None:
+    assert ONE not in repr(KEYS)
+    assert "u1" not in repr(UPSTREAM)
+
+
+def test_upstream_sessions_are_found_again_and_closed_with_their_session() -> None:
+    table = SessionTable()
+    assert table.see(session()) == {}
+    assert table.opened(session(), NAME, UPSTREAM)
+    assert table.see(session()) == {NAME: UPSTREAM}
+    assert table.statistics() == table_module.SessionCounts(gateway=1, upstream=1)
+    assert table.end(session()) == [Closing(NAME, UPSTREAM)]
+    assert table.see(session()) is None
+    assert not table.opened(session(), NAME, UPSTREAM)
+    assert table.end(session()) == []
+
+
+def test_an_ended_session_is_remembered_until_its_token_expires() -> None:
+    table = SessionTable()
+    table.end(session())
+    assert table.expire(999) == ([], [])
+    assert table.see(session()) is None
+    table.expire(1000)
+    assert table.see(session()) == {}
+
+
+def test_expiry_gives_what_has_to_be_closed() -> None:
+    table = SessionTable()
+    table.opened(session(), NAME, UPSTREAM)
+    table.opened(session("later", 2000), NAME, UPSTREAM)
+    assert table.expire(1000) == (["k"], [Closing(NAME, UPSTREAM)])
+    assert table.statistics().gateway == 1
+
+
+def test_a_server_that_left_is_forgotten_everywhere() -> None:
+    table = SessionTable()
+    table.opened(session(), NAME, UPSTREAM)
+    table.see(session("other"))
+    assert table.forget_server(NAME) == [Closing(NAME, UPSTREAM)]
+    assert table.see(session()) == {}
+
+
+def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "MAX_SESSIONS", 2)
+    table = SessionTable()
+    for key in "abc":
+        table.see(session(key))
+    assert table.statistics().gateway == 2
+
+
+def test_an_id_of_none_is_a_server_without_sessions() -> None:
+    assert attrs.evolve(UPSTREAM, id=None).id is None
