@@ -30,7 +30,7 @@ def translate(text: str) -> Iterator[Metric]:
     sums: dict[tuple[str, str], float] = {}
     for name, labels, value in _samples(text):
         key = (labels.get("server", ""), labels.get("tool", ""))
-        if name == CALLS:
+        if name == f"{CALLS}_total":  # the parser gives every counter this ending
             outcome = outcome_of(labels.get("code", ""))
             calls.add_metric(["tools/call", *key, outcome], value)
         elif name == f"{DURATION}_bucket":

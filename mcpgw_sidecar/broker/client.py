@@ -34,7 +34,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     result_text,
 )
 from mcpgw_sidecar.protocol.jsontext import Member
-from mcpgw_sidecar.protocol.sse import SseError, SseParser
+from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL
 
 CONNECT_TIMEOUT = 5.0  # seconds until a TCP and TLS connection stands
@@ -318,8 +318,10 @@ async def _events(answer: httpx2.Response) -> AsyncGenerator[Message, None]:
     async for chunk in answer.aiter_bytes():
         try:
             events = parser.feed(chunk)
+        except SseTooLargeError:
+            raise UpstreamError("TooLarge", f"sent an event of more than {MAX_ANSWER >> 20} MiB") from None
         except SseError as error:
-            raise UpstreamError("BadAnswer", str(error)) from None
+            raise UpstreamError("BadAnswer", f"sent an event stream that cannot be read: {error}") from None
         for event in events:
             if not event.data:
                 continue  # a priming event: it only carries an id to resume from

@@ -19,6 +19,7 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 API_KEY = "Bearer test-api-key-secret-token"
 """What the apikey server wants as Authorization: the guide's own, no secret."""
@@ -39,7 +40,7 @@ def _server1() -> MCPServer[Any]:
     @server.tool()
     async def fail(message: str = "this tool always fails") -> str:
         """Fail, as tools do when something is wrong with what they were asked."""
-        raise ValueError(message)
+        raise ToolError(message)
 
     _add_common(server)
     return server

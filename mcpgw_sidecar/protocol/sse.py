@@ -8,7 +8,11 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class SseError(ValueError):
-    """The stream cannot be read on: an event is larger than the limit, or it is not UTF-8."""
+    """The stream cannot be read on: a line is not UTF-8."""
+
+
+class SseTooLargeError(SseError):
+    """The stream cannot be read on: an event is larger than the limit."""
 
 
 @attrs.frozen(slots=True)
@@ -22,10 +26,13 @@ class Event:
 
 @attrs.define
 class SseParser:
-    """Feed bytes, get the events that they complete. `limit` bounds one event in bytes; beyond it SseError is raised."""
+    """Feed bytes, get the events that they complete. `limit` bounds one event in bytes; beyond it SseTooLargeError is raised.
+
+    What is held of an unfinished line is a list of chunks: joining it anew with each chunk would cost the square of its size.
+    """
 
     limit: int
-    _held: bytes = b""
+    _held: list[bytes] = attrs.field(factory=list)
     _data: list[str] = attrs.field(factory=list)
     _size: int = 0
     _name: str = ""
@@ -39,24 +46,29 @@ class SseParser:
             chunk = chunk[1:]
         if chunk:
             self._after_cr = chunk.endswith(b"\r")
-        data = self._held + chunk
-        if not self._started and len(data) >= len(_BOM):
-            self._started, data = True, data.removeprefix(_BOM)
-        lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._held = lines.pop()
-        if self._size + len(self._held) > self.limit:
-            msg = f"an event is larger than {self.limit} bytes"
-            raise SseError(msg)
-        events = (self._line(line) for line in lines)
-        return [event for event in events if event is not None]
+        first, *rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._held.append(first)
+        self._count(len(first))
+        events: list[Event] = []
+        for following in rest:
+            line, self._held = b"".join(self._held), [following]
+            event = self._line(line)
+            if event is not None:
+                events.append(event)
+            self._count(len(following))
+        return events
 
-    def _line(self, line: bytes) -> Event | None:
-        if not line:
-            return self._dispatch()
-        self._size += len(line)
+    def _count(self, size: int) -> None:
+        self._size += size
         if self._size > self.limit:
             msg = f"an event is larger than {self.limit} bytes"
-            raise SseError(msg)
+            raise SseTooLargeError(msg)
+
+    def _line(self, line: bytes) -> Event | None:
+        if not self._started:
+            self._started, line = True, line.removeprefix(_BOM)
+        if not line:
+            return self._dispatch()
         try:
             field, _, value = line.decode("utf-8").partition(":")
         except UnicodeDecodeError:

