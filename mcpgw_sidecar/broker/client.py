@@ -348,5 +348,11 @@ def _fault(message: Message | Malformed) -> str:
             return f"a {type(message).__name__.lower()}"
 
 
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _words(error: BaseException) -> str:
+    """What an error says; libraries wrap the telling one (a refused certificate, say) into others without words."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if str(inner):
+            return str(inner)
+        inner = inner.__cause__ or inner.__context__
+    return type(error).__name__

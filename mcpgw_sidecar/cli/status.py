@@ -31,14 +31,22 @@ def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
         while True:
             click.echo(json.dumps(_fetch(admin)))
             time.sleep(REFRESH)
-    with Live(Text(""), screen=Console().is_terminal, auto_refresh=False) as live:
+    console = Console()
+    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
-            try:
-                shown: RenderableType = render(_fetch(admin))
-            except UnavailableError as error:
-                shown = Text(str(error), style="red")
-            live.update(shown, refresh=True)
+            shown = _rendered(admin)
+            if console.is_terminal:
+                live.update(shown, refresh=True)
+            else:
+                console.print(shown)
             time.sleep(REFRESH)
+
+
+def _rendered(admin: str) -> RenderableType:
+    try:
+        return render(_fetch(admin))
+    except UnavailableError as error:  # it may come back: whoever watches wants to see that
+        return Text(str(error), style="red")
 
 
 def render(document: dict[str, Any]) -> RenderableType:

@@ -11,7 +11,7 @@ import cattrs
 import yaml
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
-from mcpgw_sidecar.config.schema import ConfigFile
+from mcpgw_sidecar.config.schema import CHECKS, SECRET, ConfigFile
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.servers import Server
 
@@ -72,12 +72,28 @@ def decode(text: str, source: str) -> tuple[Server, ...]:
         raise ConfigurationError([f"{source}:1: the file is empty: write 'servers: []' for a gateway without servers"])
     problems = list(tree.problems)
     config = _structured(value, problems)
-    if config is not None:
-        problems += _cross_checks(config)
-    if problems:
+    entries = _entries(value)
+    problems += _content(entries)
+    problems += _between(entries)
+    if problems or config is None:
         ordered = sorted(problems, key=lambda problem: _line(tree.lines, problem.path))
         raise ConfigurationError([_shown(problem, tree.lines, source) for problem in ordered])
-    return tuple(entry.server() for entry in config.servers) if config is not None else ()
+    return tuple(entry.server() for entry in config.servers)
+
+
+def _entries(value: Any) -> list[tuple[int, dict[str, Any]]]:  # noqa: ANN401  # whatever the file holds
+    """The entries that can be looked into, also when others cannot: every problem is to be said at once."""
+    servers = value.get("servers") if isinstance(value, dict) else None
+    return [(at, entry) for at, entry in enumerate(servers if isinstance(servers, list) else []) if isinstance(entry, dict)]
+
+
+def _content(entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
+    for index, entry in entries:
+        for key, check in CHECKS.items():
+            value = entry.get(key)
+            if isinstance(value, str) and not check.passes(value):
+                shown = "" if key in SECRET else f"{value!r:.80} cannot be used: "
+                yield _Problem(("servers", index, key), shown + check.remedy)
 
 
 def _structured(value: Any, problems: list[_Problem]) -> ConfigFile | None:  # noqa: ANN401  # whatever the file holds
@@ -140,6 +156,8 @@ def _problems(error: BaseException, path: Path) -> Iterator[_Problem]:
             yield _Problem(path[:-1], f"{error.args[0]!r} is missing: add it")
         case _ if isinstance(error, TypeError | AttributeError):
             yield _Problem(path, "must hold keys and values, like 'name: …'")
+        case _ if path and path[-1] in SECRET:
+            yield _Problem(path, "must be a text in quotes")
         case _:
             yield _Problem(path, str(error))
 
@@ -159,17 +177,17 @@ def _unknown(key: str, kind: type) -> str:
     return f"unknown key{f', did you mean {near[0]!r}?' if near else ''} (known: {', '.join(known)})"
 
 
-def _cross_checks(config: ConfigFile) -> Iterator[_Problem]:
-    seen: dict[str, int] = {}
-    for index, entry in enumerate(config.servers):
-        first = seen.setdefault(entry.name, index)
+def _between(entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
+    """What holds between two keys or two entries."""
+    seen: dict[Any, int] = {}
+    for index, entry in entries:
+        name = entry.get("name")
+        first = seen.setdefault(name, index) if isinstance(name, str) else index
         if first != index:
-            yield _Problem(
-                ("servers", index, "name"), f"{entry.name!r} is the name of servers[{first}] too: names are unique"
-            )
-        if entry.credential is not None and entry.credentialFile is not None:
+            yield _Problem(("servers", index, "name"), f"{name!r} is the name of servers[{first}] too: names are unique")
+        if entry.get("credential") is not None and entry.get("credentialFile") is not None:
             yield _Problem(("servers", index, "credentialFile"), "give credential or credentialFile, not both")
-        if entry.caFile is not None and not entry.url.startswith("https:"):
+        if entry.get("caFile") is not None and not str(entry.get("url", "https:")).startswith("https:"):
             yield _Problem(("servers", index, "caFile"), "is for an https url: remove it or change the url")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -16,15 +15,18 @@ from mcpgw_sidecar.model.servers import Server
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
-Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def _checked(test: Callable[[Any], bool], remedy: str) -> Validator:
-    def validate(_instance: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:  # noqa: ANN401  # attrs' signature
-        if not test(value):
-            raise ValueError(remedy)
+@attrs.frozen
+class Check:
+    """What a text has to be, and the words that say so. Whatever cattrs cannot know of a key's content."""
 
-    return validate
+    passes: Callable[[str], bool]
+    remedy: str
+
+
+def _checked(passes: Callable[[str], bool], remedy: str) -> dict[str, Check]:
+    return {"check": Check(passes, remedy)}
 
 
 def _is_url(value: str) -> bool:
@@ -58,26 +60,24 @@ def _is_visible(value: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class ServerEntry:
-    """One entry of `servers`. Field names are the file's keys."""
+    """One entry of `servers`. Field names are the file's keys; `CHECKS` says what their texts have to be."""
 
     name: str = attrs.field(
-        validator=_checked(
+        metadata=_checked(
             lambda value: bool(_NAME.fullmatch(value)),
             "use letters, digits and . _ - /, starting and ending with a letter or digit, at most 253 characters",
         )
     )
     url: str = attrs.field(
-        validator=_checked(_is_url, "write http://HOST[:PORT]/PATH or https://…, without user, password or fragment")
+        metadata=_checked(_is_url, "write http://HOST[:PORT]/PATH or https://…, without user, password or fragment")
     )
     hostname: str | None = attrs.field(
         default=None,
-        validator=attrs.validators.optional(
-            _checked(lambda value: bool(_HOSTNAME.fullmatch(value)), "write a host name, with :PORT if it needs one")
-        ),
+        metadata=_checked(lambda value: bool(_HOSTNAME.fullmatch(value)), "write a host name, with :PORT if it needs one"),
     )
     toolPrefix: str = attrs.field(  # noqa: N815  # the file's spelling
         default="",
-        validator=_checked(
+        metadata=_checked(
             lambda value: value == "" or bool(_PREFIX.fullmatch(value)),
             "start with a letter or digit, then letters, digits and _ . -, at most 32 characters",
         ),
@@ -86,15 +86,12 @@ class ServerEntry:
     credential: str | None = attrs.field(
         default=None,
         repr=False,
-        validator=attrs.validators.optional(
-            _checked(_is_visible, "write the whole Authorization value in visible ASCII, such as: Bearer TOKEN")
-        ),
+        metadata=_checked(_is_visible, "write the whole Authorization value in visible ASCII, such as: Bearer TOKEN"),
     )
     credentialFile: str | None = None  # noqa: N815
     caFile: str | None = None  # noqa: N815
     callTimeout: str | None = attrs.field(  # noqa: N815
-        default=None,
-        validator=attrs.validators.optional(_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none")),
+        default=None, metadata=_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none")
     )
 
     def server(self) -> Server:
@@ -117,3 +114,10 @@ class ConfigFile:
     """The whole file."""
 
     servers: list[ServerEntry]
+
+
+CHECKS: dict[str, Check] = {
+    field.name: field.metadata["check"] for field in attrs.fields(ServerEntry) if "check" in field.metadata
+}
+SECRET = frozenset({"credential"})
+"""Keys whose values are never repeated, not even in an error."""

@@ -135,6 +135,7 @@ class Gateway:
             wait_until(lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 421, 503}, "Envoy")
         except AssertionError:
             raise AssertionError(self.envoy.text) from None
+        wait_until(lambda: self.status()["envoy"]["accepted"], "Envoy's verdict")
 
     def write(self, servers: list[dict[str, Any]]) -> None:
         """Replace the configuration, atomically."""
