@@ -31,7 +31,9 @@ def names(page: bytes | None) -> list[str]:
 
 
 def test_everything_but_the_name_is_relayed_as_it_came() -> None:
-    text = '{ "x":1e400,"name" : "gr\\u0065et", "y":9007199254740993,"inputSchema":{"type":"object","z":-0.0}, "w":"\\ud800" }'
+    text = (
+        '{ "x":1e400,"name" : "gr\\u0065et", "y":9007199254740993,"inputSchema":{"type":"object","z":-0.0}, "w":"\\ud800" }'
+    )
     tool = read_tool(text)
     assert isinstance(tool, Tool)
     assert tool.name == "greet"
@@ -66,7 +68,9 @@ def test_a_broken_tool_is_left_out_with_its_reason(text: str, reason: str) -> No
 
 
 def test_names_are_prefixed_and_sorted() -> None:
-    result = federate((server("b", "b_"), server("a", "a_")), {ServerName("a"): offer("z", "y"), ServerName("b"): offer("x")})
+    result = federate(
+        (server("b", "b_"), server("a", "a_")), {ServerName("a"): offer("z", "y"), ServerName("b"): offer("x")}
+    )
     assert names(result.snapshot.page(None)) == ["a_y", "a_z", "b_x"]
     assert result.snapshot.tools[ToolName("b_x")].upstream_name == '"x"'
 

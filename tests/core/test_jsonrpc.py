@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.protocol.jsonrpc import (
     Malformed,
     Notification,
@@ -15,7 +16,6 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     request_text,
     result_text,
 )
-from mcpgw_sidecar.model.names import JsonText
 
 
 @pytest.mark.parametrize("ident", ["1", '"1"', "-5", "9007199254740993", "1.5", '"\\u00e9 x"', '""'])

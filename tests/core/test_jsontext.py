@@ -47,7 +47,7 @@ def test_walks_into_the_keys_that_are_asked_for() -> None:
         '{"a\n":1}',
         '{"a":"\\q"}',
         '{"a":"',
-        '{a:1}',
+        "{a:1}",
         "\ufeff{}",
         '{"a":' + "[" * 100_000 + "]" * 100_000 + "}",
     ],

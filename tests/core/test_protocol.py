@@ -23,7 +23,9 @@ def test_other_versions_are_told_what_is_spoken_here(version: str) -> None:
     assert refused.data == {"supported": list(STATEFUL), "requested": version}
 
 
-@pytest.mark.parametrize(("asked", "answered"), [(v, v) for v in STATEFUL] + [("2030-01-01", LATEST_STATEFUL), (None, LATEST_STATEFUL)])
+@pytest.mark.parametrize(
+    ("asked", "answered"), [(v, v) for v in STATEFUL] + [("2030-01-01", LATEST_STATEFUL), (None, LATEST_STATEFUL)]
+)
 def test_negotiation(asked: str | None, answered: str) -> None:
     assert negotiate(asked) == answered
 

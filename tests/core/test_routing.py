@@ -13,12 +13,8 @@ from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, Up
 from mcpgw_sidecar.routing import decide
 
 SERVER = Server(name=ServerName("ns/one"), url="http://one.example/mcp?x=1", hostname="one.local", tool_prefix="test_")
-SESSION = Session(
-    key="k", expires=9, protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText("{}")
-)
-OPEN = SessionState(
-    session=SESSION, upstreams={SERVER.name: UpstreamSession(id="up-1", protocol_version="2025-06-18")}
-)
+SESSION = Session(key="k", expires=9, protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText("{}"))
+OPEN = SessionState(session=SESSION, upstreams={SERVER.name: UpstreamSession(id="up-1", protocol_version="2025-06-18")})
 FRESH = SessionState(session=SESSION, upstreams={})
 
 
@@ -45,7 +41,12 @@ def test_only_the_name_is_exchanged() -> None:
     assert isinstance(found, Forward)
     assert found.body.decode() == body.replace('"name":"test_greet",', '"name":"greet",', 1)
     assert found.id == "9007199254740993"
-    assert (found.server, found.tool, found.session_id, found.protocol_version) == (SERVER, "test_greet", "up-1", "2025-06-18")
+    assert (found.server, found.tool, found.session_id, found.protocol_version) == (
+        SERVER,
+        "test_greet",
+        "up-1",
+        "2025-06-18",
+    )
 
 
 @pytest.mark.parametrize("name", ['"t\\u0065st_greet"', '"test_greet"', '"test_gre\\u0065t"'])
@@ -62,7 +63,9 @@ def test_a_name_beyond_ascii_goes_as_its_server_writes_it() -> None:
 
 
 def test_the_name_may_stand_behind_its_arguments() -> None:
-    body = '{"params":{"arguments":{"params":{"name":"x"}},"name":"test_greet"},"method":"tools/call","id":"q","jsonrpc":"2.0"}'
+    body = (
+        '{"params":{"arguments":{"params":{"name":"x"}},"name":"test_greet"},"method":"tools/call","id":"q","jsonrpc":"2.0"}'
+    )
     found = ask(body)
     assert isinstance(found, Forward)
     assert found.body.decode() == body.replace("test_greet", "greet")
@@ -108,7 +111,9 @@ def test_an_unknown_tool_is_named() -> None:
     assert found == Reject(status=200, code=-32601, message="Tool not found", data={"name": "nope"}, id='"x"')  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("fault", "status"), [(SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (SessionFault.EXPIRED, 404)])
+@pytest.mark.parametrize(
+    ("fault", "status"), [(SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (SessionFault.EXPIRED, 404)]
+)
 def test_without_a_session_nothing_is_called(fault: SessionFault, status: int) -> None:
     found = ask(call('"test_greet"'), fault)
     assert isinstance(found, Reject)

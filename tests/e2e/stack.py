@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 import yaml
@@ -184,7 +184,9 @@ def gateway(directory: Path, servers: list[dict[str, Any]], *options: str, envoy
 class Client:
     """An MCP client in raw HTTP: one session, what is sent is what the test says."""
 
-    def __init__(self, url: str, *, version: str = "2025-11-25", http2: bool = False, verify: Any = True, **headers: str) -> None:
+    def __init__(
+        self, url: str, *, version: str = "2025-11-25", http2: bool = False, verify: Any = True, **headers: str
+    ) -> None:
         self.url = url
         self.http = httpx2.Client(timeout=WAIT, trust_env=False, http1=not http2, http2=http2, verify=verify)
         self.headers = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
@@ -192,7 +194,10 @@ class Client:
         self.initialized = self.post("initialize", params)
         if "mcp-session-id" in self.initialized.headers:
             self.session = self.initialized.headers["mcp-session-id"]
-            self.headers |= {"mcp-session-id": self.session, "mcp-protocol-version": self.initialized.json()["result"]["protocolVersion"]}
+            self.headers |= {
+                "mcp-session-id": self.session,
+                "mcp-protocol-version": self.initialized.json()["result"]["protocolVersion"],
+            }
             assert self.send({"jsonrpc": "2.0", "method": "notifications/initialized"}).status_code == 202
 
     def send(self, message: Any, **headers: str) -> httpx2.Response:
@@ -212,7 +217,7 @@ class Client:
     def close(self) -> None:
         self.http.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -72,7 +72,9 @@ def test_an_answer_streams_while_it_is_made(guide: Gateway) -> None:
         body = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": params}
         with client.http.stream("POST", client.url, json=body, headers=client.headers) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
-            messages = [json.loads(line[5:]) for line in response.iter_lines() if line.startswith("data:") and line[5:].strip()]
+            messages = [
+                json.loads(line[5:]) for line in response.iter_lines() if line.startswith("data:") and line[5:].strip()
+            ]
     assert [message["params"]["progress"] for message in messages[:-1]] == [1, 2]
     assert messages[-1]["id"] == 9
 
@@ -96,7 +98,10 @@ def test_two_clients_at_once_do_not_mix(guide: Gateway) -> None:
 
 
 def test_a_server_on_the_typescript_sdk(everything: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with gateway(tmp_path_factory.mktemp("every"), [entry("ts/every", everything, "ev_")]) as running, running.client() as client:
+    with (
+        gateway(tmp_path_factory.mktemp("every"), [entry("ts/every", everything, "ev_")]) as running,
+        running.client() as client,
+    ):
         assert "ev_echo" in client.tools()
         assert text_of(client.call("ev_echo", message="hi")) == "Echo: hi"
         assert "Everything Server" in client.initialized.json()["result"]["instructions"]

@@ -17,7 +17,12 @@ from tests.servers.scripted import ScriptedServer
 
 def run(*arguments: str, code: int = 0) -> str:
     done = subprocess.run(
-        [*PROGRAM, *arguments], capture_output=True, text=True, timeout=WAIT, env=environment() | {"COLUMNS": "160"}, check=False
+        [*PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        env=environment() | {"COLUMNS": "160"},
+        check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -45,7 +50,9 @@ def test_status_as_json(guide: Gateway) -> None:
     assert "test-api-key" not in json.dumps(document)
 
 
-def test_status_shows_what_is_wrong(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_status_shows_what_is_wrong(
+    one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     two.tools.append({"name": "no-schema"})
     servers = [entry("ns/one", one.url), entry("ns/two", two.url), entry("ns/off", one.url, enabled=False)]
     with gateway(tmp_path_factory.mktemp("status"), servers, envoy=False) as running:
@@ -58,7 +65,9 @@ def test_status_shows_what_is_wrong(one: ScriptedServer, two: ScriptedServer, tm
 
 
 def test_status_watch_refreshes(guide: Gateway) -> None:
-    watching = subprocess.Popen([*PROGRAM, "status", "--watch", admin(guide)], stdout=subprocess.PIPE, text=True, env=environment())
+    watching = subprocess.Popen(
+        [*PROGRAM, "status", "--watch", admin(guide)], stdout=subprocess.PIPE, text=True, env=environment()
+    )
     time.sleep(2.5)
     watching.terminate()
     shown, _ = watching.communicate(timeout=WAIT)
@@ -119,7 +128,12 @@ def test_options_from_the_environment(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("servers: [")
     done = subprocess.run(
-        [*PROGRAM, "run"], capture_output=True, text=True, timeout=WAIT, check=False, env=environment() | {"MCPGW_CONFIG": str(config)}
+        [*PROGRAM, "run"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+        env=environment() | {"MCPGW_CONFIG": str(config)},
     )
     assert done.returncode == 64
     assert str(config) in done.stderr

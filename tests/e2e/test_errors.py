@@ -246,7 +246,11 @@ def test_an_initialize_that_asks_for_an_unknown_version_is_offered_ours(running:
 def test_a_huge_client_info_still_gets_a_session(running: Gateway) -> None:
     with running.client() as client:
         big = {"name": "n" * 5000, "version": "1", "icons": [{"src": "data:" + "x" * 20_000}]}
-        params = {"protocolVersion": "2025-11-25", "clientInfo": big, "capabilities": {"sampling": {}, "z": {"y": "x" * 9000}}}
+        params = {
+            "protocolVersion": "2025-11-25",
+            "clientInfo": big,
+            "capabilities": {"sampling": {}, "z": {"y": "x" * 9000}},
+        }
         response = client.post("initialize", params)
         assert response.status_code == 200
         assert len(response.headers["mcp-session-id"]) < 8192

@@ -15,7 +15,9 @@ from tests.servers.scripted import ScriptedServer
 
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("sessions"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as found:
+    with gateway(
+        tmp_path_factory.mktemp("sessions"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
+    ) as found:
         yield found
 
 
@@ -71,7 +73,9 @@ def test_calls_that_race_share_one_session(running: Gateway, one: ScriptedServer
     assert len(opened(one)) == 1
 
 
-def test_each_client_and_each_server_has_a_session_of_its_own(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
+def test_each_client_and_each_server_has_a_session_of_its_own(
+    running: Gateway, one: ScriptedServer, two: ScriptedServer
+) -> None:
     with running.client() as first, running.client() as second:
         for client in (first, second):
             client.call("a_one")

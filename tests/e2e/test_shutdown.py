@@ -13,7 +13,19 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import PROGRAM, WAIT, Client, Gateway, Process, entry, environment, free_ports, gateway, text_of, wait_until
+from tests.e2e.stack import (
+    PROGRAM,
+    WAIT,
+    Client,
+    Gateway,
+    Process,
+    entry,
+    environment,
+    free_ports,
+    gateway,
+    text_of,
+    wait_until,
+)
 from tests.servers.scripted import ScriptedServer, tool
 
 
@@ -24,7 +36,7 @@ def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def slow(release: threading.Event, begun: threading.Event, method: str, server: ScriptedServer) -> None:
-    def wait(handler: Any, _message: Any) -> bool:
+    def wait(_handler: Any, _message: Any) -> bool:
         begun.set()
         release.wait(20)
         del server.answers[method]
@@ -115,7 +127,9 @@ def test_a_missing_configuration_is_64(tmp_path: Path) -> None:
     assert (done.returncode, "cannot be read" in done.stderr) == (64, True)
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["nope"], ["run", "--config", "x", "--drain-time", "soon"], ["tools", "call"]])
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["nope"], ["run", "--config", "x", "--drain-time", "soon"], ["tools", "call"]]
+)
 def test_bad_usage_is_64(arguments: list[str]) -> None:
     assert run(*arguments).returncode == 64
 
@@ -201,7 +215,11 @@ def test_the_demo_starts_explains_itself_and_ends(tmp_path: Path) -> None:
         with Client(demo.url, authorization="Bearer test-api-key-secret-token") as client:
             assert {"test_greet", "test2_slow", "apikey_hello_world"} <= set(client.tools())
             assert text_of(client.call("apikey_hello_world")) == "Hello, world, you have the key!"
-        wait_until(lambda: "envoy | POST tools/call apikey_hello_world -> mcp-test/mcp-api-key-server-route: 200" in demo.process.text)
+        wait_until(
+            lambda: (
+                "envoy | POST tools/call apikey_hello_world -> mcp-test/mcp-api-key-server-route: 200" in demo.process.text
+            )
+        )
         assert re.search(r"sidecar \| INFO Server registered url=\S+ totalServers=3", demo.process.text)
         demo.process.signal(signal.SIGINT)
         assert demo.process.wait() == 0
@@ -212,7 +230,7 @@ def test_the_demo_starts_explains_itself_and_ends(tmp_path: Path) -> None:
         demo.process.stop()
 
 
-def test_the_demo_names_the_option_of_a_busy_port(tmp_path: Path) -> None:
+def test_the_demo_names_the_option_of_a_busy_port() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

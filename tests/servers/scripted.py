@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 SCHEMA = {"type": "object"}
 
@@ -88,7 +88,7 @@ class ScriptedServer:
         self._http.server_close()
         self._thread.join()
 
-    def __enter__(self) -> ScriptedServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

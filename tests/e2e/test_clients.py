@@ -1,0 +1,101 @@
+"""Clients that others wrote: the SDKs for Python and TypeScript, and the Inspector's page in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from mcp import Client, types
+
+from tests.e2e.conftest import NODE_PARTS, node
+from tests.e2e.stack import ROOT, Gateway, environment, free_ports, wait_until
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_the_python_sdk(guide: Gateway, mode: Any) -> None:
+    """`auto` first asks in the other era and must be led back to this one."""
+
+    async def use() -> None:
+        progress: list[float] = []
+
+        async def on_progress(done: float, _total: float | None, _message: str | None) -> None:
+            progress.append(done)
+
+        async with Client(guide.url, mode=mode) as client:
+            assert client.protocol_version == "2025-11-25"
+            assert client.server_info is not None
+            assert client.server_info.name == "mcpgw-sidecar"
+            tools = await client.list_tools()
+            assert "test_greet" in [tool.name for tool in tools.tools]
+            greeting = await client.call_tool("test_greet", {"name": "Python"})
+            assert isinstance(greeting.content[0], types.TextContent)
+            assert greeting.content[0].text == "Hi Python"
+            slow = await client.call_tool("test_slow", {"seconds": 2}, progress_callback=on_progress)
+            assert not slow.is_error
+            failed = await client.call_tool("test_fail", {})
+            assert failed.is_error
+        assert progress == [1, 2]
+
+    trio.run(use)
+
+
+def test_two_python_sdk_clients_at_once(guide: Gateway) -> None:
+    async def use(name: str) -> None:
+        async with Client(guide.url, mode="legacy") as client:
+            for number in range(10):
+                said = await client.call_tool("test_greet", {"name": f"{name}{number}"})
+                assert isinstance(said.content[0], types.TextContent)
+                assert said.content[0].text == f"Hi {name}{number}"
+
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use, "a")
+            nursery.start_soon(use, "b")
+
+    trio.run(both)
+
+
+def test_the_typescript_sdk(guide: Gateway) -> None:
+    seen = json.loads(node(NODE_PARTS / "client.mjs", guide.url))
+    assert seen["server"]["name"] == "mcpgw-sidecar"
+    assert "test2_hello_world" in seen["tools"]
+    assert seen["greet"]["content"][0]["text"] == "Hi TypeScript"
+    assert seen["progress"] == [1, 2]
+    assert seen["slow"]["content"][0]["text"] == "done after 2 s"
+    assert seen["unknown"]["code"] == -32601
+
+
+def test_the_inspector_in_a_browser(guide: Gateway, tmp_path: Path) -> None:
+    """As `just inspect-gateway` starts it; screenshots stay in the test's directory."""
+    ports = dict(zip(("CLIENT_PORT", "MCP_SANDBOX_PORT", "MCP_APP_ORIGIN_PORT"), map(str, free_ports(3)), strict=True))
+    home = {
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "MCP_STORAGE_DIR": str(tmp_path),
+        "MCP_AUTO_OPEN_ENABLED": "false",
+    }
+    log = tmp_path / "inspector.log"
+    with log.open("wb") as output:
+        inspector = subprocess.Popen(
+            [str(ROOT / "build" / "inspect-gateway"), guide.url],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment() | ports | home,
+            start_new_session=True,
+        )
+    try:
+        page = wait_until(lambda: re.search(r"http://\S+MCP_INSPECTOR_API_TOKEN=\w+", log.read_text()), "the Inspector")
+        os.environ["TMPDIR"] = str(tmp_path)
+        seen = json.loads(node(NODE_PARTS / "inspector.mjs", page[0], str(tmp_path)))
+    finally:
+        os.environ.pop("TMPDIR", None)
+        os.killpg(inspector.pid, 15)
+        inspector.wait()
+    assert {"test_greet", "test2_hello_world", "apikey_hello_world"} <= set(seen["tools"])
+    assert (seen["progress"], seen["slow"], seen["greet"]) == (True, True, True)
