@@ -27,8 +27,12 @@ inspect-gateway url="http://127.0.0.1:8888/mcp":
 
 # Branch coverage of the pure packages
 cover:
-    .venv/bin/python -m coverage run --branch --source mcpgw_sidecar/model,mcpgw_sidecar/protocol,mcpgw_sidecar/catalog,mcpgw_sidecar/sessions,mcpgw_sidecar/routing,mcpgw_sidecar/envoy -m pytest -q tests/core tests/property
+    .venv/bin/python -m coverage run --branch --source mcpgw_sidecar/model,mcpgw_sidecar/protocol,mcpgw_sidecar/catalog,mcpgw_sidecar/sessions,mcpgw_sidecar/routing,mcpgw_sidecar/envoy -m pytest -q tests/core tests/property tests/golden tests/adapters
     .venv/bin/python -m coverage report --show-missing --skip-covered
+
+# Write the expected Envoy resources anew, to be read as a diff
+golden:
+    MCPGW_GOLDEN=1 .venv/bin/python -m pytest -q tests/golden
 
 # Write the locked requirements anew
 lock:

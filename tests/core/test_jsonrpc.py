@@ -71,6 +71,7 @@ def test_our_own_messages_are_messages() -> None:
     assert isinstance(parse_message(request_text(0, "initialize", '{"a":1}')), Request)
     assert isinstance(parse_message(notification_text("notifications/x")), Notification)
     assert isinstance(parse_message(notification_text("notifications/x", "{}")), Notification)
+    assert error_text(JsonText("7"), 1, "m") == b'{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"m"}}'
     error = error_text(JsonText("7"), -32601, 'no "x"', {"name": "\ud800"})
     assert isinstance(parse_message(error), Response)
     assert json.loads(error)["error"] == {"code": -32601, "message": 'no "x"', "data": {"name": "\ud800"}}

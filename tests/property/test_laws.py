@@ -129,7 +129,11 @@ KEYS = parse_keys("k" * 43, "here")
 @given(TEXT, st.integers(1, 2**40), TEXT, TEXT)
 def test_a_token_says_what_was_sealed(key: str, expires: int, info: str, version: str) -> None:
     session = Session(
-        key=key, expires=expires, protocol_version=version, client_info=JsonText(json.dumps(info)), capabilities=JsonText("{}")
+        key=key,
+        expires=expires,
+        protocol_version=version,
+        client_info=JsonText(json.dumps(info)),
+        capabilities=JsonText("{}"),
     )
     token = KEYS.seal(session)
     assert KEYS.verify(token, expires - 1) == session

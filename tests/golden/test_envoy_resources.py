@@ -1,0 +1,52 @@
+"""Desired servers to Envoy resources: what an operator would read in the files. `just golden` writes the results anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mcpgw_sidecar.config.decode import decode
+from mcpgw_sidecar.envoy.clusters import clusters
+from mcpgw_sidecar.envoy.listener import bootstrap, listener
+from mcpgw_sidecar.envoy.routes import routes
+from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+
+HERE = Path(__file__).parent
+
+
+def resources(document: dict[str, Any]) -> dict[str, Any]:
+    values = {
+        name: Endpoint(**value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+        for name, value in document.get("settings", {}).items()
+    }
+    defaults = {
+        "directory": "/var/lib/mcpgw",
+        "gateway": Endpoint(host="0.0.0.0", port=8888),
+        "admin": Endpoint(host="127.0.0.1", port=9901),
+        "broker": Endpoint(host="127.0.0.1", port=8080),
+        "router": Endpoint(host="127.0.0.1", port=50051),
+        "max_body": 4 << 20,
+        "call_timeout": 300.0,
+    }
+    settings = EnvoySettings(**(defaults | values))
+    servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden")
+    found = {
+        "bootstrap": bootstrap(settings),
+        "lds": listener(settings),
+        "rds": routes(settings, servers),
+        "cds": clusters(settings, servers),
+    }
+    return {name: found[name] for name in document.get("show", found)}
+
+
+@pytest.mark.parametrize("source", sorted(HERE.glob("*.in.yaml")), ids=lambda path: path.name)
+def test_resources(source: Path) -> None:
+    found = resources(yaml.safe_load(source.read_text()))
+    expected = source.with_name(source.name.replace(".in.", ".out."))
+    if "MCPGW_GOLDEN" in os.environ:
+        expected.write_text(yaml.safe_dump(found, sort_keys=False, width=120))
+    assert found == yaml.safe_load(expected.read_text())
