@@ -6,6 +6,7 @@ Envoy counts them (envoy/listener.py, `_counters`) because the sidecar never see
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -13,34 +14,34 @@ from prometheus_client.parser import text_string_to_metric_families
 
 CALLS = "envoy_mcpgw_calls"
 DURATION = "envoy_mcpgw_call_duration"
+_Labels = tuple[str, str, str, str]
+_NAMES = ("method", "server", "tool", "outcome")
 _OUTCOMES = {"503": "unavailable", "504": "timeout", "502": "unavailable", "408": "timeout", "0": "rejected"}
 
 
 def translate(text: str) -> Iterator[Metric]:
     """The families `mcpgw_requests` (calls carried by Envoy) and `mcpgw_request_duration_seconds`."""
-    calls = CounterMetricFamily(
-        "mcpgw_requests", "Requests by method, server, tool and outcome", labels=["method", "server", "tool", "outcome"]
-    )
-    durations = HistogramMetricFamily(
-        "mcpgw_request_duration_seconds",
-        "From a call's first byte to its answer's last",
-        labels=["method", "server", "tool"],
-    )
-    buckets: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    sums: dict[tuple[str, str], float] = {}
+    counts: dict[_Labels, float] = defaultdict(float)
+    sums: dict[_Labels, float] = defaultdict(float)
+    buckets: dict[_Labels, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for name, labels, value in _samples(text):
-        key = (labels.get("server", ""), labels.get("tool", ""))
+        # Several codes are one outcome: their numbers are added, a series may stand there only once.
+        key = ("tools/call", labels.get("server", ""), labels.get("tool", ""), outcome_of(labels.get("code", "")))
         if name == f"{CALLS}_total":  # the parser gives every counter this ending
-            outcome = outcome_of(labels.get("code", ""))
-            calls.add_metric(["tools/call", *key, outcome], value)
-        elif name == f"{DURATION}_bucket":
-            le = labels["le"]
-            bound = le if le == "+Inf" else f"{float(le) / 1000:g}"
-            buckets.setdefault(key, []).append((bound, value))
+            counts[key] += value
         elif name == f"{DURATION}_sum":
-            sums[key] = value / 1000
+            sums[key] += value / 1000
+        elif name == f"{DURATION}_bucket":
+            bound = labels["le"]
+            buckets[key][bound if bound == "+Inf" else f"{float(bound) / 1000:g}"] += value
+    calls = CounterMetricFamily("mcpgw_requests", "Requests by method, server, tool and outcome", labels=_NAMES)
+    for key, value in counts.items():
+        calls.add_metric(key, value)
+    durations = HistogramMetricFamily(
+        "mcpgw_request_duration_seconds", "From a request's first byte to its answer's last", labels=_NAMES
+    )
     for key, found in buckets.items():
-        durations.add_metric(["tools/call", *key], buckets=found, sum_value=sums.get(key, 0.0))
+        durations.add_metric(key, buckets=list(found.items()), sum_value=sums[key])
     yield calls
     yield durations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ import attrs
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from mcpgw_sidecar import __version__
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.model.statuses import ServerStatus
 
@@ -21,7 +22,7 @@ class Facts:
     desired: Desired
     statuses: tuple[ServerStatus, ...]
     gateway_sessions: int
-    upstream_sessions: int
+    upstream_sessions: Mapping[ServerName, int]
     envoy_accepted: bool | None
     envoy_error: str | None
 
@@ -38,7 +39,7 @@ def document(facts: Facts) -> dict[str, Any]:
             "error": desired.error,
         },
         "servers": [server(status) for status in facts.statuses],
-        "sessions": {"gateway": facts.gateway_sessions, "upstream": facts.upstream_sessions},
+        "sessions": {"gateway": facts.gateway_sessions, "upstream": sum(facts.upstream_sessions.values())},
         "envoy": {"accepted": facts.envoy_accepted, "error": facts.envoy_error},
     }
 
@@ -75,9 +76,10 @@ def gauges(facts: Facts) -> Iterator[Metric]:
     yield ready
     yield tools
     yield GaugeMetricFamily("mcpgw_sessions", "Sessions of clients seen here and not over", value=facts.gateway_sessions)
-    yield GaugeMetricFamily(
-        "mcpgw_upstream_sessions", "Open sessions with servers, for clients", value=facts.upstream_sessions
-    )
+    upstream = GaugeMetricFamily("mcpgw_upstream_sessions", "Open sessions with servers, for clients", labels=["server"])
+    for name, count in facts.upstream_sessions.items():
+        upstream.add_metric([name], count)
+    yield upstream
 
 
 def not_ready(statuses: tuple[ServerStatus, ...]) -> list[str]:

@@ -6,6 +6,7 @@ message (400) · era (400) · session (400, 404) · the method.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import trio
@@ -95,6 +96,7 @@ class BrokerApp:
                 await _wait_sent(send, 405, body, [(b"allow", b"POST, GET, DELETE")])
 
     async def _wait_post(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
         body = await _wait_body(receive, self._max_body)
         if body is None:
             message = f"Request body too large: at most {self._max_body} bytes"
@@ -120,7 +122,7 @@ class BrokerApp:
             case None:
                 outcome = "ok"
                 await _wait_sent(send, 202, b"")
-        self._metrics.count(method=method, server=BROKER, tool="", outcome=outcome)
+        self._metrics.answered(method=method, server=BROKER, outcome=outcome, seconds=time.perf_counter() - started)
 
     def _answered(self, headers: dict[str, str], parsed: Message | Malformed) -> methods.Result | Reject | None:
         """The rungs from the message on; None for a message that wants no answer."""

@@ -195,20 +195,15 @@ def _access_log() -> Resource:
 
 def _counters() -> Resource:
     """Calls by server, tool and status, counted by Envoy: the sidecar never sees their answers. Read by `/metrics`."""
-    names: Resource = {"server": f"%REQ({h.X_SERVER})%", "tool": f"%REQ({h.X_TOOL})%"}
-    tags = [{"name": name, "value_format": value} for name, value in names.items()]
+    values = {"server": f"%REQ({h.X_SERVER})%", "tool": f"%REQ({h.X_TOOL})%", "code": "%RESPONSE_CODE%"}
+    tags = [{"name": name, "value_format": value} for name, value in values.items()]
     return {
         "name": "mcpgw_counters",
         "filter": {"header_filter": {"header": {"name": h.X_TOOL, "present_match": True}}},
         "typed_config": {
             "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
             "stats_scope": {"prefix": "mcpgw"},
-            "counters": [
-                {
-                    "stat": {"name": "calls", "tags": [*tags, {"name": "code", "value_format": "%RESPONSE_CODE%"}]},
-                    "value_fixed": 1,
-                }
-            ],
+            "counters": [{"stat": {"name": "calls", "tags": tags}, "value_fixed": 1}],
             "histograms": [
                 {"stat": {"name": "call_duration", "tags": tags}, "value_format": "%DURATION%", "unit": "Milliseconds"}
             ],

@@ -72,7 +72,6 @@ class Router:
     async def _wait_stream(self, stream: Stream[ProcessingRequest, ProcessingResponse]) -> None:
         headers: dict[str, str] = {}
         while (message := await stream.recv_message()) is not None:
-            started = time.perf_counter()
             match message.WhichOneof("request"):
                 case "request_headers":
                     headers = codec.request_headers(message.request_headers)
@@ -83,7 +82,6 @@ class Router:
                     continue
                 case "request_body":
                     await stream.send_message(await self._wait_answer(headers, message.request_body.body))
-                    self._metrics.ext_proc.observe(time.perf_counter() - started)
                     if not self._debug:
                         return
                 case "response_headers":
@@ -95,9 +93,12 @@ class Router:
                     return
 
     async def _wait_answer(self, headers: dict[str, str], body: bytes) -> ProcessingResponse:
+        started = time.perf_counter()
         decision = await self.wait_decided(HttpRequest(headers=headers, body=body))
+        seconds = time.perf_counter() - started
+        self._metrics.ext_proc.observe(seconds)
         if isinstance(decision, Reject):
-            self._metrics.count(method="tools/call", server="", tool="", outcome=_outcome(decision))
+            self._metrics.answered(method="tools/call", server="", outcome=_outcome(decision), seconds=seconds)
         response = codec.encode(decision)
         if self._debug:
             _log_decision(decision, response)

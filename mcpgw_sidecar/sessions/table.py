@@ -13,6 +13,7 @@ Upstream sessions belong to a seen session; whoever ends or expires one is hande
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import attrs
@@ -25,10 +26,10 @@ MAX_SESSIONS = 100_000  # a bound on memory, about 300 bytes each: beyond it the
 
 @attrs.frozen
 class SessionCounts:
-    """What the table holds at one moment."""
+    """What the table holds at one moment; `upstream` counts by server."""
 
     gateway: int
-    upstream: int
+    upstream: Mapping[ServerName, int]
 
 
 @attrs.frozen
@@ -93,4 +94,4 @@ class SessionTable:
 
     def statistics(self) -> SessionCounts:
         """Counts for `/status` and metrics."""
-        return SessionCounts(len(self._seen), sum(len(row.upstreams) for row in self._seen.values()))
+        return SessionCounts(len(self._seen), Counter(name for row in self._seen.values() for name in row.upstreams))

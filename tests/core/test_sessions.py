@@ -89,7 +89,7 @@ def test_upstream_sessions_are_found_again_and_closed_with_their_session() -> No
     assert table.see(session()) == {}
     assert table.opened(session(), NAME, UPSTREAM)
     assert table.see(session()) == {NAME: UPSTREAM}
-    assert table.statistics() == table_module.SessionCounts(gateway=1, upstream=1)
+    assert table.statistics() == table_module.SessionCounts(gateway=1, upstream={NAME: 1})
     assert table.end(session()) == [Closing(NAME, UPSTREAM)]
     assert table.see(session()) is None
     assert not table.opened(session(), NAME, UPSTREAM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from itertools import pairwise
 
 import hypothesis.strategies as st
 from hypothesis import given
@@ -118,7 +119,7 @@ def test_events_do_not_depend_on_where_the_network_cut_them(messages: list[dict[
     parser = SseParser(100_000)
     events = []
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         events += parser.feed(stream[start:end])
     assert [json.loads(event.data) for event in events] == messages
 
