@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 
 import attrs
@@ -92,6 +93,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         router=_endpoint(router),
         max_body=settings.max_body,
         call_timeout=settings.call_timeout,
+        heal=(files("mcpgw_sidecar.envoy") / "heal.lua").read_text(encoding="utf-8"),
         tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,
         tls_key=str(settings.gateway_tls_key.resolve()) if settings.gateway_tls_key else None,
         ca_bundle=next((path for path in _CA_BUNDLES if Path(path).exists()), None),
@@ -109,9 +111,9 @@ async def wait_running(settings: Settings) -> None:
     router_listener, router_at = await open_listener(settings.router_address, "--router-address")
     broker_listener, broker_at = await open_listener(settings.broker_address, "--broker-address")
     admin_listener, admin_at = await open_listener(settings.admin_address, "--admin-address")
-    files = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
-    if files is not None:
-        files.write_first(desired.value.enabled)
+    written = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
+    if written is not None:
+        written.write_first(desired.value.enabled)
 
     clients = HttpClients()
     client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
@@ -144,8 +146,8 @@ async def wait_running(settings: Settings) -> None:
                 statuses=statuses.value,
                 gateway_sessions=counts.gateway,
                 upstream_sessions=counts.upstream,
-                envoy_accepted=seen.accepted if files is not None else None,
-                envoy_error=(files.error or seen.error) if files is not None else "not configured: start with --envoy-dir",
+                envoy_accepted=seen.accepted if written is not None else None,
+                envoy_error=(written.error or seen.error) if written is not None else "not configured: start with --envoy-dir",
             )
 
         may_ask = guard(settings)
@@ -155,7 +157,7 @@ async def wait_running(settings: Settings) -> None:
         broker = BrokerApp(
             live=live, directory=directory, streams=streams, guard=may_ask, metrics=metrics, max_body=settings.max_body
         )
-        envoy_admin = str(settings.envoy_admin_address) if files is not None else None
+        envoy_admin = str(settings.envoy_admin_address) if written is not None else None
         admin = AdminApp(metrics=metrics, facts=facts, waiting_for=lambda: ready.waiting_for, envoy_admin=envoy_admin)
 
         async with trio.open_nursery() as serving:
@@ -171,9 +173,9 @@ async def wait_running(settings: Settings) -> None:
             forever.start_soon(_wait_configuration, settings.config, desired, metrics)
             forever.start_soon(_wait_keys, keys)
             forever.start_soon(ready.wait_started, desired)
-            if files is not None and envoy_admin is not None:
-                forever.start_soon(files.wait_following, desired)
-                forever.start_soon(wait_reading, envoy_admin, files, verdict)
+            if written is not None and envoy_admin is not None:
+                forever.start_soon(written.wait_following, desired)
+                forever.start_soon(wait_reading, envoy_admin, written, verdict)
         log.info("Drained")
         forever.cancel_scope.cancel()
     await clients.aclose()

@@ -16,7 +16,7 @@ from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.broker.streams import Stream, Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import BROKER, ENDPOINT, NULL, JsonText
+from mcpgw_sidecar.model.names import BROKER, ENDPOINT, NULL, JsonText, ServerName
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -41,6 +41,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
+HEAL = "/heal"
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
 _JSON = (b"content-type", b"application/json")
 _OK = 200
@@ -78,6 +79,9 @@ class BrokerApp:
 
     async def _wait_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["path"] == HEAL:
+            await self._wait_heal(headers, send)
+            return
         refused = self._guard.refuses(headers.get("host", ""), headers.get("origin"))
         if refused is None and scope["path"] != ENDPOINT:
             refused = Reject(status=404, code=INVALID_REQUEST, message=f"Not found: the endpoint is {ENDPOINT}")
@@ -94,6 +98,15 @@ class BrokerApp:
             case _:
                 body = error_text(NULL, INVALID_REQUEST, "Method not allowed: use POST, GET or DELETE")
                 await _wait_sent(send, 405, body, [(b"allow", b"POST, GET, DELETE")])
+
+    async def _wait_heal(self, headers: dict[str, str], send: Send) -> None:
+        """For heal.lua alone: Envoy routes no client here."""
+        server = self._live.value.servers.get(ServerName(headers.get(h.X_SERVER, "")))
+        healed = None
+        if server is not None:
+            key, dead = headers.get(h.X_SESSION, ""), headers.get(h.SESSION, "")
+            healed = await self._directory.wait_healed(key, server, dead, h.for_upstream(headers))
+        await _wait_sent(send, _OK if healed else 404, (healed or "").encode())
 
     async def _wait_post(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
         started = time.perf_counter()

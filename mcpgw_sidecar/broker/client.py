@@ -44,6 +44,7 @@ MAX_ANSWER = 16 << 20  # bytes of one answer, decompressed: a list of 10,000 lar
 _ACCEPT = "application/json, text/event-stream"
 _EVENT_STREAM = "text/event-stream"
 _UNAUTHORIZED = frozenset({401, 403})
+_FORGOTTEN = 404  # "MUST respond to requests containing that session ID with HTTP 404" (basic/transports)
 _NO_STREAM = frozenset({405, 404, 501})
 
 
@@ -154,6 +155,17 @@ class UpstreamClient:
                     else:
                         handle(message)
             return True
+
+    async def wait_alive(self, server: Server, session: UpstreamSession, headers: Mapping[str, str]) -> bool:
+        """Does the server still know this session? Raises UpstreamError when it cannot be asked."""
+        try:
+            await self.wait_result(server, session, "ping", "{}", headers)
+        except UpstreamError as error:
+            if error.status == _FORGOTTEN:
+                return False
+            if error.reason != "RpcError":
+                raise
+        return True
 
     async def wait_closed(self, server: Server, session: UpstreamSession, headers: Mapping[str, str]) -> None:
         """End a session; a server that cannot or does not answer is left to its own expiry."""

@@ -81,6 +81,8 @@ class Directory:
 
     async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
         """Open this session's session with a server, once however many ask; None when it is open."""
+        if server.name in (self._table.see(session) or {}):
+            return None
         key = (session.key, server.name)
         opening = self._opening.get(key)
         if opening is None:
@@ -89,6 +91,29 @@ class Directory:
             self._nursery.start_soon(self._wait_opening, opening, session, server, headers)
         await opening.done.wait()
         return opening.failed
+
+    async def wait_healed(self, key: str, server: Server, dead: str, headers: Mapping[str, str]) -> str | None:
+        """The id of a session that lives in place of `dead`, for the session of `key`; None when there is none to be had.
+
+        A 404 alone does not make a session dead (a server may answer so for reasons of its own): the server is asked.
+        """
+        session = self._table.find(key)
+        if session is None:
+            return None
+        upstream = (self._table.see(session) or {}).get(server.name)
+        if upstream is not None and upstream.id == dead:
+            try:
+                if await self._client.wait_alive(server, upstream, headers):
+                    return None
+            except UpstreamError as error:
+                log.debug("Session not healed", server=server.name, error=str(error))
+                return None
+            self._table.forget(session, server.name, upstream)
+            log.info("Server forgot a session, opening another", server=server.name, session=short(key))
+        if await self.wait_open(session, server, headers) is not None:
+            return None
+        healed = (self._table.see(session) or {}).get(server.name)
+        return healed.id if healed is not None else None
 
     def end(self, session: Session) -> None:
         """End a session for good (DELETE)."""

@@ -44,7 +44,7 @@ def clusters(settings: EnvoySettings, servers: tuple[Server, ...]) -> list[Resou
     return [
         _own(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}),
         _own(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}),
-        *(_upstream(server, settings.ca_bundle) for server in servers),
+        *(_upstream(server, settings) for server in servers),
     ]
 
 
@@ -61,16 +61,32 @@ def _own(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
     return _cluster(name, reachable, options) | {"connect_timeout": "1s"}
 
 
-def _upstream(server: Server, ca_bundle: str | None) -> Resource:
+def _upstream(server: Server, settings: EnvoySettings) -> Resource:
     url = urlsplit(server.url)
     endpoint = Endpoint(host=url.hostname or "", port=url.port or _DEFAULT_PORTS[url.scheme])
     protocol: Resource = {"explicit_http_config": {"http_protocol_options": {}}}
     if url.scheme == "https":
         protocol = {"auto_config": {"http_protocol_options": {}, "http2_protocol_options": {}}}
-    options = {**protocol, "common_http_protocol_options": {"idle_timeout": _IDLE}}
+    options = {
+        **protocol,
+        "common_http_protocol_options": {"idle_timeout": _IDLE},
+        "http_filters": [
+            {
+                "name": "mcpgw_heal",
+                "typed_config": {
+                    "@type": type_url("envoy.extensions.filters.http.lua.v3.Lua"),
+                    "default_source_code": {"inline_string": settings.heal},
+                },
+            },
+            {
+                "name": "envoy.filters.http.upstream_codec",
+                "typed_config": {"@type": type_url("envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec")},
+            },
+        ],
+    }
     cluster = _cluster(cluster_name(server.name), endpoint, options)
     if url.scheme == "https":
-        cluster["transport_socket"] = _tls(endpoint.host, server.ca_file or ca_bundle)
+        cluster["transport_socket"] = _tls(endpoint.host, server.ca_file or settings.ca_bundle)
     return cluster
 
 

@@ -29,7 +29,7 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
             {
                 "name": "gateway",
                 "domains": ["*"],
-                "include_request_attempt_count": False,
+                "include_request_attempt_count": True,
                 "typed_per_filter_config": {_CORS: _cors(settings)},
                 "routes": [*(_server(server, settings) for server in servers), _broker(), _nowhere()],
             }
@@ -48,8 +48,13 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
             "cluster": cluster_name(server.name),
             "timeout": "0s",  # an answer may stream for hours; what ends it is silence
             "idle_timeout": duration(silence),
-            # Only what has certainly not run: the connection was refused, or the request was never written to it.
-            "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 1},
+            # Only what has certainly not run: the connection was refused, the request was never written to it, or the
+            # server does not know the session (404; heal.lua exchanges it before the second attempt).
+            "retry_policy": {
+                "retry_on": "connect-failure,refused-stream,reset-before-request,retriable-status-codes",
+                "retriable_status_codes": [404],
+                "num_retries": 1,
+            },
         },
     }
 

@@ -16,7 +16,10 @@ class Endpoint:
 
 @attrs.frozen(kw_only=True)
 class EnvoySettings:
-    """`directory` is where Envoy finds its files; `max_body` in bytes, times in seconds. `ca_bundle` is the system's."""
+    """`directory` is where Envoy finds its files; `max_body` in bytes, times in seconds. `ca_bundle` is the system's.
+
+    `heal` is the text of heal.lua, the filter that exchanges a session that its server has forgotten.
+    """
 
     directory: str
     gateway: Endpoint
@@ -25,6 +28,7 @@ class EnvoySettings:
     router: Endpoint
     max_body: int
     call_timeout: float
+    heal: str
     tls_cert: str | None = None
     tls_key: str | None = None
     ca_bundle: str | None = None

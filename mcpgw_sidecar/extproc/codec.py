@@ -70,7 +70,8 @@ def encode(decision: Final) -> ProcessingResponse:
             _set(response.request_body.response.header_mutation, values)
         case Forward():
             tool = dumps(decision.tool)[1:-1]  # Envoy writes it between quotes
-            _describe(response, id=decision.id, server=decision.server.name, tool=tool)
+            # The session's key is for heal.lua: metadata reaches every attempt and no server, a header would reach both.
+            _describe(response, id=decision.id, server=decision.server.name, tool=tool, session=decision.session_key)
             _forward(response.request_body.response, decision)
         case _:
             assert_never(decision)

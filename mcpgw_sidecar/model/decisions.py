@@ -61,6 +61,7 @@ class Forward:
     tool: ToolName
     method: str
     id: JsonText
+    session_key: str
     session_id: str | None = attrs.field(repr=False)
     protocol_version: str
     body: bytes = attrs.field(repr=False)

@@ -14,7 +14,10 @@ X_PROMPT: Final = "x-mcp-promptname"
 X_RESOURCE: Final = "x-mcp-resourceuri"
 X_SERVER: Final = "x-mcp-servername"
 
-OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER)
+X_SESSION: Final = "x-mcp-session"
+"""The key of the gateway's session, from the healing filter to the broker."""
+
+OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION)
 """Set by the router alone; whatever a client sends under these names is removed before anything reads it."""
 
 HOP_BY_HOP: Final = frozenset({

@@ -35,6 +35,7 @@ def decide_call(request: Request, snapshot: Snapshot, session: SessionState | Se
         tool=tool.name,
         method=request.method,
         id=request.id,
+        session_key=session.session.key,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
         body=_with_name(request.text, name, tool),

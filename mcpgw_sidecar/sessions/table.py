@@ -42,7 +42,7 @@ class Closing:
 
 @attrs.define
 class _Row:
-    expires: int
+    session: Session
     upstreams: dict[ServerName, UpstreamSession] = attrs.field(factory=dict)
 
 
@@ -62,7 +62,7 @@ class SessionTable:
             return None
         if len(self._seen) >= MAX_SESSIONS:
             del self._seen[next(iter(self._seen))]
-        row = self._seen[session.key] = _Row(session.expires)
+        row = self._seen[session.key] = _Row(session)
         return row.upstreams
 
     def opened(self, session: Session, server: ServerName, upstream: UpstreamSession) -> bool:
@@ -78,6 +78,17 @@ class SessionTable:
         row = self._seen.pop(session.key, None)
         return [] if row is None else [Closing(name, upstream) for name, upstream in row.upstreams.items()]
 
+    def find(self, key: str) -> Session | None:
+        """The session of a key that was seen here and is not over."""
+        row = self._seen.get(key)
+        return row.session if row is not None else None
+
+    def forget(self, session: Session, server: ServerName, upstream: UpstreamSession) -> None:
+        """An upstream session is dead; unless it was replaced meanwhile, the next call opens another."""
+        row = self._seen.get(session.key)
+        if row is not None and row.upstreams.get(server) == upstream:
+            del row.upstreams[server]
+
     def forget_server(self, server: ServerName) -> list[Closing]:
         """A server has gone or lives elsewhere now: its sessions are of no use."""
         rows = (row.upstreams.pop(server, None) for row in self._seen.values())
@@ -85,7 +96,7 @@ class SessionTable:
 
     def expire(self, now: float) -> tuple[list[str], list[Closing]]:
         """The keys of the sessions whose time has come, and the upstream sessions to close."""
-        due = [key for key, row in self._seen.items() if row.expires <= now]
+        due = [key for key, row in self._seen.items() if row.session.expires <= now]
         closing: list[Closing] = []
         for key in due:
             closing += [Closing(name, upstream) for name, upstream in self._seen.pop(key).upstreams.items()]

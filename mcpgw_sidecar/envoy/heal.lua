@@ -1,0 +1,21 @@
+-- An upstream filter: it runs for each attempt of a call, behind the route's retry.
+-- A server that answers 404 has forgotten the session; the call never ran (basic/transports, Session Management). Envoy's retry
+-- sends it once more, and this filter asks the sidecar for a session that lives before that happens.
+-- It only exchanges the session: an error in here lets the attempt go on as it is, and the client sees the 404.
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local attempt = headers:get('x-envoy-attempt-count')
+  headers:remove('x-envoy-attempt-count')
+  if attempt == nil or attempt == '1' then return end
+  local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
+  if call == nil or call['session'] == nil then return end
+
+  local asked = {}
+  for name, value in pairs(headers) do
+    if name:sub(1, 1) ~= ':' and name ~= 'content-length' and name ~= 'transfer-encoding' then asked[name] = value end
+  end
+  asked[':method'], asked[':path'], asked[':authority'] = 'POST', '/heal', 'localhost'
+  asked['x-mcp-session'] = call['session']
+  local answer, id = handle:httpCall('mcpgw_broker', asked, '', 11000, false)
+  if answer[':status'] == '200' then handle:headers():replace('mcp-session-id', id) end
+end
