@@ -94,6 +94,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         max_body=settings.max_body,
         call_timeout=settings.call_timeout,
         heal=(files("mcpgw_sidecar.envoy") / "heal.lua").read_text(encoding="utf-8"),
+        events=(files("mcpgw_sidecar.envoy") / "events.lua").read_text(encoding="utf-8"),
         tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,
         tls_key=str(settings.gateway_tls_key.resolve()) if settings.gateway_tls_key else None,
         ca_bundle=next((path for path in _CA_BUNDLES if Path(path).exists()), None),
@@ -147,7 +148,9 @@ async def wait_running(settings: Settings) -> None:
                 gateway_sessions=counts.gateway,
                 upstream_sessions=counts.upstream,
                 envoy_accepted=seen.accepted if written is not None else None,
-                envoy_error=(written.error or seen.error) if written is not None else "not configured: start with --envoy-dir",
+                envoy_error=(written.error or seen.error)
+                if written is not None
+                else "not configured: start with --envoy-dir",
             )
 
         may_ask = guard(settings)

@@ -7,7 +7,7 @@ message (400) · era (400) · session (400, 404) · the method.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, assert_never
 
 import trio
 
@@ -29,7 +29,9 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     SERVER_ERROR,
     Malformed,
     Message,
+    Notification,
     Request,
+    Response,
     error_text,
     notification_text,
     parse_message,
@@ -151,7 +153,18 @@ class BrokerApp:
         session = self._directory.lookup(headers.get(h.SESSION))
         if isinstance(session, SessionFault):
             return _no_session(session, ident)
-        return methods.answer(parsed, snapshot) if isinstance(parsed, Request) else None
+        match parsed:
+            case Request():
+                return methods.answer(parsed, snapshot)
+            case Notification():
+                if parsed.method != "notifications/initialized":
+                    self._directory.relay(session, parsed.text, headers)
+                return None
+            case Response():
+                message = "Answers reach their server through the gateway's Envoy listener"
+                return Reject(status=400, code=INVALID_REQUEST, message=message, id=parsed.id)
+            case _:
+                assert_never(parsed)
 
     async def _wait_delete(self, headers: dict[str, str], send: Send) -> None:
         session = self._directory.lookup(headers.get(h.SESSION))

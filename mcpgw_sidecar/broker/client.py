@@ -41,6 +41,7 @@ CONNECT_TIMEOUT = 5.0  # seconds until a TCP and TLS connection stands
 REQUEST_TIMEOUT = 10.0  # seconds for one of the broker's own requests, answer included
 CLOSE_TIMEOUT = 2.0  # seconds that a server may take to end a session before it is left to its own expiry
 MAX_ANSWER = 16 << 20  # bytes of one answer, decompressed: a list of 10,000 large tools
+_OWN_ANSWERS = {"ping": b"{}", "roots/list": b'{"roots":[]}'}
 _ACCEPT = "application/json, text/event-stream"
 _EVENT_STREAM = "text/event-stream"
 _UNAUTHORIZED = frozenset({401, 403})
@@ -120,8 +121,13 @@ class UpstreamClient:
 
     async def wait_notified(self, server: Server, session: UpstreamSession, method: str, headers: Mapping[str, str]) -> None:
         """Send a notification. Raises UpstreamError."""
-        extra = _with_session(session, headers)
-        async with self._exchange(server, "POST", notification_text(method), extra) as answer:
+        await self.wait_posted(server, session, notification_text(method), headers)
+
+    async def wait_posted(
+        self, server: Server, session: UpstreamSession, message: bytes, headers: Mapping[str, str]
+    ) -> None:
+        """Send a message that wants no answer, as it is. Raises UpstreamError."""
+        async with self._exchange(server, "POST", message, _with_session(session, headers)) as answer:
             await _wait_checked(server, answer)
 
     async def wait_result(
@@ -243,9 +249,10 @@ class UpstreamClient:
     async def _wait_replied(
         self, server: Server, session: UpstreamSession, request: Request, headers: Mapping[str, str]
     ) -> None:
-        """Answer a server's request to the broker itself: it can be pinged, and nothing else."""
-        if request.method == "ping":
-            reply = result_text(request.id, b"{}")
+        """Answer a server's request to the broker itself: it can be pinged, and has no roots."""
+        known = _OWN_ANSWERS.get(request.method)
+        if known is not None:
+            reply = result_text(request.id, known)
         else:
             reply = error_text(request.id, METHOD_NOT_FOUND, f"The broker does not offer {request.method[:100]}")
         async with self._exchange(server, "POST", reply, _with_session(session, headers)):

@@ -16,6 +16,7 @@ from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.protocol.headers import for_upstream
 from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
 from mcpgw_sidecar.sessions.table import Closing, SessionCounts, SessionTable
 from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
@@ -114,6 +115,25 @@ class Directory:
             return None
         healed = (self._table.see(session) or {}).get(server.name)
         return healed.id if healed is not None else None
+
+    def relay(self, state: SessionState, text: str, headers: Mapping[str, str]) -> None:
+        """Send a client's notification to every server that it has a session with.
+
+        Which of them it is meant for cannot be told (a cancellation names a request id, nothing else), and need not: the ids of
+        one client are unique in its session, so a server that does not know the id ignores it, as the specification asks.
+        """
+        servers, own = self._servers(), for_upstream(headers)
+        for name, upstream in state.upstreams.items():
+            if name in servers:
+                self._nursery.start_soon(self._wait_relayed, servers[name], upstream, text.encode(), own)
+
+    async def _wait_relayed(
+        self, server: Server, upstream: UpstreamSession, message: bytes, headers: Mapping[str, str]
+    ) -> None:
+        try:
+            await self._client.wait_posted(server, upstream, message, headers)
+        except UpstreamError as error:
+            log.debug("Notification not relayed", server=server.name, reason=error.reason, error=str(error))
 
     def end(self, session: Session) -> None:
         """End a session for good (DELETE)."""

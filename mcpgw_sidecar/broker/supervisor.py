@@ -45,7 +45,9 @@ LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again (base o
 MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
 MAX_TOOLS = 10_000  # tools of one server; beyond it the list is cut
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
-_CAPABILITIES = "{}"
+# Servers list tools that ask the client something only to clients that can be asked. Clients that can are behind the gateway, so
+# the broker's own session has to see these tools; it calls none of them, so it is never asked.
+_CAPABILITIES = dumps({"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}})
 
 Statuses = tuple[ServerStatus, ...]
 

@@ -7,7 +7,8 @@ The chain, in the order in which a request meets it:
 1. cors              answers preflights and lets pages read answers
 2. buffer            413 above the limit; makes the whole body one message for the router
 3. ext_proc          the router, for POST alone: GET and DELETE are the broker's whatever they hold
-4. router            Envoy's own
+4. lua               makes the requests of servers to the client name their server, in the answer's event stream
+5. router            Envoy's own
 """
 
 from __future__ import annotations
@@ -101,6 +102,13 @@ def _manager(settings: EnvoySettings) -> Resource:
                 "typed_config": {"@type": type_url(f"{_HTTP}.buffer.v3.Buffer"), "max_request_bytes": settings.max_body},
             },
             _router(settings),
+            {
+                "name": "mcpgw_events",
+                "typed_config": {
+                    "@type": type_url(f"{_HTTP}.lua.v3.Lua"),
+                    "default_source_code": {"inline_string": settings.events},
+                },
+            },
             {"name": "envoy.filters.http.router", "typed_config": {"@type": type_url(f"{_HTTP}.router.v3.Router")}},
         ],
     }

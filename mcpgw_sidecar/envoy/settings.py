@@ -18,7 +18,8 @@ class Endpoint:
 class EnvoySettings:
     """`directory` is where Envoy finds its files; `max_body` in bytes, times in seconds. `ca_bundle` is the system's.
 
-    `heal` is the text of heal.lua, the filter that exchanges a session that its server has forgotten.
+    `heal` and `events` are the texts of heal.lua (exchanges a session that its server has forgotten) and events.lua (makes
+    the requests of servers name their server).
     """
 
     directory: str
@@ -29,6 +30,7 @@ class EnvoySettings:
     max_body: int
     call_timeout: float
     heal: str
+    events: str
     tls_cert: str | None = None
     tls_key: str | None = None
     ca_bundle: str | None = None

@@ -69,7 +69,7 @@ def encode(decision: Final) -> ProcessingResponse:
                 values.append((h.X_METHOD, h.value_of(decision.method).encode()))
             _set(response.request_body.response.header_mutation, values)
         case Forward():
-            tool = dumps(decision.tool)[1:-1]  # Envoy writes it between quotes
+            tool = dumps(decision.tool or "an answer")[1:-1]  # Envoy writes it between quotes
             # The session's key is for heal.lua: metadata reaches every attempt and no server, a header would reach both.
             _describe(response, id=decision.id, server=decision.server.name, tool=tool, session=decision.session_key)
             _forward(response.request_body.response, decision)
@@ -80,14 +80,14 @@ def encode(decision: Final) -> ProcessingResponse:
 
 def _forward(common: CommonResponse, decision: Forward) -> None:
     values = [
-        (h.X_METHOD, decision.method.encode()),
-        (h.X_TOOL, h.value_of(decision.tool).encode()),
         (h.X_SERVER, decision.server.name.encode()),
         (h.VERSION, decision.protocol_version.encode()),
         (":authority", decision.server.hostname.encode()),
         (":path", decision.server.path.encode()),
         ("content-length", str(len(decision.body)).encode()),
     ]
+    if decision.tool is not None:
+        values += [(h.X_METHOD, decision.method.encode()), (h.X_TOOL, h.value_of(decision.tool).encode())]
     if decision.session_id is None:
         common.header_mutation.remove_headers.append(h.SESSION)
     else:

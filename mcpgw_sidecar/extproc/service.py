@@ -115,15 +115,15 @@ def _log_decision(decision: codec.Final, response: ProcessingResponse) -> None:
     """The guide's lines, in its order. Bodies, session ids and credentials are left out of the instructions shown."""
     match decision:
         case Forward():
-            prefix = decision.server.tool_prefix
+            prefix, tool = decision.server.tool_prefix, decision.tool or ""
             log.debug("Processing request", method=decision.method)
             log.debug(
                 "[EXT-PROC] Found matching server",
-                toolName=decision.tool,
+                toolName=tool,
                 serverPrefix=prefix,
                 serverName=decision.server.name,
             )
-            log.debug("Stripped tool name", tool=decision.tool.removeprefix(prefix), originalPrefix=prefix)
+            log.debug("Stripped tool name", tool=tool.removeprefix(prefix), originalPrefix=prefix)
             log.debug("Completed MCP processing with routing", target=decision.server.name)
         case ToBroker(method=method):
             log.debug("[EXT-PROC] HandleRequestBody None tool call setting method header only" + method)

@@ -55,10 +55,13 @@ class OpenSession:
 
 @attrs.frozen(kw_only=True)
 class Forward:
-    """Send the call to its server. `body` is the client's with the tool's name exchanged, nothing else."""
+    """Send the message to its server. `body` is the client's with the tool's name (or an answer's id) exchanged, nothing else.
+
+    `tool` is None for an answer to a server's request; `method` is empty then.
+    """
 
     server: Server
-    tool: ToolName
+    tool: ToolName | None
     method: str
     id: JsonText
     session_key: str

@@ -47,13 +47,17 @@ class Notification:
 
     method: str
     params: list[Member] | None
+    text: str
 
 
 @attrs.frozen(slots=True)
 class Response:
-    """An answer: `result` or `error` hold the member that is there."""
+    """An answer: `result` or `error` hold the member that is there. `id_value` is the id decoded, `text[id_start:id_end]` its place."""
 
     id: JsonText
+    id_value: str | float
+    id_start: int
+    id_end: int
     result: Member | None
     error: Member | None
     text: str
@@ -109,10 +113,10 @@ def _classify(text: str, members: list[Member]) -> Message | Malformed:
         if params is not None and text[params.start] != "{":
             return Malformed(INVALID_PARAMS, 'Invalid params: "params" must be an object', raw_id)
         inner: list[Member] | None = params.value if params is not None else None
-        return Notification(method.value, inner) if ident is None else Request(raw_id, method.value, inner, text)
+        return Notification(method.value, inner, text) if ident is None else Request(raw_id, method.value, inner, text)
     if ident is None or (result is None) == (error is None):
         return Malformed(INVALID_REQUEST, 'Invalid Request: "method" is missing', raw_id)
-    return Response(raw_id, result, error, text)
+    return Response(raw_id, ident.value, ident.start, ident.end, result, error, text)
 
 
 def result_text(ident: JsonText, result: bytes) -> bytes:

@@ -23,8 +23,8 @@ def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | Ses
             return Reject(status=400, code=code, message=message, id=ident)
         case Notification(method):
             return ToBroker(method=method)
-        case Response(ident):
-            return ToBroker(method="", id=ident)
+        case Response() as answer:
+            return stateful.decide_answer(answer, snapshot, session)
         case Request(ident, method) as message:
             if method != "tools/call":
                 return ToBroker(method=method, id=ident)

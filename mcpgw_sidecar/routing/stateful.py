@@ -13,8 +13,9 @@ from mcpgw_sidecar.catalog.snapshot import OwnedTool, Snapshot
 from mcpgw_sidecar.model.decisions import Decision, Forward, OpenSession, Reject
 from mcpgw_sidecar.model.names import ToolName
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
-from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, SERVER_ERROR, Request
+from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, SERVER_ERROR, Request, Response
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, only
+from mcpgw_sidecar.protocol.owners import read_owner
 
 
 def decide_call(request: Request, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
@@ -39,6 +40,31 @@ def decide_call(request: Request, snapshot: Snapshot, session: SessionState | Se
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
         body=_with_name(request.text, name, tool),
+    )
+
+
+def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
+    """Decide a client's answer to a server's request: the id names the server (protocol/owners.py).
+
+    An answer that nobody waits for is refused, never swallowed: whoever sent it can see that (basic/transports: 4xx).
+    """
+    if isinstance(session, SessionFault):
+        return Reject(status=session.status, code=SERVER_ERROR, message=session.message, id=answer.id)
+    owner = read_owner(answer.id_value)
+    server = snapshot.servers.get(owner.server) if owner is not None else None
+    upstream = session.upstreams.get(server.name) if server is not None else None
+    if owner is None or server is None or upstream is None:
+        message = "No server waits for this answer: its request is unknown, or its server or session has gone"
+        return Reject(status=400, code=INVALID_REQUEST, message=message, id=answer.id)
+    return Forward(
+        server=server,
+        tool=None,
+        method="",
+        id=answer.id,
+        session_key=session.session.key,
+        session_id=upstream.id,
+        protocol_version=upstream.protocol_version,
+        body=f"{answer.text[: answer.id_start]}{owner.id}{answer.text[answer.id_end :]}".encode(),
     )
 
 

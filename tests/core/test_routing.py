@@ -130,9 +130,32 @@ def test_everything_else_is_the_brokers_whatever_the_session(method: str) -> Non
     assert ask(body, SessionFault.MISSING) == ToBroker(method=method, id="1")  # type: ignore[arg-type]
 
 
-def test_notifications_and_answers_are_the_brokers() -> None:
+def test_notifications_are_the_brokers() -> None:
     assert ask('{"jsonrpc":"2.0","method":"notifications/initialized"}') == ToBroker(method="notifications/initialized")
-    assert ask('{"jsonrpc":"2.0","id":4,"result":{}}') == ToBroker(method="", id="4")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("named", "raw"), [("7", "7"), ('\\"a:b\\"', '"a:b"'), ("9007199254740993", "9007199254740993")])
+@pytest.mark.parametrize("content", ['"result":{"n":1e400}', '"error":{"code":-1,"message":"declined"}'])
+def test_an_answer_goes_to_the_server_that_its_id_names(named: str, raw: str, content: str) -> None:
+    found = ask(f'{{"jsonrpc":"2.0", "id":"mcpgw:ns/one:{named}",{content}}}')
+    assert isinstance(found, Forward)
+    assert found.body.decode() == f'{{"jsonrpc":"2.0", "id":{raw},{content}}}'
+    assert (found.server, found.tool, found.session_id) == (SERVER, None, "up-1")
+
+
+@pytest.mark.parametrize("ident", ["4", '"x"', '"mcpgw:ns/other:1"', '"mcpgw:ns/one:[]"'])
+def test_an_answer_that_nobody_waits_for_is_refused(ident: str) -> None:
+    found = ask(f'{{"jsonrpc":"2.0","id":{ident},"result":{{}}}}')
+    assert isinstance(found, Reject)
+    assert (found.status, found.code, found.id) == (400, -32600, ident)
+
+
+def test_an_answer_needs_a_session_here_and_with_its_server() -> None:
+    answer = '{"jsonrpc":"2.0","id":"mcpgw:ns/one:1","result":{}}'
+    for session, status in ((SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (FRESH, 400)):
+        found = ask(answer, session)
+        assert isinstance(found, Reject)
+        assert found.status == status
 
 
 def test_a_version_that_is_not_spoken_here() -> None:

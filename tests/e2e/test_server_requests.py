@@ -1,0 +1,168 @@
+"""Requests of servers to the client in the middle of a call: they reach the client that called, its answer the server that asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+from mcp import Client as SdkClient, types
+
+from tests.e2e.stack import Client, Gateway, entry, gateway, wait_until
+from tests.servers.scripted import ScriptedServer
+
+
+class Asking:
+    """A scripted tools/call that first asks the client something under an id of its own, and gives back what it was answered."""
+
+    def __init__(self, server: ScriptedServer, ident: Any) -> None:
+        self.server, self.ident = server, ident
+        self.answers: list[Any] = []
+        self.arrived = threading.Event()
+        server.answers["tools/call"] = self.call
+        server.answers[""] = self.answered
+
+    def call(self, handler: Any, message: Any) -> bool:
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.send_header("connection", "close")
+        handler.end_headers()
+        params = {"message": "really?", "requestedSchema": {"type": "object", "properties": {}}}
+        asked = {"jsonrpc": "2.0", "id": self.ident, "method": "elicitation/create", "params": params}
+        self._event(handler, {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
+        self._event(handler, asked)
+        self.arrived.wait(15)
+        text = json.dumps(self.answers[-1] if self.answers else None)
+        result = {"content": [{"type": "text", "text": text}]}
+        self._event(handler, {"jsonrpc": "2.0", "id": message["id"], "result": result})
+        handler.close_connection = True
+        return True
+
+    def answered(self, handler: Any, message: Any) -> bool:
+        self.answers.append(message)
+        self.arrived.set()
+        handler.send(202, b"")
+        return True
+
+    @staticmethod
+    def _event(handler: Any, message: Any) -> None:
+        handler.wfile.write(f"event: message\r\ndata: {json.dumps(message)}\r\n\r\n".encode())
+        handler.wfile.flush()
+
+
+@pytest.fixture
+def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway(tmp_path_factory.mktemp("requests"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as found:
+        yield found
+
+
+class Call(threading.Thread):
+    """A call in a thread; `asked` is the server's request when it has come, `result` the text of the result."""
+
+    def __init__(self, gateway_: Gateway, session: Client, name: str) -> None:
+        super().__init__()
+        self.client = Client(gateway_.url)
+        self.client.headers = session.headers
+        self.name_ = name
+        self.asked: Any = None
+        self.messages: list[Any] = []
+        self.start()
+
+    def run(self) -> None:
+        body = {"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": {"name": self.name_, "arguments": {}}}
+        with self.client.http.stream("POST", self.client.url, json=body, headers=self.client.headers) as response:
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    self.messages.append(json.loads(line[5:]))
+                    if self.messages[-1].get("method") == "elicitation/create":
+                        self.asked = self.messages[-1]
+
+    @property
+    def result(self) -> Any:
+        self.join()
+        return json.loads(self.messages[-1]["result"]["content"][0]["text"])
+
+
+@pytest.mark.parametrize("ident", [0, 7, "x", 'quo"te\\', 9007199254740993])
+def test_an_answer_reaches_the_server_under_its_own_id(running: Gateway, one: ScriptedServer, ident: Any) -> None:
+    Asking(one, ident)
+    with running.client() as client:
+        call = Call(running, client, "a_one")
+        wait_until(lambda: call.asked)
+        assert call.messages[0]["method"] == "notifications/message"
+        reply = {"jsonrpc": "2.0", "id": call.asked["id"], "result": {"action": "accept", "content": {}}}
+        assert client.send(reply).status_code == 202
+        assert call.result == reply | {"id": ident}
+        arrived = one.requests[-1].headers
+        assert arrived["mcp-session-id"] in one.sessions
+        assert arrived["x-mcp-servername"] == "ns/one"
+
+
+def test_two_servers_that_use_one_id_in_one_session(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
+    """Answered out of order, with a result and with an error."""
+    first, second = Asking(one, 1), Asking(two, 1)
+    with running.client() as client:
+        calls = [Call(running, client, "a_one"), Call(running, client, "b_two")]
+        wait_until(lambda: all(call.asked for call in calls))
+        declined = {"jsonrpc": "2.0", "id": calls[1].asked["id"], "error": {"code": -1, "message": "no"}}
+        accepted = {"jsonrpc": "2.0", "id": calls[0].asked["id"], "result": {"action": "accept"}}
+        for reply in (declined, accepted):
+            assert client.send(reply).status_code == 202
+        assert calls[0].result == accepted | {"id": 1}
+        assert calls[1].result == declined | {"id": 1}
+        assert (len(first.answers), len(second.answers)) == (1, 1)
+        assert client.send(accepted).status_code == 202, "a second answer is the server's to ignore"
+
+
+def test_two_clients_do_not_answer_for_one_another(running: Gateway, one: ScriptedServer) -> None:
+    Asking(one, 1)
+    with running.client() as client, running.client() as stranger:
+        call = Call(running, client, "a_one")
+        wait_until(lambda: call.asked)
+        reply = {"jsonrpc": "2.0", "id": call.asked["id"], "result": {"action": "accept"}}
+        assert stranger.send(reply).status_code == 400, "it has no session with that server"
+        assert stranger.send(reply | {"id": "unknown"}).status_code == 400
+        assert client.send(reply).status_code == 202
+        assert call.result == reply | {"id": 1}
+
+
+def test_notifications_of_the_client_reach_its_servers(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
+    with running.client(authorization="Bearer mine") as client, running.client() as other:
+        client.call("a_one")
+        other.call("b_two")
+        text = '{"jsonrpc":"2.0", "method":"notifications/cancelled","params":{"requestId":9007199254740993,"x":1e400}}'
+        assert client.send(text).status_code == 202
+        (arrived,) = wait_until(lambda: one.calls("notifications/cancelled"))
+        assert arrived.body.decode() == text
+        assert arrived.headers["authorization"] == "Bearer mine"
+        assert two.calls("notifications/cancelled") == []
+
+
+def test_elicitation_and_sampling_with_real_parts(everything: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """server-everything asks, the Python SDK's client answers, both through the gateway."""
+    asked: list[str] = []
+
+    async def on_elicit(_context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+        asked.append(params.message)
+        return types.ElicitResult(action="accept", content={"name": "Ada"})
+
+    async def on_sample(_context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
+        asked.append(str(params.max_tokens))
+        content = types.TextContent(type="text", text="sampled words")
+        return types.CreateMessageResult(role="assistant", content=content, model="m")
+
+    async def use(url: str) -> None:
+        async with SdkClient(url, mode="legacy", elicitation_callback=on_elicit, sampling_callback=on_sample) as client:
+            names = {tool.name for tool in (await client.list_tools()).tools}
+            assert "ev_echo" in names
+            elicited = await client.call_tool("ev_trigger-elicitation-request", {})
+            sampled = await client.call_tool("ev_trigger-sampling-request", {"prompt": "p", "maxTokens": 7})
+        assert "Ada" in str(elicited.content)
+        assert "sampled words" in str(sampled.content)
+
+    with gateway(tmp_path_factory.mktemp("real"), [entry("ts/every", everything, "ev_")]) as running:
+        trio.run(use, running.url)
+    assert len(asked) == 2

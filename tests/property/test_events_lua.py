@@ -1,0 +1,109 @@
+"""The response filter of Envoy, run by the LuaJIT that Envoy has inside, against Python's own JSON."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from lupa.luajit21 import LuaRuntime
+
+from mcpgw_sidecar.protocol.owners import read_owner
+from tests.property.test_laws import JSON, TEXT
+
+LUA = LuaRuntime(encoding=None)
+LUA.execute((files("mcpgw_sidecar.envoy") / "events.lua").read_bytes())
+name_owner, name_owners = LUA.globals().name_owner, LUA.globals().name_owners
+SERVER = b"ns/one"
+IDS = st.integers() | TEXT
+
+
+def renamed(message: str) -> Any:
+    return json.loads(name_owner(message.encode("utf-8", "surrogatepass"), SERVER))
+
+
+@given(IDS, TEXT, JSON, st.dictionaries(TEXT, JSON, max_size=3))
+def test_a_request_names_its_server_and_the_id_comes_back(
+    ident: Any, method: str, params: Any, more: dict[str, Any]
+) -> None:
+    more = {key: value for key, value in more.items() if key not in {"id", "method", "params"}}
+    message = {**more, "jsonrpc": "2.0", "id": ident, "method": method, "params": params}
+    found = renamed(json.dumps(message))
+    owner = read_owner(found["id"])
+    assert owner is not None
+    assert owner.server == "ns/one"
+    assert json.loads(owner.id) == ident
+    assert found == message | {"id": found["id"]}
+
+
+@given(IDS, JSON, st.dictionaries(TEXT, JSON, max_size=3))
+def test_answers_and_notifications_pass_as_they_came(ident: Any, value: Any, more: dict[str, Any]) -> None:
+    more = {key: inner for key, inner in more.items() if key not in {"id", "method"}}
+    for message in (
+        {**more, "jsonrpc": "2.0", "id": ident, "result": value},
+        {**more, "jsonrpc": "2.0", "method": "notifications/message", "params": value},
+    ):
+        text = json.dumps(message, ensure_ascii=True).encode()
+        assert name_owner(text, SERVER) == text
+
+
+@given(IDS)
+def test_a_cancellation_names_what_it_cancels(ident: Any) -> None:
+    message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"reason": "r", "requestId": ident}}
+    owner = read_owner(renamed(json.dumps(message))["params"]["requestId"])
+    assert owner is not None
+    assert json.loads(owner.id) == ident
+
+
+@given(st.binary(max_size=80))
+def test_what_is_no_message_passes_as_it_came(body: bytes) -> None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or "method" not in value:
+        line = b"data:" + body.replace(b"\n", b"").replace(b"\r", b"") + b"\n"
+        assert name_owners(b"", line, SERVER) == (line, b"") or b'"method"' in line
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(0, 300), max_size=6))
+def test_bytes_come_out_in_their_order_however_they_are_cut(parts: list[bytes], cuts: list[int]) -> None:
+    request = b'data: {"jsonrpc":"2.0","id":1,"method":"ping"}\r\n\n'
+    stream = b"\n".join(parts) + b"\n" + request
+    whole, rest = name_owners(b"", stream, SERVER)
+    out, held, edges = b"", b"", [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    for start, end in pairwise(edges):
+        done, held = name_owners(held, stream[start:end], SERVER)
+        out += done
+    assert (out, held) == (whole, rest)
+    assert whole.endswith(b'data: {"jsonrpc":"2.0","id":"mcpgw:ns/one:1","method":"ping"}\r\n\n')
+
+
+def test_a_line_over_the_limit_passes_as_it_came() -> None:
+    line = b'data: {"jsonrpc":"2.0","id":1,"method":"x","params":"' + b"y" * (2 << 20)
+    assert name_owners(b"", line, SERVER) == (line, b"")
+
+
+@pytest.mark.parametrize(
+    "ident",
+    [
+        "x",
+        "mcpgw:",
+        "mcpgw:a",
+        "mcpgw::1",
+        "mcpgw:a:",
+        "mcpgw:a:[1]",
+        "mcpgw:a:x",
+        'mcpgw:a:1,"x":2',
+        "mcpgw:a: 1",
+        5,
+        None,
+        [1],
+    ],
+)
+def test_other_ids_name_nobody(ident: object) -> None:
+    assert read_owner(ident) is None
