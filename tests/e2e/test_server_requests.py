@@ -55,7 +55,9 @@ class Asking:
 
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("requests"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as found:
+    with gateway(
+        tmp_path_factory.mktemp("requests"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
+    ) as found:
         yield found
 
 
