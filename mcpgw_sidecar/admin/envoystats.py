@@ -26,7 +26,8 @@ def translate(text: str) -> Iterator[Metric]:
     buckets: dict[_Labels, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for name, labels, value in _samples(text):
         # Several codes are one outcome: their numbers are added, a series may stand there only once.
-        key = ("tools/call", labels.get("server", ""), labels.get("tool", ""), outcome_of(labels.get("code", "")))
+        method, server, tool = (_said(labels.get(label)) for label in ("method", "server", "tool"))
+        key = (method, server, tool, outcome_of(labels.get("code", "")))
         if name == f"{CALLS}_total":  # the parser gives every counter this ending
             counts[key] += value
         elif name == f"{DURATION}_sum":
@@ -44,6 +45,11 @@ def translate(text: str) -> Iterator[Metric]:
         durations.add_metric(key, buckets=list(found.items()), sum_value=sums[key])
     yield calls
     yield durations
+
+
+def _said(value: str | None) -> str:
+    """A tag's value; Envoy writes "-" for a header that was not there."""
+    return "" if value in {None, "-"} else str(value)
 
 
 def outcome_of(code: str) -> str:

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import httpx2
@@ -55,6 +56,7 @@ class Handshake:
 
     session: UpstreamSession
     instructions: str
+    capabilities: frozenset[str]
 
 
 @attrs.define
@@ -109,15 +111,19 @@ class UpstreamClient:
                 await _wait_checked(server, answer)
                 session_id = answer.headers.get(h.SESSION)
                 result = await self._wait_result(server, answer, None, headers)
-            values = {member.key: member.value for member in result}
-            version = values.get("protocolVersion")
+            values: dict[str, Any] = {member.key: member.value for member in result}
+            version: Any = values.get("protocolVersion")
             if version not in STATEFUL:
                 message = f"speaks protocol version {version!r}; this gateway speaks {', '.join(STATEFUL)}"
                 raise UpstreamError("UnsupportedVersion", message)
             session = UpstreamSession(id=_usable(session_id), protocol_version=version)
             await self.wait_notified(server, session, "notifications/initialized", headers)
-        instructions = values.get("instructions")
-        return Handshake(session, instructions if isinstance(instructions, str) else "")
+        told, declared = values.get("instructions"), values.get("capabilities")
+        return Handshake(
+            session,
+            told if isinstance(told, str) else "",
+            frozenset(declared) if isinstance(declared, dict) else frozenset(),
+        )
 
     async def wait_notified(self, server: Server, session: UpstreamSession, method: str, headers: Mapping[str, str]) -> None:
         """Send a notification. Raises UpstreamError."""

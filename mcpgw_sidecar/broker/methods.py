@@ -6,15 +6,17 @@ import attrs
 
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.broker.directory import Directory
-from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import JsonText, ToolName
+from mcpgw_sidecar.model.kinds import KINDS, TOOL
+from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Request
 from mcpgw_sidecar.protocol.jsontext import Member, dumps
 from mcpgw_sidecar.protocol.versions import negotiate
+from mcpgw_sidecar.routing.stateful import is_addressed
 from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
 
-_CAPABILITIES = {"tools": {"listChanged": True}}
+_LISTS = {kind.list_method: kind for kind in KINDS}
 _INFO_KEPT = ("name", "title", "version")
 _INFO_VALUE = 200  # characters of each member of clientInfo that is kept when the whole does not fit
 
@@ -44,7 +46,7 @@ def initialize(request: Request, snapshot: Snapshot, directory: Directory) -> Re
     )
     result: dict[str, object] = {
         "protocolVersion": negotiated,
-        "capabilities": _CAPABILITIES,
+        "capabilities": _offered(snapshot),
         "serverInfo": {"name": PROGRAM, "version": __version__},
     }
     if snapshot.instructions:
@@ -57,30 +59,39 @@ def answer(request: Request, snapshot: Snapshot) -> Result | Reject:
     match request.method:
         case "ping":
             return Result(b"{}")
-        case "tools/list":
-            return _tools_list(request, snapshot)
-        case "tools/call":
-            return _call_at_broker(request, snapshot)
+        case method if method in _LISTS:
+            return _list(request, snapshot.of(_LISTS[method]))
+        case method if is_addressed(method):
+            return _at_broker(request, snapshot)
         case method:
             return Reject(status=200, code=METHOD_NOT_FOUND, message=f"Method not found: {method[:100]}", id=request.id)
 
 
-def _tools_list(request: Request, snapshot: Snapshot) -> Result | Reject:
+def _offered(snapshot: Snapshot) -> dict[str, object]:
+    """Capabilities: the tools that this gateway is there for, and whatever else one of the servers has."""
+    changing = (capability for capability in ("prompts", "resources") if capability in snapshot.capabilities)
+    more: dict[str, object] = {capability: {"listChanged": True} for capability in changing}
+    completions: dict[str, object] = {"completions": {}} if "completions" in snapshot.capabilities else {}
+    return {"tools": {"listChanged": True}, **more, **completions}
+
+
+def _list(request: Request, listing: Listing) -> Result | Reject:
     cursor = next((member.value for member in request.params or [] if member.key == "cursor"), None)
     if cursor is not None and not isinstance(cursor, str):
         return _invalid(request, "cursor must be a string")
-    page = snapshot.page(cursor)
+    page = listing.page(cursor)
     if page is None:
         return _invalid(request, "unknown cursor: start again without one")
     return Result(page)
 
 
-def _call_at_broker(request: Request, snapshot: Snapshot) -> Reject:
+def _at_broker(request: Request, snapshot: Snapshot) -> Reject:
+    """Only a request that goes around Envoy's listener meets the broker with these."""
     name = next((member.value for member in request.params or [] if member.key == "name"), None)
-    if isinstance(name, str) and ToolName(name) in snapshot.tools:
-        message = "The broker does not carry tool calls: call through the gateway's Envoy listener"
-        return Reject(status=200, code=INTERNAL_ERROR, message=message, id=request.id)
-    return Reject(status=200, code=METHOD_NOT_FOUND, message="Tool not found", data={"name": name}, id=request.id)
+    if request.method == "tools/call" and not (isinstance(name, str) and name in snapshot.of(TOOL).owned):
+        return Reject(status=200, code=METHOD_NOT_FOUND, message="Tool not found", data={"name": name}, id=request.id)
+    message = "The broker does not carry calls: ask through the gateway's Envoy listener"
+    return Reject(status=200, code=INTERNAL_ERROR, message=message, id=request.id)
 
 
 def _invalid(request: Request, fault: str) -> Reject:

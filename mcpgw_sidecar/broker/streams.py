@@ -9,12 +9,11 @@ import attrs
 import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.runtime.watch import Watched
 
 COALESCE = 0.3  # seconds in which changes become one notification; half a second is what clients' tests wait
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
-
-TOOLS_CHANGED = "notifications/tools/list_changed"
 
 
 @attrs.define(eq=False)
@@ -87,14 +86,19 @@ class Streams:
         return sum(map(len, self._streams.values()))
 
     async def wait_notifying(self, live: Watched[Snapshot]) -> None:
-        """Tell clients of changes to the list of tools, for ever; one notification for changes that come together."""
-        digest, version = live.value.digest, live.version
+        """Tell clients of changes to the lists, for ever; one notification a list for changes that come together."""
+        told, version = live.value, live.version
         while True:
             version = await live.wait_after(version)
-            if live.value.digest == digest:
+            if not _changes(told, live.value):
                 continue
             await trio.sleep(COALESCE)
             version = live.version
-            if live.value.digest != digest:
-                digest = live.value.digest
-                self.tell_all(TOOLS_CHANGED)
+            for method in _changes(told, live.value):
+                self.tell_all(method)
+            told = live.value
+
+
+def _changes(old: Snapshot, new: Snapshot) -> list[str]:
+    """The notifications that lead from one state to another."""
+    return sorted({kind.changed for kind in KINDS if old.of(kind).digest != new.of(kind).digest})

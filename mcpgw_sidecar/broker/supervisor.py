@@ -24,9 +24,10 @@ import trio
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.broker.client import Handshake, UpstreamClient, own_headers
 from mcpgw_sidecar.catalog.federation import Discovered, Federation, federate
+from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.catalog.tools import Tool, Unusable, read_tool
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired, Server
 from mcpgw_sidecar.model.statuses import Health, ServerStatus
@@ -43,7 +44,8 @@ RETRY_BASE = 1.0  # seconds
 RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
 LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again (base of a back-off up to RETRY_CAP)
 MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
-MAX_TOOLS = 10_000  # tools of one server; beyond it the list is cut
+MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
+_CHANGES = frozenset(kind.changed for kind in KINDS)
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # Servers list tools that ask the client something only to clients that can be asked. Clients that can are behind the gateway, so
 # the broker's own session has to see these tools; it calls none of them, so it is never asked.
@@ -140,7 +142,13 @@ class Supervisor:
         if share is None:
             return ServerStatus(server=server, health=entry.health)
         return ServerStatus(
-            server=server, health=entry.health, tools=len(share.owned), conflicts=share.conflicts, invalid=share.invalid
+            server=server,
+            health=entry.health,
+            tools=share.count(TOOL),
+            prompts=share.count(PROMPT),
+            resources=share.count(RESOURCE) + share.count(TEMPLATE),
+            conflicts=share.conflicts,
+            invalid=share.invalid,
         )
 
     async def _wait_server(self, entry: _Entry) -> None:
@@ -164,7 +172,7 @@ class Supervisor:
             server, client_info=_CLIENT_INFO, capabilities=_CAPABILITIES, headers=headers
         )
         try:
-            self._discovered(entry, shake, await self._wait_list(server, shake, headers))
+            self._discovered(entry, shake, await self._wait_offer(server, shake, headers))
             backoff.reset()
             wake = _Wake()
             async with trio.open_nursery() as nursery:
@@ -174,7 +182,7 @@ class Supervisor:
                         await wake.wait()
                     if own_headers(server) != headers:
                         break  # the credential was rotated: connect again with the new one
-                    self._discovered(entry, shake, await self._wait_list(server, shake, headers))
+                    self._discovered(entry, shake, await self._wait_offer(server, shake, headers))
                 nursery.cancel_scope.cancel()
         except* UpstreamError as group:
             raise _first(group) from None
@@ -186,7 +194,7 @@ class Supervisor:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
 
         def heard(message: Message) -> None:
-            if isinstance(message, Notification) and message.method == "notifications/tools/list_changed":
+            if isinstance(message, Notification) and message.method in _CHANGES:
                 wake.set()
 
         again = Backoff(LISTEN_AGAIN, RETRY_CAP)
@@ -202,38 +210,55 @@ class Supervisor:
             await trio.sleep(again.next())
             wake.set()  # what changed while nobody listened
 
-    async def _wait_list(self, server: Server, shake: Handshake, headers: Mapping[str, str]) -> Discovered:
-        """All pages of the server's tools; a cursor that comes back or a list without end is cut, and said so."""
-        texts: list[str] = []
+    async def _wait_offer(self, server: Server, shake: Handshake, headers: Mapping[str, str]) -> Discovered:
+        """Everything that the server lists. Tools are asked for in any case: not every server declares what it has."""
+        items: dict[str, tuple[Item, ...]] = {}
         unusable: list[Unusable] = []
+        for kind in KINDS:
+            if kind is TOOL or kind.capability in shake.capabilities:
+                try:
+                    items[kind.name] = await self._wait_list(kind, server, shake, headers, unusable)
+                except UpstreamError as error:
+                    # A list that a server declares and then refuses costs it this list; its tools are what it is here for.
+                    if kind is TOOL or error.reason != "RpcError":
+                        raise
+                    unusable.append(Unusable(kind.name, "", f"{kind.list_method}: {error}"))
+        return Discovered(items, tuple(unusable), shake.instructions, shake.capabilities)
+
+    async def _wait_list(
+        self, kind: Kind, server: Server, shake: Handshake, headers: Mapping[str, str], unusable: list[Unusable]
+    ) -> tuple[Item, ...]:
+        """All pages of one list; a cursor that comes back or a list without end is cut, and said so."""
+        texts: list[str] = []
         seen: set[str] = set()
         params = "{}"
         for _ in range(MAX_PAGES):
-            text, members = await self._client.wait_result(server, shake.session, "tools/list", params, headers)
+            text, members = await self._client.wait_result(server, shake.session, kind.list_method, params, headers)
             values = {member.key: member for member in members}
             try:
-                texts += parse_array(text[values["tools"].start : values["tools"].end])
+                texts += parse_array(text[values[kind.member].start : values[kind.member].end])
             except (KeyError, JsonTextError):
-                raise UpstreamError("BadAnswer", 'answered tools/list without an array "tools"') from None
+                message = f'answered {kind.list_method} without an array "{kind.member}"'
+                raise UpstreamError("BadAnswer", message) from None
             cursor: Any = values["nextCursor"].value if "nextCursor" in values else None
             if not isinstance(cursor, str):
                 break
-            if cursor in seen or len(texts) > MAX_TOOLS:
-                why = "its cursors repeat" if cursor in seen else f"it has more than {MAX_TOOLS} tools"
-                unusable.append(Unusable("", f"the list was cut after {len(texts)} tools: {why}"))
+            if cursor in seen or len(texts) > MAX_ITEMS:
+                why = "its cursors repeat" if cursor in seen else f"it has more than {MAX_ITEMS} {kind.name}s"
+                unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {why}"))
                 break
             seen.add(cursor)
             params = dumps({"cursor": cursor})
         else:
-            unusable.append(Unusable("", f"the list was cut after {MAX_PAGES} pages"))
-        read = [read_tool(text) for text in texts[:MAX_TOOLS]]
-        tools = tuple(tool for tool in read if isinstance(tool, Tool))
+            unusable.append(Unusable(kind.name, "", f"the list was cut after {MAX_PAGES} pages"))
+        read = [read_item(kind, text) for text in texts[:MAX_ITEMS]]
         unusable += [bad for bad in read if isinstance(bad, Unusable)]
-        return Discovered(tools, tuple(unusable), shake.instructions)
+        return tuple(item for item in read if isinstance(item, Item))
 
     def _discovered(self, entry: _Entry, shake: Handshake, offer: Discovered) -> None:
         known = entry.health.ready
-        message = f"reachable, {len(offer.tools)} tools"
+        tools = len(offer.items.get(TOOL.name, ()))
+        message = f"reachable, {tools} tools"
         entry.health = Health(
             ready=True,
             reason="Ready",
@@ -243,9 +268,11 @@ class Supervisor:
             tried=True,
         )
         if not known or offer != entry.offer:
-            log.info("Discovered tools", mcpURL=entry.server.url, **{"#tools": len(offer.tools)})
+            log.info("Discovered tools", mcpURL=entry.server.url, **{"#tools": tools})
             for bad in offer.unusable:
-                log.warning("Tool left out", mcpURL=entry.server.url, tool=bad.name, reason=bad.reason)
+                log.warning(
+                    bad.kind.capitalize() + " left out", mcpURL=entry.server.url, **{bad.kind: bad.name}, reason=bad.reason
+                )
         if not known:
             total = sum(other.health.ready for other in self._entries.values())
             log.info("Server registered", url=entry.server.url, totalServers=total)
@@ -266,7 +293,7 @@ class Supervisor:
                 reason=error.reason,
                 error=str(error),
             )
-        if failures == LOSE_AFTER and entry.offer.tools:
+        if failures == LOSE_AFTER and entry.offer.items:
             log.warning("Tools removed until the server answers again", server=entry.server.name)
         if failures >= LOSE_AFTER:
             entry.offer = Discovered()
@@ -298,7 +325,12 @@ def _log_new_tools(before: Federation | None, after: Federation) -> None:
     for name, share in after.shares.items():
         old = before.shares.get(name) if before is not None else None
         server = after.snapshot.servers[name]
-        for tool in sorted(set(share.owned) - set(old.owned if old else ())):
+        for tool in sorted(set(share.tools) - set(old.tools if old else ())):
             log.info("Federating tool", mcpURL=server.url, **{"federated name": tool})
         for conflict in set(share.conflicts) - set(old.conflicts if old else ()):
-            log.warning("Tool left out: another server owns its name", server=name, tool=conflict.name, owner=conflict.owner)
+            log.warning(
+                conflict.kind.capitalize() + " left out: another server owns its name",
+                server=name,
+                **{conflict.kind: conflict.name},
+                owner=conflict.owner,
+            )

@@ -1,4 +1,4 @@
-"""Whose tool is it? The rule of interface.md: the server that stands earlier in the configuration owns a clashing name.
+"""Whose is it? The rule of interface.md: the server that stands earlier in the configuration owns a clashing name.
 
 The result depends on the configuration and on what the servers offer, never on who answered first, so all replicas agree.
 """
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 import attrs
 
-from mcpgw_sidecar.catalog.snapshot import OwnedTool, Snapshot, build
-from mcpgw_sidecar.catalog.tools import MAX_NAME, Tool, Unusable
-from mcpgw_sidecar.model.names import ServerName, ToolName
+from mcpgw_sidecar.catalog.items import MAX_NAME, Item, Unusable
+from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot, build
+from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.statuses import Conflict, Invalid
 
@@ -20,20 +21,30 @@ MAX_INSTRUCTIONS = 4096  # characters of one server's instructions: every client
 
 @attrs.frozen
 class Discovered:
-    """What a server last said that it offers."""
+    """What a server last said that it offers; `items` by kind's name."""
 
-    tools: tuple[Tool, ...] = ()
+    items: Mapping[str, tuple[Item, ...]] = attrs.field(factory=dict)
     unusable: tuple[Unusable, ...] = ()
     instructions: str = ""
+    capabilities: frozenset[str] = frozenset()
 
 
 @attrs.frozen
 class Share:
-    """One server's part in a federation: the names that it serves, and those that it does not, with the reason."""
+    """One server's part in a federation: the keys that it serves (by kind's name), and those that it does not, with the reason."""
 
-    owned: tuple[ToolName, ...]
+    owned: Mapping[str, tuple[str, ...]]
     conflicts: tuple[Conflict, ...]
     invalid: tuple[Invalid, ...]
+
+    def count(self, kind: Kind) -> int:
+        """How many of a kind clients see of this server."""
+        return len(self.owned.get(kind.name, ()))
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The names of its tools as clients see them."""
+        return self.owned.get(TOOL.name, ())
 
 
 @attrs.frozen
@@ -46,38 +57,46 @@ class Federation:
 
 def federate(servers: tuple[Server, ...], discovered: Mapping[ServerName, Discovered]) -> Federation:
     """Merge what the enabled servers offer, in the order of the configuration."""
-    owners: dict[ToolName, OwnedTool] = {}
-    shares = {server.name: _claim(server, discovered.get(server.name, Discovered()), owners) for server in servers}
-    instructions = _instructions(servers, discovered)
-    return Federation(build({server.name: server for server in servers}, owners, instructions), shares)
+    owners: dict[str, dict[str, Owned]] = {kind.name: {} for kind in KINDS}
+    offers = {server.name: discovered.get(server.name, Discovered()) for server in servers}
+    shares = {server.name: _claim(server, offers[server.name], owners) for server in servers}
+    snapshot = build(
+        {server.name: server for server in servers},
+        owners,
+        instructions=_instructions(servers, offers),
+        capabilities=frozenset().union(*(offer.capabilities for offer in offers.values())),
+    )
+    return Federation(snapshot, shares)
 
 
-def _instructions(servers: tuple[Server, ...], discovered: Mapping[ServerName, Discovered]) -> str:
+def _instructions(servers: tuple[Server, ...], offers: Mapping[ServerName, Discovered]) -> str:
     """What the servers tell a model about themselves, each under the prefix by which its tools are known."""
     parts: list[str] = []
     for server in servers:
-        offer = discovered.get(server.name)
-        if offer is not None and offer.instructions:
+        told = offers[server.name].instructions
+        if told:
             whose = f"Tools that start with {server.tool_prefix}" if server.tool_prefix else f"Tools of {server.name}"
-            parts.append(f"{whose}:\n{offer.instructions[:MAX_INSTRUCTIONS]}")
+            parts.append(f"{whose}:\n{told[:MAX_INSTRUCTIONS]}")
     return "\n\n".join(parts)
 
 
-def _claim(server: Server, offer: Discovered, owners: dict[ToolName, OwnedTool]) -> Share:
-    owned: list[ToolName] = []
+def _claim(server: Server, offer: Discovered, owners: dict[str, dict[str, Owned]]) -> Share:
+    owned: dict[str, list[str]] = {}
     conflicts: list[Conflict] = []
-    invalid = [Invalid(kind="tool", name=bad.name, reason=bad.reason) for bad in offer.unusable]
-    for tool in offer.tools:
-        name = ToolName(server.tool_prefix + tool.name)
-        owner = owners.get(name)
-        if len(name) > MAX_NAME:
-            reason = f"{len(name)} characters with the prefix; {MAX_NAME} are allowed"
-            invalid.append(Invalid(kind="tool", name=name, reason=reason))
-        elif owner is None:
-            owners[name] = OwnedTool(name, server, tool.name_text, tool.with_prefix(server.tool_prefix))
-            owned.append(name)
-        elif owner.server.name == server.name:
-            invalid.append(Invalid(kind="tool", name=name, reason="the server lists this name twice"))
-        else:
-            conflicts.append(Conflict(kind="tool", name=name, owner=owner.server.name))
-    return Share(tuple(owned), tuple(conflicts), tuple(invalid))
+    invalid = [Invalid(kind=bad.kind, name=bad.name, reason=bad.reason) for bad in offer.unusable]
+    for kind in KINDS:
+        prefix, taken = server.tool_prefix if kind.prefixed else "", owners[kind.name]
+        for item in offer.items.get(kind.name, ()):
+            key = prefix + item.key
+            owner = taken.get(key)
+            if kind.prefixed and len(key) > MAX_NAME:
+                reason = f"{len(key)} characters with the prefix; {MAX_NAME} are allowed"
+                invalid.append(Invalid(kind=kind.name, name=key, reason=reason))
+            elif owner is None:
+                taken[key] = Owned(key, server, item.key_text, item.with_prefix(prefix))
+                owned.setdefault(kind.name, []).append(key)
+            elif owner.server.name == server.name:
+                invalid.append(Invalid(kind=kind.name, name=key, reason="the server lists this name twice"))
+            else:
+                conflicts.append(Conflict(kind=kind.name, name=key, owner=owner.server.name))
+    return Share({name: tuple(keys) for name, keys in owned.items()}, tuple(conflicts), tuple(invalid))

@@ -1,4 +1,4 @@
-"""What the router and the broker answer from: who owns which name, and the list, already serialised."""
+"""What the router and the broker answer from: who owns which name, and the lists, already serialised."""
 
 from __future__ import annotations
 
@@ -11,75 +11,111 @@ from collections.abc import Mapping
 
 import attrs
 
-from mcpgw_sidecar.model.names import JsonText, ServerName, ToolName
+from mcpgw_sidecar.catalog import templates
+from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, Kind
+from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.jsontext import dumps
 
-PAGE = 1000  # tools on a page of tools/list (interface.md)
+PAGE = 1000  # items on a page of a list (interface.md)
 
 
 @attrs.frozen(slots=True)
-class OwnedTool:
-    """A tool that clients may call: its server, its name there (JSON), and its object with the prefixed name."""
+class Owned:
+    """Something that clients may ask for: its server, its key there (JSON), and its object as clients see it."""
 
-    name: ToolName
+    key: str
     server: Server
-    upstream_name: JsonText
+    upstream_key: JsonText
     text: str = attrs.field(repr=False)
 
 
 @attrs.frozen
-class Snapshot:
-    """One immutable state of the catalog. `names` is sorted; `digest` changes when a client's list does."""
+class Listing:
+    """All of one kind. `keys` is sorted; `digest` changes when a client's list does."""
 
-    servers: Mapping[ServerName, Server]
-    tools: Mapping[ToolName, OwnedTool]
-    names: tuple[ToolName, ...]
+    owned: Mapping[str, Owned]
+    keys: tuple[str, ...]
     digest: str
-    instructions: str = attrs.field(repr=False)
-    _pages: Mapping[ToolName | None, bytes] = attrs.field(repr=False)
+    _member: str
+    _pages: Mapping[str | None, bytes] = attrs.field(repr=False)
 
     def page(self, cursor: str | None) -> bytes | None:
-        """The result of tools/list after a cursor, as JSON; None for a cursor that was never given out.
+        """The result of the list after a cursor, as JSON; None for a cursor that was never given out.
 
-        A cursor says which name came last, so it outlives the snapshot, the process and the replica: a client that pages
-        while the tools change sees each tool that stayed exactly once.
+        A cursor says which key came last, so it outlives the snapshot, the process and the replica: a client that pages
+        while things change sees each that stayed exactly once.
         """
         if cursor is None:
             return self._pages[None]
         last = _read_cursor(cursor)
         if last is None:
             return None
-        return self._pages.get(last) or _render(self.tools, self.names, bisect.bisect_right(self.names, last))
+        return self._pages.get(last) or _render(self._member, self.owned, self.keys, bisect.bisect_right(self.keys, last))
 
 
-def build(servers: Mapping[ServerName, Server], tools: Mapping[ToolName, OwnedTool], instructions: str = "") -> Snapshot:
-    """A snapshot with every page of its list serialised."""
-    names = tuple(sorted(tools))
-    pages: dict[ToolName | None, bytes] = {None: _render(tools, names, 0)}
-    for start in range(PAGE, len(names), PAGE):
-        pages[names[start - 1]] = _render(tools, names, start)
+@attrs.frozen
+class Snapshot:
+    """One immutable state of the catalog. `capabilities` are those of the servers that answer, besides the lists."""
+
+    servers: Mapping[ServerName, Server]
+    lists: Mapping[str, Listing]
+    instructions: str = attrs.field(repr=False)
+    capabilities: frozenset[str]
+
+    def of(self, kind: Kind) -> Listing:
+        """Everything of a kind."""
+        return self.lists[kind.name]
+
+    def find(self, kind: Kind, key: str) -> Owned | None:
+        """Who owns a key; a URI that nobody lists belongs to the template that makes it."""
+        found = self.of(kind).owned.get(key)
+        if found is None and kind is RESOURCE:
+            made = templates.match(self.of(TEMPLATE).keys, key)
+            found = self.of(TEMPLATE).owned[made] if made is not None else None
+            # A URI is its own key upstream: only its owner comes from the template.
+            return attrs.evolve(found, key=key, upstream_key=JsonText(dumps(key))) if found is not None else None
+        return found
+
+
+def build(
+    servers: Mapping[ServerName, Server],
+    owned: Mapping[str, Mapping[str, Owned]],
+    *,
+    instructions: str = "",
+    capabilities: frozenset[str] = frozenset(),
+) -> Snapshot:
+    """A snapshot with every page of every list serialised; `owned` is by kind's name, then by key."""
+    lists = {kind.name: _listing(kind, owned.get(kind.name, {})) for kind in KINDS}
+    return Snapshot(servers, lists, instructions, capabilities)
+
+
+def _listing(kind: Kind, owned: Mapping[str, Owned]) -> Listing:
+    keys = tuple(sorted(owned))
+    pages: dict[str | None, bytes] = {None: _render(kind.member, owned, keys, 0)}
+    for start in range(PAGE, len(keys), PAGE):
+        pages[keys[start - 1]] = _render(kind.member, owned, keys, start)
     digest = hashlib.sha256(b"".join(pages.values())).hexdigest()[:16]
-    return Snapshot(servers, tools, names, digest, instructions, pages)
+    return Listing(owned, keys, digest, kind.member, pages)
 
 
-def _render(tools: Mapping[ToolName, OwnedTool], names: tuple[ToolName, ...], start: int) -> bytes:
-    shown = names[start : start + PAGE]
-    body = ",".join(tools[name].text for name in shown)
-    more = start + PAGE < len(names)
+def _render(member: str, owned: Mapping[str, Owned], keys: tuple[str, ...], start: int) -> bytes:
+    shown = keys[start : start + PAGE]
+    body = ",".join(owned[key].text for key in shown)
+    more = start + PAGE < len(keys)
     cursor = f',"nextCursor":{dumps(_write_cursor(shown[-1]))}' if more else ""
-    return f'{{"tools":[{body}]{cursor}}}'.encode()
+    return f'{{"{member}":[{body}]{cursor}}}'.encode()
 
 
-def _write_cursor(last: ToolName) -> str:
+def _write_cursor(last: str) -> str:
     return base64.urlsafe_b64encode(json.dumps(["after", last]).encode()).decode()
 
 
-def _read_cursor(cursor: str) -> ToolName | None:
+def _read_cursor(cursor: str) -> str | None:
     try:
         match json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True)):
             case ["after", str(last)]:
-                return ToolName(last)
+                return last
     except (binascii.Error, ValueError, RecursionError):
         pass
     return None

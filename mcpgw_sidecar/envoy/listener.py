@@ -17,6 +17,7 @@ from mcpgw_sidecar.envoy.clusters import ROUTER_CLUSTER, Resource, address, dura
 from mcpgw_sidecar.envoy.replies import METADATA, local_replies
 from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import EnvoySettings
+from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 
 LISTENER = "mcpgw_gateway"
@@ -203,11 +204,28 @@ def _access_log() -> Resource:
 
 def _counters() -> Resource:
     """Calls by server, tool and status, counted by Envoy: the sidecar never sees their answers. Read by `/metrics`."""
-    values = {"server": f"%REQ({h.X_SERVER})%", "tool": f"%REQ({h.X_TOOL})%", "code": "%RESPONSE_CODE%"}
+    values = {
+        "method": f"%REQ({h.X_METHOD})%",
+        "server": f"%REQ({h.X_SERVER})%",
+        "tool": f"%REQ({h.X_TOOL})%",
+        "code": "%RESPONSE_CODE%",
+    }
     tags = [{"name": name, "value_format": value} for name, value in values.items()]
     return {
         "name": "mcpgw_counters",
-        "filter": {"header_filter": {"header": {"name": h.X_TOOL, "present_match": True}}},
+        # What a server answered: the broker counts its own. The router bounds the values: it names only what it knows.
+        "filter": {
+            "and_filter": {
+                "filters": [
+                    {"header_filter": {"header": {"name": h.X_SERVER, "present_match": True}}},
+                    {
+                        "header_filter": {
+                            "header": {"name": h.X_SERVER, "string_match": {"exact": BROKER}, "invert_match": True}
+                        }
+                    },
+                ]
+            }
+        },
         "typed_config": {
             "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
             "stats_scope": {"prefix": "mcpgw"},

@@ -16,7 +16,7 @@ _UNREACHABLE = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
 _TOO_SLOW = ["UT", "SI", "UMSDR"]
 _ID = f"%DYNAMIC_METADATA({METADATA}:id)%"
 _SERVER = f"%DYNAMIC_METADATA({METADATA}:server)%"
-_TOOL = f"%DYNAMIC_METADATA({METADATA}:tool)%"
+_WHAT = f"%DYNAMIC_METADATA({METADATA}:what)%"
 _LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
 
 
@@ -24,7 +24,7 @@ def local_replies(settings: EnvoySettings) -> Resource:
     """The configuration of the connection manager."""
     gone = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
     refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
-    slow = f"MCP server {_SERVER} was silent for more than {_LIMIT} in a call of {_TOOL}"
+    slow = f"MCP server {_SERVER} was silent for more than {_LIMIT} in a call of {_WHAT}"
     large = f"Request body too large: at most {settings.max_body} bytes"
     return {
         "mappers": [

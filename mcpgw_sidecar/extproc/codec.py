@@ -14,6 +14,7 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     ProcessingResponse,
 )
 from mcpgw_sidecar.model.decisions import Forward, Reject, ToBroker
+from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import error_text
@@ -21,6 +22,8 @@ from mcpgw_sidecar.protocol.jsontext import dumps
 
 METADATA = "mcpgw"
 """Namespace of the dynamic metadata that Envoy's own answers and its access log read."""
+
+_HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RESOURCE}
 
 Final = Forward | ToBroker | Reject
 """The decisions that can be told to Envoy; OpenSession never leaves the router."""
@@ -69,9 +72,9 @@ def encode(decision: Final) -> ProcessingResponse:
                 values.append((h.X_METHOD, h.value_of(decision.method).encode()))
             _set(response.request_body.response.header_mutation, values)
         case Forward():
-            tool = dumps(decision.tool or "an answer")[1:-1]  # Envoy writes it between quotes
+            what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
             # The session's key is for heal.lua: metadata reaches every attempt and no server, a header would reach both.
-            _describe(response, id=decision.id, server=decision.server.name, tool=tool, session=decision.session_key)
+            _describe(response, id=decision.id, server=decision.server.name, what=what, session=decision.session_key)
             _forward(response.request_body.response, decision)
         case _:
             assert_never(decision)
@@ -86,8 +89,9 @@ def _forward(common: CommonResponse, decision: Forward) -> None:
         (":path", decision.server.path.encode()),
         ("content-length", str(len(decision.body)).encode()),
     ]
-    if decision.tool is not None:
-        values += [(h.X_METHOD, decision.method.encode()), (h.X_TOOL, h.value_of(decision.tool).encode())]
+    if decision.kind is not None:
+        header = _HEADERS[decision.kind.name]
+        values += [(h.X_METHOD, decision.method.encode()), (header, h.value_of(decision.key).encode())]
     if decision.session_id is None:
         common.header_mutation.remove_headers.append(h.SESSION)
     else:

@@ -98,7 +98,7 @@ class Router:
         seconds = time.perf_counter() - started
         self._metrics.ext_proc.observe(seconds)
         if isinstance(decision, Reject):
-            self._metrics.answered(method="tools/call", server="", outcome=_outcome(decision), seconds=seconds)
+            self._metrics.answered(method=decision.method, server="", outcome=_outcome(decision), seconds=seconds)
         response = codec.encode(decision)
         if self._debug:
             _log_decision(decision, response)
@@ -115,7 +115,7 @@ def _log_decision(decision: codec.Final, response: ProcessingResponse) -> None:
     """The guide's lines, in its order. Bodies, session ids and credentials are left out of the instructions shown."""
     match decision:
         case Forward():
-            prefix, tool = decision.server.tool_prefix, decision.tool or ""
+            prefix, tool = decision.server.tool_prefix, decision.key
             log.debug("Processing request", method=decision.method)
             log.debug(
                 "[EXT-PROC] Found matching server",

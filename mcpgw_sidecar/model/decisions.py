@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from mcpgw_sidecar.model.names import NULL, JsonText, ToolName
+from mcpgw_sidecar.model.kinds import Kind
+from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session
 
@@ -27,13 +28,14 @@ class HttpRequest:
 
 @attrs.frozen(kw_only=True)
 class Reject:
-    """Answer the client with a JSON-RPC error; nothing reaches a server."""
+    """Answer the client with a JSON-RPC error; nothing reaches a server. `method` is the request's, where it could be read."""
 
     status: int
     code: int
     message: str
     id: JsonText = NULL
     data: Any = None
+    method: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,13 +57,15 @@ class OpenSession:
 
 @attrs.frozen(kw_only=True)
 class Forward:
-    """Send the message to its server. `body` is the client's with the tool's name (or an answer's id) exchanged, nothing else.
+    """Send the message to its server. `body` is the client's with one key (or an answer's id) exchanged, nothing else.
 
-    `tool` is None for an answer to a server's request; `method` is empty then.
+    `key` is the name or URI as the client wrote it. `kind` is None for an answer to a server's request; `method` and `key`
+    are empty then.
     """
 
     server: Server
-    tool: ToolName | None
+    kind: Kind | None
+    key: str
     method: str
     id: JsonText
     session_key: str

@@ -7,9 +7,6 @@ from typing import NewType
 ServerName = NewType("ServerName", str)
 """Unique name of an MCP server in the configuration; `<namespace>/<HTTPRoute name>` in Kubernetes."""
 
-ToolName = NewType("ToolName", str)
-"""Name of a tool as clients see it: the server's prefix and the server's own name."""
-
 JsonText = NewType("JsonText", str)
 """One JSON value as it was written by its author; relayed, never re-serialised."""
 

@@ -46,5 +46,7 @@ class ServerStatus:
     server: Server
     health: Health
     tools: int = 0
+    prompts: int = 0
+    resources: int = 0
     conflicts: tuple[Conflict, ...] = ()
     invalid: tuple[Invalid, ...] = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
+import attrs
+
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.model.decisions import Decision, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
@@ -16,7 +18,7 @@ from mcpgw_sidecar.routing import stateful
 def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
     """Decide one POST. `session` is what the request's `Mcp-Session-Id` was found to be.
 
-    Only tools/call is routed here; everything else that is a message is the broker's, which knows lists and sessions.
+    What one server answers is routed here; every other message is the broker's, which knows lists and sessions.
     """
     match parse_message(request.body):
         case Malformed(code, message, ident):
@@ -26,14 +28,15 @@ def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | Ses
         case Response() as answer:
             return stateful.decide_answer(answer, snapshot, session)
         case Request(ident, method) as message:
-            if method != "tools/call":
+            if not stateful.is_addressed(method):
                 return ToBroker(method=method, id=ident)
             era = classify(request.headers.get(headers.VERSION), ident)
             if isinstance(era, Reject):
                 return era
             match era:
                 case Era.STATEFUL:
-                    return stateful.decide_call(message, snapshot, session)
+                    decision = stateful.decide_request(message, snapshot, session)
+                    return attrs.evolve(decision, method=method) if isinstance(decision, Reject) else decision
                 case _:
                     assert_never(era)
         case other:

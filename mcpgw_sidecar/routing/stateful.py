@@ -1,45 +1,86 @@
-"""tools/call in the stateful era (2025-03-26 … 2025-11-25): a ladder, first failure wins.
+"""Requests that one server answers, in the stateful era (2025-03-26 … 2025-11-25): a ladder, first failure wins.
 
 1. a session that this gateway issued and that lives      else 400 / 404         (basic/transports, Session Management)
-2. `params.name` is a string and stands once              else 200, -32602
-3. a server owns the name                                  else 200, -32601      (the guide's "Tool not found")
+2. the key (`TARGETS`) is a string and stands once        else 200, -32602
+3. a server owns it                                        else 200 and the code of the kind: tools -32601 (the guide's
+                                                           "Tool not found"), prompts -32602, resources -32002
 4. a session with that server                              else OpenSession
-5. forward: the bytes of the name exchanged, nothing else
+5. forward: the bytes of the key exchanged, nothing else
 """
 
 from __future__ import annotations
 
-from mcpgw_sidecar.catalog.snapshot import OwnedTool, Snapshot
+import attrs
+
+from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.model.decisions import Decision, Forward, OpenSession, Reject
-from mcpgw_sidecar.model.names import ToolName
+from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
-from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, SERVER_ERROR, Request, Response
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, only
+from mcpgw_sidecar.protocol.jsonrpc import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    RESOURCE_NOT_FOUND,
+    SERVER_ERROR,
+    Request,
+    Response,
+)
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, only, parse_object
 from mcpgw_sidecar.protocol.owners import read_owner
 
+TARGETS = {"tools/call": TOOL, "prompts/get": PROMPT, "resources/read": RESOURCE}
+"""Methods whose `params` name what they are for, by the key of its kind."""
 
-def decide_call(request: Request, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
-    """Decide one call (the ladder above)."""
+COMPLETE = "completion/complete"
+"""Names its prompt or resource template in `params.ref` (server/utilities/completion)."""
+
+_REFERENCES = {"ref/prompt": (PROMPT, "name"), "ref/resource": (RESOURCE, "uri")}
+_NOT_FOUND = {TOOL.name: METHOD_NOT_FOUND, PROMPT.name: INVALID_PARAMS, RESOURCE.name: RESOURCE_NOT_FOUND}
+
+
+@attrs.frozen
+class _Named:
+    """What a request is for: a kind, the key as the client wrote it, and where that stands in the message."""
+
+    kind: Kind
+    key: str
+    start: int
+    end: int
+
+
+def is_addressed(method: str) -> bool:
+    """Whether one server answers this method."""
+    return method in TARGETS or method == COMPLETE
+
+
+def decide_request(request: Request, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
+    """Decide a request for which `is_addressed` (the ladder above)."""
     if isinstance(session, SessionFault):
         return Reject(status=session.status, code=SERVER_ERROR, message=session.message, id=request.id)
-    name = _name(request)
-    if isinstance(name, Reject):
-        return name
-    tool = snapshot.tools.get(ToolName(name.value))
-    if tool is None:
-        return Reject(status=200, code=METHOD_NOT_FOUND, message="Tool not found", data={"name": name.value}, id=request.id)
-    upstream = session.upstreams.get(tool.server.name)
+    try:
+        named = _reference(request) if request.method == COMPLETE else _target(request)
+    except JsonTextError as twice:
+        return Reject(status=400, code=INVALID_REQUEST, message=f"Invalid Request: {twice}", id=request.id)
+    if isinstance(named, Reject):
+        return named
+    owned = snapshot.find(named.kind, named.key)
+    if owned is None:
+        code, message = _NOT_FOUND[named.kind.name], f"{named.kind.name.capitalize()} not found"
+        return Reject(status=200, code=code, message=message, data={named.kind.key: named.key}, id=request.id)
+    upstream = session.upstreams.get(owned.server.name)
     if upstream is None:
-        return OpenSession(server=tool.server, session=session.session, id=request.id)
+        return OpenSession(server=owned.server, session=session.session, id=request.id)
+    text = request.text
     return Forward(
-        server=tool.server,
-        tool=tool.name,
+        server=owned.server,
+        kind=named.kind,
+        key=named.key,
         method=request.method,
         id=request.id,
         session_key=session.session.key,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
-        body=_with_name(request.text, name, tool),
+        body=f"{text[: named.start]}{owned.upstream_key}{text[named.end :]}".encode(),
     )
 
 
@@ -58,7 +99,8 @@ def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState | 
         return Reject(status=400, code=INVALID_REQUEST, message=message, id=answer.id)
     return Forward(
         server=server,
-        tool=None,
+        kind=None,
+        key="",
         method="",
         id=answer.id,
         session_key=session.session.key,
@@ -68,17 +110,25 @@ def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState | 
     )
 
 
-def _name(request: Request) -> Member | Reject:
-    try:
-        name = only(request.params or [], "name")
-    except JsonTextError as twice:
-        return Reject(status=400, code=INVALID_REQUEST, message=f"Invalid Request: {twice}", id=request.id)
-    if name is None or not isinstance(name.value, str):
-        return Reject(status=200, code=INVALID_PARAMS, message="Invalid params: no tool name set", id=request.id)
-    return name
+def _target(request: Request) -> _Named | Reject:
+    kind = TARGETS[request.method]
+    member = only(request.params or [], kind.key)
+    if member is None or not isinstance(member.value, str):
+        return _unnamed(request, f"no {kind.name} {kind.key} set")
+    return _Named(kind, member.value, member.start, member.end)
 
 
-def _with_name(text: str, name: Member, tool: OwnedTool) -> bytes:
-    if text[name.start : name.end] == tool.upstream_name:
-        return text.encode()
-    return f"{text[: name.start]}{tool.upstream_name}{text[name.end :]}".encode()
+def _reference(request: Request) -> _Named | Reject:
+    """What a completion is for: `{"type": "ref/prompt", "name": …}` or `{"type": "ref/resource", "uri": …}`."""
+    ref = only(request.params or [], "ref")
+    if ref is None or not isinstance(ref.value, dict):
+        return _unnamed(request, "ref must be an object")
+    kind, key = _REFERENCES.get(str(ref.value.get("type")), (None, ""))
+    member: Member | None = only(parse_object(request.text[ref.start : ref.end]), key) if kind is not None else None
+    if kind is None or member is None or not isinstance(member.value, str):
+        return _unnamed(request, "ref must be a ref/prompt with its name or a ref/resource with its uri")
+    return _Named(kind, member.value, ref.start + member.start, ref.start + member.end)
+
+
+def _unnamed(request: Request, fault: str) -> Reject:
+    return Reject(status=200, code=INVALID_PARAMS, message=f"Invalid params: {fault}", id=request.id)

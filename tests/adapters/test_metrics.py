@@ -11,19 +11,19 @@ from mcpgw_sidecar.observability.metrics import Metrics
 
 ENVOY = """\
 # TYPE envoy_mcpgw_calls counter
-envoy_mcpgw_calls{server="a",tool="t",code="200"} 3
-envoy_mcpgw_calls{server="a",tool="t",code="202"} 1
-envoy_mcpgw_calls{server="a",tool="t",code="503"} 2
+envoy_mcpgw_calls{method="tools/call",server="a",tool="t",code="200"} 3
+envoy_mcpgw_calls{method="tools/call",server="a",tool="t",code="202"} 1
+envoy_mcpgw_calls{method="prompts/get",server="a",tool="-",code="503"} 2
 # TYPE envoy_mcpgw_call_duration histogram
-envoy_mcpgw_call_duration_bucket{server="a",tool="t",code="200",le="0.5"} 1
-envoy_mcpgw_call_duration_bucket{server="a",tool="t",code="200",le="5"} 3
-envoy_mcpgw_call_duration_bucket{server="a",tool="t",code="200",le="+Inf"} 3
-envoy_mcpgw_call_duration_bucket{server="a",tool="t",code="202",le="0.5"} 1
-envoy_mcpgw_call_duration_bucket{server="a",tool="t",code="202",le="5"} 1
-envoy_mcpgw_call_duration_bucket{server="a",tool="t",code="202",le="+Inf"} 1
-envoy_mcpgw_call_duration_sum{server="a",tool="t",code="200"} 6
-envoy_mcpgw_call_duration_sum{server="a",tool="t",code="202"} 0.4
-envoy_mcpgw_call_duration_count{server="a",tool="t",code="200"} 3
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="200",le="0.5"} 1
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="200",le="5"} 3
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="200",le="+Inf"} 3
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="202",le="0.5"} 1
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="202",le="5"} 1
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="202",le="+Inf"} 1
+envoy_mcpgw_call_duration_sum{method="tools/call",server="a",tool="t",code="200"} 6
+envoy_mcpgw_call_duration_sum{method="tools/call",server="a",tool="t",code="202"} 0.4
+envoy_mcpgw_call_duration_count{method="tools/call",server="a",tool="t",code="200"} 3
 envoy_other{x="y"} 1
 """
 
@@ -38,7 +38,7 @@ def rendered(*families: object) -> str:
 def test_codes_of_one_outcome_are_one_series() -> None:
     text = rendered(*translate(ENVOY))
     assert 'mcpgw_requests_total{method="tools/call",outcome="ok",server="a",tool="t"} 4.0' in text
-    assert 'mcpgw_requests_total{method="tools/call",outcome="unavailable",server="a",tool="t"} 2.0' in text
+    assert 'mcpgw_requests_total{method="prompts/get",outcome="unavailable",server="a",tool=""} 2.0' in text
     bucket = 'mcpgw_request_duration_seconds_bucket{le="0.0005",method="tools/call",outcome="ok",server="a",tool="t"} 2.0'
     assert bucket in text
     assert 'mcpgw_request_duration_seconds_sum{method="tools/call",outcome="ok",server="a",tool="t"} 0.0064' in text

@@ -6,11 +6,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mcpgw_sidecar.broker.streams import COALESCE, PER_SESSION, TOOLS_CHANGED, Streams
+from mcpgw_sidecar.broker.streams import COALESCE, PER_SESSION, Streams
 from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
-from mcpgw_sidecar.catalog.tools import Tool, read_tool
 from mcpgw_sidecar.errors import UnavailableError
+from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.ports import SessionDirectory
 from mcpgw_sidecar.model.servers import Server
@@ -21,8 +22,10 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 def snapshot(*names: str) -> Snapshot:
     server = Server(name=ServerName("s"), url="http://h", hostname="h")
-    tools = [read_tool(f'{{"name":"{name}","inputSchema":{{"type":"object"}}}}') for name in names]
-    return federate((server,), {server.name: Discovered(tuple(tool for tool in tools if isinstance(tool, Tool)))}).snapshot
+    tools = [read_item(TOOL, f'{{"name":"{name}","inputSchema":{{"type":"object"}}}}') for name in names]
+    return federate(
+        (server,), {server.name: Discovered({"tool": tuple(tool for tool in tools if isinstance(tool, Item))})}
+    ).snapshot
 
 
 async def test_equal_means_silence() -> None:
@@ -75,7 +78,7 @@ async def test_changes_that_come_together_are_one_notification(autojump_clock: M
             await trio.sleep(COALESCE / 20)
         await stream.wait_news()
         await other.wait_news()
-        assert stream.pending == other.pending == {TOOLS_CHANGED}
+        assert stream.pending == other.pending == {TOOL.changed}
         stream.pending.clear()
         await trio.sleep(10 * COALESCE)
         assert not stream.pending
@@ -100,10 +103,10 @@ async def test_a_change_that_was_taken_back_is_none(autojump_clock: MockClock) -
 def test_a_message_goes_to_the_newest_stream_and_is_not_lost_with_it() -> None:
     streams = Streams()
     old, new = streams.open("s"), streams.open("s")
-    streams.tell_all(TOOLS_CHANGED)
-    assert (old.pending, new.pending) == (set(), {TOOLS_CHANGED})
+    streams.tell_all(TOOL.changed)
+    assert (old.pending, new.pending) == (set(), {TOOL.changed})
     streams.discard(new)
-    assert old.pending == {TOOLS_CHANGED}
+    assert old.pending == {TOOL.changed}
     streams.discard(old)
     assert len(streams) == 0
 

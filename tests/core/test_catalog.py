@@ -6,9 +6,10 @@ import attrs
 import pytest
 
 from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.snapshot import EMPTY, PAGE
-from mcpgw_sidecar.catalog.tools import Tool, Unusable, read_tool
-from mcpgw_sidecar.model.names import ServerName, ToolName
+from mcpgw_sidecar.model.kinds import TOOL
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired, Server
 from mcpgw_sidecar.model.statuses import Conflict
 
@@ -21,8 +22,8 @@ def server(name: str, prefix: str = "", **more: object) -> Server:
 
 
 def offer(*names: str) -> Discovered:
-    tools = [read_tool(f'{{"name":{json.dumps(name)},{SCHEMA}}}') for name in names]
-    return Discovered(tuple(tool for tool in tools if isinstance(tool, Tool)))
+    tools = [read_item(TOOL, f'{{"name":{json.dumps(name)},{SCHEMA}}}') for name in names]
+    return Discovered({"tool": tuple(tool for tool in tools if isinstance(tool, Item))})
 
 
 def names(page: bytes | None) -> list[str]:
@@ -34,10 +35,10 @@ def test_everything_but_the_name_is_relayed_as_it_came() -> None:
     text = (
         '{ "x":1e400,"name" : "gr\\u0065et", "y":9007199254740993,"inputSchema":{"type":"object","z":-0.0}, "w":"\\ud800" }'
     )
-    tool = read_tool(text)
-    assert isinstance(tool, Tool)
-    assert tool.name == "greet"
-    assert tool.name_text == '"gr\\u0065et"'
+    tool = read_item(TOOL, text)
+    assert isinstance(tool, Item)
+    assert tool.key == "greet"
+    assert tool.key_text == '"gr\\u0065et"'
     assert tool.with_prefix("test_") == text.replace('"gr', '"test_gr')
     assert tool.with_prefix("") == text
 
@@ -62,7 +63,7 @@ def test_everything_but_the_name_is_relayed_as_it_came() -> None:
     ],
 )
 def test_a_broken_tool_is_left_out_with_its_reason(text: str, reason: str) -> None:
-    found = read_tool(text)
+    found = read_item(TOOL, text)
     assert isinstance(found, Unusable)
     assert reason in found.reason
 
@@ -71,16 +72,16 @@ def test_names_are_prefixed_and_sorted() -> None:
     result = federate(
         (server("b", "b_"), server("a", "a_")), {ServerName("a"): offer("z", "y"), ServerName("b"): offer("x")}
     )
-    assert names(result.snapshot.page(None)) == ["a_y", "a_z", "b_x"]
-    assert result.snapshot.tools[ToolName("b_x")].upstream_name == '"x"'
+    assert names(result.snapshot.of(TOOL).page(None)) == ["a_y", "a_z", "b_x"]
+    assert result.snapshot.of(TOOL).owned[("b_x")].upstream_key == '"x"'
 
 
 def test_the_earlier_server_owns_a_clashing_name_whoever_answered_first() -> None:
     first, second = server("first", "t_"), server("second", "t_")
     both = {ServerName("second"): offer("same", "own"), ServerName("first"): offer("same")}
     result = federate((first, second), both)
-    assert names(result.snapshot.page(None)) == ["t_own", "t_same"]
-    assert result.snapshot.tools[ToolName("t_same")].server == first
+    assert names(result.snapshot.of(TOOL).page(None)) == ["t_own", "t_same"]
+    assert result.snapshot.of(TOOL).owned[("t_same")].server == first
     clash = Conflict(kind="tool", name="t_same", owner=ServerName("first"))
     assert result.shares[ServerName("second")].conflicts == (clash,)
     assert result.shares[ServerName("first")].conflicts == ()
@@ -89,24 +90,24 @@ def test_the_earlier_server_owns_a_clashing_name_whoever_answered_first() -> Non
 def test_prefixes_that_overlap_meet_in_the_whole_name() -> None:
     servers = (server("a", "t"), server("b", "t_"))
     result = federate(servers, {ServerName("a"): offer("_x"), ServerName("b"): offer("x", "y")})
-    assert result.snapshot.tools[ToolName("t_x")].server.name == "a"
-    assert result.snapshot.tools[ToolName("t_y")].server.name == "b"
+    assert result.snapshot.of(TOOL).owned[("t_x")].server.name == "a"
+    assert result.snapshot.of(TOOL).owned[("t_y")].server.name == "b"
 
 
 def test_a_server_that_lists_a_name_twice_keeps_the_first() -> None:
     result = federate((server("a"),), {ServerName("a"): offer("x", "x")})
-    assert names(result.snapshot.page(None)) == ["x"]
+    assert names(result.snapshot.of(TOOL).page(None)) == ["x"]
     assert result.shares[ServerName("a")].invalid[0].reason == "the server lists this name twice"
 
 
 def test_a_name_that_grows_too_long_by_its_prefix_is_left_out() -> None:
     result = federate((server("a", "p_"),), {ServerName("a"): offer("n" * 127)})
-    assert names(result.snapshot.page(None)) == []
+    assert names(result.snapshot.of(TOOL).page(None)) == []
     assert "129 characters" in result.shares[ServerName("a")].invalid[0].reason
 
 
 def test_what_could_not_be_read_is_reported() -> None:
-    broken = Discovered(unusable=(Unusable("x", "why"),))
+    broken = Discovered(unusable=(Unusable("tool", "x", "why"),))
     assert federate((server("a"),), {ServerName("a"): broken}).shares[ServerName("a")].invalid[0].reason == "why"
 
 
@@ -117,7 +118,7 @@ def test_pages_of_a_thousand_each_tool_once() -> None:
     cursor: str | None = None
     sizes = []
     while True:
-        page = snapshot.page(cursor)
+        page = snapshot.of(TOOL).page(cursor)
         assert page is not None
         seen += names(page)
         sizes.append(len(names(page)))
@@ -131,23 +132,23 @@ def test_pages_of_a_thousand_each_tool_once() -> None:
 def test_a_cursor_outlives_its_snapshot() -> None:
     many = [f"t{number:04}" for number in range(PAGE + 5)]
     old = federate((server("a"),), {ServerName("a"): offer(*many)}).snapshot
-    page = old.page(None)
+    page = old.of(TOOL).page(None)
     assert page is not None
     cursor = json.loads(page)["nextCursor"]
     new = federate((server("a"),), {ServerName("a"): offer(*many[500:], "t9999")}).snapshot
-    assert names(new.page(cursor)) == [*many[PAGE:], "t9999"]
+    assert names(new.of(TOOL).page(cursor)) == [*many[PAGE:], "t9999"]
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "bm9wZQ==", "WzEsMl0=", "é"])
 def test_a_cursor_that_was_never_given_out(cursor: str) -> None:
-    assert EMPTY.page(cursor) is None
+    assert EMPTY.of(TOOL).page(cursor) is None
 
 
 def test_the_digest_follows_the_list() -> None:
     one = federate((server("a"),), {ServerName("a"): offer("x")}).snapshot
     same = federate((server("a", url="http://elsewhere.example"),), {ServerName("a"): offer("x")}).snapshot
     other = federate((server("a"),), {ServerName("a"): offer("y")}).snapshot
-    assert one.digest == same.digest != other.digest
+    assert one.of(TOOL).digest == same.of(TOOL).digest != other.of(TOOL).digest
 
 
 def test_instructions_stand_under_their_prefix() -> None:

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from mcpgw_sidecar.catalog.federation import Discovered, federate
-from mcpgw_sidecar.catalog.tools import Tool, read_tool
+from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
@@ -19,8 +20,10 @@ FRESH = SessionState(session=SESSION, upstreams={})
 
 
 def _snapshot(*names: str) -> object:
-    tools = [read_tool(json.dumps({"name": name, "inputSchema": {"type": "object"}})) for name in names]
-    return federate((SERVER,), {SERVER.name: Discovered(tuple(tool for tool in tools if isinstance(tool, Tool)))}).snapshot
+    tools = [read_item(TOOL, json.dumps({"name": name, "inputSchema": {"type": "object"}})) for name in names]
+    return federate(
+        (SERVER,), {SERVER.name: Discovered({"tool": tuple(tool for tool in tools if isinstance(tool, Item))})}
+    ).snapshot
 
 
 SNAPSHOT = _snapshot("greet", "größe")
@@ -41,7 +44,7 @@ def test_only_the_name_is_exchanged() -> None:
     assert isinstance(found, Forward)
     assert found.body.decode() == body.replace('"name":"test_greet",', '"name":"greet",', 1)
     assert found.id == "9007199254740993"
-    assert (found.server, found.tool, found.session_id, found.protocol_version) == (
+    assert (found.server, found.key, found.session_id, found.protocol_version) == (
         SERVER,
         "test_greet",
         "up-1",
@@ -108,7 +111,9 @@ def test_refusals(body: str, status: int, code: int) -> None:
 
 def test_an_unknown_tool_is_named() -> None:
     found = ask(call('"nope"', '"x"'))
-    assert found == Reject(status=200, code=-32601, message="Tool not found", data={"name": "nope"}, id='"x"')  # type: ignore[arg-type]
+    assert found == Reject(
+        status=200, code=-32601, message="Tool not found", data={"name": "nope"}, id='"x"', method="tools/call"
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,7 @@ def test_an_answer_goes_to_the_server_that_its_id_names(named: str, raw: str, co
     found = ask(f'{{"jsonrpc":"2.0", "id":"mcpgw:ns/one:{named}",{content}}}')
     assert isinstance(found, Forward)
     assert found.body.decode() == f'{{"jsonrpc":"2.0", "id":{raw},{content}}}'
-    assert (found.server, found.tool, found.session_id) == (SERVER, None, "up-1")
+    assert (found.server, found.kind, found.session_id) == (SERVER, None, "up-1")
 
 
 @pytest.mark.parametrize("ident", ["4", '"x"', '"mcpgw:ns/other:1"', '"mcpgw:ns/one:[]"'])

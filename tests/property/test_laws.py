@@ -10,8 +10,9 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from mcpgw_sidecar.catalog.federation import Discovered, federate
-from mcpgw_sidecar.catalog.tools import Tool, read_tool
+from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
+from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
@@ -81,9 +82,9 @@ def test_a_call_differs_from_what_the_client_wrote_in_one_name(
     name: str, prefix: str, more: dict[str, object], arguments: object, ascii_only: bool
 ) -> None:
     server = Server(name=ServerName("s"), url="http://h/mcp", hostname="h", tool_prefix=prefix)
-    tool = read_tool(json.dumps({"name": name, "inputSchema": {"type": "object"}}, ensure_ascii=ascii_only))
-    assert isinstance(tool, Tool)
-    snapshot = federate((server,), {server.name: Discovered((tool,))}).snapshot
+    tool = read_item(TOOL, json.dumps({"name": name, "inputSchema": {"type": "object"}}, ensure_ascii=ascii_only))
+    assert isinstance(tool, Item)
+    snapshot = federate((server,), {server.name: Discovered({"tool": (tool,)})}).snapshot
     session = Session(key="k", expires=9, protocol_version="x", client_info=JsonText("{}"), capabilities=JsonText("{}"))
     state = SessionState(session=session, upstreams={server.name: UpstreamSession(id="u", protocol_version="x")})
     params = {**{k: v for k, v in more.items() if k != "name"}, "name": prefix + name, "arguments": arguments}
@@ -99,18 +100,18 @@ def test_who_owns_a_name_does_not_depend_on_who_answered_first(one: list[str], t
     second = Server(name=ServerName("two"), url="http://2", hostname="2", tool_prefix=p2)
 
     def offer(names: list[str]) -> Discovered:
-        tools = [read_tool(json.dumps({"name": name, "inputSchema": {"type": "object"}})) for name in names]
-        return Discovered(tuple(tool for tool in tools if isinstance(tool, Tool)))
+        tools = [read_item(TOOL, json.dumps({"name": name, "inputSchema": {"type": "object"}})) for name in names]
+        return Discovered({"tool": tuple(tool for tool in tools if isinstance(tool, Item))})
 
     offers = {first.name: offer(one), second.name: offer(two)}
     together = federate((first, second), offers)
     reversed_arrival = federate((first, second), dict(reversed(offers.items())))
-    assert together.snapshot.page(None) == reversed_arrival.snapshot.page(None)
-    assert set(together.snapshot.names) == {p1 + name for name in one} | {p2 + name for name in two}
+    assert together.snapshot.of(TOOL).page(None) == reversed_arrival.snapshot.of(TOOL).page(None)
+    assert set(together.snapshot.of(TOOL).keys) == {p1 + name for name in one} | {p2 + name for name in two}
     for name in one:
-        assert together.snapshot.tools[p1 + name].server == first  # type: ignore[index]
+        assert together.snapshot.of(TOOL).owned[p1 + name].server == first
     for share in together.shares.values():
-        assert set(share.owned) <= set(together.snapshot.names)
+        assert set(share.tools) <= set(together.snapshot.of(TOOL).keys)
 
 
 @given(st.lists(st.dictionaries(TEXT, JSON, max_size=3), max_size=5), st.lists(st.integers(0, 400), max_size=8))

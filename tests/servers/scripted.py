@@ -50,6 +50,7 @@ class ScriptedServer:
         self.offers_stream = True
         self.version: str | None = None
         self.instructions: str | None = None
+        self.capabilities: dict[str, Any] = {"tools": {}}
         self.requests: list[Arrived] = []
         self.sessions: set[str] = set()
         self._streams: list[BaseHTTPRequestHandler] = []
@@ -178,7 +179,11 @@ class _Handler(BaseHTTPRequestHandler):
             server.sessions.add(session)
             extra = [("mcp-session-id", session)]
         version = server.version or message["params"]["protocolVersion"]
-        result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "s", "version": "1"}}
+        result = {
+            "protocolVersion": version,
+            "capabilities": server.capabilities,
+            "serverInfo": {"name": "s", "version": "1"},
+        }
         if server.instructions:
             result["instructions"] = server.instructions
         self.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result}, extra)

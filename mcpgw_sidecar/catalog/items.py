@@ -1,0 +1,104 @@
+"""One tool, prompt, resource or template as its server wrote it. Everything but a prefixed name is relayed byte for byte.
+
+`read_item` is a ladder, first failure wins, and a failing item is left out alone; its server and its siblings stay:
+
+1. a JSON object in which the key (`name`, `uri`, `uriTemplate`) stands once
+2. the key: a string without control characters; a name of 1 to 128 characters    (server/tools, Tool Names)
+3. what the schema of the kind requires besides, and strings where it wants strings: one item without them makes strict
+   clients refuse the whole list
+   - tool: `inputSchema`, an object with `"type": "object"`; `outputSchema`, if there, as well
+   - resource and template: `name`
+   - prompt: `arguments`, if there, an array
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from mcpgw_sidecar.model.kinds import PROMPT, TOOL, Kind
+from mcpgw_sidecar.model.names import JsonText
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only, parse_object
+
+MAX_NAME = 128  # characters, prefix included (server/tools: SHOULD be 1 to 128)
+MAX_URI = 8192  # characters: what servers commonly take as a URL
+_SHOWN = 80  # characters of a broken item that a report repeats
+
+
+@attrs.frozen(slots=True)
+class Item:
+    """`text` is the object, `text[key_start:key_end]` its key as JSON, `key` the same decoded."""
+
+    key: str
+    text: str = attrs.field(repr=False)
+    key_start: int
+    key_end: int
+
+    @property
+    def key_text(self) -> JsonText:
+        """The key as its server writes it: what a request for the item has to carry."""
+        return JsonText(self.text[self.key_start : self.key_end])
+
+    def with_prefix(self, prefix: str) -> str:
+        """The object with the prefix before the key (prefixes are plain ASCII: they need no escapes)."""
+        inside = self.key_start + 1
+        return self.text[:inside] + dumps(prefix)[1:-1] + self.text[inside:]
+
+
+@attrs.frozen(slots=True)
+class Unusable:
+    """Why an item is left out; `name` is as much of its key as could be read."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+def read_item(kind: Kind, text: str) -> Item | Unusable:
+    """An item out of a server's list (the ladder above)."""
+    try:
+        members = parse_object(text)
+        key = only(members, kind.key)
+        values = {member.key: member.value for member in members}
+    except JsonTextError as error:
+        return Unusable(kind.name, text[:_SHOWN], str(error))
+    if key is None or not isinstance(key.value, str):
+        return Unusable(kind.name, text[:_SHOWN], f'"{kind.key}" is missing or not a string')
+    fault = _key_fault(kind, key.value) or _shape_fault(kind, values) or _text_fault(values)
+    if fault:
+        return Unusable(kind.name, key.value[:_SHOWN], fault)
+    return Item(key.value, text, key.start, key.end)
+
+
+def _key_fault(kind: Kind, key: str) -> str | None:
+    limit = MAX_NAME if kind.prefixed else MAX_URI
+    if not 1 <= len(key) <= limit:
+        return f'"{kind.key}" has {len(key)} characters; 1 to {limit} are allowed'
+    if any(not char.isprintable() for char in key):
+        return f'"{kind.key}" contains a control character'
+    return None
+
+
+def _shape_fault(kind: Kind, values: dict[str, Any]) -> str | None:
+    if kind is TOOL:
+        for key, required in (("inputSchema", True), ("outputSchema", False)):
+            if (required or key in values) and not _is_object_schema(values.get(key)):
+                return f'"{key}" is not a schema with "type": "object"'
+    elif kind is PROMPT:
+        if "arguments" in values and not isinstance(values["arguments"], list):
+            return '"arguments" is not an array'
+    elif not isinstance(values.get("name"), str):
+        return '"name" is missing or not a string'
+    return None
+
+
+def _is_object_schema(schema: object) -> bool:
+    return isinstance(schema, dict) and schema.get("type") == "object"
+
+
+def _text_fault(values: dict[str, Any]) -> str | None:
+    for key in ("title", "description"):
+        if key in values and not isinstance(values[key], str):
+            return f'"{key}" is not a string'
+    return None
