@@ -1,7 +1,7 @@
 """The one module that knows every part: builds the values, opens the nursery tree, and ends it in order.
 
-    outer nursery        router · broker · admin: they drain when `stop` is set
-    └── inner nursery    everything that runs for ever: it is cancelled when the three have drained
+    outer nursery        everything that runs for ever, the admin port too: it tells of the drain, and is cancelled after it
+    └── inner nursery    router · broker: they drain when `stop` is set
 
 The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once with 128 + its number.
 """
@@ -9,6 +9,7 @@ The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once w
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from functools import partial
 from importlib.resources import files
@@ -42,6 +43,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
+START_PATIENCE = 1.0  # seconds that clients wait for servers which have not answered yet, after a start
 READY_PATIENCE = 2.0  # seconds that readiness waits for servers that have not answered yet (interface.md)
 KEY_LOOK = 1.0  # seconds between two looks at the key file
 _CA_BUNDLES = (  # where the systems that Envoy runs on keep theirs; Envoy has no default of its own
@@ -105,6 +107,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
 
 async def wait_running(settings: Settings) -> None:
     """The sidecar, until it has drained. Raises ConfigurationError or UnavailableError when it cannot start."""
+    _raise_file_limit()
     desired = Watched(load(settings.config))
     keys = KeyFile(_key_file(settings))
     metrics = Metrics()
@@ -155,20 +158,31 @@ async def wait_running(settings: Settings) -> None:
 
         may_ask = guard(settings)
         router = Router(
-            snapshot=lambda: live.value, sessions=directory, guard=may_ask, metrics=metrics, debug=settings.debug
+            snapshot=lambda: live.value,
+            started=ready,
+            sessions=directory,
+            guard=may_ask,
+            metrics=metrics,
+            debug=settings.debug,
         )
         broker = BrokerApp(
-            live=live, directory=directory, streams=streams, guard=may_ask, metrics=metrics, max_body=settings.max_body
+            live=live,
+            started=ready,
+            directory=directory,
+            streams=streams,
+            guard=may_ask,
+            metrics=metrics,
+            max_body=settings.max_body,
         )
         envoy_admin = str(settings.envoy_admin_address) if written is not None else None
         admin = AdminApp(metrics=metrics, facts=facts, waiting_for=lambda: ready.waiting_for, envoy_admin=envoy_admin)
 
+        await forever.start(partial(http.serve, admin, admin_listener, trio.Event(), drain_time=0.0))
         async with trio.open_nursery() as serving:
             forever.start_soon(_wait_signals, stop, ready, streams)
             drain = settings.drain_time
             await serving.start(partial(router.server().serve, router_listener, stop, drain_time=drain))
             await serving.start(partial(http.serve, broker, broker_listener, stop, drain_time=drain))
-            await serving.start(partial(http.serve, admin, admin_listener, stop, drain_time=1.0))
             log.info("Listening", router=str(router_at), broker=str(broker_at), admin=str(admin_at))
             forever.start_soon(supervisor.wait_supervising, desired)
             forever.start_soon(directory.wait_sweeping)
@@ -185,16 +199,27 @@ async def wait_running(settings: Settings) -> None:
 
 
 class _Readiness:
-    """Why the process is not ready, in words; None when it is."""
+    """Why the process is not ready, in words, None when it is; and the `Started` of router and broker."""
 
     def __init__(self, all_tried: trio.Event) -> None:
-        self.waiting_for: str | None = "configuration, router and broker"
+        self.waiting_for: str | None = "the first answers of the servers"
         self._all_tried = all_tried
+        self._over = trio.Event()
+
+    def is_over(self) -> bool:
+        """Every server was tried, or patience is over."""
+        return self._over.is_set()
+
+    async def wait_over(self) -> None:
+        """Wait for that."""
+        await self._over.wait()
 
     async def wait_started(self, desired: Watched[Desired]) -> None:
-        """Ready once every server was tried, or patience is over: a dead server never holds up the others."""
-        self.waiting_for = "the first answers of the servers"
-        with trio.move_on_after(READY_PATIENCE):
+        """Ready once every server was tried, or patience is over: a dead server never holds up the others for longer."""
+        with trio.move_on_after(START_PATIENCE):
+            await self._all_tried.wait()
+        self._over.set()
+        with trio.move_on_after(READY_PATIENCE - START_PATIENCE):
             await self._all_tried.wait()
         if self.waiting_for == "the first answers of the servers":
             self.waiting_for = None
@@ -203,6 +228,14 @@ class _Readiness:
     def drain(self) -> None:
         """Tell whoever asks to send new work elsewhere."""
         self.waiting_for = "the end: draining"
+        self._over.set()
+
+
+def _raise_file_limit() -> None:
+    """Each stream of a client is a file descriptor, and the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _wait_signals(stop: trio.Event, ready: _Readiness, streams: Streams) -> None:
@@ -259,4 +292,5 @@ def _key_file(settings: Settings) -> Path | None:
 
 
 def _endpoint(address: Address) -> Endpoint:
-    return Endpoint(host=address.host, port=address.port, path=address.path)
+    path = str(Path(address.path).resolve()) if address.path is not None else None  # Envoy may run elsewhere
+    return Endpoint(host=address.host, port=address.port, path=path)

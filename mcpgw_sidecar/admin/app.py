@@ -16,11 +16,12 @@ from mcpgw_sidecar.admin.envoystats import translate
 from mcpgw_sidecar.admin.status import Facts, document, gauges, not_ready, server
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
-from mcpgw_sidecar.runtime.http import Receive, Scope, Send
+from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 
 log = get_logger(__name__)
 
 ENVOY_TIMEOUT = 1.0  # seconds: a scrape without Envoy's numbers is better than none
+MAX_BODY = 65536  # bytes
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _JSON = "application/json"
 _PATHS = "/healthz, /readyz, /metrics, /status, /status/NAMESPACE/NAME"
@@ -39,10 +40,11 @@ class AdminApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        del receive
         if scope["type"] != "http":
             return
         try:
+            if await wait_body(receive, MAX_BODY) is None:
+                return  # nothing here takes a body: hypercorn closes what sends more
             status, kind, body = await self._wait_answer(scope["method"], scope["path"])
         except Exception:
             log.exception("Admin failed on a request")

@@ -49,7 +49,7 @@ def server(status: ServerStatus) -> dict[str, Any]:
     wanted, health = status.server, status.health
     return {
         "name": wanted.name,
-        "url": wanted.url,
+        "url": wanted.shown_url,
         "hostname": wanted.hostname,
         "toolPrefix": wanted.tool_prefix,
         "enabled": wanted.enabled,

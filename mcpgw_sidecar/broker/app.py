@@ -17,6 +17,7 @@ from mcpgw_sidecar.broker.streams import Stream, Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT, NULL, JsonText, ServerName
+from mcpgw_sidecar.model.ports import Started
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -38,12 +39,13 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     result_text,
 )
 from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes
-from mcpgw_sidecar.runtime.http import Receive, Scope, Send
+from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
 HEAL = "/heal"
+SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
 _JSON = (b"content-type", b"application/json")
 _OK = 200
@@ -56,6 +58,7 @@ class BrokerApp:
         self,
         *,
         live: Watched[Snapshot],
+        started: Started,
         directory: Directory,
         streams: Streams,
         guard: Guard,
@@ -63,6 +66,7 @@ class BrokerApp:
         max_body: int,
     ) -> None:
         self._live = live
+        self._started = started
         self._directory = directory
         self._streams = streams
         self._guard = guard
@@ -81,6 +85,9 @@ class BrokerApp:
 
     async def _wait_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["method"] != "POST" and await wait_body(receive, SMALL_BODY) is None:
+            await _wait_rejected(send, Reject(status=413, code=INVALID_REQUEST, message="Request body too large: send none"))
+            return
         if scope["path"] == HEAL:
             await self._wait_heal(headers, send)
             return
@@ -112,7 +119,7 @@ class BrokerApp:
 
     async def _wait_post(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        body = await _wait_body(receive, self._max_body)
+        body = await wait_body(receive, self._max_body)
         if body is None:
             message = f"Request body too large: at most {self._max_body} bytes"
             await _wait_rejected(send, Reject(status=413, code=INVALID_REQUEST, message=message))
@@ -122,6 +129,7 @@ class BrokerApp:
             await _wait_rejected(send, Reject(status=415, code=INVALID_REQUEST, message=message))
             return
         parsed = parse_message(body)
+        await self._started.wait_over()  # a list before that would be one without most servers, and look like all
         answered = self._answered(headers, parsed)
         method = getattr(parsed, "method", "")
         log.debug("Processing request", method=method)
@@ -223,19 +231,6 @@ async def _wait_gone(receive: Receive, stream: Stream) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     stream.close()
-
-
-async def _wait_body(receive: Receive, limit: int) -> bytes | None:
-    body = bytearray()
-    while True:
-        event: dict[str, Any] = await receive()
-        if event["type"] == "http.disconnect":
-            return bytes(body)
-        body += event.get("body", b"")
-        if len(body) > limit:
-            return None
-        if not event.get("more_body"):
-            return bytes(body)
 
 
 def _no_session(fault: SessionFault, ident: JsonText = NULL) -> Reject:

@@ -10,6 +10,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.jsonrpc import (
     METHOD_NOT_FOUND,
     Malformed,
@@ -89,17 +91,18 @@ class HttpClients:
                 reason = f"caFile {server.ca_file} cannot be used: {error}"
                 raise UpstreamError("BadCaFile", reason) from None
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
-        return httpx2.AsyncClient(
-            verify=context, limits=limits, timeout=httpx2.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT), trust_env=False
-        )
+        # One client speaks for many: a cookie that a server gives to one of them must reach nobody else.
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        return httpx2.AsyncClient(verify=context, limits=limits, cookies=no_cookies, trust_env=False)
 
 
 @attrs.frozen
 class UpstreamClient:
-    """Speaks to MCP servers. `observe` is told (server name, seconds) of each request."""
+    """Speaks to MCP servers. `observe` is told (server name, seconds) of each request; `timeout` is in seconds."""
 
     http: HttpClients
     observe: Callable[[str, float], None]
+    timeout: float = REQUEST_TIMEOUT
 
     async def wait_initialized(
         self, server: Server, *, client_info: str, capabilities: str, headers: Mapping[str, str]
@@ -156,10 +159,12 @@ class UpstreamClient:
     ) -> bool:
         """Hand over the messages of the server's own stream until it ends; False if it offers none. Raises UpstreamError."""
         extra = {**_with_session(session, headers), "accept": _EVENT_STREAM}
-        async with self._exchange(server, "GET", None, extra, silence=None) as answer:
-            if answer.status_code in _NO_STREAM or _kind(answer) != _EVENT_STREAM:
+        async with self._exchange(server, "GET", None, extra, streaming=True) as answer:
+            if answer.status_code in _NO_STREAM:
                 return False
             await _wait_checked(server, answer)
+            if _kind(answer) != _EVENT_STREAM:
+                return False
             async with contextlib.aclosing(_events(answer)) as messages:
                 async for message in messages:
                     if isinstance(message, Request):
@@ -191,10 +196,10 @@ class UpstreamClient:
     def _limited(self, server: Server, method: str) -> Iterator[None]:
         started = trio.current_time()
         try:
-            with trio.fail_after(REQUEST_TIMEOUT):
+            with trio.fail_after(self.timeout):
                 yield
         except trio.TooSlowError:
-            message = f"did not answer {method} within {REQUEST_TIMEOUT:.0f} s"
+            message = f"did not answer {method} within {self.timeout:g} s"
             raise UpstreamError("Timeout", message) from None
         finally:
             self.observe(server.name, trio.current_time() - started)
@@ -207,13 +212,14 @@ class UpstreamClient:
         body: bytes | None,
         headers: Mapping[str, str],
         *,
-        silence: float | None = REQUEST_TIMEOUT,
+        streaming: bool = False,
     ) -> AsyncIterator[httpx2.Response]:
         http = await self.http.wait_for(server)
+        silence = None if streaming else self.timeout
         sent = {name.encode("latin-1"): value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
         if body is not None:
             sent[b"content-type"] = b"application/json"
-        timeout = httpx2.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT, read=silence)
+        timeout = httpx2.Timeout(self.timeout, connect=CONNECT_TIMEOUT, read=silence)
         try:
             async with http.stream(method, server.url, content=body, headers=sent, timeout=timeout) as answer:
                 yield answer
@@ -221,10 +227,14 @@ class UpstreamClient:
             if isinstance(error, httpx2.ConnectTimeout):
                 message = f"cannot be reached: no connection within {CONNECT_TIMEOUT:.0f} s"
                 raise UpstreamError("Unreachable", message) from None
-            raise UpstreamError("Timeout", f"was silent for {REQUEST_TIMEOUT:.0f} s") from None
+            raise UpstreamError("Timeout", f"was silent for {self.timeout:g} s") from None
         except httpx2.ConnectError as error:
             raise UpstreamError("Unreachable", f"cannot be reached: {_words(error)}") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+        except httpx2.LocalProtocolError:  # its words repeat the header, and that may be a credential
+            raise UpstreamError("BadRequest", "was not asked: a header of the request cannot be sent") from None
+        except (UnicodeError, httpx2.InvalidURL):
+            raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise UpstreamError("BadAnswer", f"broke off or answered no HTTP: {_words(error)}") from None
 
     async def _wait_result(
@@ -270,10 +280,13 @@ def own_headers(server: Server) -> dict[str, str]:
     credential = server.credential
     if server.credential_file is not None:
         try:
-            credential = Path(server.credential_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = f"credentialFile {server.credential_file} cannot be read: {error}"
+            credential = Path(server.credential_file).read_text(encoding="utf-8-sig").strip()
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that cannot be one
+            reason = f"credentialFile {server.credential_file} cannot be read: {type(error).__name__}"
             raise UpstreamError("BadCredential", reason) from None
+        if not is_header_value(credential):
+            reason = f"credentialFile {server.credential_file} holds no single line of visible ASCII"
+            raise UpstreamError("BadCredential", reason)
     return {"authorization": credential} if credential else {}
 
 

@@ -17,7 +17,7 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.headers import for_upstream
-from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, SERVER_ERROR
 from mcpgw_sidecar.sessions.table import Closing, SessionCounts, SessionTable
 from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
 
@@ -168,23 +168,34 @@ class Directory:
         except UpstreamError as error:
             log.warning("Upstream session not opened", server=server.name, reason=error.reason, error=str(error))
             opening.failed = _rejection(server, error)
+        except Exception:  # a bug of ours costs this call, not the process
+            log.exception("Opening a session failed", server=server.name)
+            message = "Internal error of the gateway"
+            opening.failed = Reject(status=500, code=INTERNAL_ERROR, message=message)
         else:
             log.debug("Upstream session opened", server=server.name, session=short(session.key))
-            self._keep(session, server, shake.session)
+            self._keep(session, server, attrs.evolve(shake.session, authorization=headers.get("authorization")))
         finally:
             del self._opening[session.key, server.name]
             opening.done.set()
 
     def _keep(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
-        if not self._table.opened(session, server.name, upstream):
-            self._close([Closing(server.name, upstream)])
+        """Keep a session, unless its client has gone or its server has moved while it was being opened."""
+        now = self._servers().get(server.name)
+        moved = now is None or (now.url, now.ca_file) != (server.url, server.ca_file)
+        if moved or not self._table.opened(session, server.name, upstream):
+            self._nursery.start_soon(self._client.wait_closed, server, upstream, _shown_again(upstream))
 
     def _close(self, closing: list[Closing]) -> None:
         servers = self._servers()
         for gone in closing:
             server = servers.get(gone.server)
             if server is not None:
-                self._nursery.start_soon(self._client.wait_closed, server, gone.upstream, {})
+                self._nursery.start_soon(self._client.wait_closed, server, gone.upstream, _shown_again(gone.upstream))
+
+
+def _shown_again(upstream: UpstreamSession) -> dict[str, str]:
+    return {"authorization": upstream.authorization} if upstream.authorization else {}
 
 
 def _rejection(server: Server, error: UpstreamError) -> Reject:

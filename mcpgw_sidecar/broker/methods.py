@@ -18,7 +18,7 @@ from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
 
 _LISTS = {kind.list_method: kind for kind in KINDS}
 _INFO_KEPT = ("name", "title", "version")
-_INFO_VALUE = 200  # characters of each member of clientInfo that is kept when the whole does not fit
+_INFO_VALUE = 64  # characters of each member of clientInfo that is kept when the whole does not fit
 
 
 @attrs.frozen
@@ -98,12 +98,17 @@ def _invalid(request: Request, fault: str) -> Reject:
     return Reject(status=200, code=INVALID_PARAMS, message=f"Invalid params: {fault}", id=request.id)
 
 
+def _fits(text: str) -> bool:
+    """Whether a text may stand in a session id: what counts is what it is sealed as, escapes included."""
+    return len(dumps(text)) <= MAX_CLIENT
+
+
 def _client_info(text: str, member: Member | None) -> JsonText:
     """The client's own words, or its name alone where they would not fit into a session id (icons as data: URLs)."""
     if member is None:
         return JsonText(dumps({"name": "unknown", "version": "unknown"}))
     whole = text[member.start : member.end]
-    if len(whole) <= MAX_CLIENT:
+    if _fits(whole):
         return JsonText(whole)
     kept = {key: str(member.value[key])[:_INFO_VALUE] for key in _INFO_KEPT if key in member.value}
     return JsonText(dumps(kept))
@@ -114,7 +119,7 @@ def _capabilities(text: str, member: Member | None) -> JsonText:
     if member is None:
         return JsonText("{}")
     whole = text[member.start : member.end]
-    if len(whole) <= MAX_CLIENT:
+    if _fits(whole):
         return JsonText(whole)
     standard = ("roots", "sampling", "elicitation")
     return JsonText(dumps({key: {} for key in standard if key in member.value}))

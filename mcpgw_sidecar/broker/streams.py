@@ -81,10 +81,6 @@ class Streams:
         for streams in self._streams.values():
             streams[-1].tell(method)
 
-    def __len__(self) -> int:
-        """Open streams."""
-        return sum(map(len, self._streams.values()))
-
     async def wait_notifying(self, live: Watched[Snapshot]) -> None:
         """Tell clients of changes to the lists, for ever; one notification a list for changes that come together."""
         told, version = live.value, live.version

@@ -43,6 +43,8 @@ LOSE_AFTER = 3  # failed checks in a row after which a server's tools leave the 
 RETRY_BASE = 1.0  # seconds
 RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
 LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again (base of a back-off up to RETRY_CAP)
+PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
+MAX_LIST = 64 << 20  # bytes of one list over all pages
 MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
 MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
 _CHANGES = frozenset(kind.changed for kind in KINDS)
@@ -128,10 +130,13 @@ class Supervisor:
             before, self._federation = self._federation, federate(servers, offers)
             _log_new_tools(before, self._federation)
             self._live.publish(self._federation.snapshot)
-            self._statuses.publish(tuple(self._status(server) for server in self._rows))
+            self._publish_statuses()
             if all(entry.health.tried for entry in self._entries.values()):
                 self.all_tried.set()
             await trio.lowlevel.checkpoint()
+
+    def _publish_statuses(self) -> None:
+        self._statuses.publish(tuple(self._status(server) for server in self._rows))
 
     def _status(self, server: Server) -> ServerStatus:
         entry = self._entries.get(server.name)
@@ -154,13 +159,16 @@ class Supervisor:
     async def _wait_server(self, entry: _Entry) -> None:
         """One server's life (the table above)."""
         backoff = Backoff(RETRY_BASE, RETRY_CAP)
-        log.info("Registering server", mcpURL=entry.server.url, prefix=entry.server.tool_prefix)
+        log.info("Registering server", mcpURL=entry.server.shown_url, prefix=entry.server.tool_prefix)
         with entry.scope:
             while True:
                 try:
                     await self._wait_connected(entry, backoff)
                 except UpstreamError as error:
                     self._failed(entry, error)
+                except Exception:  # a bug of ours costs this server, not the process
+                    log.exception("Supervising a server failed", server=entry.server.name)
+                    self._failed(entry, UpstreamError("InternalError", "met a bug of the gateway: see its log"))
                 delay = backoff.next()
                 log.debug("Will try the server again", server=entry.server.name, seconds=round(delay, 1))
                 await trio.sleep(delay)
@@ -178,6 +186,7 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_listening, server, shake, headers, wake)
                 while True:
+                    await trio.sleep(PACE)
                     with trio.move_on_after(self._refresh):
                         await wake.wait()
                     if own_headers(server) != headers:
@@ -231,7 +240,7 @@ class Supervisor:
         """All pages of one list; a cursor that comes back or a list without end is cut, and said so."""
         texts: list[str] = []
         seen: set[str] = set()
-        params = "{}"
+        size, params = 0, "{}"
         for _ in range(MAX_PAGES):
             text, members = await self._client.wait_result(server, shake.session, kind.list_method, params, headers)
             values = {member.key: member for member in members}
@@ -243,8 +252,10 @@ class Supervisor:
             cursor: Any = values["nextCursor"].value if "nextCursor" in values else None
             if not isinstance(cursor, str):
                 break
-            if cursor in seen or len(texts) > MAX_ITEMS:
+            size += len(text)
+            if cursor in seen or len(texts) > MAX_ITEMS or size > MAX_LIST:
                 why = "its cursors repeat" if cursor in seen else f"it has more than {MAX_ITEMS} {kind.name}s"
+                why = f"it has more than {MAX_LIST >> 20} MiB" if size > MAX_LIST else why
                 unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {why}"))
                 break
             seen.add(cursor)
@@ -267,16 +278,18 @@ class Supervisor:
             last_contact=time.time(),
             tried=True,
         )
-        if not known or offer != entry.offer:
-            log.info("Discovered tools", mcpURL=entry.server.url, **{"#tools": tools})
-            for bad in offer.unusable:
-                log.warning(
-                    bad.kind.capitalize() + " left out", mcpURL=entry.server.url, **{bad.kind: bad.name}, reason=bad.reason
-                )
+        changed = not known or offer != entry.offer
+        entry.offer = offer
+        if not changed:
+            self._publish_statuses()  # the last contact
+            return
+        log.info("Discovered tools", mcpURL=entry.server.shown_url, **{"#tools": tools})
+        for bad in offer.unusable:
+            what = {bad.kind: bad.name}
+            log.warning(bad.kind.capitalize() + " left out", mcpURL=entry.server.shown_url, **what, reason=bad.reason)
         if not known:
             total = sum(other.health.ready for other in self._entries.values())
-            log.info("Server registered", url=entry.server.url, totalServers=total)
-        entry.offer = offer
+            log.info("Server registered", url=entry.server.shown_url, totalServers=total)
         self._dirty.set()
 
     def _failed(self, entry: _Entry, error: UpstreamError) -> None:
@@ -289,7 +302,7 @@ class Supervisor:
             log.warning(
                 "MCP server failed, will retry with backoff",
                 server=entry.server.name,
-                mcpURL=entry.server.url,
+                mcpURL=entry.server.shown_url,
                 reason=error.reason,
                 error=str(error),
             )
@@ -326,7 +339,7 @@ def _log_new_tools(before: Federation | None, after: Federation) -> None:
         old = before.shares.get(name) if before is not None else None
         server = after.snapshot.servers[name]
         for tool in sorted(set(share.tools) - set(old.tools if old else ())):
-            log.info("Federating tool", mcpURL=server.url, **{"federated name": tool})
+            log.info("Federating tool", mcpURL=server.shown_url, **{"federated name": tool})
         for conflict in set(share.conflicts) - set(old.conflicts if old else ()):
             log.warning(
                 conflict.kind.capitalize() + " left out: another server owns its name",

@@ -17,6 +17,7 @@ from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
 from mcpgw_sidecar.cli import options
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import arguments, wait_call, wait_list
+from mcpgw_sidecar.cli.types import DURATION
 from mcpgw_sidecar.config.source import load
 from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
 from mcpgw_sidecar.errors import (
@@ -31,6 +32,7 @@ from mcpgw_sidecar.errors import (
 )
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.protocol.guard import host_name
+from mcpgw_sidecar.protocol.headers import is_header_value
 
 _SIGINT = 2
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -137,16 +139,17 @@ def status(admin_address: Any, watch: bool, as_json: bool) -> None:  # noqa: ANN
 @cli.group()
 @options.option("--url", default="http://127.0.0.1:8888/mcp", help="The gateway.")
 @click.option("--header", "-H", multiple=True, metavar="NAME: VALUE", help="Header to send along. Repeatable.")
+@options.option("--timeout", default=300.0, show_default="5m", type=DURATION, help="For each answer; 0 is none.")
 @click.pass_context
-def tools(context: click.Context, url: str, header: tuple[str, ...]) -> None:
+def tools(context: click.Context, url: str, header: tuple[str, ...], timeout: float) -> None:
     """List or call tools through a running gateway."""
-    context.obj = (url, _headers(header))
+    context.obj = (url, _headers(header), timeout)
 
 
 @tools.command("list")
 @click.option("--json", "as_json", is_flag=True, help="The tools as the gateway sent them, one array.")
 @click.pass_obj
-def tools_list(gateway: tuple[str, Mapping[str, str]], as_json: bool) -> None:  # noqa: FBT001  # click hands in what it parsed
+def tools_list(gateway: tuple[str, Mapping[str, str], float], as_json: bool) -> None:  # noqa: FBT001  # click hands in what it parsed
     """List all tools."""
     found = trio.run(wait_list, *gateway)
     if as_json:
@@ -164,7 +167,7 @@ def tools_list(gateway: tuple[str, Mapping[str, str]], as_json: bool) -> None:  
 @click.option("--arg", "-a", "args", multiple=True, metavar="K=V", help="Argument; V is JSON if it parses, else text.")
 @click.option("--json", "as_json", is_flag=True, help="The result as the server sent it.")
 @click.pass_obj
-def tools_call(gateway: tuple[str, Mapping[str, str]], name: str, args: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+def tools_call(gateway: tuple[str, Mapping[str, str], float], name: str, args: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
     """Call the tool NAME; exit 1 when the tool says that it failed."""
     result = trio.run(wait_call, *gateway, name, arguments(args))
     if as_json:
@@ -231,8 +234,8 @@ def _headers(lines: tuple[str, ...]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
-        if not colon:
-            msg = f"--header {line!r} is not 'NAME: VALUE'"
+        if not colon or not is_header_value(name.strip()) or not is_header_value(value.strip()):
+            msg = f"--header {name.strip()!r} is not 'NAME: VALUE' in visible ASCII"
             raise click.UsageError(msg)
         found[name.strip().lower()] = value.strip()
     return found

@@ -10,7 +10,7 @@ import attrs
 import click
 
 from mcpgw_sidecar.app import Settings
-from mcpgw_sidecar.cli.types import ADDRESS, DURATION, SIZE, UNIX_OR_ADDRESS
+from mcpgw_sidecar.cli.types import ADDRESS, BODY_SIZE, DURATION, HOST, INTERVAL, LIMIT, ORIGIN, UNIX_OR_ADDRESS
 from mcpgw_sidecar.observability.logs import LEVELS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -87,7 +87,7 @@ shared_options = _stack(
             "--public-host",
             "public_hosts",
             multiple=True,
-            metavar="HOST",
+            type=HOST,
             envvar="MCPGW_PUBLIC_HOST",
             help="Host name that clients may use, besides loopback names and the gateway address; *.x for all below x. Repeatable.",
         ),
@@ -95,20 +95,20 @@ shared_options = _stack(
             "--allowed-origin",
             "allowed_origins",
             multiple=True,
-            metavar="ORIGIN",
+            type=ORIGIN,
             envvar="MCPGW_ALLOWED_ORIGIN",
             help="Origin whose pages may call, besides those of the same host. Repeatable.",
         ),
-        _setting("--session-lifetime", "session_lifetime", "24h", type=DURATION, help="How long a client's session lives."),
-        _setting("--max-body", "max_body", "4MiB", type=SIZE, help="Largest request of a client; above it 413."),
+        _setting("--session-lifetime", "session_lifetime", "24h", type=INTERVAL, help="How long a client's session lives."),
+        _setting("--max-body", "max_body", "4MiB", type=BODY_SIZE, help="Largest request of a client; above it 413."),
         _setting(
             "--call-timeout",
             "call_timeout",
             "5m",
-            type=DURATION,
+            type=LIMIT,
             help="Longest silence of a server during a call; 0 is none.",
         ),
-        _setting("--refresh-interval", "refresh_interval", "60s", type=DURATION, help="Between two checks of each server."),
+        _setting("--refresh-interval", "refresh_interval", "60s", type=INTERVAL, help="Between two checks of each server."),
     ]
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,10 +37,10 @@ def arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-async def wait_list(url: str, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+async def wait_list(url: str, headers: Mapping[str, str], timeout: float) -> list[dict[str, Any]]:
     """All tools, over all pages. Raises UnavailableError and RefusedError."""
     tools: list[dict[str, Any]] = []
-    async with _session(url, headers) as gateway:
+    async with _session(url, headers, timeout) as gateway:
         params = "{}"
         while True:
             result = await gateway.wait_result("tools/list", params)
@@ -49,9 +50,11 @@ async def wait_list(url: str, headers: Mapping[str, str]) -> list[dict[str, Any]
             params = dumps({"cursor": result["nextCursor"]})
 
 
-async def wait_call(url: str, headers: Mapping[str, str], name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+async def wait_call(
+    url: str, headers: Mapping[str, str], timeout: float, name: str, args: Mapping[str, Any]
+) -> dict[str, Any]:
     """The result of one call. Raises UnavailableError and RefusedError."""
-    async with _session(url, headers) as gateway:
+    async with _session(url, headers, timeout) as gateway:
         return await gateway.wait_result("tools/call", dumps({"name": name, "arguments": dict(args)}))
 
 
@@ -69,9 +72,9 @@ class _Gateway:
 
 
 @asynccontextmanager
-async def _session(url: str, headers: Mapping[str, str]) -> AsyncIterator[_Gateway]:
+async def _session(url: str, headers: Mapping[str, str], timeout: float) -> AsyncIterator[_Gateway]:
     clients = HttpClients()
-    client = UpstreamClient(clients, lambda _server, _seconds: None)
+    client = UpstreamClient(clients, lambda _server, _seconds: None, timeout or math.inf)
     server = Server(name=ServerName("gateway"), url=url, hostname="")
     try:
         shake = await client.wait_initialized(server, client_info=_CLIENT_INFO, capabilities="{}", headers=headers)

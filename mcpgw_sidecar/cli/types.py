@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
-from mcpgw_sidecar.config.units import parse_duration, parse_size
+from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration, parse_size
 from mcpgw_sidecar.runtime.listeners import Address, parse_address
 
 
@@ -32,7 +33,49 @@ def _unix_or_tcp(text: str) -> Address:
     return parse_address(text, unix=True)
 
 
+def _positive_duration(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds < LEAST:
+        raise ValueError(f"{text!r} is too short: at least {LEAST:g}s")
+    return seconds
+
+
+def _limit(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds > MAX_DURATION:
+        raise ValueError(f"{text!r} is too long: at most 24h, or 0 for none")
+    return seconds
+
+
+def _body_size(text: str) -> int:
+    size = parse_size(text)
+    if not LEAST_BODY <= size <= MOST_BODY:
+        raise ValueError(f"{text!r} is out of range: 1KiB to 1GiB")
+    return size
+
+
+def _origin(text: str) -> str:
+    if text == "*":
+        return text
+    parts = urlsplit(text.rstrip("/"))
+    if not parts.scheme or not parts.hostname or parts.path or parts.query:
+        raise ValueError(f"{text!r} is not an origin: write it like https://app.example.com")
+    return text.rstrip("/").lower()
+
+
+def _host(text: str) -> str:
+    if text != "*" and (not text or any(char in text for char in "/ @?#")):
+        raise ValueError(f"{text!r} is not a host name: write it like gw.example.com or *.example.com")
+    return text.lower()
+
+
+LEAST = 0.1  # seconds
+LEAST_BODY, MOST_BODY = 1 << 10, 1 << 30  # bytes; Envoy counts in 32 bits
+LIMIT = Parsed("DURATION", _limit)
+INTERVAL = Parsed("DURATION", _positive_duration)
+BODY_SIZE = Parsed("SIZE", _body_size)
+ORIGIN = Parsed("ORIGIN", _origin)
+HOST = Parsed("HOST", _host)
 DURATION = Parsed("DURATION", parse_duration)
-SIZE = Parsed("SIZE", parse_size)
 ADDRESS = Parsed("HOST:PORT", parse_address)
 UNIX_OR_ADDRESS = Parsed("HOST:PORT|unix:PATH", _unix_or_tcp)

@@ -42,7 +42,12 @@ class _Tree:
             case yaml.SequenceNode():
                 return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
             case _:
-                return self._constructor.construct_object(node)
+                try:
+                    return self._constructor.construct_object(node)
+                except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+                    # 2024-02-30, 0x_, !!int x: looks like a date or a number to YAML, and is none.
+                    self.problems.append(_Problem(path, "cannot be read: write it in quotes"))
+                    return ""
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mcpgw_sidecar.config.units import parse_duration
+from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol.headers import is_header_value
 
+_LABEL = 63  # characters between two dots of a host name (RFC 1035 section 2.3.4)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
@@ -41,6 +43,7 @@ def _is_url(value: str) -> bool:
             and value.isascii()
             and value.isprintable()
             and " " not in value
+            and all(0 < len(label) <= _LABEL for label in (parts.hostname or "").rstrip(".").split("."))
         )
     except ValueError:  # a port that is none, a broken IPv6 address
         return False
@@ -48,14 +51,13 @@ def _is_url(value: str) -> bool:
 
 def _is_duration(value: str) -> bool:
     try:
-        parse_duration(value)
+        return parse_duration(value) <= MAX_DURATION
     except ValueError:
         return False
-    return True
 
 
-def _is_visible(value: str) -> bool:
-    return bool(value) and value.isascii() and value.isprintable()
+def _is_path(value: str) -> bool:
+    return bool(value) and "\0" not in value
 
 
 @attrs.frozen(kw_only=True)
@@ -86,12 +88,12 @@ class ServerEntry:
     credential: str | None = attrs.field(
         default=None,
         repr=False,
-        metadata=_checked(_is_visible, "write the whole Authorization value in visible ASCII, such as: Bearer TOKEN"),
+        metadata=_checked(is_header_value, "write the whole Authorization value in visible ASCII, such as: Bearer TOKEN"),
     )
-    credentialFile: str | None = None  # noqa: N815
-    caFile: str | None = None  # noqa: N815
+    credentialFile: str | None = attrs.field(default=None, metadata=_checked(_is_path, "write the path of a file"))  # noqa: N815
+    caFile: str | None = attrs.field(default=None, metadata=_checked(_is_path, "write the path of a file"))  # noqa: N815
     callTimeout: str | None = attrs.field(  # noqa: N815
-        default=None, metadata=_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none")
+        default=None, metadata=_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none; at most 24h")
     )
 
     def server(self) -> Server:

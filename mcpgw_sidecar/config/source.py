@@ -17,11 +17,13 @@ import trio
 
 from mcpgw_sidecar.config.decode import decode
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.model.servers import Desired
+from mcpgw_sidecar.model.servers import Desired, Server
 
+_UNREADABLE = "cannot be read"
 LOOK = 0.1  # seconds
 
 _Stamp = tuple[int, int, int, int] | None
+_NEVER: _Stamp = (0, 0, 0, 0)  # what no file is stamped with
 
 
 def load(path: Path) -> Desired:
@@ -31,8 +33,18 @@ def load(path: Path) -> Desired:
     except UnicodeDecodeError as error:
         raise ConfigurationError([f"{path}: not UTF-8 (byte {error.start}): save it as UTF-8"]) from None
     except OSError as error:
-        raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from None
-    return Desired(source=f"file:{path}", servers=decode(text, str(path)), generation=1, loaded_at=time.time())
+        raise ConfigurationError([f"{path}: {_UNREADABLE}: {error.strerror}"]) from None
+    servers = tuple(_located(server, path.parent) for server in decode(text, str(path)))
+    return Desired(source=f"file:{path}", servers=servers, generation=1, loaded_at=time.time())
+
+
+def _located(server: Server, directory: Path) -> Server:
+    """Paths in the file are relative to the file, and absolute from here on: Envoy may run elsewhere."""
+
+    def located(path: str | None) -> str | None:
+        return os.path.abspath(directory / path) if path else path
+
+    return attrs.evolve(server, ca_file=located(server.ca_file), credential_file=located(server.credential_file))
 
 
 def next_desired(current: Desired, path: Path) -> Desired:
@@ -56,8 +68,12 @@ async def wait_following(path: Path, current: Desired, publish: Callable[[Desire
         if stamp != pending:
             pending = stamp  # still being written: look again
             continue
-        known = stamp
-        current = next_desired(current, path)
+        known, following = stamp, next_desired(current, path)
+        if following.error is not None and _UNREADABLE in following.error:
+            known = _NEVER  # it may be for a passing reason (no descriptor left, a mount that is coming): look again
+            if following.error == current.error:
+                continue  # said once
+        current = following
         publish(current)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+MAX_DURATION = 86400.0  # seconds of a limit: a day; whoever wants more wants none
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")

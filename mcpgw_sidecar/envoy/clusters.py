@@ -30,8 +30,9 @@ def type_url(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A protobuf Duration in JSON."""
-    return f"{seconds:g}s"
+    """A protobuf Duration in JSON: fixed point, to the millisecond; anything above 0 stays above 0."""
+    rounded = max(seconds, 0.001) if seconds else 0.0
+    return f"{rounded:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def cluster_name(server: ServerName) -> str:
@@ -56,7 +57,8 @@ def address(endpoint: Endpoint) -> Resource:
 
 
 def _own(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
-    reachable = Endpoint(host="127.0.0.1", port=endpoint.port) if endpoint.host in {"0.0.0.0", "::"} else endpoint  # noqa: S104
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where what listens everywhere is reached
+    reachable = Endpoint(host=loopback.get(endpoint.host, endpoint.host), port=endpoint.port, path=endpoint.path)
     options = {"explicit_http_config": protocol, "common_http_protocol_options": {"idle_timeout": "60s"}}
     return _cluster(name, reachable, options) | {"connect_timeout": "1s"}
 

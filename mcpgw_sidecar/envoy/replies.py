@@ -25,12 +25,14 @@ def local_replies(settings: EnvoySettings) -> Resource:
     gone = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
     refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
     slow = f"MCP server {_SERVER} was silent for more than {_LIMIT} in a call of {_WHAT}"
+    unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
     large = f"Request body too large: at most {settings.max_body} bytes"
     return {
         "mappers": [
             _mapper(_has("answered"), None, "%LOCAL_REPLY_BODY%"),
             _mapper(_all(_flags(_UNREACHABLE), _has("server")), 503, _error(_ID, -32000, refused, _SERVER)),
             _mapper(_all(_flags(_TOO_SLOW), _has("server")), 504, _error(_ID, -32000, slow, _SERVER)),
+            _mapper(_all(_status(503), _has("server")), 503, _error(_ID, -32000, unknown, _SERVER)),
             _mapper(_all(_status(503), _has("id")), 503, _error(_ID, -32000, gone)),
             _mapper(_status(503), 503, _error("null", -32000, gone)),
             _mapper(_status(504), 504, _error("null", -32000, "The gateway's sidecar did not decide in time: try again")),

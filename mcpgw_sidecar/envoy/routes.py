@@ -10,7 +10,7 @@ from __future__ import annotations
 from mcpgw_sidecar.envoy.clusters import BROKER_CLUSTER, Resource, cluster_name, duration, type_url
 from mcpgw_sidecar.envoy.replies import METADATA
 from mcpgw_sidecar.envoy.settings import EnvoySettings
-from mcpgw_sidecar.model.names import ENDPOINT
+from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 
@@ -31,7 +31,7 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
                 "domains": ["*"],
                 "include_request_attempt_count": True,
                 "typed_per_filter_config": {_CORS: _cors(settings)},
-                "routes": [*(_server(server, settings) for server in servers), _broker(), _nowhere()],
+                "routes": [*(_server(server, settings) for server in servers), _unknown(), _broker(), _nowhere()],
             }
         ],
     }
@@ -56,6 +56,21 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
                 "num_retries": 1,
             },
         },
+    }
+
+
+def _unknown() -> Resource:
+    """Decided for a server whose route Envoy does not have (yet): never the broker's, who would not know the session."""
+    return {
+        "name": "unknown_server",
+        "match": {
+            "prefix": "/",
+            "headers": [
+                {"name": h.X_SERVER, "present_match": True},
+                {"name": h.X_SERVER, "string_match": {"exact": BROKER}, "invert_match": True},
+            ],
+        },
+        "direct_response": {"status": 503},
     }
 
 

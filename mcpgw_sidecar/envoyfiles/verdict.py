@@ -17,6 +17,7 @@ log = get_logger(__name__)
 
 INTERVAL = 1.0  # seconds between two looks while Envoy is not seen or not content
 INTERVAL_WELL = 5.0  # seconds otherwise: a dump of a thousand clusters is some megabytes
+LOOK = 0.2  # seconds between two looks whether something new was written
 TIMEOUT = 2.0  # seconds for Envoy to answer: it is on this machine
 
 
@@ -32,19 +33,23 @@ async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict])
     """Publish Envoy's verdict for ever. `admin` is HOST:PORT."""
     async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:  # plain HTTP only
         while True:
+            judged = dict(files.versions)
             before, seen = verdict.value, await _wait_verdict(http, admin, files)
             if verdict.publish(seen) and (seen.accepted is not None or before.accepted is not None):
                 _log(seen)
-            await trio.sleep(INTERVAL if seen.accepted is not True else INTERVAL_WELL)
+            with trio.move_on_after(INTERVAL if seen.accepted is not True else INTERVAL_WELL):
+                while files.versions == judged:  # noqa: ASYNC110  # a look at a dictionary; the writer need not know of us
+                    await trio.sleep(LOOK)
 
 
 async def _wait_verdict(http: httpx2.AsyncClient, admin: str, files: EnvoyFiles) -> Verdict:
     try:
         answer = await http.get(f"http://{admin}/config_dump?mask=")
-        dump = answer.json()
+        return judge(answer.json(), files.versions)
     except (httpx2.HTTPError, ValueError) as error:
         return Verdict(None, f"no Envoy admin endpoint at {admin}: {type(error).__name__}")
-    return judge(dump, files.versions)
+    except (AttributeError, TypeError, LookupError):
+        return Verdict(None, f"what answers at {admin} is not Envoy's admin endpoint")
 
 
 def judge(dump: Mapping[str, Any], versions: Mapping[str, str]) -> Verdict:

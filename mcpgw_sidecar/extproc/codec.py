@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
+from mcpgw_sidecar.envoy.replies import METADATA
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
     HeaderMutation,
@@ -19,9 +20,6 @@ from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
-
-METADATA = "mcpgw"
-"""Namespace of the dynamic metadata that Envoy's own answers and its access log read."""
 
 _HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RESOURCE}
 
@@ -82,6 +80,8 @@ def encode(decision: Final) -> ProcessingResponse:
 
 
 def _forward(common: CommonResponse, decision: Forward) -> None:
+    # Origin was judged here; the server, which knows its own name alone, would refuse it.
+    common.header_mutation.remove_headers.append("origin")
     values = [
         (h.X_SERVER, decision.server.name.encode()),
         (h.VERSION, decision.protocol_version.encode()),

@@ -267,8 +267,6 @@ class GrpcServer:
             await self._wait_method(stream, dict(headers))
         except h2.exceptions.H2Error:
             log.debug("ext_proc stream ended early")
-        except Exception:
-            log.exception("ext_proc stream failed; only this request ends")
         finally:
             release()
             self.streams -= 1
@@ -292,7 +290,11 @@ class GrpcServer:
             dispatch=self._dispatch,
         ) as messages:
             with trio.CancelScope() as stream.scope:
-                await method.func(messages)
+                try:
+                    await method.func(messages)
+                except Exception:  # grpclib turns it into a status for the peer and says nothing
+                    log.exception("ext_proc failed on a request; only this request ends")
+                    raise
             if stream.scope.cancelled_caught:
                 messages._cancel_done = True  # noqa: SLF001  # the peer has reset the stream: send nothing more
 

@@ -19,12 +19,12 @@ from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.names import ENDPOINT
-from mcpgw_sidecar.model.ports import SessionDirectory
+from mcpgw_sidecar.model.ports import SessionDirectory, Started
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.guard import Guard
-from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR
 from mcpgw_sidecar.routing import decide
 
 log = get_logger(__name__)
@@ -37,9 +37,17 @@ class Router:
     """Answers Envoy. `snapshot` gives the catalog of the moment; `debug` logs every step."""
 
     def __init__(
-        self, *, snapshot: Callable[[], Snapshot], sessions: SessionDirectory, guard: Guard, metrics: Metrics, debug: bool
+        self,
+        *,
+        snapshot: Callable[[], Snapshot],
+        started: Started,
+        sessions: SessionDirectory,
+        guard: Guard,
+        metrics: Metrics,
+        debug: bool,
     ) -> None:
         self._snapshot = snapshot
+        self._started = started
         self._sessions = sessions
         self._guard = guard
         self._metrics = metrics
@@ -59,6 +67,9 @@ class Router:
         for _ in range(_OPENS):
             session = self._sessions.lookup(request.headers.get(h.SESSION))
             decision = decide(request, self._snapshot(), session)
+            if isinstance(decision, Reject) and not self._started.is_over():
+                await self._started.wait_over()  # it may be that its server has not answered yet
+                decision = decide(request, self._snapshot(), session)
             if not isinstance(decision, OpenSession):
                 return decision
             failed = await self._sessions.wait_open(decision.session, decision.server, h.for_upstream(request.headers))
@@ -94,7 +105,11 @@ class Router:
 
     async def _wait_answer(self, headers: dict[str, str], body: bytes) -> ProcessingResponse:
         started = time.perf_counter()
-        decision = await self.wait_decided(HttpRequest(headers=headers, body=body))
+        try:
+            decision = await self.wait_decided(HttpRequest(headers=headers, body=body))
+        except Exception:  # a bug of ours: said in the log and to this client, and nobody else is touched
+            log.exception("Router failed on a request")
+            decision = Reject(status=500, code=INTERNAL_ERROR, message="Internal error of the gateway")
         seconds = time.perf_counter() - started
         self._metrics.ext_proc.observe(seconds)
         if isinstance(decision, Reject):

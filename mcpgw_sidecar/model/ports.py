@@ -10,6 +10,16 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState
 
 
+class Started(Protocol):
+    """The first look at the servers: before it is over, what the catalog does not hold may yet come."""
+
+    def is_over(self) -> bool:
+        """Every server was tried, or patience is over."""
+
+    async def wait_over(self) -> None:
+        """Wait for that."""
+
+
 class SessionDirectory(Protocol):
     """Who a session id belongs to; shared by router and broker."""
 

@@ -24,6 +24,12 @@ class Server:
     call_timeout: float | None = None
 
     @property
+    def shown_url(self) -> str:
+        """The URL for logs and status: a query may hold a key, so its values are left out."""
+        parts = urlsplit(self.url)
+        return self.url if not parts.query else f"{self.url.partition('?')[0]}?..."
+
+    @property
     def path(self) -> str:
         """Path and query of the URL, as the request line of a call carries them."""
         parts = urlsplit(self.url)

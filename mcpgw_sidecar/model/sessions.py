@@ -44,10 +44,14 @@ class SessionFault(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class UpstreamSession:
-    """A session with an MCP server. `id` is None for a server that keeps none."""
+    """A session with an MCP server. `id` is None for a server that keeps none.
+
+    `authorization` is the client's when it was opened: whoever closes it has to show it again.
+    """
 
     id: str | None = attrs.field(repr=False)
     protocol_version: str
+    authorization: str | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)

@@ -31,10 +31,20 @@ _OF_THE_MESSAGE: Final = frozenset({
 _ENVOY: Final = ("x-envoy-", "x-request-id", "x-forwarded-")
 
 
+MAX_VALUE: Final = (
+    8192  # characters of a name in a header: the longest URI that is federated; proxies take 60 KiB of headers
+)
+
+
+def is_header_value(text: str) -> bool:
+    """Visible ASCII and inner spaces, nothing that a header cannot carry (RFC 9110 section 5.5)."""
+    return bool(text) and text.isascii() and text.isprintable() and text == text.strip()
+
+
 def for_upstream(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of a client that a session opened in its name repeats: all but hop-by-hop, message and gateway ones."""
     return {
-        name: value
+        name: value.strip(" \t")
         for name, value in headers.items()
         if name not in HOP_BY_HOP
         and name not in _OF_THE_MESSAGE
@@ -44,5 +54,5 @@ def for_upstream(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def value_of(name: str) -> str:
-    """A name as a header value: visible ASCII stays, everything else is percent-encoded UTF-8 (RFC 3986)."""
-    return quote(name, safe="!#$&'()*+,/:;=?@[]\"<>\\^`{|}~-._ ")
+    """A name as a header value: visible ASCII stays, everything else is percent-encoded UTF-8 (RFC 3986); cut at MAX_VALUE."""
+    return quote(name[:MAX_VALUE], errors="replace", safe="!#$&'()*+,/:;=?@[]\"<>\\^`{|}~-._ ")

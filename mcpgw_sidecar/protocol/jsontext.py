@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+MAX_MEMBERS = 1000  # of an object that is walked: an envelope has six; a body full of them would hold up every other call
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -86,6 +87,9 @@ def _members(text: str, at: int, into: frozenset[str]) -> tuple[list[Member], in
         else:
             value, at = _value(text, start)
         found.append(Member(key, value, start, at))
+        if len(found) > MAX_MEMBERS:
+            msg = f"an object with more than {MAX_MEMBERS} members"
+            raise JsonTextError(msg)
         at = _space(text, at)
         after = text[at : at + 1]
         if after == "}":

@@ -9,9 +9,6 @@ STATEFUL: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 
 LATEST_STATEFUL: Final = STATEFUL[-1]
 
-ASSUMED: Final = "2025-03-26"
-"""What a request without a version header speaks (basic/transports, Protocol Version Header)."""
-
 
 def negotiate(requested: str | None) -> str:
     """What initialize answers: the client's version if it is spoken here, else the latest that is."""

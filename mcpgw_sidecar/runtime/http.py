@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -22,6 +23,8 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger(__name__)
 
 WRITE_TIMEOUT = 20.0  # seconds that a client may take to accept one write before its connection is closed
 LAST_WRITE_TIMEOUT = 1.0  # the same once the process drains
@@ -57,6 +60,23 @@ def _config() -> Config:
     return config
 
 
+async def wait_body(receive: Receive, limit: int) -> bytes | None:
+    """The body of a request, None when it is larger than `limit` bytes.
+
+    To be read also where nobody wants it: what an application leaves unread holds its connection.
+    """
+    body = bytearray()
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return bytes(body)
+        body += event.get("body", b"")
+        if len(body) > limit:
+            return None
+        if not event.get("more_body"):
+            return bytes(body)
+
+
 async def serve(
     app: App,
     listener: trio.SocketListener,
@@ -71,8 +91,12 @@ async def serve(
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
 
     async def handle(stream: trio.SocketStream) -> None:
-        server = _BoundedTCPServer(wrapped, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
-        await server.run()
+        # hypercorn raises on some of what a peer may send (odd upgrades, bytes in a path): only this connection ends.
+        try:
+            await _BoundedTCPServer(wrapped, config, context, ConnectionState({}), stream).run()  # type: ignore[arg-type]
+        except* Exception as group:
+            log.debug("HTTP connection failed", exc_info=group)
+            await trio.aclose_forcefully(stream)
 
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:

@@ -74,6 +74,8 @@ class SessionTable:
 
     def end(self, session: Session) -> list[Closing]:
         """End a session for good; gives the upstream sessions to close."""
+        if len(self._ended) >= MAX_SESSIONS:
+            del self._ended[next(iter(self._ended))]
         self._ended[session.key] = session.expires
         row = self._seen.pop(session.key, None)
         return [] if row is None else [Closing(name, upstream) for name, upstream in row.upstreams.items()]

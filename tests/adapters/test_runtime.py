@@ -108,7 +108,7 @@ def test_a_message_goes_to_the_newest_stream_and_is_not_lost_with_it() -> None:
     streams.discard(new)
     assert old.pending == {TOOL.changed}
     streams.discard(old)
-    assert len(streams) == 0
+    assert streams._streams == {}
 
 
 def test_streams_of_one_session_are_bounded() -> None:
