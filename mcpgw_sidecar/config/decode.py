@@ -81,7 +81,8 @@ def decode(text: str, source: str) -> tuple[Server, ...]:
     problems += _content(entries)
     problems += _between(entries)
     if problems or config is None:
-        ordered = sorted(problems, key=lambda problem: _line(tree.lines, problem.path))
+        first = {problem.path: problem for problem in reversed(problems)}  # one cause, one line
+        ordered = sorted(first.values(), key=lambda problem: _line(tree.lines, problem.path))
         raise ConfigurationError([_shown(problem, tree.lines, source) for problem in ordered])
     return tuple(entry.server() for entry in config.servers)
 

@@ -49,6 +49,7 @@ def test_walks_into_the_keys_that_are_asked_for() -> None:
         '{"a":"',
         "{a:1}",
         "\ufeff{}",
+        "{" + '"":0,' * 1001 + '"a":0}',
         '{"a":' + "[" * 100_000 + "]" * 100_000 + "}",
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.protocol.eras import Era, classify
 from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
-from mcpgw_sidecar.protocol.headers import for_upstream, value_of
+from mcpgw_sidecar.protocol.headers import for_upstream, is_header_value, value_of
 from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate
 
@@ -96,7 +96,15 @@ def test_an_upstream_session_repeats_the_clients_headers_alone() -> None:
     assert for_upstream(sent) == {"authorization": "Bearer t", "x-tenant": "a", "user-agent": "c", "traceparent": "00-1"}
 
 
+def test_what_a_header_can_carry() -> None:
+    assert is_header_value("Bearer x y")
+    for text in ("", " x", "x ", "a\nb", "é", "\x7f"):
+        assert not is_header_value(text)
+
+
 def test_names_as_header_values() -> None:
+    assert value_of("\ud800") == "?"
+    assert len(value_of("x" * 100_000)) == 8192
     assert value_of("test_greet") == "test_greet"
     assert value_of("größe\r\n") == "gr%C3%B6%C3%9Fe%0D%0A"
     assert value_of("a%41") == "a%2541"

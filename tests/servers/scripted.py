@@ -50,6 +50,7 @@ class ScriptedServer:
         self.offers_stream = True
         self.version: str | None = None
         self.instructions: str | None = None
+        self.cookie: str | None = None
         self.capabilities: dict[str, Any] = {"tools": {}}
         self.requests: list[Arrived] = []
         self.sessions: set[str] = set()
@@ -173,11 +174,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _initialize(self, message: Any) -> None:
         server = self.server_object
-        extra = []
+        extra = [("set-cookie", server.cookie)] if server.cookie else []
         if server.keeps_sessions:
             session = f"up-{uuid.uuid4()}"
             server.sessions.add(session)
-            extra = [("mcp-session-id", session)]
+            extra.append(("mcp-session-id", session))
         version = server.version or message["params"]["protocolVersion"]
         result = {
             "protocolVersion": version,
