@@ -72,9 +72,7 @@ class Snapshot:
         found = self.of(kind).owned.get(key)
         if found is None and kind is RESOURCE:
             made = templates.match(self.of(TEMPLATE).keys, key)
-            found = self.of(TEMPLATE).owned[made] if made is not None else None
-            # A URI is its own key upstream: only its owner comes from the template.
-            return attrs.evolve(found, key=key, upstream_key=JsonText(dumps(key))) if found is not None else None
+            return self.of(TEMPLATE).owned[made] if made is not None else None
         return found
 
 

@@ -71,6 +71,8 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState |
     if upstream is None:
         return OpenSession(server=owned.server, session=session.session, id=request.id)
     text = request.text
+    if named.kind.prefixed:  # a URI is the same on both sides
+        text = f"{text[: named.start]}{owned.upstream_key}{text[named.end :]}"
     return Forward(
         server=owned.server,
         kind=named.kind,
@@ -80,7 +82,7 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState |
         session_key=session.session.key,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
-        body=f"{text[: named.start]}{owned.upstream_key}{text[named.end :]}".encode(),
+        body=text.encode(),
     )
 
 

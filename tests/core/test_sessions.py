@@ -131,3 +131,26 @@ def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_id_of_none_is_a_server_without_sessions() -> None:
     assert attrs.evolve(UPSTREAM, id=None).id is None
+
+
+def test_a_dead_upstream_session_is_forgotten_once() -> None:
+    """Two calls find the same session dead; the second must not throw away what the first one opened."""
+    table = SessionTable()
+    fresh = attrs.evolve(UPSTREAM, id="u2")
+    table.opened(session(), NAME, UPSTREAM)
+    table.forget(session(), NAME, UPSTREAM)
+    table.opened(session(), NAME, fresh)
+    table.forget(session(), NAME, UPSTREAM)
+    assert table.see(session()) == {NAME: fresh}
+    table.forget(session("unseen"), NAME, UPSTREAM)
+    assert table.find("k") == session()
+    assert table.find("unseen") is None
+
+
+def test_ended_sessions_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "MAX_SESSIONS", 2)
+    table = SessionTable()
+    for key in "abc":
+        table.end(session(key))
+    assert table.see(session("a")) == {}
+    assert table.see(session("c")) is None

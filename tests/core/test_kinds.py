@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
+from mcpgw_sidecar.catalog.templates import match
+from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, Reject
+from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, Kind
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session, SessionState, UpstreamSession
+from mcpgw_sidecar.routing import decide
+
+ONE = Server(name=ServerName("one"), url="http://one/mcp", hostname="one", tool_prefix="a_")
+TWO = Server(name=ServerName("two"), url="http://two/mcp?key=secret", hostname="two", tool_prefix="b_")
+SESSION = Session(key="k", expires=9, protocol_version="v", client_info=JsonText("{}"), capabilities=JsonText("{}"))
+STATE = SessionState(
+    session=SESSION, upstreams={server.name: UpstreamSession(id="u", protocol_version="v") for server in (ONE, TWO)}
+)
+
+
+def items(kind: Kind, *objects: dict[str, object]) -> tuple[Item, ...]:
+    read = [read_item(kind, json.dumps(each)) for each in objects]
+    return tuple(item for item in read if isinstance(item, Item))
+
+
+OFFERS = {
+    ONE.name: Discovered(
+        {
+            "prompt": items(PROMPT, {"name": "ask"}),
+            "resource": items(RESOURCE, {"uri": "file:///x", "name": "x"}),
+            "template": items(TEMPLATE, {"uriTemplate": "db://one/{table}", "name": "t"}),
+        },
+        capabilities=frozenset({"prompts", "resources"}),
+    ),
+    TWO.name: Discovered(
+        {
+            "prompt": items(PROMPT, {"name": "ask"}),
+            "resource": items(RESOURCE, {"uri": "file:///x", "name": "other"}),
+            "template": items(TEMPLATE, {"uriTemplate": "db://{+any}", "name": "t"}),
+        },
+        capabilities=frozenset({"completions"}),
+    ),
+}
+FEDERATION = federate((ONE, TWO), OFFERS)
+SNAPSHOT = FEDERATION.snapshot
+
+
+def ask(method: str, params: object) -> Decision:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    return decide(HttpRequest(headers={}, body=body.encode()), SNAPSHOT, STATE)
+
+
+def test_names_take_the_prefix_and_uris_do_not() -> None:
+    assert SNAPSHOT.of(PROMPT).keys == ("a_ask", "b_ask")
+    assert SNAPSHOT.of(RESOURCE).keys == ("file:///x",)
+    assert SNAPSHOT.of(RESOURCE).owned["file:///x"].server == ONE
+    assert FEDERATION.shares[TWO.name].conflicts[0].kind == "resource"
+    assert FEDERATION.shares[ONE.name].count(RESOURCE) == 1
+    assert FEDERATION.shares[ONE.name].tools == ()
+    assert SNAPSHOT.capabilities == {"prompts", "resources", "completions"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "reason"),
+    [
+        (PROMPT, '{"name":"p","arguments":{}}', "arguments"),
+        (PROMPT, '{"title":"p"}', '"name"'),
+        (RESOURCE, '{"uri":"x:"}', '"name"'),
+        (RESOURCE, '{"uri":"","name":"x"}', "0 characters"),
+        (RESOURCE, '{"uri":"x:' + "y" * 9000 + '","name":"x"}', "8192"),
+        (TEMPLATE, '{"uriTemplate":5,"name":"x"}', '"uriTemplate"'),
+        (TEMPLATE, '{"uriTemplate":"x:{y}","name":5}', '"name"'),
+    ],
+)
+def test_what_clients_would_choke_on_is_left_out(kind: Kind, text: str, reason: str) -> None:
+    found = read_item(kind, text)
+    assert isinstance(found, Unusable)
+    assert reason in found.reason
+
+
+def test_prompts_may_have_arguments() -> None:
+    assert isinstance(read_item(PROMPT, '{"name":"p","arguments":[]}'), Item)
+
+
+@pytest.mark.parametrize(
+    ("uri", "template"),
+    [
+        ("db://a/b", "db://a/{x}"),
+        ("db://a/b/c", "db://{+x}"),
+        ("db://z", "db://{+x}"),
+        ("file:///x.txt", "file:///{name}.txt"),
+        ("web:q?a=1", "web:q{?a}"),
+        ("none:", None),
+        ("db", None),
+    ],
+)
+def test_the_template_with_the_most_fixed_text_makes_a_uri(uri: str, template: str | None) -> None:
+    templates = ["db://a/{x}", "db://{+x}", "file:///{name}.txt", "web:q{?a}"]
+    assert match(templates, uri) == template
+
+
+def test_a_template_is_not_a_pattern_of_its_own() -> None:
+    assert match(["a.b/{x}"], "aXb/1") is None
+    assert match(["(((/{x}"], "(((/1") == "(((/{x}"
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "server", "sent"),
+    [
+        ("prompts/get", {"name": "b_ask"}, TWO, {"name": "ask"}),
+        ("resources/read", {"uri": "file:///x"}, ONE, {"uri": "file:///x"}),
+        ("resources/read", {"uri": "db://one/people"}, ONE, {"uri": "db://one/people"}),
+        ("resources/read", {"uri": "db://é/y"}, TWO, {"uri": "db://é/y"}),
+        (
+            "completion/complete",
+            {"ref": {"type": "ref/prompt", "name": "a_ask"}},
+            ONE,
+            {"ref": {"type": "ref/prompt", "name": "ask"}},
+        ),
+        (
+            "completion/complete",
+            {"ref": {"type": "ref/resource", "uri": "db://{+any}"}},
+            TWO,
+            {"ref": {"type": "ref/resource", "uri": "db://{+any}"}},
+        ),
+    ],
+)
+def test_requests_find_their_owner(method: str, params: object, server: Server, sent: object) -> None:
+    found = ask(method, params)
+    assert isinstance(found, Forward)
+    assert found.server == server
+    assert json.loads(found.body)["params"] == sent
+
+
+def test_a_uri_arrives_as_it_was_written() -> None:
+    body = '{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"db:\\/\\/one\\u002fpeople", "x":1e400}}'
+    found = decide(HttpRequest(headers={}, body=body.encode()), SNAPSHOT, STATE)
+    assert isinstance(found, Forward)
+    assert found.body.decode() == body
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code"),
+    [
+        ("prompts/get", {"name": "ask"}, -32602),
+        ("resources/read", {"uri": "nope:"}, -32002),
+        ("completion/complete", {"ref": 5}, -32602),
+        ("completion/complete", {"ref": {"type": "x"}}, -32602),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": 5}}, -32602),
+    ],
+)
+def test_what_nobody_owns(method: str, params: object, code: int) -> None:
+    found = ask(method, params)
+    assert isinstance(found, Reject)
+    assert (found.status, found.code, found.method) == (200, code, method)
+
+
+def test_the_table_of_kinds_is_without_contradiction() -> None:
+    assert len({kind.name for kind in KINDS}) == len({kind.list_method for kind in KINDS}) == len(KINDS)
+    assert all(kind.changed.startswith(f"notifications/{kind.capability}/") for kind in KINDS)
+
+
+def test_the_query_of_a_url_is_not_shown() -> None:
+    assert (ONE.shown_url, TWO.shown_url) == ("http://one/mcp", "http://two/mcp?...")
