@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import attrs
 
 from mcpgw_sidecar.catalog import templates
+from mcpgw_sidecar.catalog.items import MAX_URI
 from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, Kind
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
@@ -70,7 +71,7 @@ class Snapshot:
     def find(self, kind: Kind, key: str) -> Owned | None:
         """Who owns a key; a URI that nobody lists belongs to the template that makes it."""
         found = self.of(kind).owned.get(key)
-        if found is None and kind is RESOURCE:
+        if found is None and kind is RESOURCE and len(key) <= MAX_URI:
             made = templates.match(self.of(TEMPLATE).keys, key)
             return self.of(TEMPLATE).owned[made] if made is not None else None
         return found

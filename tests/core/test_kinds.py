@@ -103,6 +103,12 @@ def test_the_template_with_the_most_fixed_text_makes_a_uri(uri: str, template: s
     assert match(templates, uri) == template
 
 
+def test_a_template_and_a_uri_cannot_be_made_to_take_long() -> None:
+    """As a regular expression this is the fourteenth power of the length."""
+    assert match(["{+a}x" * 14 + "!", "{a}x" * 14 + "!"], "x" * 8000) is None
+    assert match(["{+a}x" * 14], "x" * 8000) is not None
+
+
 def test_a_template_is_not_a_pattern_of_its_own() -> None:
     assert match(["a.b/{x}"], "aXb/1") is None
     assert match(["(((/{x}"], "(((/1") == "(((/{x}"
