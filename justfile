@@ -30,6 +30,10 @@ cover:
     .venv/bin/python -m coverage run --branch --source mcpgw_sidecar/model,mcpgw_sidecar/protocol,mcpgw_sidecar/catalog,mcpgw_sidecar/sessions,mcpgw_sidecar/routing,mcpgw_sidecar/envoy -m pytest -q tests/core tests/property tests/golden tests/adapters
     .venv/bin/python -m coverage report --show-missing --skip-covered
 
+# What sessions and calls cost; figures with their machine belong into tests/benchmarks/RESULTS.md
+bench *args:
+    .venv/bin/python -m tests.benchmarks.sessions "$@"
+
 # Write the expected Envoy resources anew, to be read as a diff
 golden:
     MCPGW_GOLDEN=1 .venv/bin/python -m pytest -q tests/golden

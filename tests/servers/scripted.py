@@ -99,6 +99,7 @@ class ScriptedServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 1024
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
