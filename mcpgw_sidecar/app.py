@@ -23,6 +23,7 @@ from mcpgw_sidecar.admin.status import Facts
 from mcpgw_sidecar.broker.app import BrokerApp
 from mcpgw_sidecar.broker.client import HttpClients, UpstreamClient
 from mcpgw_sidecar.broker.directory import Directory
+from mcpgw_sidecar.broker.relay import Relay
 from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.broker.supervisor import Statuses, Supervisor
 from mcpgw_sidecar.catalog.snapshot import EMPTY
@@ -132,6 +133,7 @@ async def wait_running(settings: Settings) -> None:
             lifetime=settings.session_lifetime,
             nursery=forever,
             servers=lambda: live.value.servers,
+            relay=Relay(client=client, streams=streams, nursery=forever),
         )
         directory.ended = streams.end_session
         supervisor = Supervisor(

@@ -162,6 +162,8 @@ class BrokerApp:
         if isinstance(session, SessionFault):
             return _no_session(session, ident)
         match parsed:
+            case Request(method="logging/setLevel"):
+                return methods.set_level(parsed, session.session, self._directory)
             case Request():
                 return methods.answer(parsed, snapshot)
             case Notification():
@@ -222,8 +224,9 @@ async def _wait_streamed(send: Send, stream: Stream) -> None:
             await stream.wait_news()
         if silence.cancelled_caught:
             await send(chunk(KEEP_ALIVE))
-        while stream.pending and not stream.closed:
-            await send(chunk(event_bytes(notification_text(stream.pending.pop()))))
+        while (stream.pending or stream.relayed) and not stream.closed:
+            message = stream.relayed.popleft() if stream.relayed else notification_text(stream.pending.pop())
+            await send(chunk(event_bytes(message)))
     await send({"type": "http.response.body", "body": b""})
 
 

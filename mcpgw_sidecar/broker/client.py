@@ -45,6 +45,9 @@ REQUEST_TIMEOUT = 10.0  # seconds for one of the broker's own requests, answer i
 CLOSE_TIMEOUT = 2.0  # seconds that a server may take to end a session before it is left to its own expiry
 MAX_ANSWER = 16 << 20  # bytes of one answer, decompressed: a list of 10,000 large tools
 _OWN_ANSWERS = {"ping": b"{}", "roots/list": b'{"roots":[]}'}
+SUBSCRIBE = "resources.subscribe"
+"""Name of the capability to be told of changes of single resources."""
+
 _ACCEPT = "application/json, text/event-stream"
 _EVENT_STREAM = "text/event-stream"
 _UNAUTHORIZED = frozenset({401, 403})
@@ -125,7 +128,7 @@ class UpstreamClient:
         return Handshake(
             session,
             told if isinstance(told, str) else "",
-            frozenset(declared) if isinstance(declared, dict) else frozenset(),
+            _names(declared),
         )
 
     async def wait_notified(self, server: Server, session: UpstreamSession, method: str, headers: Mapping[str, str]) -> None:
@@ -273,6 +276,15 @@ class UpstreamClient:
             reply = error_text(request.id, METHOD_NOT_FOUND, f"The broker does not offer {request.method[:100]}")
         async with self._exchange(server, "POST", reply, _with_session(session, headers)):
             pass
+
+
+def _names(declared: object) -> frozenset[str]:
+    """The capabilities that a server declares; one that has an own member is named with it."""
+    if not isinstance(declared, dict):
+        return frozenset()
+    resources = declared.get("resources")
+    subscribe = isinstance(resources, dict) and resources.get("subscribe") is True
+    return frozenset(map(str, declared)) | (frozenset({SUBSCRIBE}) if subscribe else frozenset())
 
 
 def own_headers(server: Server) -> dict[str, str]:

@@ -10,14 +10,16 @@ import attrs
 import trio
 
 from mcpgw_sidecar.broker.client import UpstreamClient
+from mcpgw_sidecar.broker.relay import Relay
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
+from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession, Wishes
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.headers import for_upstream
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, SERVER_ERROR
+from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.sessions.table import Closing, SessionCounts, SessionTable
 from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
 
@@ -48,6 +50,7 @@ class Directory:
         lifetime: float,
         nursery: trio.Nursery,
         servers: Callable[[], Mapping[ServerName, Server]],
+        relay: Relay,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -55,6 +58,7 @@ class Directory:
         self._nursery = nursery
         self._servers = servers
         self._table = SessionTable()
+        self._relay = relay
         self._opening: dict[tuple[str, ServerName], _Opening] = {}
         self.ended: Callable[[str], None] = lambda _key: None
 
@@ -138,7 +142,7 @@ class Directory:
     def end(self, session: Session) -> None:
         """End a session for good (DELETE)."""
         self._close(self._table.end(session))
-        self.ended(session.key)
+        self._over(session.key)
 
     def forget_server(self, server: ServerName) -> None:
         """The server has gone or lives elsewhere: sessions with it are opened anew when they are needed.
@@ -146,6 +150,7 @@ class Directory:
         Not closed here: calls in flight on them end where they are.
         """
         self._table.forget_server(server)
+        self._relay.stop_server(server)
 
     async def wait_sweeping(self) -> None:
         """Expire sessions for ever."""
@@ -154,7 +159,38 @@ class Directory:
             due, closing = self._table.expire(time.time())
             self._close(closing)
             for key in due:
-                self.ended(key)
+                self._over(key)
+
+    def _over(self, key: str) -> None:
+        self._relay.stop_session(key)
+        self.ended(key)
+
+    def set_level(self, session: Session, level: str) -> None:
+        """Have every server that this session knows, now or later, log at a level."""
+        self._table.wish_level(session, level)
+        servers = self._servers()
+        for name, upstream in (self._table.see(session) or {}).items():
+            if name in servers:
+                self._nursery.start_soon(self._wait_told, session, servers[name], upstream, Wishes(level=level))
+
+    def subscribed(self, session: Session, server: Server, uri: str, *, wanted: bool) -> None:
+        """A client's subscription is on its way to its server: hear what comes of it, and repeat it after a heal."""
+        self._table.wish_resource(session, server.name, uri, wanted=wanted)
+        upstream = (self._table.see(session) or {}).get(server.name)
+        if wanted and upstream is not None:
+            self._relay.listen(session.key, server, upstream)
+
+    async def _wait_told(self, session: Session, server: Server, upstream: UpstreamSession, wishes: Wishes) -> None:
+        """Tell a server what its client wants to hear of, and listen. A server that refuses is none that would tell."""
+        asked = [("logging/setLevel", {"level": wishes.level})] if wishes.level else []
+        asked += [("resources/subscribe", {"uri": uri}) for uri in sorted(wishes.resources)]
+        for method, params in asked:
+            try:
+                await self._client.wait_result(server, upstream, method, dumps(params), upstream.headers)
+            except UpstreamError as error:
+                log.debug("Server not told", server=server.name, method=method, reason=error.reason, error=str(error))
+                continue
+            self._relay.listen(session.key, server, upstream)
 
     def statistics(self) -> SessionCounts:
         """Counts for `/status` and metrics."""
@@ -184,18 +220,18 @@ class Directory:
         now = self._servers().get(server.name)
         moved = now is None or (now.url, now.ca_file) != (server.url, server.ca_file)
         if moved or not self._table.opened(session, server.name, upstream):
-            self._nursery.start_soon(self._client.wait_closed, server, upstream, _shown_again(upstream))
+            self._nursery.start_soon(self._client.wait_closed, server, upstream, upstream.headers)
+            return
+        wishes = self._table.wishes(session, server.name)
+        if wishes != Wishes():
+            self._nursery.start_soon(self._wait_told, session, server, upstream, wishes)
 
     def _close(self, closing: list[Closing]) -> None:
         servers = self._servers()
         for gone in closing:
             server = servers.get(gone.server)
             if server is not None:
-                self._nursery.start_soon(self._client.wait_closed, server, gone.upstream, _shown_again(gone.upstream))
-
-
-def _shown_again(upstream: UpstreamSession) -> dict[str, str]:
-    return {"authorization": upstream.authorization} if upstream.authorization else {}
+                self._nursery.start_soon(self._client.wait_closed, server, gone.upstream, gone.upstream.headers)
 
 
 def _rejection(server: Server, error: UpstreamError) -> Reject:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import attrs
 
 from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.broker.client import SUBSCRIBE
 from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.names import JsonText
+from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Request
 from mcpgw_sidecar.protocol.jsontext import Member, dumps
 from mcpgw_sidecar.protocol.versions import negotiate
@@ -17,6 +19,7 @@ from mcpgw_sidecar.routing.stateful import is_addressed
 from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
 
 _LISTS = {kind.list_method: kind for kind in KINDS}
+LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # server/utilities/logging
 _INFO_KEPT = ("name", "title", "version")
 _INFO_VALUE = 64  # characters of each member of clientInfo that is kept when the whole does not fit
 
@@ -67,12 +70,23 @@ def answer(request: Request, snapshot: Snapshot) -> Result | Reject:
             return Reject(status=200, code=METHOD_NOT_FOUND, message=f"Method not found: {method[:100]}", id=request.id)
 
 
+def set_level(request: Request, session: Session, directory: Directory) -> Result | Reject:
+    """Set the level of a session, at every server that it has or will have a session with."""
+    level = next((member.value for member in request.params or [] if member.key == "level"), None)
+    if level not in LEVELS:
+        return _invalid(request, f"level must be one of {', '.join(LEVELS)}")
+    directory.set_level(session, level)
+    return Result(b"{}")
+
+
 def _offered(snapshot: Snapshot) -> dict[str, object]:
     """Capabilities: the tools that this gateway is there for, and whatever else one of the servers has."""
     changing = (capability for capability in ("prompts", "resources") if capability in snapshot.capabilities)
     more: dict[str, object] = {capability: {"listChanged": True} for capability in changing}
-    completions: dict[str, object] = {"completions": {}} if "completions" in snapshot.capabilities else {}
-    return {"tools": {"listChanged": True}, **more, **completions}
+    if SUBSCRIBE in snapshot.capabilities:
+        more["resources"] = {"listChanged": True, "subscribe": True}
+    plain: dict[str, object] = {name: {} for name in ("completions", "logging") if name in snapshot.capabilities}
+    return {"tools": {"listChanged": True}, **more, **plain}
 
 
 def _list(request: Request, listing: Listing) -> Result | Reject:

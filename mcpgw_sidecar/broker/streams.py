@@ -1,9 +1,12 @@
 """The notification streams of clients (GET): who listens, and what each is still to be told.
 
-What waits for a stream is a set of kinds, not a queue: ten changes while a client is slow are one notification.
+Of changes to lists a set of kinds waits, not a queue: ten changes while a client is slow are one notification. Messages of servers wait
+in a queue with an end: a client that does not read loses the oldest, and nobody else loses anything.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import attrs
 import trio
@@ -13,21 +16,31 @@ from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.runtime.watch import Watched
 
 COALESCE = 0.3  # seconds in which changes become one notification; half a second is what clients' tests wait
+MAX_RELAYED = 1000  # messages of servers that wait for a slow client
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
 
 
 @attrs.define(eq=False)
 class Stream:
-    """One open stream. `pending` are methods of notifications that it is still to send; `closed` ends it."""
+    """One open stream. `pending` are methods of notifications of our own that it is still to send, `relayed` messages of servers.
+
+    `closed` ends it.
+    """
 
     session: str
     pending: set[str] = attrs.field(factory=set)
+    relayed: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=MAX_RELAYED))
     closed: bool = False
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
     def tell(self, method: str) -> None:
         """Have a notification sent."""
         self.pending.add(method)
+        self._wake.set()
+
+    def send(self, message: bytes) -> None:
+        """Have a server's message sent."""
+        self.relayed.append(message)
         self._wake.set()
 
     def close(self) -> None:
@@ -63,6 +76,8 @@ class Streams:
             streams.remove(stream)
         for method in stream.pending if streams else ():
             streams[-1].tell(method)
+        for message in stream.relayed if streams else ():
+            streams[-1].send(message)
         if not streams:
             self._streams.pop(stream.session, None)
 
@@ -75,6 +90,12 @@ class Streams:
         """The process drains."""
         for session in list(self._streams):
             self.end_session(session)
+
+    def send(self, session: str, message: bytes) -> None:
+        """Hand a server's message to a session; one without a stream is not listening."""
+        streams = self._streams.get(session)
+        if streams:
+            streams[-1].send(message)
 
     def tell_all(self, method: str) -> None:
         """Tell every session once."""

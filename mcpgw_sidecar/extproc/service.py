@@ -20,12 +20,14 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingR
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.names import ENDPOINT
 from mcpgw_sidecar.model.ports import SessionDirectory, Started
+from mcpgw_sidecar.model.sessions import SessionState
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.guard import Guard
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR
 from mcpgw_sidecar.routing import decide
+from mcpgw_sidecar.routing.stateful import SUBSCRIBE, UNSUBSCRIBE
 
 log = get_logger(__name__)
 
@@ -71,6 +73,8 @@ class Router:
                 await self._started.wait_over()  # it may be that its server has not answered yet
                 decision = decide(request, self._snapshot(), session)
             if not isinstance(decision, OpenSession):
+                if isinstance(decision, Forward) and isinstance(session, SessionState):
+                    self._noticed(session, decision)
                 return decision
             failed = await self._sessions.wait_open(decision.session, decision.server, h.for_upstream(request.headers))
             if failed is not None:
@@ -79,6 +83,11 @@ class Router:
                 )
         message = "The MCP server of this tool is being reconfigured: try again"
         return Reject(status=503, code=SERVER_ERROR, message=message, id=decision.id)
+
+    def _noticed(self, state: SessionState, decision: Forward) -> None:
+        if decision.method in {SUBSCRIBE, UNSUBSCRIBE}:
+            wanted = decision.method == SUBSCRIBE
+            self._sessions.subscribed(state.session, decision.server, decision.key, wanted=wanted)
 
     async def _wait_stream(self, stream: Stream[ProcessingRequest, ProcessingResponse]) -> None:
         headers: dict[str, str] = {}

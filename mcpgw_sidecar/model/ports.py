@@ -26,6 +26,9 @@ class SessionDirectory(Protocol):
     def lookup(self, token: str | None) -> SessionState | SessionFault:
         """Verify a session id and give what is known of it."""
 
+    def subscribed(self, session: Session, server: Server, uri: str, *, wanted: bool) -> None:
+        """A client's subscription to a resource (or its end) is on its way to the server."""
+
     async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
         """Open this session's session with a server, once however many ask; None when it is open.
 

@@ -53,6 +53,19 @@ class UpstreamSession:
     protocol_version: str
     authorization: str | None = attrs.field(default=None, repr=False)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request in this session shows besides its id, where the client's own headers are not at hand."""
+        return {"authorization": self.authorization} if self.authorization else {}
+
+
+@attrs.frozen(kw_only=True)
+class Wishes:
+    """What a client asked to be told of: a log level, and resources of a server. A new session with the server repeats them."""
+
+    level: str | None = None
+    resources: frozenset[str] = frozenset()
+
 
 @attrs.frozen(kw_only=True)
 class SessionState:

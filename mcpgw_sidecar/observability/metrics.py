@@ -14,7 +14,7 @@ _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 KNOWN_METHODS = frozenset({
     "initialize", "ping", "tools/list", "tools/call", "prompts/list", "prompts/get", "resources/list", "resources/read",
-    "resources/templates/list", "completion/complete", "notifications/initialized", "notifications/cancelled",
+    "resources/templates/list", "resources/subscribe", "resources/unsubscribe", "completion/complete", "logging/setLevel", "notifications/initialized", "notifications/cancelled",
     "notifications/progress", "notifications/roots/list_changed",
 })  # fmt: skip  # a client may write anything as a method: other values are counted as "other"
 

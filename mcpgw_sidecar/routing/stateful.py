@@ -28,7 +28,14 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, only, parse_object
 from mcpgw_sidecar.protocol.owners import read_owner
 
-TARGETS = {"tools/call": TOOL, "prompts/get": PROMPT, "resources/read": RESOURCE}
+SUBSCRIBE, UNSUBSCRIBE = "resources/subscribe", "resources/unsubscribe"
+TARGETS = {
+    "tools/call": TOOL,
+    "prompts/get": PROMPT,
+    "resources/read": RESOURCE,
+    SUBSCRIBE: RESOURCE,
+    UNSUBSCRIBE: RESOURCE,
+}
 """Methods whose `params` name what they are for, by the key of its kind."""
 
 COMPLETE = "completion/complete"

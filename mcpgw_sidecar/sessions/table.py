@@ -19,9 +19,11 @@ from collections.abc import Mapping
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
 
 MAX_SESSIONS = 100_000  # a bound on memory, about 300 bytes each: beyond it the oldest is forgotten, never refused
+
+MAX_RESOURCES = 1000  # subscriptions of a session with one server that survive a heal
 
 
 @attrs.frozen
@@ -44,6 +46,8 @@ class Closing:
 class _Row:
     session: Session
     upstreams: dict[ServerName, UpstreamSession] = attrs.field(factory=dict)
+    level: str | None = None
+    resources: dict[ServerName, set[str]] = attrs.field(factory=dict)
 
 
 @attrs.define
@@ -90,6 +94,30 @@ class SessionTable:
         row = self._seen.get(session.key)
         if row is not None and row.upstreams.get(server) == upstream:
             del row.upstreams[server]
+
+    def wish_level(self, session: Session, level: str) -> None:
+        """The client set its log level."""
+        row = self._seen.get(session.key)
+        if row is not None:
+            row.level = level
+
+    def wish_resource(self, session: Session, server: ServerName, uri: str, *, wanted: bool) -> None:
+        """The client subscribed to a resource of a server, or no longer."""
+        row = self._seen.get(session.key)
+        if row is None:
+            return
+        uris = row.resources.setdefault(server, set())
+        if wanted and len(uris) < MAX_RESOURCES:
+            uris.add(uri)
+        elif not wanted:
+            uris.discard(uri)
+
+    def wishes(self, session: Session, server: ServerName) -> Wishes:
+        """What a session with this server has to be told after it was opened."""
+        row = self._seen.get(session.key)
+        if row is None:
+            return Wishes()
+        return Wishes(level=row.level, resources=frozenset(row.resources.get(server, ())))
 
     def forget_server(self, server: ServerName) -> list[Closing]:
         """A server has gone or lives elsewhere now: its sessions are of no use."""

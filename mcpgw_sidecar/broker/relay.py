@@ -1,0 +1,88 @@
+"""Notifications that servers send outside calls, each to the client in whose session it came.
+
+A session's stream with a server is opened when there is something to hear on it: the client subscribed to a resource there, or set a
+log level. Changes of lists are not relayed: the broker hears of them itself and tells of its own, merged lists.
+"""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from mcpgw_sidecar.broker.client import UpstreamClient
+from mcpgw_sidecar.broker.streams import Streams
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.kinds import KINDS
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
+from mcpgw_sidecar.runtime.backoff import Backoff
+
+log = get_logger(__name__)
+
+AGAIN = 0.5  # seconds before a stream that ended is opened again; doubled up to AGAIN_CAP
+AGAIN_CAP = 30.0
+_OURS = frozenset(kind.changed for kind in KINDS)
+_FORGOTTEN = 404
+
+
+@attrs.frozen
+class _Listener:
+    upstream: UpstreamSession
+    scope: trio.CancelScope
+
+
+class Relay:
+    """The open streams of clients' sessions with servers."""
+
+    def __init__(self, *, client: UpstreamClient, streams: Streams, nursery: trio.Nursery) -> None:
+        self._client = client
+        self._streams = streams
+        self._nursery = nursery
+        self._listeners: dict[tuple[str, ServerName], _Listener] = {}
+
+    def listen(self, session: str, server: Server, upstream: UpstreamSession) -> None:
+        """Hear what the server says in this session from now on; once, however often it is asked for."""
+        key = (session, server.name)
+        running = self._listeners.get(key)
+        if running is not None and running.upstream == upstream:
+            return
+        if running is not None:
+            running.scope.cancel()
+        listener = self._listeners[key] = _Listener(upstream, trio.CancelScope())
+        self._nursery.start_soon(self._wait_listening, key, server, listener)
+
+    def stop_session(self, session: str) -> None:
+        """The session is over."""
+        for key in [key for key in self._listeners if key[0] == session]:
+            self._listeners.pop(key).scope.cancel()
+
+    def stop_server(self, server: ServerName) -> None:
+        """The server has gone or lives elsewhere."""
+        for key in [key for key in self._listeners if key[1] == server]:
+            self._listeners.pop(key).scope.cancel()
+
+    async def _wait_listening(self, key: tuple[str, ServerName], server: Server, listener: _Listener) -> None:
+        def heard(message: Message) -> None:
+            if isinstance(message, Notification) and message.method not in _OURS:
+                # One line: in JSON a line break outside of a string is a space, and inside of one it is escaped.
+                self._streams.send(key[0], message.text.replace("\n", " ").encode())
+
+        again = Backoff(AGAIN, AGAIN_CAP)
+        with listener.scope:
+            while True:
+                opened = trio.current_time()
+                try:
+                    if not await self._client.wait_events(server, listener.upstream, listener.upstream.headers, heard):
+                        break
+                except UpstreamError as error:
+                    log.debug("Stream with a server lost", server=server.name, session=short(key[0]), error=str(error))
+                    if error.status == _FORGOTTEN:
+                        break
+                if trio.current_time() - opened > AGAIN_CAP:
+                    again.reset()
+                await trio.sleep(again.next())
+        if self._listeners.get(key) is listener:
+            del self._listeners[key]

@@ -1,0 +1,133 @@
+"""Subscriptions and log levels: what a server says outside a call reaches the client in whose session it says it, and no other."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import quiet
+from tests.e2e.stack import Client, Gateway, answer, entry, gateway, wait_until
+from tests.e2e.test_primitives import offer
+from tests.servers.scripted import ScriptedServer
+
+
+def watched(server: ScriptedServer) -> None:
+    def empty(handler: Any, message: Any) -> bool:
+        handler.result(message["id"], {})
+        return True
+
+    offer(server, resources=[{"uri": "file:///w", "name": "w"}])
+    server.capabilities["resources"] = {"subscribe": True}
+    server.capabilities["logging"] = {}
+    for method in ("resources/subscribe", "resources/unsubscribe", "logging/setLevel"):
+        server.answers[method] = empty
+
+
+@pytest.fixture
+def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    watched(one)
+    with gateway(tmp_path_factory.mktemp("relayed"), [entry("ns/one", one.url, "a_")]) as found:
+        yield found
+
+
+@contextmanager
+def heard_by(client: Client) -> Iterator[list[Any]]:
+    heard: list[Any] = []
+    opened = threading.Event()
+
+    def listen() -> None:
+        try:
+            with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
+                for line in response.iter_lines():
+                    opened.set()
+                    if line.startswith("data:"):
+                        heard.append(json.loads(line[5:]))
+        except Exception:  # noqa: BLE001  # the client is closed under the stream at the end of the test
+            opened.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    assert opened.wait(10)
+    yield heard
+
+
+def stream_of(server: ScriptedServer, session: str) -> Any:
+    """The stream that a session holds open at a server."""
+    found = [each for each in server._streams if each.headers.get("mcp-session-id") == session]
+    return found[-1] if found else None
+
+
+def say(stream: Any, method: str, **params: Any) -> None:
+    data = json.dumps({"jsonrpc": "2.0", "method": method, "params": params})
+    stream.wfile.write(f"data: {data}\n\n".encode())
+
+
+def test_an_update_reaches_exactly_the_subscriber(running: Gateway, one: ScriptedServer) -> None:
+    with running.client(authorization="Bearer mine") as client, running.client() as other:
+        assert client.initialized.json()["result"]["capabilities"]["resources"] == {"listChanged": True, "subscribe": True}
+        other.call("a_one")
+        with heard_by(client) as heard, heard_by(other) as not_heard:
+            assert answer(client.post("resources/subscribe", {"uri": "file:///w"}))["result"] == {}
+            session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+            stream = wait_until(lambda: stream_of(one, session))
+            assert stream.headers["authorization"] == "Bearer mine"
+            say(stream, "notifications/resources/updated", uri="file:///w")
+            say(stream, "notifications/tools/list_changed")
+            wait_until(lambda: heard)
+            quiet()
+            assert heard == [{"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "file:///w"}}]
+            assert not_heard == []
+
+
+def test_a_subscription_survives_a_heal(running: Gateway, one: ScriptedServer) -> None:
+    with running.client() as client, heard_by(client) as heard:
+        client.post("resources/subscribe", {"uri": "file:///w"})
+        client.post("logging/setLevel", {"level": "warning"})
+        wait_until(lambda: one.calls("logging/setLevel"))
+        one.sessions.clear()
+        assert client.call("a_one").status_code == 200
+        fresh = one.calls("tools/call")[-1].headers["mcp-session-id"]
+        again = wait_until(
+            lambda: [call for call in one.calls("resources/subscribe") if call.headers["mcp-session-id"] == fresh]
+        )
+        assert again[0].json["params"] == {"uri": "file:///w"}
+        levels = [call for call in one.calls("logging/setLevel") if call.headers["mcp-session-id"] == fresh]
+        assert levels[0].json["params"] == {"level": "warning"}
+        say(wait_until(lambda: stream_of(one, fresh)), "notifications/message", level="error", data="x")
+        wait_until(lambda: heard)
+        assert heard[-1]["params"] == {"level": "error", "data": "x"}
+
+
+def test_a_level_reaches_servers_that_are_met_later(running: Gateway, one: ScriptedServer) -> None:
+    with running.client() as client:
+        assert client.initialized.json()["result"]["capabilities"]["logging"] == {}
+        assert answer(client.post("logging/setLevel", {"level": "debug"}))["result"] == {}
+        assert one.calls("logging/setLevel") == []
+        client.call("a_one")
+        told = wait_until(lambda: one.calls("logging/setLevel"))
+        assert told[0].json["params"] == {"level": "debug"}
+        assert answer(client.post("logging/setLevel", {"level": "loud"}))["error"]["code"] == -32602
+
+
+def test_a_session_that_ends_hears_no_more(running: Gateway, one: ScriptedServer) -> None:
+    with running.client() as client:
+        client.post("resources/subscribe", {"uri": "file:///w"})
+        session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+        wait_until(lambda: stream_of(one, session))
+        client.http.delete(client.url, headers=client.headers)
+        wait_until(lambda: session not in one.sessions)
+        assert answer(client.post("resources/unsubscribe", {"uri": "file:///w"}))["error"]["code"] == -32000
+
+
+def test_an_unsubscription_is_not_repeated(running: Gateway, one: ScriptedServer) -> None:
+    with running.client() as client:
+        client.post("resources/subscribe", {"uri": "file:///w"})
+        client.post("resources/unsubscribe", {"uri": "file:///w"})
+        one.sessions.clear()
+        assert client.call("a_one").status_code == 200
+        quiet(0.5)
+        assert len(one.calls("resources/subscribe")) == 1
