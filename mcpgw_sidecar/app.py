@@ -110,7 +110,6 @@ async def wait_running(settings: Settings) -> None:
     """The sidecar, until it has drained. Raises ConfigurationError or UnavailableError when it cannot start."""
     _raise_file_limit()
     desired = Watched(load(settings.config))
-    keys = KeyFile(_key_file(settings))
     metrics = Metrics()
     stop = trio.Event()
     router_listener, router_at = await open_listener(settings.router_address, "--router-address")
@@ -119,6 +118,7 @@ async def wait_running(settings: Settings) -> None:
     written = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
     if written is not None:
         written.write_first(desired.value.enabled)
+    keys = KeyFile(_key_file(settings))
 
     clients = HttpClients()
     client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
@@ -241,8 +241,11 @@ def _raise_file_limit() -> None:
 
 
 async def _wait_signals(stop: trio.Event, ready: _Readiness, streams: Streams) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
+            if number == signal.SIGHUP:
+                log.info("Nothing to do: the configuration file and the keys are followed by themselves", signal="SIGHUP")
+                continue
             if stop.is_set():
                 log.warning("Second signal: ending at once", signal=signal.Signals(number).name)
                 os._exit(EXIT_SIGNAL_BASE + number)

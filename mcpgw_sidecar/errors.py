@@ -43,10 +43,12 @@ class RefusedError(GatewayError):
 class UpstreamError(GatewayError):
     """An MCP server failed the broker.
 
-    `reason` is one CamelCase word for status and metrics; `status` the HTTP status that it answered with, if it did.
+    `reason` is one CamelCase word for status and metrics; `status` the HTTP status that it answered with, if it did; `words` are
+    the server's own.
     """
 
-    def __init__(self, reason: str, message: str, *, status: int | None = None) -> None:
+    def __init__(self, reason: str, message: str, *, status: int | None = None, words: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.status = status
+        self.words = words

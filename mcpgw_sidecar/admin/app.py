@@ -77,7 +77,9 @@ class AdminApp:
         for status in self._facts().statuses:
             if status.server.name == name:
                 return _json(200, server(status))
-        hint = "Use format 'namespace/route-name' or check available servers at /status"
+        hint = (
+            "Use its name in the configuration ('namespace/route-name' in Kubernetes) or check available servers at /status"
+        )
         return _json(404, {"error": f"Server '{name}' not found. {hint}"})
 
     async def _wait_metrics(self) -> bytes:

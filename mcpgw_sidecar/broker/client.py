@@ -114,7 +114,7 @@ class UpstreamClient:
         params = f'{{"protocolVersion":"{LATEST_STATEFUL}","capabilities":{capabilities},"clientInfo":{client_info}}}'
         with self._limited(server, "initialize"):
             async with self._exchange(server, "POST", request_text(0, "initialize", params), headers) as answer:
-                await _wait_checked(server, answer)
+                await _wait_checked(answer)
                 session_id = answer.headers.get(h.SESSION)
                 result = await self._wait_result(server, answer, None, headers)
             values: dict[str, Any] = {member.key: member.value for member in result}
@@ -140,7 +140,7 @@ class UpstreamClient:
     ) -> None:
         """Send a message that wants no answer, as it is. Raises UpstreamError."""
         async with self._exchange(server, "POST", message, _with_session(session, headers)) as answer:
-            await _wait_checked(server, answer)
+            await _wait_checked(answer)
 
     async def wait_result(
         self, server: Server, session: UpstreamSession, method: str, params: str, headers: Mapping[str, str]
@@ -149,7 +149,7 @@ class UpstreamClient:
         extra = _with_session(session, headers)
         with self._limited(server, method):
             async with self._exchange(server, "POST", request_text(1, method, params), extra) as answer:
-                await _wait_checked(server, answer)
+                await _wait_checked(answer)
                 message = await self._wait_response(server, answer, session, headers)
         return message.text, _result_members(message)
 
@@ -165,7 +165,7 @@ class UpstreamClient:
         async with self._exchange(server, "GET", None, extra, streaming=True) as answer:
             if answer.status_code in _NO_STREAM:
                 return False
-            await _wait_checked(server, answer)
+            await _wait_checked(answer)
             if _kind(answer) != _EVENT_STREAM:
                 return False
             async with contextlib.aclosing(_events(answer)) as messages:
@@ -317,7 +317,7 @@ def _usable(session_id: str | None) -> str | None:
     return session_id
 
 
-async def _wait_checked(server: Server, answer: httpx2.Response) -> None:
+async def _wait_checked(answer: httpx2.Response) -> None:
     """Raise UpstreamError for a status that is no success, with the server's own words where it gives some."""
     status = answer.status_code
     if answer.is_success:
@@ -326,20 +326,20 @@ async def _wait_checked(server: Server, answer: httpx2.Response) -> None:
         target = answer.headers.get("location", "")[:200]
         raise UpstreamError("Redirected", f"redirects to {target!r}: put that in url", status=status)
     words = await _wait_words(answer)
+    told = f" ({words})" if words else ""
     if status in _UNAUTHORIZED:
-        hint = "check its credential" if server.credential or server.credential_file else "give it a credential"
-        raise UpstreamError("Unauthorized", f"refused the credentials (HTTP {status}){words}: {hint}", status=status)
-    raise UpstreamError("HttpError", f"answered HTTP {status}{words}: check its url", status=status)
+        raise UpstreamError("Unauthorized", f"refused the credentials (HTTP {status}){told}", status=status, words=words)
+    raise UpstreamError("HttpError", f"answered HTTP {status}{told}", status=status, words=words)
 
 
 async def _wait_words(answer: httpx2.Response) -> str:
-    """The message of a JSON-RPC error in the body, ready to follow another text; "" without one."""
+    """The code and message of a JSON-RPC error in the body; "" without one."""
     if _kind(answer) != "application/json":
         return ""
     message = parse_message(await _wait_body(answer))
     if not isinstance(message, Response) or message.error is None:
         return ""
-    return f" ({_error_words(message.error.value)})"
+    return _error_words(message.error.value)
 
 
 def _error_words(error: object) -> str:
@@ -383,7 +383,8 @@ async def _events(answer: httpx2.Response) -> AsyncGenerator[Message, None]:
 
 def _result_members(message: Response) -> list[Member]:
     if message.error is not None:
-        raise UpstreamError("RpcError", f"answered with the error {_error_words(message.error.value)}")
+        words = _error_words(message.error.value)
+        raise UpstreamError("RpcError", f"answered with the error {words}", words=words)
     members = message.result.value if message.result is not None else None
     if not isinstance(members, list) or not all(isinstance(member, Member) for member in members):
         raise UpstreamError("BadAnswer", "answered with a result that is no object")

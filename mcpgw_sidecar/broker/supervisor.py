@@ -294,23 +294,33 @@ class Supervisor:
 
     def _failed(self, entry: _Entry, error: UpstreamError) -> None:
         before = entry.health
-        failures = before.failures + 1
-        entry.health = attrs.evolve(
-            before, ready=False, reason=error.reason, message=str(error), failures=failures, tried=True
-        )
-        if failures == 1 or before.message != str(error):
+        failures, message = before.failures + 1, str(error) + _hint(entry.server, error)
+        entry.health = attrs.evolve(before, ready=False, reason=error.reason, message=message, failures=failures, tried=True)
+        if failures == 1 or before.message != message:
             log.warning(
                 "MCP server failed, will retry with backoff",
                 server=entry.server.name,
                 mcpURL=entry.server.shown_url,
                 reason=error.reason,
-                error=str(error),
+                error=message,
             )
         if failures == LOSE_AFTER and entry.offer.items:
             log.warning("Tools removed until the server answers again", server=entry.server.name)
         if failures >= LOSE_AFTER:
             entry.offer = Discovered()
         self._dirty.set()
+
+
+def _hint(server: Server, error: UpstreamError) -> str:
+    """What the operator can do about it."""
+    match error.reason, error.status:
+        case "Unauthorized", _:
+            known = server.credential or server.credential_file
+            return ": check its credential" if known else ": give it a credential or credentialFile"
+        case "HttpError", 404 | 405:
+            return ": check the path of its url"
+        case _:
+            return ""
 
 
 class _Wake:

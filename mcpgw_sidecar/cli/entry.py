@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import trio
@@ -52,8 +54,8 @@ def cli() -> None:
 
 @cli.command()
 @options.run_options
-def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401  # the options, by name
-    r"""Run the sidecar: configuration, broker and router, until SIGTERM.
+def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401  # the options, by name; click's \b
+    """Run the sidecar: configuration, broker and router, until SIGTERM.
 
     The configuration file names the MCP servers:
 
@@ -68,6 +70,7 @@ def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401
     _set_up_logs(log_level, log_format)
     settings = Settings(**values, debug=_is_debug(log_level))
     _check_tls(settings)
+    _check_addresses(settings)
     _warn_of_exposed(settings)
     trio.run(partial(wait_running, settings), strict_exception_groups=True)
 
@@ -81,6 +84,7 @@ def demo(envoy: str | None, log_level: str, log_format: str, **values: Any) -> N
 
     Nothing to configure. It prints the URL to give to a client; Ctrl-C ends all of it.
     """
+    _check_addresses(Settings(config=Path(), **values))
     from mcpgw_sidecar.demo.runner import wait_demo  # noqa: PLC0415  # no other command needs it
 
     del log_format
@@ -107,6 +111,11 @@ def check(file: Path) -> None:
         for server in desired.servers
         for key, path in (("credentialFile", server.credential_file), ("caFile", server.ca_file))
         if path is not None and not Path(path).exists()
+    ]
+    problems += [
+        f"{file}: server {server.name}: caFile {server.ca_file}: holds no PEM certificate"
+        for server in desired.servers
+        if server.ca_file is not None and Path(server.ca_file).exists() and not _is_pem(server.ca_file)
     ]
     if problems:
         raise ConfigurationError(problems)
@@ -143,6 +152,8 @@ def status(admin_address: Any, watch: bool, as_json: bool) -> None:  # noqa: ANN
 @click.pass_context
 def tools(context: click.Context, url: str, header: tuple[str, ...], timeout: float) -> None:
     """List or call tools through a running gateway."""
+    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+        raise click.UsageError(f"--url {url!r} is not a URL: write it like http://127.0.0.1:8888/mcp")
     context.obj = (url, _headers(header), timeout)
 
 
@@ -241,6 +252,14 @@ def _headers(lines: tuple[str, ...]) -> Mapping[str, str]:
     return found
 
 
+def _is_pem(path: str) -> bool:
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError):
+        return False
+    return True
+
+
 def _is_debug(log_level: str) -> bool:
     return logs.LEVELS[log_level] == logs.LEVELS["debug"]
 
@@ -253,6 +272,17 @@ def _check_tls(settings: Settings) -> None:
     if (settings.gateway_tls_cert is None) != (settings.gateway_tls_key is None):
         msg = "--gateway-tls-cert and --gateway-tls-key belong together: give both or neither"
         raise click.UsageError(msg)
+
+
+def _check_addresses(settings: Settings) -> None:
+    taken: dict[tuple[str, int], str] = {}
+    names = ("gateway_address", "broker_address", "router_address", "admin_address", "envoy_admin_address")
+    for name in names:
+        address, option = getattr(settings, name), f"--{name.replace('_', '-')}"
+        if address.path is None and address.port:
+            other = taken.setdefault((address.host, address.port), option)
+            if other != option:
+                raise click.UsageError(f"{option} and {other} are the same address, {address}: change one")
 
 
 def _warn_of_exposed(settings: Settings) -> None:

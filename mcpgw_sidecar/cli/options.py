@@ -28,8 +28,7 @@ def option(flag: str, *names: str, **how: Any) -> Decorator:  # noqa: ANN401  # 
 
 
 def _setting(flag: str, name: str, shown: str | None = None, **how: Any) -> Decorator:  # noqa: ANN401
-    default = _DEFAULTS[name]
-    return option(flag, default=default, show_default=shown or str(default), **how)
+    return option(flag, default=shown or str(_DEFAULTS[name]), **how)
 
 
 def _stack(options: list[Decorator]) -> Decorator:

@@ -16,6 +16,7 @@ from rich.text import Text
 from mcpgw_sidecar.errors import UnavailableError
 
 REFRESH = 1.0  # seconds
+_PIPED = 240  # columns
 
 
 def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
@@ -25,13 +26,13 @@ def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(document, indent=2))
         else:
-            Console().print(render(document))
+            _console().print(render(document))
         return
     if as_json:
         while True:
             click.echo(json.dumps(_fetch(admin)))
             time.sleep(REFRESH)
-    console = Console()
+    console = _console()
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
             shown = _rendered(admin)
@@ -40,6 +41,12 @@ def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
             else:
                 console.print(shown)
             time.sleep(REFRESH)
+
+
+def _console() -> Console:
+    """The terminal as it is; what goes into a file or a pipe is not wrapped."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPED)
 
 
 def _rendered(admin: str) -> RenderableType:
@@ -81,10 +88,11 @@ def _remarks(server: dict[str, Any]) -> list[str]:
 
 def _lines(document: dict[str, Any]) -> list[str]:
     config, sessions, envoy = document["config"], document["sessions"], document["envoy"]
-    ready = sum(server["ready"] for server in document["servers"])
+    enabled = [server for server in document["servers"] if server["enabled"]]
+    ready = sum(server["ready"] for server in enabled)
     tools = sum(server["tools"] for server in document["servers"])
     lines = [
-        f"{ready} of {len(document['servers'])} servers ready, {tools} tools",
+        f"{ready} of {len(enabled)} servers ready, {tools} tools",
         f"{sessions['gateway']} sessions with clients, {sessions['upstream']} with servers",
         f"configuration {config['source']}, generation {config['generation']}, loaded {config['loadedAt']}",
     ]
@@ -101,6 +109,7 @@ def _fetch(admin: str) -> dict[str, Any]:
         answer.raise_for_status()
         document: dict[str, Any] = answer.json()
     except (httpx2.HTTPError, ValueError) as error:
-        msg = f"no sidecar answers at {admin} ({error}); is it running? name its admin port with --admin-address"
+        why = f"HTTP {error.response.status_code}" if isinstance(error, httpx2.HTTPStatusError) else type(error).__name__
+        msg = f"no sidecar answers at {admin} ({why}); is it running? name its admin port with --admin-address"
         raise UnavailableError(msg) from None
     return document

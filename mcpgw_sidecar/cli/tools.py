@@ -13,12 +13,13 @@ import click
 
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.broker.client import HttpClients, UpstreamClient
-from mcpgw_sidecar.errors import RefusedError, UnavailableError, UpstreamError
+from mcpgw_sidecar.errors import GatewayError, RefusedError, UnavailableError, UpstreamError
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.protocol.jsontext import dumps
 
+_UNAVAILABLE = frozenset({502, 503, 504})
 _CLIENT_INFO = dumps({"name": f"{PROGRAM}-tools", "version": __version__})
 
 
@@ -71,6 +72,17 @@ class _Gateway:
         return result
 
 
+def _failure(url: str, error: UpstreamError) -> GatewayError:
+    """What the gateway itself said, if it said something; else what became of asking it."""
+    said = error.words or str(error)
+    hint = "; send one with -H 'Authorization: ...'" if error.reason == "Unauthorized" else ""
+    if error.status in _UNAVAILABLE:
+        return UnavailableError(said)
+    if error.reason == "RpcError" or error.status is not None:
+        return RefusedError(f"the gateway answered: {said}{hint}")
+    return UnavailableError(f"the gateway at {url} {said}; is it running? name it with --url")
+
+
 @asynccontextmanager
 async def _session(url: str, headers: Mapping[str, str], timeout: float) -> AsyncIterator[_Gateway]:
     clients = HttpClients()
@@ -83,10 +95,6 @@ async def _session(url: str, headers: Mapping[str, str], timeout: float) -> Asyn
         finally:
             await client.wait_closed(server, shake.session, headers)
     except UpstreamError as error:
-        if error.reason == "RpcError" or error.status is not None:
-            msg = f"the gateway {error}"
-            raise RefusedError(msg) from None
-        msg = f"the gateway at {url} {error}; is it running? name it with --url"
-        raise UnavailableError(msg) from None
+        raise _failure(url, error) from None
     finally:
         await clients.aclose()

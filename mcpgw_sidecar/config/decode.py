@@ -98,7 +98,8 @@ def _content(entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
         for key, check in CHECKS.items():
             value = entry.get(key)
             if isinstance(value, str) and not check.passes(value):
-                shown = "" if key in SECRET else f"{value!r:.80} cannot be used: "
+                hidden = key in SECRET or "@" in value or "?" in value  # a URL may hold a password or a key
+                shown = "" if hidden else f"{value!r:.80} cannot be used: "
                 yield _Problem(("servers", index, key), shown + check.remedy)
 
 

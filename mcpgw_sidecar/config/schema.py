@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
-from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.names import BROKER, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
 
@@ -66,8 +66,9 @@ class ServerEntry:
 
     name: str = attrs.field(
         metadata=_checked(
-            lambda value: bool(_NAME.fullmatch(value)),
-            "use letters, digits and . _ - /, starting and ending with a letter or digit, at most 253 characters",
+            lambda value: bool(_NAME.fullmatch(value)) and value != BROKER,
+            "use letters, digits and . _ - /, starting and ending with a letter or digit, at most 253 characters; "
+            f"{BROKER} is the gateway's own",
         )
     )
     url: str = attrs.field(

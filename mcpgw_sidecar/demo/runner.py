@@ -21,7 +21,7 @@ from mcpgw_sidecar.errors import UnavailableError
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 
 START_TIMEOUT = 30.0  # seconds for all parts to answer: importing on a cold, slow disk takes its time
-END_PATIENCE = 1.5  # seconds for the parts to end by themselves: Ctrl-C is over within two
+END_PATIENCE = 1.2  # seconds for the parts to end by themselves: Ctrl-C is over within two
 GUIDE_HOST = "mcp.127-0-0-1.sslip.io"  # the guide's name for this machine
 _COLOURS = {"servers": "yellow", "sidecar": "cyan", "envoy": "magenta"}
 _HTTP_ERROR = 400
@@ -59,7 +59,12 @@ async def _wait_started(
     nursery.start_soon(_wait_part, servers)
 
     _progress("sidecar")
-    arguments = [f"--config={config}", f"--envoy-dir={directory / 'envoy'}", "--drain-time=1s", f"--log-level={log_level}"]
+    arguments = [
+        f"--config={config}",
+        f"--envoy-dir={directory / 'envoy'}",
+        "--drain-time=500ms",
+        f"--log-level={log_level}",
+    ]
     sidecar = Part.start("sidecar", own_program("run", *arguments, *_flags(options)))
     parts.append(sidecar)
     nursery.start_soon(_wait_part, sidecar)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -45,22 +45,28 @@ async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict])
 async def _wait_verdict(http: httpx2.AsyncClient, admin: str, files: EnvoyFiles) -> Verdict:
     try:
         answer = await http.get(f"http://{admin}/config_dump?mask=")
-        return judge(answer.json(), files.versions)
+        return judge(answer.json(), files.versions, files.clusters)
     except (httpx2.HTTPError, ValueError) as error:
         return Verdict(None, f"no Envoy admin endpoint at {admin}: {type(error).__name__}")
     except (AttributeError, TypeError, LookupError):
         return Verdict(None, f"what answers at {admin} is not Envoy's admin endpoint")
 
 
-def judge(dump: Mapping[str, Any], versions: Mapping[str, str]) -> Verdict:
-    """Compare the versions that Envoy runs with those that were written, and collect its complaints."""
+def judge(dump: Mapping[str, Any], versions: Mapping[str, str], clusters: Iterable[str] = ()) -> Verdict:
+    """Compare what Envoy runs with what was written, and collect its complaints.
+
+    Envoy takes the good clusters of a file, leaves out the bad ones, and says so only in its log: each is looked for by name.
+    """
     running: dict[str, str] = {}
     errors: list[str] = []
+    missing = set(clusters)
     for section in dump.get("configs", ()):
         kind = section.get("@type", "").rpartition(".")[2]
         if kind == "ClustersConfigDump":
             running[CDS] = section.get("version_info", "")
-            errors += _details(section.get("dynamic_warming_clusters", ()), section.get("dynamic_active_clusters", ()))
+            found = (*section.get("dynamic_warming_clusters", ()), *section.get("dynamic_active_clusters", ()))
+            errors += _details(found)
+            missing -= {item.get("cluster", {}).get("name") for item in found}
         elif kind == "ListenersConfigDump":
             running[LDS] = section.get("version_info", "")
             errors += _details(section.get("dynamic_listeners", ()))
@@ -69,6 +75,7 @@ def judge(dump: Mapping[str, Any], versions: Mapping[str, str]) -> Verdict:
                 running[RDS] = route.get("version_info", "")
                 errors += _details([route])
     behind = [name for name in (CDS, LDS, RDS) if running.get(name) != versions.get(name)]
+    errors += [f"Envoy left out the cluster {name}: see Envoy's log" for name in sorted(missing)]
     if not behind and not errors:
         return Verdict(accepted=True)
     reason = (

@@ -36,12 +36,13 @@ _HEAD = "# Written by mcpgw-sidecar; Envoy follows it. Changes made here are los
 
 
 class EnvoyFiles:
-    """The files of one directory. `versions` holds the version that each file announces."""
+    """The files of one directory. `versions` holds the version that each file announces, `clusters` what cds.yaml holds."""
 
     def __init__(self, settings: EnvoySettings) -> None:
         self._settings = settings
         self._directory = Path(settings.directory)
         self.versions: dict[str, str] = {}
+        self.clusters: frozenset[str] = frozenset()
         self.error: str | None = None
 
     def write_first(self, servers: tuple[Server, ...]) -> None:
@@ -74,7 +75,9 @@ class EnvoyFiles:
             written = servers if patience.cancelled_caught else servers + leaving
 
     def _write_all(self, servers: tuple[Server, ...]) -> None:
-        self._write_resources(CDS, clusters(self._settings, servers))
+        wanted = clusters(self._settings, servers)
+        self._write_resources(CDS, wanted)
+        self.clusters = frozenset(cluster["name"] for cluster in wanted)
         self._write_resources(RDS, [routes(self._settings, servers)])
         self._write_resources(LDS, [listener(self._settings)])
 

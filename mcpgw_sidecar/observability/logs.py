@@ -12,11 +12,12 @@ import logging
 import re
 import sys
 from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
-LEVELS = {"-4": 10, "debug": 10, "0": 20, "info": 20, "4": 30, "warn": 30, "8": 40, "error": 40}
+LEVELS = {"-4": 10, "debug": 10, "0": 20, "info": 20, "4": 30, "warn": 30, "warning": 30, "8": 40, "error": 40}
 """Spellings of `LOG_LEVEL` (Go's slog numbers and the usual names) and what they mean to Python."""
 
 _PLAIN = re.compile(r"[^\s\"=\\]+\Z")
@@ -74,4 +75,5 @@ def _text_line(_logger: object, _method: str, event: Event) -> str:
 
 def _json_line(_logger: object, _method: str, event: Event) -> str:
     level, message = event.pop("level"), event.pop("event")
-    return json.dumps({"level": level.upper().replace("WARNING", "WARN"), "msg": message, **event}, default=str)
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "level": level.upper().replace("WARNING", "WARN"), "msg": message, **event}, default=str)
