@@ -36,7 +36,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     request_text,
     result_text,
 )
-from mcpgw_sidecar.protocol.jsontext import Member
+from mcpgw_sidecar.protocol.jsontext import Member, parse_object
 from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL
 
@@ -336,10 +336,12 @@ async def _wait_words(answer: httpx2.Response) -> str:
     """The code and message of a JSON-RPC error in the body; "" without one."""
     if _kind(answer) != "application/json":
         return ""
-    message = parse_message(await _wait_body(answer))
-    if not isinstance(message, Response) or message.error is None:
+    try:  # an error that is not about one request has no id, so this is no response of JSON-RPC
+        members = parse_object((await _wait_body(answer)).decode())
+    except ValueError:
         return ""
-    return _error_words(message.error.value)
+    error = next((member.value for member in members if member.key == "error"), None)
+    return _error_words(error) if error is not None else ""
 
 
 def _error_words(error: object) -> str:
