@@ -7,10 +7,7 @@ UpstreamError with a reason; nothing else leaves this module.
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import attrs
 import httpx2
 import trio
 
+from mcpgw_sidecar.broker.pool import HttpClients
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
@@ -62,41 +60,6 @@ class Handshake:
     session: UpstreamSession
     instructions: str
     capabilities: frozenset[str]
-
-
-@attrs.define
-class HttpClients:
-    """One client, with its pool and TLS context, for each way of trusting a server: building one costs 60 ms and more."""
-
-    _clients: dict[str, httpx2.AsyncClient] = attrs.field(factory=dict)
-    _lock: trio.Lock = attrs.field(factory=trio.Lock)
-
-    async def wait_for(self, server: Server) -> httpx2.AsyncClient:
-        """The client that trusts what this server's configuration trusts."""
-        trust = (server.ca_file or "system") if server.url.startswith("https:") else "none"
-        async with self._lock:
-            if trust not in self._clients:
-                self._clients[trust] = await self._wait_made(trust, server)
-            return self._clients[trust]
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        for client in self._clients.values():
-            await client.aclose()
-
-    async def _wait_made(self, trust: str, server: Server) -> httpx2.AsyncClient:
-        context: ssl.SSLContext | bool = False
-        if trust != "none":
-            make = partial(ssl.create_default_context, cafile=server.ca_file)
-            try:
-                context = await trio.to_thread.run_sync(make)
-            except (OSError, ssl.SSLError) as error:
-                reason = f"caFile {server.ca_file} cannot be used: {error}"
-                raise UpstreamError("BadCaFile", reason) from None
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
-        # One client speaks for many: a cookie that a server gives to one of them must reach nobody else.
-        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        return httpx2.AsyncClient(verify=context, limits=limits, cookies=no_cookies, trust_env=False)
 
 
 @attrs.frozen

@@ -12,7 +12,8 @@ import attrs
 import click
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.broker.client import HttpClients, UpstreamClient
+from mcpgw_sidecar.broker.client import UpstreamClient
+from mcpgw_sidecar.broker.pool import HttpClients
 from mcpgw_sidecar.errors import GatewayError, RefusedError, UnavailableError, UpstreamError
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mcpgw_sidecar.broker.streams import COALESCE, PER_SESSION, Streams
+from mcpgw_sidecar.broker.app import KEEP_ALIVE_INTERVAL, _wait_streamed
+from mcpgw_sidecar.broker.streams import COALESCE, MAX_RELAYED, PER_SESSION, Streams
 from mcpgw_sidecar.catalog.federation import Discovered, federate
 from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
@@ -15,6 +18,7 @@ from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.ports import SessionDirectory
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol.sse import KEEP_ALIVE
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 from mcpgw_sidecar.runtime.watch import Watched
@@ -131,3 +135,35 @@ async def test_a_taken_address_names_its_option() -> None:
 
 def test_the_port_of_the_router_is_what_the_broker_offers() -> None:
     assert {"lookup", "wait_open"} <= set(dir(SessionDirectory))
+
+
+async def test_a_silent_stream_is_kept_alive(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    sent: list[bytes] = []
+
+    async def send(event: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        sent.append(event.get("body", b""))
+
+    stream = Streams().open("s")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_wait_streamed, send, stream)
+        await trio.sleep(3 * KEEP_ALIVE_INTERVAL + 1)
+        stream.send(b'{"a":1}')
+        stream.tell(TOOL.changed)
+        await wait_all_tasks_blocked()
+        stream.close()
+    assert sent[:5] == [b"", KEEP_ALIVE, KEEP_ALIVE, KEEP_ALIVE, KEEP_ALIVE]
+    assert sent[5] == b'event: message\ndata: {"a":1}\n\n'
+    assert TOOL.changed.encode() in sent[6]
+    assert sent[7:] == [b""]
+
+
+def test_a_client_that_does_not_read_loses_the_oldest_alone() -> None:
+    streams = Streams()
+    slow, other = streams.open("slow"), streams.open("other")
+    for number in range(MAX_RELAYED + 5):
+        streams.send("slow", b"%d" % number)
+    streams.send("other", b"x")
+    streams.send("nobody", b"x")
+    assert (len(slow.relayed), slow.relayed[0], list(other.relayed)) == (MAX_RELAYED, b"5", [b"x"])

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -241,3 +242,24 @@ def text_of(response: httpx2.Response) -> str:
 def entry(name: str, url: str, prefix: str = "", **more: Any) -> dict[str, Any]:
     """A server of the configuration file."""
     return {"name": name, "url": url, "toolPrefix": prefix, **more}
+
+
+@contextmanager
+def listening(client: Client) -> Iterator[list[Any]]:
+    """The messages that a client's notification stream brings, while it is open."""
+    heard: list[Any] = []
+    opened = threading.Event()
+
+    def listen() -> None:
+        try:
+            with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
+                for line in response.iter_lines():
+                    opened.set()
+                    if line.startswith("data:"):
+                        heard.append(json.loads(line[5:]))
+        except Exception:  # noqa: BLE001  # the client is closed under the stream at the end of the test
+            opened.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    assert opened.wait(WAIT)
+    yield heard

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import quiet
-from tests.e2e.stack import Client, Gateway, answer, entry, gateway, wait_until
+from tests.e2e.stack import Gateway, answer, entry, gateway, listening, wait_until
 from tests.e2e.test_primitives import offer
 from tests.servers.scripted import ScriptedServer
 
@@ -35,26 +33,6 @@ def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> It
         yield found
 
 
-@contextmanager
-def heard_by(client: Client) -> Iterator[list[Any]]:
-    heard: list[Any] = []
-    opened = threading.Event()
-
-    def listen() -> None:
-        try:
-            with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
-                for line in response.iter_lines():
-                    opened.set()
-                    if line.startswith("data:"):
-                        heard.append(json.loads(line[5:]))
-        except Exception:  # noqa: BLE001  # the client is closed under the stream at the end of the test
-            opened.set()
-
-    threading.Thread(target=listen, daemon=True).start()
-    assert opened.wait(10)
-    yield heard
-
-
 def stream_of(server: ScriptedServer, session: str) -> Any:
     """The stream that a session holds open at a server."""
     found = [each for each in server._streams if each.headers.get("mcp-session-id") == session]
@@ -70,7 +48,7 @@ def test_an_update_reaches_exactly_the_subscriber(running: Gateway, one: Scripte
     with running.client(authorization="Bearer mine") as client, running.client() as other:
         assert client.initialized.json()["result"]["capabilities"]["resources"] == {"listChanged": True, "subscribe": True}
         other.call("a_one")
-        with heard_by(client) as heard, heard_by(other) as not_heard:
+        with listening(client) as heard, listening(other) as not_heard:
             assert answer(client.post("resources/subscribe", {"uri": "file:///w"}))["result"] == {}
             session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
             stream = wait_until(lambda: stream_of(one, session))
@@ -84,7 +62,7 @@ def test_an_update_reaches_exactly_the_subscriber(running: Gateway, one: Scripte
 
 
 def test_a_subscription_survives_a_heal(running: Gateway, one: ScriptedServer) -> None:
-    with running.client() as client, heard_by(client) as heard:
+    with running.client() as client, listening(client) as heard:
         client.post("resources/subscribe", {"uri": "file:///w"})
         client.post("logging/setLevel", {"level": "warning"})
         wait_until(lambda: one.calls("logging/setLevel"))

@@ -6,7 +6,6 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import quiet
-from tests.e2e.stack import Client, Gateway, answer, entry, gateway, text_of, wait_until
+from tests.e2e.stack import Client, Gateway, answer, entry, gateway, listening, text_of, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 
@@ -24,26 +23,8 @@ def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> It
         yield found
 
 
-@contextmanager
-def listening(client: Client) -> Iterator[list[str]]:
-    """The methods of the notifications that a client's stream brings."""
-    heard: list[str] = []
-    opened = threading.Event()
-
-    def listen() -> None:
-        try:
-            with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
-                for line in response.iter_lines():
-                    opened.set()
-                    if line.startswith("data:"):
-                        heard.append(json.loads(line[5:])["method"])
-        except Exception:  # noqa: BLE001  # the client is closed under the stream at the end of the test
-            opened.set()
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    assert opened.wait(10)
-    yield heard
+def methods(heard: list[Any]) -> list[str]:
+    return [message["method"] for message in heard]
 
 
 def test_servers_come_and_go(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
@@ -100,7 +81,7 @@ def test_one_change_is_one_notification(running: Gateway, one: ScriptedServer, t
         running.write([entry("ns/new", two.url, "n_")])
         wait_until(lambda: heard and also)
         quiet()
-        assert heard == also == ["notifications/tools/list_changed"]
+        assert methods(heard) == methods(also) == ["notifications/tools/list_changed"]
         assert client.tools() == ["n_both", "n_two"]
         running.write([entry("ns/new", two.url, "n_"), entry("ns/one", one.url, "n_", enabled=False)])
         quiet()
@@ -117,7 +98,7 @@ def test_a_server_that_changes_its_tools(running: Gateway, one: ScriptedServer) 
         assert listed[1] == tool("a_one", description="new words")
         wait_until(lambda: heard)
         quiet()
-        assert heard == ["notifications/tools/list_changed"]
+        assert methods(heard) == ["notifications/tools/list_changed"]
 
 
 def test_keep_alives_and_one_stream_for_each_message(running: Gateway, two: ScriptedServer) -> None:
@@ -128,7 +109,7 @@ def test_keep_alives_and_one_stream_for_each_message(running: Gateway, two: Scri
             running.write([entry("ns/two", two.url)])
             wait_until(lambda: newer)
             quiet()
-            assert (older, newer) == ([], ["notifications/tools/list_changed"])
+            assert (older, methods(newer)) == ([], ["notifications/tools/list_changed"])
 
 
 @pytest.mark.parametrize("broken", ["servers: [", "", "servers: 5", "servers:\n- {name: x, url: 'ftp://x', tolPrefix: a}\n"])

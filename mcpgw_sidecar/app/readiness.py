@@ -1,0 +1,47 @@
+"""Whether the process is ready, and whether its first look at the servers is over."""
+
+from __future__ import annotations
+
+import trio
+
+from mcpgw_sidecar.model.servers import Desired
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+START_PATIENCE = 1.0  # seconds that clients wait for servers which have not answered yet, after a start
+READY_PATIENCE = 2.0  # seconds that readiness waits for servers that have not answered yet (interface.md)
+
+
+class Readiness:
+    """Why the process is not ready, in words, None when it is; and the `Started` of router and broker."""
+
+    def __init__(self, all_tried: trio.Event) -> None:
+        self.waiting_for: str | None = "the first answers of the servers"
+        self._all_tried = all_tried
+        self._over = trio.Event()
+
+    def is_over(self) -> bool:
+        """Every server was tried, or patience is over."""
+        return self._over.is_set()
+
+    async def wait_over(self) -> None:
+        """Wait for that."""
+        await self._over.wait()
+
+    async def wait_started(self, desired: Watched[Desired]) -> None:
+        """Ready once every server was tried, or patience is over: a dead server never holds up the others for longer."""
+        with trio.move_on_after(START_PATIENCE):
+            await self._all_tried.wait()
+        self._over.set()
+        with trio.move_on_after(READY_PATIENCE - START_PATIENCE):
+            await self._all_tried.wait()
+        if self.waiting_for == "the first answers of the servers":
+            self.waiting_for = None
+            log.info("Ready", servers=len(desired.value.enabled), config=desired.value.source)
+
+    def drain(self) -> None:
+        """Tell whoever asks to send new work elsewhere."""
+        self.waiting_for = "the end: draining"
+        self._over.set()

@@ -1,0 +1,191 @@
+"""The one module that knows every part: builds the values, opens the nursery tree, and ends it in order.
+
+    outer nursery        everything that runs for ever, the admin port too: it tells of the drain, and is cancelled after it
+    └── inner nursery    router · broker: they drain when `stop` is set
+
+The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once with 128 + its number.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import attrs
+import trio
+
+from mcpgw_sidecar.admin.app import AdminApp
+from mcpgw_sidecar.admin.status import Facts
+from mcpgw_sidecar.app.readiness import Readiness
+from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, key_file
+from mcpgw_sidecar.app.tasks import loaded, raise_file_limit, wait_configuration, wait_keys, wait_signals
+from mcpgw_sidecar.broker.app import BrokerApp
+from mcpgw_sidecar.broker.client import UpstreamClient
+from mcpgw_sidecar.broker.directory import Directory
+from mcpgw_sidecar.broker.pool import HttpClients
+from mcpgw_sidecar.broker.relay import Relay
+from mcpgw_sidecar.broker.streams import Streams
+from mcpgw_sidecar.broker.supervisor import Statuses, Supervisor
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
+from mcpgw_sidecar.config.keys import KeyFile
+from mcpgw_sidecar.config.source import load
+from mcpgw_sidecar.envoyfiles.verdict import Verdict, wait_reading
+from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles
+from mcpgw_sidecar.extproc.grpc import GrpcServer
+from mcpgw_sidecar.extproc.service import Router
+from mcpgw_sidecar.model.servers import Desired
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.runtime import http
+from mcpgw_sidecar.runtime.listeners import open_listener
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+
+@attrs.frozen
+class _Values:
+    """The published values."""
+
+    desired: Watched[Desired]
+    live: Watched[Snapshot] = attrs.field(factory=lambda: Watched(EMPTY))
+    statuses: Watched[Statuses] = attrs.field(factory=lambda: Watched(()))
+    verdict: Watched[Verdict] = attrs.field(factory=lambda: Watched(Verdict(None, None)))
+
+
+@attrs.frozen(kw_only=True)
+class _Parts:
+    """The parts of a running sidecar, and what is made of them."""
+
+    settings: Settings
+    values: _Values
+    metrics: Metrics
+    written: EnvoyFiles | None
+    keys: KeyFile
+    streams: Streams
+    directory: Directory
+    supervisor: Supervisor
+    ready: Readiness
+
+    def router(self) -> GrpcServer:
+        """The router's server."""
+        return Router(
+            snapshot=lambda: self.values.live.value,
+            started=self.ready,
+            sessions=self.directory,
+            guard=guard(self.settings),
+            metrics=self.metrics,
+            debug=self.settings.debug,
+        ).server()
+
+    def broker(self) -> BrokerApp:
+        """The broker's application."""
+        return BrokerApp(
+            live=self.values.live,
+            started=self.ready,
+            directory=self.directory,
+            streams=self.streams,
+            guard=guard(self.settings),
+            metrics=self.metrics,
+            max_body=self.settings.max_body,
+        )
+
+    def admin(self) -> AdminApp:
+        """The admin port's application."""
+        envoy_admin = str(self.settings.envoy_admin_address) if self.written is not None else None
+        return AdminApp(
+            metrics=self.metrics, facts=self.facts, waiting_for=lambda: self.ready.waiting_for, envoy_admin=envoy_admin
+        )
+
+    def facts(self) -> Facts:
+        """The state of the moment."""
+        counts, seen = self.directory.statistics(), self.values.verdict.value
+        error = "not configured: start with --envoy-dir"
+        return Facts(
+            desired=self.values.desired.value,
+            statuses=self.values.statuses.value,
+            gateway_sessions=counts.gateway,
+            upstream_sessions=counts.upstream,
+            envoy_accepted=seen.accepted if self.written is not None else None,
+            envoy_error=(self.written.error or seen.error) if self.written is not None else error,
+        )
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start what runs for ever."""
+        values = self.values
+        nursery.start_soon(self.supervisor.wait_supervising, values.desired)
+        nursery.start_soon(self.directory.wait_sweeping)
+        nursery.start_soon(self.streams.wait_notifying, values.live)
+        nursery.start_soon(wait_configuration, self.settings.config, values.desired, self.metrics)
+        nursery.start_soon(wait_keys, self.keys)
+        nursery.start_soon(self.ready.wait_started, values.desired)
+        if self.written is not None:
+            nursery.start_soon(self.written.wait_following, values.desired)
+            nursery.start_soon(wait_reading, str(self.settings.envoy_admin_address), self.written, values.verdict)
+
+
+async def wait_running(settings: Settings) -> None:
+    """The sidecar, until it has drained. Raises ConfigurationError or UnavailableError when it cannot start."""
+    raise_file_limit()
+    values, metrics, stop = _Values(Watched(load(settings.config))), Metrics(), trio.Event()
+    router_listener, router_at = await open_listener(settings.router_address, "--router-address")
+    broker_listener, broker_at = await open_listener(settings.broker_address, "--broker-address")
+    admin_listener, admin_at = await open_listener(settings.admin_address, "--admin-address")
+    written = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
+    if written is not None:
+        written.write_first(values.desired.value.enabled)
+    keys = KeyFile(key_file(settings))
+    loaded(metrics, values.desired.value, None)
+    clients = HttpClients()
+    async with trio.open_nursery() as forever:
+        parts = _built(settings, values, metrics, written, keys, clients, forever)
+        await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain_time=0.0))
+        async with trio.open_nursery() as serving:
+            forever.start_soon(wait_signals, stop, parts.ready, parts.streams)
+            drain = settings.drain_time
+            await serving.start(partial(parts.router().serve, router_listener, stop, drain_time=drain))
+            await serving.start(partial(http.serve, parts.broker(), broker_listener, stop, drain_time=drain))
+            log.info("Listening", router=str(router_at), broker=str(broker_at), admin=str(admin_at))
+            parts.start(forever)
+        log.info("Drained")
+        forever.cancel_scope.cancel()
+    await clients.aclose()
+
+
+def _built(  # everything that is made of everything
+    settings: Settings,
+    values: _Values,
+    metrics: Metrics,
+    written: EnvoyFiles | None,
+    keys: KeyFile,
+    clients: HttpClients,
+    forever: trio.Nursery,
+) -> _Parts:
+    client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
+    streams = Streams()
+    directory = Directory(
+        client=client,
+        keys=lambda: keys.keys,
+        lifetime=settings.session_lifetime,
+        nursery=forever,
+        servers=lambda: values.live.value.servers,
+        relay=Relay(client=client, streams=streams, nursery=forever),
+    )
+    directory.ended = streams.end_session
+    supervisor = Supervisor(
+        client=client,
+        live=values.live,
+        statuses=values.statuses,
+        refresh_interval=settings.refresh_interval,
+        changed=directory.forget_server,
+    )
+    return _Parts(
+        settings=settings,
+        values=values,
+        metrics=metrics,
+        written=written,
+        keys=keys,
+        streams=streams,
+        directory=directory,
+        supervisor=supervisor,
+        ready=Readiness(supervisor.all_tried),
+    )

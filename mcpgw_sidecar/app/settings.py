@@ -1,0 +1,88 @@
+"""The options of `run` as one value, and what follows from them for the parts."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import attrs
+
+from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
+from mcpgw_sidecar.runtime.listeners import Address
+
+log = get_logger(__name__)
+
+_CA_BUNDLES = (  # where the systems that Envoy runs on keep theirs; Envoy has no default of its own
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The options of `run`. Times in seconds, sizes in bytes."""
+
+    config: Path
+    envoy_dir: Path | None = None
+    gateway_address: Address = Address("0.0.0.0", 8888)  # noqa: S104  # the gateway is there to be reached
+    gateway_tls_cert: Path | None = None
+    gateway_tls_key: Path | None = None
+    envoy_admin_address: Address = Address("127.0.0.1", 9901)
+    broker_address: Address = Address("127.0.0.1", 8080)
+    router_address: Address = Address("127.0.0.1", 50051)
+    admin_address: Address = Address("127.0.0.1", 9090)
+    public_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    session_key_file: Path | None = None
+    session_lifetime: float = 86400.0
+    max_body: int = 4 << 20
+    call_timeout: float = 300.0
+    refresh_interval: float = 60.0
+    drain_time: float = 25.0
+    debug: bool = False
+
+
+def guard(settings: Settings) -> Guard:
+    """Which hosts and origins may ask."""
+    named = {host_name(host) if not host.startswith("*") else host for host in settings.public_hosts}
+    own = {settings.gateway_address.host} - {"0.0.0.0", "::"}  # noqa: S104
+    return Guard(hosts=frozenset(LOOPBACK | named | own), origins=frozenset(settings.allowed_origins))
+
+
+def envoy_settings(settings: Settings, broker: Address, router: Address) -> EnvoySettings:
+    """What Envoy's resources depend on."""
+    return EnvoySettings(
+        directory=str((settings.envoy_dir or Path()).resolve()),
+        gateway=_endpoint(settings.gateway_address),
+        admin=_endpoint(settings.envoy_admin_address),
+        broker=_endpoint(broker),
+        router=_endpoint(router),
+        max_body=settings.max_body,
+        call_timeout=settings.call_timeout,
+        heal=(files("mcpgw_sidecar.envoy") / "heal.lua").read_text(encoding="utf-8"),
+        events=(files("mcpgw_sidecar.envoy") / "events.lua").read_text(encoding="utf-8"),
+        tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,
+        tls_key=str(settings.gateway_tls_key.resolve()) if settings.gateway_tls_key else None,
+        ca_bundle=next((path for path in _CA_BUNDLES if Path(path).exists()), None),
+        allowed_origins=settings.allowed_origins,
+        debug=settings.debug,
+    )
+
+
+def key_file(settings: Settings) -> Path | None:
+    """Where the session keys are kept; None when they live as long as the process."""
+    if settings.session_key_file is not None:
+        return settings.session_key_file
+    if settings.envoy_dir is not None:
+        return settings.envoy_dir / "session.key"
+    log.warning("Sessions end with this process: give --envoy-dir or --session-key-file to keep them over a restart")
+    return None
+
+
+def _endpoint(address: Address) -> Endpoint:
+    path = str(Path(address.path).resolve()) if address.path is not None else None  # Envoy may run elsewhere
+    return Endpoint(host=address.host, port=address.port, path=path)

@@ -1,0 +1,83 @@
+"""What the process does besides serving: signals, the configuration file, the key file."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+import trio
+
+from mcpgw_sidecar.app.readiness import Readiness
+from mcpgw_sidecar.broker.streams import Streams
+from mcpgw_sidecar.config.keys import KeyFile
+from mcpgw_sidecar.config.source import wait_following
+from mcpgw_sidecar.errors import EXIT_SIGNAL_BASE
+from mcpgw_sidecar.model.servers import Desired
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+KEY_LOOK = 1.0  # seconds between two looks at the key file
+
+
+def raise_file_limit() -> None:
+    """Each stream of a client is a file descriptor, and the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def wait_signals(stop: trio.Event, ready: Readiness, streams: Streams) -> None:
+    """Drain at the first SIGTERM or SIGINT, end at once at the second (128 + its number)."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                log.info("Nothing to do: the configuration file and the keys are followed by themselves", signal="SIGHUP")
+                continue
+            if stop.is_set():
+                log.warning("Second signal: ending at once", signal=signal.Signals(number).name)
+                os._exit(EXIT_SIGNAL_BASE + number)
+            log.info("Draining", signal=signal.Signals(number).name)
+            ready.drain()
+            stop.set()
+            streams.close_all()
+
+
+async def wait_configuration(path: Path, desired: Watched[Desired], metrics: Metrics) -> None:
+    """Publish what the configuration file says, for ever."""
+
+    def publish(new: Desired) -> None:
+        old = desired.value
+        if desired.publish(new):
+            loaded(metrics, new, old)
+
+    await wait_following(path, desired.value, publish)
+
+
+def loaded(metrics: Metrics, new: Desired, old: Desired | None) -> None:
+    """Say and count how a load of the configuration went."""
+    if old is not None and new.failed_loads > old.failed_loads:
+        metrics.reloads.labels("failed").inc()
+        for problem in (new.error or "").splitlines():
+            log.error("Configuration not reloaded, the last good one stays", problem=problem)
+        return
+    metrics.reloads.labels("ok").inc()
+    metrics.last_reload.set(new.loaded_at)
+    log.info("Configuration loaded", source=new.source, servers=len(new.servers), generation=new.generation)
+
+
+async def wait_keys(keys: KeyFile) -> None:
+    """Look at the key file, for ever."""
+    said: str | None = None
+    while True:
+        await trio.sleep(KEY_LOOK)
+        if keys.refresh():
+            log.info("Session keys read again", keys=len(keys.keys.keys))
+        if keys.error != said:
+            said = keys.error
+            if said is not None:
+                log.error("Session keys not read again, the last good ones stay", error=said)
