@@ -4,6 +4,7 @@ Expected failures of a request are values (`model.decisions.Reject`), never exce
 
     GatewayError
     ├── ConfigurationError    the operator wrote something that cannot work       exit 64
+    │   └── UnreadableError   a file could not be read at all; it may come back
     ├── UnavailableError      a port, file or program that we need is missing     exit 69
     ├── RefusedError          the other side answered, and its answer is no       exit 1
     └── UpstreamError         an MCP server did not do what the protocol asks     never ends the program
@@ -30,6 +31,10 @@ class ConfigurationError(GatewayError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class UnreadableError(ConfigurationError):
+    """The configuration could not even be read; that may pass by itself."""
 
 
 class UnavailableError(GatewayError):

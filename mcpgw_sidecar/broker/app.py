@@ -168,7 +168,7 @@ class BrokerApp:
                 return methods.answer(parsed, snapshot)
             case Notification():
                 if parsed.method != "notifications/initialized":
-                    self._directory.relay(session, parsed.text, headers)
+                    self._directory.relay(session, parsed.method, parsed.text, headers)
                 return None
             case Response():
                 message = "Answers reach their server through the gateway's Envoy listener"

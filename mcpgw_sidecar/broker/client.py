@@ -50,7 +50,7 @@ _ACCEPT = "application/json, text/event-stream"
 _EVENT_STREAM = "text/event-stream"
 _UNAUTHORIZED = frozenset({401, 403})
 _FORGOTTEN = 404  # "MUST respond to requests containing that session ID with HTTP 404" (basic/transports)
-_NO_STREAM = frozenset({405, 404, 501})
+_NO_STREAM = frozenset({405, 501})
 
 
 @attrs.frozen
@@ -102,8 +102,9 @@ class UpstreamClient:
         self, server: Server, session: UpstreamSession, message: bytes, headers: Mapping[str, str]
     ) -> None:
         """Send a message that wants no answer, as it is. Raises UpstreamError."""
-        async with self._exchange(server, "POST", message, _with_session(session, headers)) as answer:
-            await _wait_checked(answer)
+        with self._limited(server, "a notification"):
+            async with self._exchange(server, "POST", message, _with_session(session, headers)) as answer:
+                await _wait_checked(answer)
 
     async def wait_result(
         self, server: Server, session: UpstreamSession, method: str, params: str, headers: Mapping[str, str]
@@ -122,8 +123,13 @@ class UpstreamClient:
         session: UpstreamSession,
         headers: Mapping[str, str],
         handle: Callable[[Message], None],
+        *,
+        own: bool,
     ) -> bool:
-        """Hand over the messages of the server's own stream until it ends; False if it offers none. Raises UpstreamError."""
+        """Hand over the messages of a session's stream until it ends; False if the server offers none. Raises UpstreamError.
+
+        In the broker's `own` session the server's requests are answered here; in a client's they are handed over like the rest.
+        """
         extra = {**_with_session(session, headers), "accept": _EVENT_STREAM}
         async with self._exchange(server, "GET", None, extra, streaming=True) as answer:
             if answer.status_code in _NO_STREAM:
@@ -133,7 +139,7 @@ class UpstreamClient:
                 return False
             async with contextlib.aclosing(_events(answer)) as messages:
                 async for message in messages:
-                    if isinstance(message, Request):
+                    if own and isinstance(message, Request):
                         await self._wait_replied(server, session, message, headers)
                     else:
                         handle(message)

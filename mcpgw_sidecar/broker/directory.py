@@ -26,6 +26,7 @@ from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
 log = get_logger(__name__)
 
 SWEEP = 10.0  # seconds between two looks for sessions whose time has come
+_AMBIGUOUS = frozenset({"notifications/progress"})  # its token was chosen by one server, and those of two are often the same
 _STATUS = {"Unreachable": 503, "Timeout": 504}
 _BAD_GATEWAY = 502
 
@@ -59,6 +60,7 @@ class Directory:
         self._servers = servers
         self._table = SessionTable()
         self._relay = relay
+        relay.heal = self._wait_heard_again
         self._opening: dict[tuple[str, ServerName], _Opening] = {}
         self.ended: Callable[[str], None] = lambda _key: None
 
@@ -120,12 +122,15 @@ class Directory:
         healed = (self._table.see(session) or {}).get(server.name)
         return healed.id if healed is not None else None
 
-    def relay(self, state: SessionState, text: str, headers: Mapping[str, str]) -> None:
+    def relay(self, state: SessionState, method: str, text: str, headers: Mapping[str, str]) -> None:
         """Send a client's notification to every server that it has a session with.
 
         Which of them it is meant for cannot be told (a cancellation names a request id, nothing else), and need not: the ids of
         one client are unique in its session, so a server that does not know the id ignores it, as the specification asks.
         """
+        if method in _AMBIGUOUS:
+            log.debug("Notification not relayed: which server it is meant for cannot be told", method=method)
+            return
         servers, own = self._servers(), for_upstream(headers)
         for name, upstream in state.upstreams.items():
             if name in servers:
@@ -138,6 +143,10 @@ class Directory:
             await self._client.wait_posted(server, upstream, message, headers)
         except UpstreamError as error:
             log.debug("Notification not relayed", server=server.name, reason=error.reason, error=str(error))
+
+    async def _wait_heard_again(self, key: str, server: Server, upstream: UpstreamSession) -> None:
+        if upstream.id is not None:
+            await self.wait_healed(key, server, upstream.id, upstream.headers)
 
     def end(self, session: Session) -> None:
         """End a session for good (DELETE)."""
@@ -178,7 +187,7 @@ class Directory:
         self._table.wish_resource(session, server.name, uri, wanted=wanted)
         upstream = (self._table.see(session) or {}).get(server.name)
         if wanted and upstream is not None:
-            self._relay.listen(session.key, server, upstream)
+            self._listen(session, server, upstream)
 
     async def _wait_told(self, session: Session, server: Server, upstream: UpstreamSession, wishes: Wishes) -> None:
         """Tell a server what its client wants to hear of, and listen. A server that refuses is none that would tell."""
@@ -190,6 +199,11 @@ class Directory:
             except UpstreamError as error:
                 log.debug("Server not told", server=server.name, method=method, reason=error.reason, error=str(error))
                 continue
+            self._listen(session, server, upstream)
+
+    def _listen(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
+        """Hear what a server says in a session, unless that has ended or was replaced meanwhile."""
+        if (self._table.see(session) or {}).get(server.name) == upstream:
             self._relay.listen(session.key, server, upstream)
 
     def statistics(self) -> SessionCounts:

@@ -6,6 +6,8 @@ log level. Changes of lists are not relayed: the broker hears of them itself and
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import attrs
 import trio
 
@@ -17,7 +19,8 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger, short
-from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
+from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request
+from mcpgw_sidecar.protocol.owners import name_owner
 from mcpgw_sidecar.runtime.backoff import Backoff
 
 log = get_logger(__name__)
@@ -28,6 +31,10 @@ _OURS = frozenset(kind.changed for kind in KINDS)
 _FORGOTTEN = 404
 
 
+async def _wait_nothing(_session: str, _server: Server, _upstream: UpstreamSession) -> None:
+    """Before somebody can heal."""
+
+
 @attrs.frozen
 class _Listener:
     upstream: UpstreamSession
@@ -35,13 +42,14 @@ class _Listener:
 
 
 class Relay:
-    """The open streams of clients' sessions with servers."""
+    """The open streams of clients' sessions with servers. `heal` is asked when a server has forgotten a session."""
 
     def __init__(self, *, client: UpstreamClient, streams: Streams, nursery: trio.Nursery) -> None:
         self._client = client
         self._streams = streams
         self._nursery = nursery
         self._listeners: dict[tuple[str, ServerName], _Listener] = {}
+        self.heal: Callable[[str, Server, UpstreamSession], Awaitable[object]] = _wait_nothing
 
     def listen(self, session: str, server: Server, upstream: UpstreamSession) -> None:
         """Hear what the server says in this session from now on; once, however often it is asked for."""
@@ -66,20 +74,25 @@ class Relay:
 
     async def _wait_listening(self, key: tuple[str, ServerName], server: Server, listener: _Listener) -> None:
         def heard(message: Message) -> None:
-            if isinstance(message, Notification) and message.method not in _OURS:
+            if isinstance(message, Request) or (isinstance(message, Notification) and message.method not in _OURS):
                 # One line: in JSON a line break outside of a string is a space, and inside of one it is escaped.
-                self._streams.send(key[0], message.text.replace("\n", " ").encode())
+                text = name_owner(message, server.name).replace("\n", " ").replace("\r", " ")
+                self._streams.send(key[0], text.encode())
 
         again = Backoff(AGAIN, AGAIN_CAP)
         with listener.scope:
             while True:
                 opened = trio.current_time()
                 try:
-                    if not await self._client.wait_events(server, listener.upstream, listener.upstream.headers, heard):
+                    if not await self._client.wait_events(
+                        server, listener.upstream, listener.upstream.headers, heard, own=False
+                    ):
                         break
                 except UpstreamError as error:
                     log.debug("Stream with a server lost", server=server.name, session=short(key[0]), error=str(error))
                     if error.status == _FORGOTTEN:
+                        # Another session with the server, if this one is dead, repeats the client's wishes and is heard.
+                        self._nursery.start_soon(self.heal, key[0], server, listener.upstream)
                         break
                 if trio.current_time() - opened > AGAIN_CAP:
                     again.reset()

@@ -47,6 +47,7 @@ PACE = 0.1  # seconds between two lists of a server, however often it says that 
 MAX_LIST = 64 << 20  # bytes of one list over all pages
 MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
 MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
+_NOT_FOUND = 404
 _CHANGES = frozenset(kind.changed for kind in KINDS)
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # Servers list tools that ask the client something only to clients that can be asked. Clients that can are behind the gateway, so
@@ -210,9 +211,11 @@ class Supervisor:
         while True:
             opened = trio.current_time()
             try:
-                if not await self._client.wait_events(server, shake.session, headers, heard):
+                if not await self._client.wait_events(server, shake.session, headers, heard, own=True):
                     return
             except UpstreamError as error:
+                if error.status == _NOT_FOUND:
+                    return  # a server without such a path, or one that forgot the session: the next check finds out
                 log.debug("Notification stream lost", server=server.name, reason=error.reason, error=str(error))
             if trio.current_time() - opened > RETRY_CAP:
                 again.reset()

@@ -17,7 +17,8 @@ from typing import Any
 
 import attrs
 
-from mcpgw_sidecar.model.kinds import PROMPT, TOOL, Kind
+from mcpgw_sidecar.catalog.templates import MAX_EXPRESSIONS, expressions
+from mcpgw_sidecar.model.kinds import PROMPT, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only, parse_object
 
@@ -90,6 +91,8 @@ def _shape_fault(kind: Kind, values: dict[str, Any]) -> str | None:
             return '"arguments" is not an array'
     elif not isinstance(values.get("name"), str):
         return '"name" is missing or not a string'
+    elif kind is TEMPLATE and expressions(values[kind.key]) > MAX_EXPRESSIONS:
+        return f"more than {MAX_EXPRESSIONS} variables"
     return None
 
 

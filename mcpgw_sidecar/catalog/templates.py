@@ -13,6 +13,7 @@ from functools import lru_cache
 _EXPRESSION = re.compile(r"\{([^{}]*)\}")
 _BEYOND = frozenset("+#/?&")  # operators whose values may hold what ends a segment
 _SEGMENT_END = re.compile(r"[/?#]")
+MAX_EXPRESSIONS = 32  # of one template: what a lookup may cost
 _SEGMENT, _ANYTHING = object(), object()
 
 
@@ -23,9 +24,16 @@ def _parts(template: str) -> tuple[int, tuple[object, ...]]:
     fixed = at = 0
     for found in _EXPRESSION.finditer(template):
         literal = template[at : found.start()]
-        parts += [literal, _ANYTHING if found[1][:1] in _BEYOND else _SEGMENT]
+        variable = _ANYTHING if found[1][:1] in _BEYOND else _SEGMENT
+        if literal or not parts or parts[-1] is not variable:  # two of a kind side by side match what one matches
+            parts += [literal, variable]
         fixed, at = fixed + len(literal), found.end()
     return fixed + len(template) - at, (*parts, template[at:])
+
+
+def expressions(template: str) -> int:
+    """How many variables a template has."""
+    return len(_EXPRESSION.findall(template))
 
 
 def _makes(parts: tuple[object, ...], uri: str) -> bool:

@@ -17,6 +17,7 @@ from mcpgw_sidecar.model.servers import Server
 
 Path = tuple[str | int, ...]
 _KINDS = {"str": "a text", "bool": "true or false", "list": "a list", "dict": "keys and values"}
+MAX_DEPTH = 20  # the file needs three
 MAX_FILE = 8 << 20  # bytes: 10,000 servers fit; a wrong file (a log, a binary) is refused before it is parsed
 
 
@@ -67,12 +68,13 @@ def decode(text: str, source: str) -> tuple[Server, ...]:
         raise ConfigurationError([f"{source}: larger than {MAX_FILE >> 20} MiB: is this the right file?"])
     tree = _Tree()
     try:
+        trap = _trap(text)
+        if trap is not None:
+            raise ConfigurationError([f"{source}:{trap}"])
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
         value = None if node is None else tree.value(node, ())
     except yaml.YAMLError as error:
         raise ConfigurationError([f"{source}:{_yaml_place(error)}"]) from None
-    except RecursionError:
-        raise ConfigurationError([f"{source}: nested too deeply"]) from None
     if node is None:
         raise ConfigurationError([f"{source}:1: the file is empty: write 'servers: []' for a gateway without servers"])
     problems = list(tree.problems)
@@ -85,6 +87,21 @@ def decode(text: str, source: str) -> tuple[Server, ...]:
         ordered = sorted(first.values(), key=lambda problem: _line(tree.lines, problem.path))
         raise ConfigurationError([_shown(problem, tree.lines, source) for problem in ordered])
     return tuple(entry.server() for entry in config.servers)
+
+
+def _trap(text: str) -> str | None:
+    """What would end or load the process instead of being an error: found by a look at the events, without recursion."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            return f"{line}: nested too deeply"
+        if isinstance(
+            event, yaml.AliasEvent
+        ):  # one that holds itself has no end, ten levels of ten have ten thousand million
+            return f"{line}: aliases (*{event.anchor}) are not supported: write the value out"
+    return None
 
 
 def _entries(value: Any) -> list[tuple[int, dict[str, Any]]]:  # noqa: ANN401  # whatever the file holds

@@ -16,10 +16,9 @@ import attrs
 import trio
 
 from mcpgw_sidecar.config.decode import decode
-from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.errors import ConfigurationError, UnreadableError
 from mcpgw_sidecar.model.servers import Desired, Server
 
-_UNREADABLE = "cannot be read"
 LOOK = 0.1  # seconds
 
 _Stamp = tuple[int, int, int, int] | None
@@ -33,7 +32,7 @@ def load(path: Path) -> Desired:
     except UnicodeDecodeError as error:
         raise ConfigurationError([f"{path}: not UTF-8 (byte {error.start}): save it as UTF-8"]) from None
     except OSError as error:
-        raise ConfigurationError([f"{path}: {_UNREADABLE}: {error.strerror}"]) from None
+        raise UnreadableError([f"{path}: cannot be read: {error.strerror}"]) from None
     servers = tuple(_located(server, path.parent) for server in decode(text, str(path)))
     return Desired(source=f"file:{path}", servers=servers, generation=1, loaded_at=time.time())
 
@@ -47,13 +46,9 @@ def _located(server: Server, directory: Path) -> Server:
     return attrs.evolve(server, ca_file=located(server.ca_file), credential_file=located(server.credential_file))
 
 
-def next_desired(current: Desired, path: Path) -> Desired:
-    """What counts after another look at the file: the new servers, or the old ones with the reason."""
-    try:
-        loaded = load(path)
-    except ConfigurationError as error:
-        return attrs.evolve(current, error=str(error), failed_loads=current.failed_loads + 1)
-    return attrs.evolve(loaded, generation=current.generation + 1, failed_loads=current.failed_loads)
+def _refused(current: Desired, error: ConfigurationError) -> Desired:
+    """The old servers, with the reason why there are no new ones."""
+    return attrs.evolve(current, error=str(error), failed_loads=current.failed_loads + 1)
 
 
 async def wait_following(path: Path, current: Desired, publish: Callable[[Desired], None]) -> None:
@@ -68,11 +63,17 @@ async def wait_following(path: Path, current: Desired, publish: Callable[[Desire
         if stamp != pending:
             pending = stamp  # still being written: look again
             continue
-        known, following = stamp, next_desired(current, path)
-        if following.error is not None and _UNREADABLE in following.error:
+        known = stamp
+        try:
+            new = load(path)
+            following = attrs.evolve(new, generation=current.generation + 1, failed_loads=current.failed_loads)
+        except UnreadableError as error:
             known = _NEVER  # it may be for a passing reason (no descriptor left, a mount that is coming): look again
-            if following.error == current.error:
+            if str(error) == current.error:
                 continue  # said once
+            following = _refused(current, error)
+        except ConfigurationError as error:
+            following = _refused(current, error)
         current = following
         publish(current)
 

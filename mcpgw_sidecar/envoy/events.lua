@@ -3,7 +3,7 @@
 -- a request is made to name its server: 7 of ns/one becomes "mcpgw:ns/one:7". The client answers with that id, and whoever gets the
 -- answer, the router of any replica after any restart, knows the server and the id that it wrote. No table anywhere.
 -- Works on lines: a message is one line `data: {...}`. What it does not understand (a message over several lines, a line over LIMIT)
--- passes as it came; an unfinished line is held back until it ends.
+-- passes as it came; an unfinished line is held back until it ends (LF, CR or both: WHATWG HTML, section 9.2).
 local LIMIT = 1048576
 
 -- End of the string whose opening quote stands at i.
@@ -85,12 +85,11 @@ end
 function name_owners(held, chunk, server)
   local text, out, from = held .. chunk, {}, 1
   while true do
-    local stop = text:find('\n', from, true)
+    local stop = text:find('[\r\n]', from)
     if not stop then break end
     local line = text:sub(from, stop)
     if line:sub(1, 5) == 'data:' and line:find('"method"', 1, true) then
-      local message, ending = line:sub(6):match('^(.-)(\r?\n)$')
-      line = 'data:' .. name_owner(message, server) .. ending
+      line = 'data:' .. name_owner(line:sub(6, -2), server) .. line:sub(-1)
     end
     out[#out + 1], from = line, stop + 1
   end
@@ -103,11 +102,15 @@ function envoy_on_response(handle)
   local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
   local kind = handle:headers():get('content-type')
   if call == nil or call['server'] == nil or kind == nil or kind:sub(1, 17) ~= 'text/event-stream' then return end
+  if handle:headers():get('content-encoding') then return end -- bytes that are no text: they pass as they came
   local held = ''
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     local bytes = size > 0 and chunk:getBytes(0, size) or ''
-    if held ~= '' or bytes:sub(-1) ~= '\n' or bytes:find('"method"', 1, true) then
+    if size == 0 then
+      chunk:setBytes(held) -- the end of the stream: what had no end of a line passes as it came
+      held = ''
+    elseif held ~= '' or not bytes:find('[\r\n]$') or bytes:find('"method"', 1, true) then
       local out
       out, held = name_owners(held, bytes, call['server'])
       chunk:setBytes(out)

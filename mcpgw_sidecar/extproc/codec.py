@@ -81,7 +81,8 @@ def encode(decision: Final) -> ProcessingResponse:
 
 def _forward(common: CommonResponse, decision: Forward) -> None:
     # Origin was judged here; the server, which knows its own name alone, would refuse it.
-    common.header_mutation.remove_headers.append("origin")
+    # Accept-Encoding goes too: in compressed event streams the requests of servers could not be made to name their server.
+    common.header_mutation.remove_headers.extend(["origin", "accept-encoding"])
     values = [
         (h.X_SERVER, decision.server.name.encode()),
         (h.VERSION, decision.protocol_version.encode()),

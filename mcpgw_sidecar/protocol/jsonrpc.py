@@ -34,9 +34,14 @@ _DECIDING = ("jsonrpc", "id", "method", "params", "result", "error")
 
 @attrs.frozen(slots=True)
 class Request:
-    """A request; `params` are the members of its params object, None without one. `text` is the whole message."""
+    """A request; `params` are the members of its params object, None without one. `text` is the whole message.
+
+    The id stands at `text[id_start:id_end]`.
+    """
 
     id: JsonText
+    id_start: int
+    id_end: int
     method: str
     params: list[Member] | None
     text: str
@@ -96,7 +101,7 @@ def parse_message(body: bytes | str) -> Message | Malformed:
     return _classify(text, members)
 
 
-def _classify(text: str, members: list[Member]) -> Message | Malformed:
+def _classify(text: str, members: list[Member]) -> Message | Malformed:  # noqa: PLR0911  # the ladder
     raw_id = NULL
     try:
         version, ident, method, params, result, error = (only(members, key) for key in _DECIDING)
@@ -114,7 +119,9 @@ def _classify(text: str, members: list[Member]) -> Message | Malformed:
         if params is not None and text[params.start] != "{":
             return Malformed(INVALID_PARAMS, 'Invalid params: "params" must be an object', raw_id)
         inner: list[Member] | None = params.value if params is not None else None
-        return Notification(method.value, inner, text) if ident is None else Request(raw_id, method.value, inner, text)
+        if ident is None:
+            return Notification(method.value, inner, text)
+        return Request(raw_id, ident.start, ident.end, method.value, inner, text)
     if ident is None or (result is None) == (error is None):
         return Malformed(INVALID_REQUEST, 'Invalid Request: "method" is missing', raw_id)
     return Response(raw_id, ident.value, ident.start, ident.end, result, error, text)

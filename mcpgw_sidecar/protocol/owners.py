@@ -9,7 +9,8 @@ from __future__ import annotations
 import attrs
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
-from mcpgw_sidecar.protocol.jsonrpc import Response, parse_message
+from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response, parse_message
+from mcpgw_sidecar.protocol.jsontext import dumps
 
 PREFIX = "mcpgw:"
 
@@ -20,6 +21,22 @@ class Owner:
 
     server: ServerName
     id: JsonText
+
+
+def name_owner(message: Request | Notification, server: ServerName) -> str:
+    """A server's message with the id of its request, or the id that its cancellation names, made to name the server.
+
+    What events.lua does to the answers that Envoy carries, for what the sidecar itself hands on.
+    """
+    if isinstance(message, Request):
+        start, end = message.id_start, message.id_end
+    else:
+        named = [member for member in message.params or [] if member.key == "requestId"]
+        if message.method != "notifications/cancelled" or len(named) != 1:
+            return message.text
+        start, end = named[0].start, named[0].end
+    text = message.text
+    return f"{text[:start]}{dumps(f'{PREFIX}{server}:{text[start:end]}')}{text[end:]}"
 
 
 def read_owner(ident: object) -> Owner | None:

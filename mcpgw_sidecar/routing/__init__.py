@@ -27,7 +27,7 @@ def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | Ses
             return ToBroker(method=method)
         case Response() as answer:
             return stateful.decide_answer(answer, snapshot, session)
-        case Request(ident, method) as message:
+        case Request(id=ident, method=method) as message:
             if not stateful.is_addressed(method):
                 return ToBroker(method=method, id=ident)
             era = classify(request.headers.get(headers.VERSION), ident)

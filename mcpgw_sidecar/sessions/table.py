@@ -23,7 +23,8 @@ from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
 
 MAX_SESSIONS = 100_000  # a bound on memory, about 300 bytes each: beyond it the oldest is forgotten, never refused
 
-MAX_RESOURCES = 1000  # subscriptions of a session with one server that survive a heal
+MAX_RESOURCES = 200  # subscriptions of a session with one server that survive a heal
+MAX_WISHED = 512  # characters of a URI that is remembered for that: with MAX_RESOURCES, 100 kB a session at the most
 
 
 @attrs.frozen
@@ -107,7 +108,7 @@ class SessionTable:
         if row is None:
             return
         uris = row.resources.setdefault(server, set())
-        if wanted and len(uris) < MAX_RESOURCES:
+        if wanted and len(uris) < MAX_RESOURCES and len(uri) <= MAX_WISHED:
             uris.add(uri)
         elif not wanted:
             uris.discard(uri)

@@ -74,6 +74,7 @@ def test_names_take_the_prefix_and_uris_do_not() -> None:
         (RESOURCE, '{"uri":"x:' + "y" * 9000 + '","name":"x"}', "8192"),
         (TEMPLATE, '{"uriTemplate":5,"name":"x"}', '"uriTemplate"'),
         (TEMPLATE, '{"uriTemplate":"x:{y}","name":5}', '"name"'),
+        (TEMPLATE, '{"uriTemplate":"' + "{a}b" * 33 + '","name":"t"}', "32 variables"),
     ],
 )
 def test_what_clients_would_choke_on_is_left_out(kind: Kind, text: str, reason: str) -> None:
@@ -107,6 +108,8 @@ def test_a_template_and_a_uri_cannot_be_made_to_take_long() -> None:
     """As a regular expression this is the fourteenth power of the length."""
     assert match(["{+a}x" * 14 + "!", "{a}x" * 14 + "!"], "x" * 8000) is None
     assert match(["{+a}x" * 14], "x" * 8000) is not None
+    assert match(["{+a}" * 2000], "x" * 8000) is not None
+    assert match(["a{b}{c}"], "axx") == "a{b}{c}"
 
 
 def test_a_template_is_not_a_pattern_of_its_own() -> None:

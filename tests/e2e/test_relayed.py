@@ -109,3 +109,36 @@ def test_an_unsubscription_is_not_repeated(running: Gateway, one: ScriptedServer
         assert client.call("a_one").status_code == 200
         quiet(0.5)
         assert len(one.calls("resources/subscribe")) == 1
+
+
+def test_a_request_on_that_stream_is_the_clients_to_answer(running: Gateway, one: ScriptedServer) -> None:
+    with running.client() as client, listening(client) as heard:
+        client.post("resources/subscribe", {"uri": "file:///w"})
+        session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+        stream = wait_until(lambda: stream_of(one, session))
+        data = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "roots/list"})
+        stream.wfile.write(f"data: {data}\n\n".encode())
+        asked = wait_until(lambda: heard)[0]
+        assert (asked["method"], asked["id"]) == ("roots/list", "mcpgw:ns/one:7")
+        assert client.send({"jsonrpc": "2.0", "id": asked["id"], "result": {"roots": []}}).status_code == 202
+        replied = [request for request in one.requests if request.json.get("id") == 7 and "result" in request.json]
+        assert len(replied) == 1
+        assert replied[0].headers["mcp-session-id"] == session
+
+
+def test_a_listening_client_hears_on_after_the_server_forgot_its_session(running: Gateway, one: ScriptedServer) -> None:
+    """Nobody calls: the stream alone finds out, heals the session and repeats the subscription."""
+    with running.client() as client, listening(client) as heard:
+        client.post("resources/subscribe", {"uri": "file:///w"})
+        old = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+        stream = wait_until(lambda: stream_of(one, old))
+        one.forgetful = True
+        one.sessions.clear()
+        stream.connection.shutdown(2)
+        again = wait_until(
+            lambda: [call for call in one.calls("resources/subscribe") if call.headers["mcp-session-id"] != old]
+        )
+        fresh = again[0].headers["mcp-session-id"]
+        say(wait_until(lambda: stream_of(one, fresh)), "notifications/resources/updated", uri="file:///w")
+        wait_until(lambda: heard)
+        assert heard[-1]["params"] == {"uri": "file:///w"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Iterator
@@ -168,3 +169,40 @@ def test_elicitation_and_sampling_with_real_parts(everything: str, tmp_path_fact
     with gateway(tmp_path_factory.mktemp("real"), [entry("ts/every", everything, "ev_")]) as running:
         trio.run(use, running.url)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("ending", ["\n\n", "\r\r", "\r\n\r\n"])
+def test_every_stream_arrives_whole(running: Gateway, one: ScriptedServer, ending: str) -> None:
+    def events(handler: Any, message: Any) -> bool:
+        log = {"jsonrpc": "2.0", "method": "notifications/message", "params": {}}
+        result = {"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}}
+        body = "".join(f"data: {json.dumps(each)}{ending}" for each in (log, result)).encode()
+        handler.send(200, body, kind="text/event-stream")
+        return True
+
+    one.answers["tools/call"] = events
+    with running.client() as client:
+        response = client.call("a_one", 3)
+        assert '"method": "notifications/message"' in response.text
+        assert '"id": 3' in response.text
+        assert "accept-encoding" not in one.calls("tools/call")[-1].headers
+
+
+def test_a_compressed_stream_passes_as_it_came(running: Gateway, one: ScriptedServer) -> None:
+    def compressed(handler: Any, message: Any) -> bool:
+        event = f"data: {json.dumps({'jsonrpc': '2.0', 'id': message['id'], 'result': {}})}\n\n".encode()
+        handler.send(200, gzip.compress(event), [("content-encoding", "gzip")], kind="text/event-stream")
+        return True
+
+    one.answers["tools/call"] = compressed
+    with running.client() as client:
+        assert '"id": 4' in client.call("a_one", 4).text
+
+
+def test_progress_of_a_client_reaches_no_wrong_server(running: Gateway, one: ScriptedServer) -> None:
+    with running.client() as client:
+        client.call("a_one")
+        client.send({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}})
+        client.send({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})
+        wait_until(lambda: one.calls("notifications/roots/list_changed"))
+        assert one.calls("notifications/progress") == []

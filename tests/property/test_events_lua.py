@@ -12,6 +12,9 @@ import pytest
 from hypothesis import given
 from lupa.luajit21 import LuaRuntime
 
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.protocol import owners
+from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, parse_message
 from mcpgw_sidecar.protocol.owners import read_owner
 from tests.property.test_laws import JSON, TEXT
 
@@ -73,7 +76,7 @@ def test_what_is_no_message_passes_as_it_came(body: bytes) -> None:
 @given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(0, 300), max_size=6))
 def test_bytes_come_out_in_their_order_however_they_are_cut(parts: list[bytes], cuts: list[int]) -> None:
     request = b'data: {"jsonrpc":"2.0","id":1,"method":"ping"}\r\n\n'
-    stream = b"\n".join(parts) + b"\n" + request
+    stream = b"\n".join(parts) + b"\r" + request
     whole, rest = name_owners(b"", stream, SERVER)
     out, held, edges = b"", b"", [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     for start, end in pairwise(edges):
@@ -81,6 +84,26 @@ def test_bytes_come_out_in_their_order_however_they_are_cut(parts: list[bytes], 
         out += done
     assert (out, held) == (whole, rest)
     assert whole.endswith(b'data: {"jsonrpc":"2.0","id":"mcpgw:ns/one:1","method":"ping"}\r\n\n')
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+def test_every_end_of_a_line(ending: bytes) -> None:
+    line = b'data: {"jsonrpc":"2.0","id":1,"method":"ping"}' + ending + ending
+    assert name_owners(b"", line, SERVER) == (line.replace(b'"id":1', b'"id":"mcpgw:ns/one:1"'), b"")
+
+
+@given(IDS, TEXT)
+def test_the_sidecar_names_owners_as_envoy_does(ident: Any, method: str) -> None:
+    for message in (
+        {"jsonrpc": "2.0", "id": ident, "method": method or "m"},
+        {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": ident}},
+        {"jsonrpc": "2.0", "method": "notifications/message", "params": {"requestId": ident}},
+    ):
+        text = json.dumps(message)
+        parsed = parse_message(text)
+        assert isinstance(parsed, Request | Notification)
+        ours = owners.name_owner(parsed, ServerName("ns/one"))
+        assert json.loads(ours) == renamed(text)
 
 
 def test_a_line_over_the_limit_passes_as_it_came() -> None:

@@ -48,6 +48,7 @@ class ScriptedServer:
         self.delay = 0.0
         self.keeps_sessions = True
         self.offers_stream = True
+        self.forgetful = False
         self.version: str | None = None
         self.instructions: str | None = None
         self.cookie: str | None = None
@@ -156,6 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
         server.requests.append(Arrived("GET", self.path, {k.lower(): v for k, v in self.headers.items()}, b""))
         if not server.offers_stream:
             self.send(405, b"")
+            return
+        if server.forgetful and self.headers.get("mcp-session-id") not in server.sessions:
+            self.send(404, b"")
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
