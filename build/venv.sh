@@ -13,16 +13,16 @@ find_python() {
     exit 69
 }
 
-# install LOCK: the locked packages and this checkout into .venv
+# install LOCK: the locked packages and this checkout into .venv. dev.txt holds all of demo.txt: after it, nothing is left to do.
 install() {
-    stamp="$(cat "$1" pyproject.toml | cksum)"
-    if [ "$(cat .venv/installed 2>/dev/null)" = "$stamp" ]; then
-        return
-    fi
+    stamp="$(cat build/requirements/*.txt pyproject.toml | cksum)"
+    case "$(cat .venv/installed 2>/dev/null)" in
+        "$stamp $1" | "$stamp build/requirements/dev.txt") return ;;
+    esac
     python="$(find_python)"
     echo "Installing into .venv with $("$python" --version) (once; about a minute) ..."
     "$python" -m venv .venv
     .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r "$1"
     .venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet -e .
-    echo "$stamp" > .venv/installed
+    echo "$stamp $1" > .venv/installed
 }
