@@ -13,7 +13,7 @@ demo *args:
 test *args:
     build/test "$@"
 
-# Format, lint, types, layers, core tests
+# Format, lint, types, layers, the tests without processes and their coverage
 check:
     build/check
 
@@ -25,10 +25,9 @@ status *args:
 inspect-gateway url="http://127.0.0.1:8888/mcp":
     build/inspect-gateway "{{ url }}"
 
-# Branch coverage of the pure packages
+# Branch coverage of the pure packages: all of it, or it fails
 cover:
-    .venv/bin/python -m coverage run --branch --source mcpgw_sidecar/model,mcpgw_sidecar/protocol,mcpgw_sidecar/catalog,mcpgw_sidecar/sessions,mcpgw_sidecar/routing,mcpgw_sidecar/envoy -m pytest -q tests/core tests/property tests/golden tests/adapters
-    .venv/bin/python -m coverage report --show-missing --skip-covered
+    build/cover
 
 # What sessions and calls cost; figures with their machine belong into tests/benchmarks/RESULTS.md
 bench *args:

@@ -24,7 +24,6 @@ from mcp.server.mcpserver.exceptions import ToolError
 API_KEY = "Bearer test-api-key-secret-token"
 """What the apikey server wants as Authorization: the guide's own, no secret."""
 
-NAMES = ("server1", "server2", "api-key-server")
 _REDACTED = frozenset({"authorization", "mcp-session-id", "cookie"})
 App = Callable[[Any, Any, Any], Awaitable[None]]
 

@@ -23,7 +23,7 @@ from mcpgw_sidecar.protocol.jsontext import dumps
 
 _HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RESOURCE}
 
-Final = Forward | ToBroker | Reject
+Told = Forward | ToBroker | Reject
 """The decisions that can be told to Envoy; OpenSession never leaves the router."""
 
 
@@ -52,7 +52,7 @@ def response_unchanged() -> ProcessingResponse:
     return response
 
 
-def encode(decision: Final) -> ProcessingResponse:
+def encode(decision: Told) -> ProcessingResponse:
     """The answer to a request body (or to the headers of a request without one, when it is a Reject)."""
     response = ProcessingResponse()
     match decision:

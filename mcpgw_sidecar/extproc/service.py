@@ -59,7 +59,7 @@ class Router:
         """The gRPC server of this router."""
         return GrpcServer(bidirectional(PATH, self._wait_stream, ProcessingRequest, ProcessingResponse))
 
-    async def wait_decided(self, request: HttpRequest) -> codec.Final:
+    async def wait_decided(self, request: HttpRequest) -> codec.Told:
         """The decision for one POST; opens the upstream session that it needs."""
         refused = self._guard.refuses(request.headers.get(":authority", ""), request.headers.get("origin"))
         if refused is not None:
@@ -135,7 +135,7 @@ def _outcome(decision: Reject) -> str:
     return {503: "unavailable", 504: "timeout"}.get(decision.status, "rejected")
 
 
-def _log_decision(decision: codec.Final, response: ProcessingResponse) -> None:
+def _log_decision(decision: codec.Told, response: ProcessingResponse) -> None:
     """The guide's lines, in its order. Bodies, session ids and credentials are left out of the instructions shown."""
     match decision:
         case Forward():

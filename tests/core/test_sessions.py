@@ -5,7 +5,7 @@ import pytest
 
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.names import JsonText, ServerName
-from mcpgw_sidecar.model.sessions import Session, SessionFault, UpstreamSession
+from mcpgw_sidecar.model.sessions import Session, SessionFault, UpstreamSession, Wishes
 from mcpgw_sidecar.sessions import table as table_module
 from mcpgw_sidecar.sessions.table import Closing, SessionTable
 from mcpgw_sidecar.sessions.tokens import parse_keys
@@ -154,3 +154,37 @@ def test_ended_sessions_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None
         table.end(session(key))
     assert table.see(session("a")) == {}
     assert table.see(session("c")) is None
+
+
+def test_what_a_client_asked_to_hear_of_is_repeated_to_a_new_session() -> None:
+    table = SessionTable()
+    table.see(session())
+    assert table.wishes(session(), NAME) == Wishes()
+    table.wish_level(session(), "debug")
+    for uri in ("a:", "b:", "x" * 10_000):
+        table.wish_resource(session(), NAME, uri, wanted=True)
+    table.wish_resource(session(), NAME, "a:", wanted=False)
+    assert table.wishes(session(), NAME) == Wishes(level="debug", resources=frozenset({"b:"}))
+    assert table.wishes(session(), ServerName("other")) == Wishes(level="debug")
+
+
+def test_a_session_that_is_over_wishes_nothing() -> None:
+    table = SessionTable()
+    table.end(session())
+    table.wish_level(session(), "debug")
+    table.wish_resource(session(), NAME, "a:", wanted=True)
+    assert table.wishes(session(), NAME) == Wishes()
+
+
+def test_wishes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "MAX_RESOURCES", 2)
+    table = SessionTable()
+    table.see(session())
+    for uri in ("a:", "b:", "c:"):
+        table.wish_resource(session(), NAME, uri, wanted=True)
+    assert table.wishes(session(), NAME).resources == {"a:", "b:"}
+
+
+def test_a_session_is_closed_with_the_authorization_that_opened_it() -> None:
+    assert attrs.evolve(UPSTREAM, authorization="Bearer x").headers == {"authorization": "Bearer x"}
+    assert UPSTREAM.headers == {}
