@@ -135,7 +135,7 @@ class BrokerApp:
         log.debug("Processing request", method=method)
         match answered:
             case Reject():
-                outcome = "rpc_error" if answered.status == _OK else "rejected"
+                outcome = answered.outcome
                 await _wait_rejected(send, answered)
             case methods.Result(result, session_id):
                 outcome = "ok"

@@ -49,7 +49,7 @@ SUBSCRIBE = "resources.subscribe"
 _ACCEPT = "application/json, text/event-stream"
 _EVENT_STREAM = "text/event-stream"
 _UNAUTHORIZED = frozenset({401, 403})
-_FORGOTTEN = 404  # "MUST respond to requests containing that session ID with HTTP 404" (basic/transports)
+FORGOTTEN = 404  # "MUST respond to requests containing that session ID with HTTP 404" (basic/transports)
 _NO_STREAM = frozenset({405, 501})
 
 
@@ -79,7 +79,7 @@ class UpstreamClient:
             async with self._exchange(server, "POST", request_text(0, "initialize", params), headers) as answer:
                 await _wait_checked(answer)
                 session_id = answer.headers.get(h.SESSION)
-                result = await self._wait_result(server, answer, None, headers)
+                result = _result_members(await self._wait_response(server, answer, None, headers))
             values: dict[str, Any] = {member.key: member.value for member in result}
             version: Any = values.get("protocolVersion")
             if version not in STATEFUL:
@@ -150,7 +150,7 @@ class UpstreamClient:
         try:
             await self.wait_result(server, session, "ping", "{}", headers)
         except UpstreamError as error:
-            if error.status == _FORGOTTEN:
+            if error.status == FORGOTTEN:
                 return False
             if error.reason != "RpcError":
                 raise
@@ -208,11 +208,6 @@ class UpstreamClient:
             raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise UpstreamError("BadAnswer", f"broke off or answered no HTTP: {_words(error)}") from None
-
-    async def _wait_result(
-        self, server: Server, answer: httpx2.Response, session: UpstreamSession | None, headers: Mapping[str, str]
-    ) -> list[Member]:
-        return _result_members(await self._wait_response(server, answer, session, headers))
 
     async def _wait_response(
         self, server: Server, answer: httpx2.Response, session: UpstreamSession | None, headers: Mapping[str, str]

@@ -88,7 +88,7 @@ class Directory:
 
     async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
         """Open this session's session with a server, once however many ask; None when it is open."""
-        if server.name in (self._table.see(session) or {}):
+        if self._open_with(session, server) is not None:
             return None
         key = (session.key, server.name)
         opening = self._opening.get(key)
@@ -107,7 +107,7 @@ class Directory:
         session = self._table.find(key)
         if session is None:
             return None
-        upstream = (self._table.see(session) or {}).get(server.name)
+        upstream = self._open_with(session, server)
         if upstream is not None and upstream.id == dead:
             try:
                 if await self._client.wait_alive(server, upstream, headers):
@@ -119,7 +119,7 @@ class Directory:
             log.info("Server forgot a session, opening another", server=server.name, session=short(key))
         if await self.wait_open(session, server, headers) is not None:
             return None
-        healed = (self._table.see(session) or {}).get(server.name)
+        healed = self._open_with(session, server)
         return healed.id if healed is not None else None
 
     def relay(self, state: SessionState, method: str, text: str, headers: Mapping[str, str]) -> None:
@@ -185,7 +185,7 @@ class Directory:
     def subscribed(self, session: Session, server: Server, uri: str, *, wanted: bool) -> None:
         """A client's subscription is on its way to its server: hear what comes of it, and repeat it after a heal."""
         self._table.wish_resource(session, server.name, uri, wanted=wanted)
-        upstream = (self._table.see(session) or {}).get(server.name)
+        upstream = self._open_with(session, server)
         if wanted and upstream is not None:
             self._listen(session, server, upstream)
 
@@ -203,8 +203,11 @@ class Directory:
 
     def _listen(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
         """Hear what a server says in a session, unless that has ended or was replaced meanwhile."""
-        if (self._table.see(session) or {}).get(server.name) == upstream:
+        if self._open_with(session, server) == upstream:
             self._relay.listen(session.key, server, upstream)
+
+    def _open_with(self, session: Session, server: Server) -> UpstreamSession | None:
+        return (self._table.see(session) or {}).get(server.name)
 
     def statistics(self) -> SessionCounts:
         """Counts for `/status` and metrics."""
@@ -232,8 +235,7 @@ class Directory:
     def _keep(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
         """Keep a session, unless its client has gone or its server has moved while it was being opened."""
         now = self._servers().get(server.name)
-        moved = now is None or (now.url, now.ca_file) != (server.url, server.ca_file)
-        if moved or not self._table.opened(session, server.name, upstream):
+        if now is None or now.moved_from(server) or not self._table.opened(session, server.name, upstream):
             self._nursery.start_soon(self._client.wait_closed, server, upstream, upstream.headers)
             return
         wishes = self._table.wishes(session, server.name)

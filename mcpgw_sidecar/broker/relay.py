@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
-from mcpgw_sidecar.broker.client import UpstreamClient
+from mcpgw_sidecar.broker.client import FORGOTTEN, UpstreamClient
 from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS
@@ -28,7 +28,6 @@ log = get_logger(__name__)
 AGAIN = 0.5  # seconds before a stream that ended is opened again; doubled up to AGAIN_CAP
 AGAIN_CAP = 30.0
 _OURS = frozenset(kind.changed for kind in KINDS)
-_FORGOTTEN = 404
 
 
 async def _wait_nothing(_session: str, _server: Server, _upstream: UpstreamSession) -> None:
@@ -90,7 +89,7 @@ class Relay:
                         break
                 except UpstreamError as error:
                     log.debug("Stream with a server lost", server=server.name, session=short(key[0]), error=str(error))
-                    if error.status == _FORGOTTEN:
+                    if error.status == FORGOTTEN:
                         # Another session with the server, if this one is dead, repeats the client's wishes and is heard.
                         self._nursery.start_soon(self.heal, key[0], server, listener.upstream)
                         break

@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.broker.client import Handshake, UpstreamClient, own_headers
+from mcpgw_sidecar.broker.client import FORGOTTEN, Handshake, UpstreamClient, own_headers
 from mcpgw_sidecar.catalog.federation import Discovered, Federation, federate
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.snapshot import Snapshot
@@ -47,7 +47,6 @@ PACE = 0.1  # seconds between two lists of a server, however often it says that 
 MAX_LIST = 64 << 20  # bytes of one list over all pages
 MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
 MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
-_NOT_FOUND = 404
 _CHANGES = frozenset(kind.changed for kind in KINDS)
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # Servers list tools that ask the client something only to clients that can be asked. Clients that can are behind the gateway, so
@@ -114,7 +113,7 @@ class Supervisor:
             if entry is not None:
                 entry.scope.cancel()
                 new.offer = entry.offer  # until the changed server has answered; then what it says counts
-                if (entry.server.url, entry.server.ca_file) != (server.url, server.ca_file):
+                if server.moved_from(entry.server):
                     self._changed(name)
             self._entries[name] = new
             nursery.start_soon(self._wait_server, new)
@@ -214,7 +213,7 @@ class Supervisor:
                 if not await self._client.wait_events(server, shake.session, headers, heard, own=True):
                     return
             except UpstreamError as error:
-                if error.status == _NOT_FOUND:
+                if error.status == FORGOTTEN:
                     return  # a server without such a path, or one that forgot the session: the next check finds out
                 log.debug("Notification stream lost", server=server.name, reason=error.reason, error=str(error))
             if trio.current_time() - opened > RETRY_CAP:

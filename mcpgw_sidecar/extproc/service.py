@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 from google.protobuf.text_format import MessageToString
 from grpclib.server import Stream
 
@@ -78,9 +79,7 @@ class Router:
                 return decision
             failed = await self._sessions.wait_open(decision.session, decision.server, h.for_upstream(request.headers))
             if failed is not None:
-                return Reject(
-                    status=failed.status, code=failed.code, message=failed.message, data=failed.data, id=decision.id
-                )
+                return attrs.evolve(failed, id=decision.id)
         message = "The MCP server of this tool is being reconfigured: try again"
         return Reject(status=503, code=SERVER_ERROR, message=message, id=decision.id)
 
@@ -122,17 +121,11 @@ class Router:
         seconds = time.perf_counter() - started
         self._metrics.ext_proc.observe(seconds)
         if isinstance(decision, Reject):
-            self._metrics.answered(method=decision.method, server="", outcome=_outcome(decision), seconds=seconds)
+            self._metrics.answered(method=decision.method, server="", outcome=decision.outcome, seconds=seconds)
         response = codec.encode(decision)
         if self._debug:
             _log_decision(decision, response)
         return response
-
-
-def _outcome(decision: Reject) -> str:
-    if decision.status == 200:  # noqa: PLR2004  # an answer of JSON-RPC, not of HTTP
-        return "rpc_error"
-    return {503: "unavailable", 504: "timeout"}.get(decision.status, "rejected")
 
 
 def _log_decision(decision: codec.Told, response: ProcessingResponse) -> None:

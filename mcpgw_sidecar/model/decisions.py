@@ -12,6 +12,8 @@ from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session
 
+_OUTCOMES = {200: "rpc_error", 503: "unavailable", 504: "timeout"}  # 200: an answer of JSON-RPC, not of HTTP
+
 
 @attrs.frozen(kw_only=True)
 class HttpRequest:
@@ -36,6 +38,11 @@ class Reject:
     id: JsonText = NULL
     data: Any = None
     method: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """Its word in the metrics."""
+        return _OUTCOMES.get(self.status, "rejected")
 
 
 @attrs.frozen(kw_only=True)

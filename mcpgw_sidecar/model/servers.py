@@ -23,6 +23,10 @@ class Server:
     ca_file: str | None = None
     call_timeout: float | None = None
 
+    def moved_from(self, other: Server) -> bool:
+        """Whether a session with `other` is none with this one: it lives elsewhere, or is trusted for another reason."""
+        return (self.url, self.ca_file) != (other.url, other.ca_file)
+
     @property
     def shown_url(self) -> str:
         """The URL for logs and status: a query may hold a key, so its values are left out."""

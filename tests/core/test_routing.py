@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 
 from mcpgw_sidecar.catalog.federation import Discovered, federate
@@ -171,3 +172,16 @@ def test_a_version_that_is_not_spoken_here() -> None:
 
 def test_a_path_is_told_from_its_query() -> None:
     assert HttpRequest(headers={":path": "/mcp?q"}, body=b"").path == "/mcp"
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(200, "rpc_error"), (503, "unavailable"), (504, "timeout"), (404, "rejected"), (502, "rejected")]
+)
+def test_a_rejections_word_in_the_metrics(status: int, outcome: str) -> None:
+    assert Reject(status=status, code=-1, message="m").outcome == outcome
+
+
+def test_when_a_server_has_moved() -> None:
+    assert not SERVER.moved_from(attrs.evolve(SERVER, tool_prefix="other_"))
+    assert SERVER.moved_from(attrs.evolve(SERVER, url="http://elsewhere.example/mcp"))
+    assert SERVER.moved_from(attrs.evolve(SERVER, ca_file="/ca.pem"))
