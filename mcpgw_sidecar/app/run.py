@@ -114,7 +114,7 @@ class _Parts:
         values = self.values
         nursery.start_soon(self.supervisor.wait_supervising, values.desired)
         nursery.start_soon(self.directory.wait_sweeping)
-        nursery.start_soon(self.streams.wait_notifying, values.live)
+        nursery.start_soon(self.streams.wait_notifying)
         nursery.start_soon(wait_configuration, self.settings.config, values.desired, self.metrics)
         nursery.start_soon(wait_keys, self.keys)
         nursery.start_soon(self.ready.wait_started, values.desired)
@@ -161,7 +161,7 @@ def _built(  # everything that is made of everything
     forever: trio.Nursery,
 ) -> _Parts:
     client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
-    streams = Streams()
+    streams = Streams(values.live)
     directory = Directory(
         client=client,
         keys=lambda: keys.keys,
@@ -169,8 +169,8 @@ def _built(  # everything that is made of everything
         nursery=forever,
         servers=lambda: values.live.value.servers,
         relay=Relay(client=client, streams=streams, nursery=forever),
+        streams=streams,
     )
-    directory.ended = streams.end_session
     supervisor = Supervisor(
         client=client,
         live=values.live,

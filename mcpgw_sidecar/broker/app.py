@@ -34,11 +34,12 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Request,
     Response,
     error_text,
-    notification_text,
     parse_message,
     result_text,
 )
-from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes
+from mcpgw_sidecar.protocol.owners import owner_text
+from mcpgw_sidecar.protocol.sse import KEEP_ALIVE
+from mcpgw_sidecar.protocol.versions import PRIMED
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -115,7 +116,11 @@ class BrokerApp:
         if server is not None:
             key, dead = headers.get(h.X_SESSION, ""), headers.get(h.SESSION, "")
             healed = await self._directory.wait_healed(key, server, dead, h.for_upstream(headers))
-        await _wait_sent(send, _OK if healed else 404, (healed or "").encode())
+        if server is None or healed is None or healed.id is None:
+            await _wait_sent(send, 404, b"")
+        else:
+            owner = owner_text(server.name, healed.ticket).encode()
+            await _wait_sent(send, _OK, healed.id.encode(), [(h.X_OWNER.encode(), owner)])
 
     async def _wait_post(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -168,7 +173,7 @@ class BrokerApp:
                 return methods.answer(parsed, snapshot)
             case Notification():
                 if parsed.method != "notifications/initialized":
-                    self._directory.relay(session, parsed.method, parsed.text, headers)
+                    self._directory.relay(session, parsed, headers)
                 return None
             case Response():
                 message = "Answers reach their server through the gateway's Envoy listener"
@@ -196,37 +201,38 @@ class BrokerApp:
             message = "Not acceptable: a GET stream is text/event-stream"
             await _wait_rejected(send, Reject(status=406, code=INVALID_REQUEST, message=message))
         else:
-            await self._wait_listened(session, receive, send)
+            await self._wait_listened(session, headers.get(h.LAST_EVENT, ""), receive, send)
 
-    async def _wait_listened(self, session: SessionState, receive: Receive, send: Send) -> None:
-        stream = self._streams.open(session.session.key)
+    async def _wait_listened(self, state: SessionState, last_event_id: str, receive: Receive, send: Send) -> None:
+        stream = self._streams.open(state.session.key, last_event_id)
+        # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
+        first = stream.first_event() if state.session.protocol_version >= PRIMED else KEEP_ALIVE
         self._metrics.streams.inc()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_wait_gone, receive, stream)
-                await _wait_streamed(send, stream)
+                await _wait_streamed(send, stream, first)
                 nursery.cancel_scope.cancel()
         finally:
             self._streams.discard(stream)
             self._metrics.streams.dec()
 
 
-async def _wait_streamed(send: Send, stream: Stream) -> None:
+async def _wait_streamed(send: Send, stream: Stream, first: bytes) -> None:
     start = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
     await send({"type": "http.response.start", "status": _OK, "headers": start})
 
     def chunk(body: bytes) -> dict[str, Any]:
         return {"type": "http.response.body", "body": body, "more_body": True}
 
-    await send(chunk(KEEP_ALIVE))  # the headers leave with the first byte of the body
+    await send(chunk(first))  # the headers leave with the first byte of the body
     while not stream.closed:
         with trio.move_on_after(KEEP_ALIVE_INTERVAL) as silence:
             await stream.wait_news()
         if silence.cancelled_caught:
             await send(chunk(KEEP_ALIVE))
-        while (stream.pending or stream.relayed) and not stream.closed:
-            message = stream.relayed.popleft() if stream.relayed else notification_text(stream.pending.pop())
-            await send(chunk(event_bytes(message)))
+        while not stream.closed and (event := stream.next_event()) is not None:
+            await send(chunk(event))
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -62,6 +62,20 @@ class Handshake:
     capabilities: frozenset[str]
 
 
+@attrs.define
+class Position:
+    """Where a stream was left: the id of its last event, and the pause before it is opened again that the server asked for, in seconds."""
+
+    last_id: str | None = None
+    retry: float | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What asks a server to go on from here (basic/transports, Resumability)."""
+        usable = self.last_id is not None and is_header_value(self.last_id)
+        return {h.LAST_EVENT: self.last_id} if usable and self.last_id is not None else {}
+
+
 @attrs.frozen
 class UpstreamClient:
     """Speaks to MCP servers. `observe` is told (server name, seconds) of each request; `timeout` is in seconds."""
@@ -125,19 +139,25 @@ class UpstreamClient:
         handle: Callable[[Message], None],
         *,
         own: bool,
+        position: Position,
+        opened: Callable[[], object] = lambda: None,
     ) -> bool:
         """Hand over the messages of a session's stream until it ends; False if the server offers none. Raises UpstreamError.
 
         In the broker's `own` session the server's requests are answered here; in a client's they are handed over like the rest.
+        The stream goes on at `position`, which is kept up to date; `opened` is called when the server has accepted.
         """
-        extra = {**_with_session(session, headers), "accept": _EVENT_STREAM}
+        extra = {**_with_session(session, headers), **position.headers, "accept": _EVENT_STREAM}
+        position.last_id = None  # a server that refuses to go on from there is asked for a new stream next time
         async with self._exchange(server, "GET", None, extra, streaming=True) as answer:
             if answer.status_code in _NO_STREAM:
                 return False
             await _wait_checked(answer)
             if _kind(answer) != _EVENT_STREAM:
                 return False
-            async with contextlib.aclosing(_events(answer)) as messages:
+            position.last_id = extra.get(h.LAST_EVENT)
+            opened()
+            async with contextlib.aclosing(_events(answer, position)) as messages:
                 async for message in messages:
                     if own and isinstance(message, Request):
                         await self._wait_replied(server, session, message, headers)
@@ -329,7 +349,7 @@ async def _wait_body(answer: httpx2.Response) -> bytes:
     return bytes(body)
 
 
-async def _events(answer: httpx2.Response) -> AsyncGenerator[Message, None]:
+async def _events(answer: httpx2.Response, position: Position | None = None) -> AsyncGenerator[Message, None]:
     parser = SseParser(MAX_ANSWER)
     async for chunk in answer.aiter_bytes():
         try:
@@ -339,6 +359,8 @@ async def _events(answer: httpx2.Response) -> AsyncGenerator[Message, None]:
         except SseError as error:
             raise UpstreamError("BadAnswer", f"sent an event stream that cannot be read: {error}") from None
         for event in events:
+            if position is not None:
+                position.last_id, position.retry = event.id or position.last_id, parser.retry
             if not event.data:
                 continue  # a priming event: it only carries an id to resume from
             message = parse_message(event.data)

@@ -11,6 +11,7 @@ import trio
 
 from mcpgw_sidecar.broker.client import UpstreamClient
 from mcpgw_sidecar.broker.relay import Relay
+from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText, ServerName
@@ -18,15 +19,19 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession, Wishes
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.headers import for_upstream
-from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, SERVER_ERROR
-from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, SERVER_ERROR, Notification
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_object
+from mcpgw_sidecar.protocol.owners import read_owner
 from mcpgw_sidecar.sessions.table import Closing, SessionCounts, SessionTable
+from mcpgw_sidecar.sessions.tickets import open_ticket, seal_ticket
 from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
 
 log = get_logger(__name__)
 
 SWEEP = 10.0  # seconds between two looks for sessions whose time has come
-_AMBIGUOUS = frozenset({"notifications/progress"})  # its token was chosen by one server, and those of two are often the same
+LISTEN_PATIENCE = 1.0  # seconds that a session's first call waits until its server can ask the client something
+_PROGRESS = "notifications/progress"
+_ASKABLE = ("roots", "sampling", "elicitation")  # capabilities of clients that servers may send requests to
 _STATUS = {"Unreachable": 503, "Timeout": 504}
 _BAD_GATEWAY = 502
 
@@ -38,10 +43,7 @@ class _Opening:
 
 
 class Directory:
-    """The `SessionDirectory` of the process. `keys` gives the keys of the moment; `nursery` holds work that outlives a request.
-
-    `ended` is called with the key of each session that is over, so that its streams end too.
-    """
+    """The `SessionDirectory` of the process. `keys` gives the keys of the moment; `nursery` holds work that outlives a request."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Directory:
         nursery: trio.Nursery,
         servers: Callable[[], Mapping[ServerName, Server]],
         relay: Relay,
+        streams: Streams,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -61,8 +64,8 @@ class Directory:
         self._table = SessionTable()
         self._relay = relay
         relay.heal = self._wait_heard_again
+        self._streams = streams
         self._opening: dict[tuple[str, ServerName], _Opening] = {}
-        self.ended: Callable[[str], None] = lambda _key: None
 
     def create(self, *, protocol_version: str, client_info: JsonText, capabilities: JsonText) -> str:
         """A new session's id."""
@@ -74,6 +77,7 @@ class Directory:
             capabilities=capabilities,
         )
         self._table.see(session)
+        self._streams.greet(session.key)
         return self._keys().seal(session)
 
     def lookup(self, token: str | None) -> SessionState | SessionFault:
@@ -84,7 +88,11 @@ class Directory:
         upstreams = self._table.see(session)
         if upstreams is None:
             return SessionFault.UNKNOWN
-        return SessionState(session=session, upstreams=upstreams)
+        return SessionState(
+            session=session,
+            upstreams=upstreams,
+            opens=lambda server, ticket: open_ticket(self._keys(), session.key, server, ticket),
+        )
 
     async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
         """Open this session's session with a server, once however many ask; None when it is open."""
@@ -99,8 +107,8 @@ class Directory:
         await opening.done.wait()
         return opening.failed
 
-    async def wait_healed(self, key: str, server: Server, dead: str, headers: Mapping[str, str]) -> str | None:
-        """The id of a session that lives in place of `dead`, for the session of `key`; None when there is none to be had.
+    async def wait_healed(self, key: str, server: Server, dead: str, headers: Mapping[str, str]) -> UpstreamSession | None:
+        """The session that lives in place of `dead`, for the session of `key`; None when there is none to be had.
 
         A 404 alone does not make a session dead (a server may answer so for reasons of its own): the server is asked.
         """
@@ -119,22 +127,32 @@ class Directory:
             log.info("Server forgot a session, opening another", server=server.name, session=short(key))
         if await self.wait_open(session, server, headers) is not None:
             return None
-        healed = self._open_with(session, server)
-        return healed.id if healed is not None else None
+        return self._open_with(session, server)
 
-    def relay(self, state: SessionState, method: str, text: str, headers: Mapping[str, str]) -> None:
-        """Send a client's notification to every server that it has a session with.
+    def relay(self, state: SessionState, told: Notification, headers: Mapping[str, str]) -> None:
+        """Send a client's notification on: progress to the server that asked for it, anything else to all that it has a session with.
 
-        Which of them it is meant for cannot be told (a cancellation names a request id, nothing else), and need not: the ids of
-        one client are unique in its session, so a server that does not know the id ignores it, as the specification asks.
+        Which of them a cancellation is meant for cannot be told (it names a request id, nothing else), and need not: the ids of one
+        client are unique in its session, so a server that does not know the id ignores it, as the specification asks.
         """
-        if method in _AMBIGUOUS:
-            log.debug("Notification not relayed: which server it is meant for cannot be told", method=method)
-            return
         servers, own = self._servers(), for_upstream(headers)
+        if told.method == _PROGRESS:
+            self._relay_progress(state, told, own)
+            return
         for name, upstream in state.upstreams.items():
             if name in servers:
-                self._nursery.start_soon(self._wait_relayed, servers[name], upstream, text.encode(), own)
+                self._nursery.start_soon(self._wait_relayed, servers[name], upstream, told.text.encode(), own)
+
+    def _relay_progress(self, state: SessionState, told: Notification, headers: Mapping[str, str]) -> None:
+        token = next((member for member in told.params or [] if member.key == "progressToken"), None)
+        owner = read_owner(token.value) if token is not None else None
+        server = self._servers().get(owner.server) if owner is not None else None
+        upstream = state.opens(server, owner.ticket) if owner is not None and server is not None else None
+        if token is None or owner is None or server is None or upstream is None:
+            log.debug("Progress not relayed: no server asked for it", session=short(state.session.key))
+            return
+        text = f"{told.text[: token.start]}{owner.id}{told.text[token.end :]}"
+        self._nursery.start_soon(self._wait_relayed, server, upstream, text.encode(), headers)
 
     async def _wait_relayed(
         self, server: Server, upstream: UpstreamSession, message: bytes, headers: Mapping[str, str]
@@ -172,7 +190,7 @@ class Directory:
 
     def _over(self, key: str) -> None:
         self._relay.stop_session(key)
-        self.ended(key)
+        self._streams.end_session(key)
 
     def set_level(self, session: Session, level: str) -> None:
         """Have every server that this session knows, now or later, log at a level."""
@@ -227,13 +245,14 @@ class Directory:
             opening.failed = Reject(status=500, code=INTERNAL_ERROR, message=message)
         else:
             log.debug("Upstream session opened", server=server.name, session=short(session.key))
-            self._keep(session, server, attrs.evolve(shake.session, authorization=headers.get("authorization")))
+            await self._wait_kept(session, server, attrs.evolve(shake.session, authorization=headers.get("authorization")))
         finally:
             del self._opening[session.key, server.name]
             opening.done.set()
 
-    def _keep(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
+    async def _wait_kept(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
         """Keep a session, unless its client has gone or its server has moved while it was being opened."""
+        upstream = attrs.evolve(upstream, ticket=seal_ticket(self._keys(), session.key, server, upstream))
         now = self._servers().get(server.name)
         if now is None or now.moved_from(server) or not self._table.opened(session, server.name, upstream):
             self._nursery.start_soon(self._client.wait_closed, server, upstream, upstream.headers)
@@ -241,6 +260,10 @@ class Directory:
         wishes = self._table.wishes(session, server.name)
         if wishes != Wishes():
             self._nursery.start_soon(self._wait_told, session, server, upstream, wishes)
+        if _can_be_asked(session):
+            # Before the call goes out: a server that asks on this stream drops what nobody hears.
+            with trio.move_on_after(LISTEN_PATIENCE):
+                await self._relay.listen(session.key, server, upstream).wait()
 
     def _close(self, closing: list[Closing]) -> None:
         servers = self._servers()
@@ -248,6 +271,14 @@ class Directory:
             server = servers.get(gone.server)
             if server is not None:
                 self._nursery.start_soon(self._client.wait_closed, server, gone.upstream, gone.upstream.headers)
+
+
+def _can_be_asked(session: Session) -> bool:
+    try:
+        declared = {member.key for member in parse_object(session.capabilities)}
+    except JsonTextError:
+        return False
+    return not declared.isdisjoint(_ASKABLE)
 
 
 def _rejection(server: Server, error: UpstreamError) -> Reject:

@@ -1,7 +1,7 @@
 """Notifications that servers send outside calls, each to the client in whose session it came.
 
-A session's stream with a server is opened when there is something to hear on it: the client subscribed to a resource there, or set a
-log level. Changes of lists are not relayed: the broker hears of them itself and tells of its own, merged lists.
+A session's stream with a server is opened when there may be something to hear on it: the client subscribed to a resource there, set a
+log level, or can be asked something (some servers ask there and not on the stream of the call). Changes of lists are not relayed: the broker hears of them itself and tells of its own, merged lists.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
-from mcpgw_sidecar.broker.client import FORGOTTEN, UpstreamClient
+from mcpgw_sidecar.broker.client import FORGOTTEN, Position, UpstreamClient
 from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS
@@ -20,7 +20,7 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request
-from mcpgw_sidecar.protocol.owners import name_owner
+from mcpgw_sidecar.protocol.owners import name_owner, owner_text
 from mcpgw_sidecar.runtime.backoff import Backoff
 
 log = get_logger(__name__)
@@ -37,7 +37,8 @@ async def _wait_nothing(_session: str, _server: Server, _upstream: UpstreamSessi
 @attrs.frozen
 class _Listener:
     upstream: UpstreamSession
-    scope: trio.CancelScope
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    opened: trio.Event = attrs.field(factory=trio.Event)
 
 
 class Relay:
@@ -50,16 +51,20 @@ class Relay:
         self._listeners: dict[tuple[str, ServerName], _Listener] = {}
         self.heal: Callable[[str, Server, UpstreamSession], Awaitable[object]] = _wait_nothing
 
-    def listen(self, session: str, server: Server, upstream: UpstreamSession) -> None:
-        """Hear what the server says in this session from now on; once, however often it is asked for."""
+    def listen(self, session: str, server: Server, upstream: UpstreamSession) -> trio.Event:
+        """Hear what the server says in this session from now on; once, however often it is asked for.
+
+        The event is set when the stream stands, or will not.
+        """
         key = (session, server.name)
         running = self._listeners.get(key)
         if running is not None and running.upstream == upstream:
-            return
+            return running.opened
         if running is not None:
             running.scope.cancel()
-        listener = self._listeners[key] = _Listener(upstream, trio.CancelScope())
+        listener = self._listeners[key] = _Listener(upstream)
         self._nursery.start_soon(self._wait_listening, key, server, listener)
+        return listener.opened
 
     def stop_session(self, session: str) -> None:
         """The session is over."""
@@ -75,16 +80,23 @@ class Relay:
         def heard(message: Message) -> None:
             if isinstance(message, Request) or (isinstance(message, Notification) and message.method not in _OURS):
                 # One line: in JSON a line break outside of a string is a space, and inside of one it is escaped.
-                text = name_owner(message, server.name).replace("\n", " ").replace("\r", " ")
+                owner = owner_text(server.name, listener.upstream.ticket)
+                text = name_owner(message, owner).replace("\n", " ").replace("\r", " ")
                 self._streams.send(key[0], text.encode())
 
-        again = Backoff(AGAIN, AGAIN_CAP)
+        again, position = Backoff(AGAIN, AGAIN_CAP), Position()
         with listener.scope:
             while True:
                 opened = trio.current_time()
                 try:
                     if not await self._client.wait_events(
-                        server, listener.upstream, listener.upstream.headers, heard, own=False
+                        server,
+                        listener.upstream,
+                        listener.upstream.headers,
+                        heard,
+                        own=False,
+                        position=position,
+                        opened=listener.opened.set,
                     ):
                         break
                 except UpstreamError as error:
@@ -95,6 +107,8 @@ class Relay:
                         break
                 if trio.current_time() - opened > AGAIN_CAP:
                     again.reset()
-                await trio.sleep(again.next())
+                listener.opened.set()  # nobody waits any longer for a stream that is not there
+                await trio.sleep(again.next(position.retry))
+        listener.opened.set()
         if self._listeners.get(key) is listener:
             del self._listeners[key]

@@ -2,22 +2,43 @@
 
 Of changes to lists a set of kinds waits, not a queue: ten changes while a client is slow are one notification. Messages of servers wait
 in a queue with an end: a client that does not read loses the oldest, and nobody else loses anything.
+
+Nothing is lost between two streams either. The id of an event says which stream it was on, its number there, and the state of the lists
+that its client knew: `<stream>.<number>.<state>`. A client that comes back with it (`Last-Event-ID`) is told what changed since, also by a
+process that never saw it; and the last messages of servers are kept for it. One that comes back without it is told what changed
+since its last stream here; to one that this process does not know at all, everything may have changed.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
+from itertools import islice
 
 import attrs
 import trio
 
-from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.model.kinds import KINDS
+from mcpgw_sidecar.catalog.snapshot import Snapshot, changes
+from mcpgw_sidecar.protocol.jsonrpc import notification_text
+from mcpgw_sidecar.protocol.sse import event_bytes
 from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.sessions.table import MAX_SESSIONS
 
-COALESCE = 0.3  # seconds in which changes become one notification; half a second is what clients' tests wait
+COLLECT = 0.1  # seconds in which changes that come together become one notification
+COALESCE = 0.5  # seconds between two notifications of one kind; what clients' tests wait for one is a little more
 MAX_RELAYED = 1000  # messages of servers that wait for a slow client
+MAX_KEPT = 100  # messages of servers that are kept for a client whose stream broke
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
+
+
+@attrs.define
+class _Client:
+    """A session: its open streams, the state of the lists that it knows, and what servers sent it lately (None: nothing yet)."""
+
+    known: str | None
+    streams: list[Stream] = attrs.field(factory=list)
+    sent: deque[tuple[str, int, bytes]] | None = None
+    held: deque[bytes] | None = None
 
 
 @attrs.define(eq=False)
@@ -28,14 +49,19 @@ class Stream:
     """
 
     session: str
+    _owner: _Client
+    _state: str = ""
     pending: set[str] = attrs.field(factory=set)
     relayed: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=MAX_RELAYED))
     closed: bool = False
+    _id: str = attrs.field(factory=lambda: secrets.token_hex(4))
+    _number: int = 0
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
-    def tell(self, method: str) -> None:
-        """Have a notification sent."""
+    def tell(self, method: str, state: str) -> None:
+        """Have a notification sent that leads to a state of the lists."""
         self.pending.add(method)
+        self._state = state
         self._wake.set()
 
     def send(self, message: bytes) -> None:
@@ -53,69 +79,129 @@ class Stream:
         await self._wake.wait()
         self._wake = trio.Event()
 
+    def first_event(self) -> bytes:
+        """An event without a message: whoever is cut off before the first one has an id to come back with."""
+        return event_bytes(b"", self._event_id())
+
+    def next_event(self) -> bytes | None:
+        """The bytes of the next event, None when nothing waits."""
+        if self.relayed:
+            message = self.relayed.popleft()
+            self._number += 1
+            if self._owner.sent is None:
+                self._owner.sent = deque(maxlen=MAX_KEPT)
+            self._owner.sent.append((self._id, self._number, message))
+        elif self.pending:
+            message = notification_text(self.pending.pop())
+            self._number += 1
+            if not self.pending:
+                self._owner.known = self._state
+        else:
+            return None
+        return event_bytes(message, self._event_id())
+
+    def _event_id(self) -> str:
+        return f"{self._id}.{self._number}.{self._owner.known or ''}"
+
 
 class Streams:
     """All open streams, by session. A message goes to one stream of a session: the newest (basic/transports, Multiple Connections)."""
 
-    def __init__(self) -> None:
-        self._streams: dict[str, list[Stream]] = {}
+    def __init__(self, live: Watched[Snapshot]) -> None:
+        self._live = live
+        self._clients: dict[str, _Client] = {}
+        self._told = live.value.state
 
-    def open(self, session: str) -> Stream:
-        """A new stream of a session."""
-        stream = Stream(session)
-        streams = self._streams.setdefault(session, [])
-        streams.append(stream)
-        if len(streams) > PER_SESSION:
-            streams.pop(0).close()
+    def greet(self, session: str) -> None:
+        """A session is born here: the lists that it knows are those of now."""
+        self._client(session).known = self._live.value.state
+
+    def open(self, session: str, last_event_id: str = "") -> Stream:
+        """A new stream of a session, with what its client missed since the event of that id."""
+        client, now = self._client(session), self._live.value.state
+        last, number, state = _read(last_event_id)
+        if state is not None:
+            client.known = state
+        stream = Stream(session, client)
+        client.streams.append(stream)
+        if len(client.streams) > PER_SESSION:
+            client.streams.pop(0).close()
+        for of, sent, message in list(client.sent or ()):
+            if of == last and sent > number:
+                stream.send(message)
+        if client.held is not None:
+            stream.relayed.extend(client.held)
+            client.held = None
+        for method in changes(client.known, now):
+            stream.tell(method, now)
         return stream
 
+    def _client(self, session: str) -> _Client:
+        client = self._clients.get(session)
+        if client is None:
+            if len(self._clients) >= MAX_SESSIONS:
+                del self._clients[next(iter(self._clients))]
+            client = self._clients[session] = _Client(None)
+        return client
+
     def discard(self, stream: Stream) -> None:
-        """The stream is gone; what it did not send any more goes to another one of its session."""
-        streams = self._streams.get(stream.session, [])
-        if stream in streams:
-            streams.remove(stream)
-        for method in stream.pending if streams else ():
-            streams[-1].tell(method)
-        for message in stream.relayed if streams else ():
-            streams[-1].send(message)
-        if not streams:
-            self._streams.pop(stream.session, None)
+        """The stream is gone; what it did not send any more goes to another one of its session, or waits for one."""
+        client = self._clients.get(stream.session)
+        if client is None:
+            return
+        if stream in client.streams:
+            client.streams.remove(stream)
+        if client.streams:
+            for method in stream.pending:
+                client.streams[-1].tell(method, self._live.value.state)
+        for message in stream.relayed:
+            self.send(stream.session, message)
 
     def end_session(self, session: str) -> None:
         """The session is over."""
-        for stream in self._streams.get(session, ()):
+        client = self._clients.pop(session, None)
+        for stream in client.streams if client is not None else ():
             stream.close()
 
     def close_all(self) -> None:
         """The process drains."""
-        for session in list(self._streams):
-            self.end_session(session)
+        for client in self._clients.values():
+            for stream in client.streams:
+                stream.close()
 
     def send(self, session: str, message: bytes) -> None:
-        """Hand a server's message to a session; one without a stream is not listening."""
-        streams = self._streams.get(session)
-        if streams:
-            streams[-1].send(message)
+        """Hand a server's message to a session; for one that has no stream just now it is kept."""
+        client = self._client(session)
+        if client.streams:
+            client.streams[-1].send(message)
+            return
+        if client.held is None:
+            client.held = deque(maxlen=MAX_KEPT)
+        client.held.append(message)
 
-    def tell_all(self, method: str) -> None:
-        """Tell every session once."""
-        for streams in self._streams.values():
-            streams[-1].tell(method)
-
-    async def wait_notifying(self, live: Watched[Snapshot]) -> None:
+    async def wait_notifying(self) -> None:
         """Tell clients of changes to the lists, for ever; one notification a list for changes that come together."""
-        told, version = live.value, live.version
+        version = self._live.version
         while True:
-            version = await live.wait_after(version)
-            if not _changes(told, live.value):
+            version = await self._live.wait_after(version)
+            if not changes(self._told, self._live.value.state):
                 continue
-            await trio.sleep(COALESCE)
-            version = live.version
-            for method in _changes(told, live.value):
-                self.tell_all(method)
-            told = live.value
+            await trio.sleep(COLLECT)
+            version, state = self._live.version, self._live.value.state
+            self._told = state
+            # In slices: ten thousand clients are told without holding up a call.
+            clients = iter(list(self._clients.values()))
+            while some := list(islice(clients, 500)):
+                for client in some:
+                    for method in changes(client.known, state) if client.streams else ():
+                        client.streams[-1].tell(method, state)
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(COALESCE - COLLECT)
 
 
-def _changes(old: Snapshot, new: Snapshot) -> list[str]:
-    """The notifications that lead from one state to another."""
-    return sorted({kind.changed for kind in KINDS if old.of(kind).digest != new.of(kind).digest})
+def _read(event_id: str) -> tuple[str, int, str | None]:
+    """Stream, number and state of one of our events; of anything else nothing."""
+    stream, _, rest = event_id.partition(".")
+    number, dot, state = rest.partition(".")
+    known = dot and number.isascii() and number.isdigit() and len(number) <= len(str(1 << 63))
+    return (stream, int(number), state) if known else ("", 0, None)

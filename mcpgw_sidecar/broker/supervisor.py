@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.broker.client import FORGOTTEN, Handshake, UpstreamClient, own_headers
+from mcpgw_sidecar.broker.client import FORGOTTEN, Handshake, Position, UpstreamClient, own_headers
 from mcpgw_sidecar.catalog.federation import Discovered, Federation, federate
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.snapshot import Snapshot
@@ -206,11 +206,11 @@ class Supervisor:
             if isinstance(message, Notification) and message.method in _CHANGES:
                 wake.set()
 
-        again = Backoff(LISTEN_AGAIN, RETRY_CAP)
+        again, position = Backoff(LISTEN_AGAIN, RETRY_CAP), Position()
         while True:
             opened = trio.current_time()
             try:
-                if not await self._client.wait_events(server, shake.session, headers, heard, own=True):
+                if not await self._client.wait_events(server, shake.session, headers, heard, own=True, position=position):
                     return
             except UpstreamError as error:
                 if error.status == FORGOTTEN:
@@ -218,7 +218,7 @@ class Supervisor:
                 log.debug("Notification stream lost", server=server.name, reason=error.reason, error=str(error))
             if trio.current_time() - opened > RETRY_CAP:
                 again.reset()
-            await trio.sleep(again.next())
+            await trio.sleep(again.next(position.retry))
             wake.set()  # what changed while nobody listened
 
     async def _wait_offer(self, server: Server, shake: Handshake, headers: Mapping[str, str]) -> Discovered:

@@ -7,6 +7,7 @@ import binascii
 import bisect
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
 import attrs
@@ -18,6 +19,8 @@ from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.jsontext import dumps
 
+_MARK = 8  # characters of each list in a state
+_STATE = re.compile(f"[0-9a-f]{{{_MARK * len(KINDS)}}}")
 PAGE = 1000  # items on a page of a list (interface.md)
 
 
@@ -64,6 +67,11 @@ class Snapshot:
     instructions: str = attrs.field(repr=False)
     capabilities: frozenset[str]
 
+    @property
+    def state(self) -> str:
+        """What the lists are, in a few characters for an event's id: `changes` tells two of them apart."""
+        return "".join(self.of(kind).digest[:_MARK] for kind in KINDS)
+
     def of(self, kind: Kind) -> Listing:
         """Everything of a kind."""
         return self.lists[kind.name]
@@ -75,6 +83,13 @@ class Snapshot:
             made = templates.match(self.of(TEMPLATE).keys, key)
             return self.of(TEMPLATE).owned[made] if made is not None else None
         return found
+
+
+def changes(old: str | None, new: str) -> list[str]:
+    """The notifications that lead from one state of the lists to another; all of them from one that nobody knows."""
+    known = old if old is not None and _STATE.fullmatch(old) else " " * len(new)
+    marks = zip(KINDS, range(0, len(new), _MARK), strict=True)
+    return sorted({kind.changed for kind, at in marks if known[at : at + _MARK] != new[at : at + _MARK]})
 
 
 def build(

@@ -17,5 +17,7 @@ function envoy_on_request(handle)
   asked[':method'], asked[':path'], asked[':authority'] = 'POST', '/heal', 'localhost'
   asked['x-mcp-session'] = call['session']
   local answer, id = handle:httpCall('mcpgw_broker', asked, '', 11000, false)
-  if answer[':status'] == '200' then handle:headers():replace('mcp-session-id', id) end
+  if answer[':status'] ~= '200' then return end
+  handle:headers():replace('mcp-session-id', id)
+  handle:streamInfo():dynamicMetadata():set('mcpgw', 'owner', answer['x-mcp-owner']) -- events.lua names the session that lives
 end

@@ -6,7 +6,7 @@ The chain, in the order in which a request meets it:
                      removes what only the router may say, and Envoy's own control headers
 1. cors              answers preflights and lets pages read answers
 2. buffer            413 above the limit; makes the whole body one message for the router
-3. ext_proc          the router, for POST alone: GET and DELETE are the broker's whatever they hold
+3. ext_proc          the router, for POST, and for a GET that resumes a server's stream: others are the broker's whatever they hold
 4. lua               makes the requests of servers to the client name their server, in the answer's event stream
 5. router            Envoy's own
 """
@@ -19,6 +19,7 @@ from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.owners import PREFIX
 
 LISTENER = "mcpgw_gateway"
 # The router answers at once, but for a call that first opens a session with its server: that may take what
@@ -128,21 +129,10 @@ def _header_hygiene() -> Resource:
 
 
 def _router(settings: EnvoySettings) -> Resource:
-    only_post = {
-        "predicate": {
-            "not_matcher": {
-                "single_predicate": {
-                    "input": {
-                        "name": "method",
-                        "typed_config": {
-                            "@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"),
-                            "header_name": ":method",
-                        },
-                    },
-                    "value_match": {"exact": "POST"},
-                }
-            }
-        },
+    resumed = [_header(":method", {"exact": "GET"}), _header(h.LAST_EVENT, {"prefix": PREFIX})]
+    decided = [_header(":method", {"exact": "POST"}), {"and_matcher": {"predicate": resumed}}]
+    not_decided = {
+        "predicate": {"not_matcher": {"or_matcher": {"predicate": decided}}},
         "on_match": {
             "action": {
                 "name": "skip",
@@ -172,10 +162,15 @@ def _router(settings: EnvoySettings) -> Resource:
         "name": "mcpgw_router",
         "typed_config": {
             "@type": type_url(_MATCHING),
-            "xds_matcher": {"matcher_list": {"matchers": [only_post]}},
+            "xds_matcher": {"matcher_list": {"matchers": [not_decided]}},
             "extension_config": {"name": "envoy.filters.http.ext_proc", "typed_config": ext_proc},
         },
     }
+
+
+def _header(name: str, value: Resource) -> Resource:
+    found = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": name}
+    return {"single_predicate": {"input": {"name": "header", "typed_config": found}, "value_match": value}}
 
 
 def _access_log() -> Resource:

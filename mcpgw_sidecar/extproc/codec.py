@@ -52,8 +52,8 @@ def response_unchanged() -> ProcessingResponse:
     return response
 
 
-def encode(decision: Told) -> ProcessingResponse:
-    """The answer to a request body (or to the headers of a request without one, when it is a Reject)."""
+def encode(decision: Told, *, with_body: bool = True) -> ProcessingResponse:
+    """The answer to a request body, or to the headers of a request without one."""
     response = ProcessingResponse()
     match decision:
         case Reject():
@@ -68,15 +68,22 @@ def encode(decision: Told) -> ProcessingResponse:
             values = [(h.X_SERVER, BROKER.encode())]
             if decision.method:
                 values.append((h.X_METHOD, h.value_of(decision.method).encode()))
-            _set(response.request_body.response.header_mutation, values)
+            _set(_phase(response, with_body).header_mutation, values)
         case Forward():
             what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
-            # The session's key is for heal.lua: metadata reaches every attempt and no server, a header would reach both.
-            _describe(response, id=decision.id, server=decision.server.name, what=what, session=decision.session_key)
-            _forward(response.request_body.response, decision)
+            # Session and owner are for the Lua filters: metadata reaches every attempt and no server, a header would reach both.
+            session = (
+                {} if decision.last_event_id is not None else {"session": decision.session_key}
+            )  # a stream has nothing to heal
+            _describe(response, id=decision.id, server=decision.server.name, what=what, owner=decision.owner, **session)
+            _forward(_phase(response, with_body), decision)
         case _:
             assert_never(decision)
     return response
+
+
+def _phase(response: ProcessingResponse, with_body: bool) -> CommonResponse:  # noqa: FBT001  # as encode was asked
+    return response.request_body.response if with_body else response.request_headers.response
 
 
 def _forward(common: CommonResponse, decision: Forward) -> None:
@@ -88,7 +95,6 @@ def _forward(common: CommonResponse, decision: Forward) -> None:
         (h.VERSION, decision.protocol_version.encode()),
         (":authority", decision.server.hostname.encode()),
         (":path", decision.server.path.encode()),
-        ("content-length", str(len(decision.body)).encode()),
     ]
     if decision.kind is not None:
         header = _HEADERS[decision.kind.name]
@@ -97,8 +103,12 @@ def _forward(common: CommonResponse, decision: Forward) -> None:
         common.header_mutation.remove_headers.append(h.SESSION)
     else:
         values.append((h.SESSION, decision.session_id.encode()))
+    if decision.last_event_id is None:
+        values.append(("content-length", str(len(decision.body)).encode()))
+        common.body_mutation.body = decision.body
+    else:
+        values.append((h.LAST_EVENT, decision.last_event_id.encode("latin-1", "replace")))
     _set(common.header_mutation, values)
-    common.body_mutation.body = decision.body
     common.clear_route_cache = True
 
 

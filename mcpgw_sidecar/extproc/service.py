@@ -95,7 +95,7 @@ class Router:
                 case "request_headers":
                     headers = codec.request_headers(message.request_headers)
                     if message.request_headers.end_of_stream:
-                        await stream.send_message(await self._wait_answer(headers, b""))
+                        await stream.send_message(await self._wait_answer(headers, None))
                         return
                     await stream.send_message(codec.go_on(with_response=self._debug))
                     continue
@@ -111,10 +111,10 @@ class Router:
                     log.warning("ext_proc phase ignored; is this Envoy's filter configured by this program?")
                     return
 
-    async def _wait_answer(self, headers: dict[str, str], body: bytes) -> ProcessingResponse:
+    async def _wait_answer(self, headers: dict[str, str], body: bytes | None) -> ProcessingResponse:
         started = time.perf_counter()
         try:
-            decision = await self.wait_decided(HttpRequest(headers=headers, body=body))
+            decision = await self.wait_decided(HttpRequest(headers=headers, body=body or b""))
         except Exception:  # a bug of ours: said in the log and to this client, and nobody else is touched
             log.exception("Router failed on a request")
             decision = Reject(status=500, code=INTERNAL_ERROR, message="Internal error of the gateway")
@@ -122,7 +122,7 @@ class Router:
         self._metrics.ext_proc.observe(seconds)
         if isinstance(decision, Reject):
             self._metrics.answered(method=decision.method, server="", outcome=decision.outcome, seconds=seconds)
-        response = codec.encode(decision)
+        response = codec.encode(decision, with_body=body is not None)
         if self._debug:
             _log_decision(decision, response)
         return response

@@ -67,7 +67,8 @@ class Forward:
     """Send the message to its server. `body` is the client's with one key (or an answer's id) exchanged, nothing else.
 
     `key` is the name or URI as the client wrote it. `kind` is None for an answer to a server's request; `method` and `key`
-    are empty then.
+    are empty then. `owner` is what the server's own requests are made to name. With `last_event_id` it is no message but the stream of
+    an earlier one that is resumed (GET, no body).
     """
 
     server: Server
@@ -78,7 +79,9 @@ class Forward:
     session_key: str
     session_id: str | None = attrs.field(repr=False)
     protocol_version: str
+    owner: str = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
+    last_event_id: str | None = attrs.field(default=None, repr=False)
 
 
 Decision = Reject | ToBroker | OpenSession | Forward

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
 
 
 @attrs.frozen(kw_only=True)
@@ -46,11 +47,13 @@ class SessionFault(enum.Enum):
 class UpstreamSession:
     """A session with an MCP server. `id` is None for a server that keeps none.
 
-    `authorization` is the client's when it was opened: whoever closes it has to show it again.
+    `authorization` is the client's when it was opened: whoever closes it has to show it again. `ticket` is the session, sealed for
+    its client (sessions/tickets.py).
     """
 
     id: str | None = attrs.field(repr=False)
     protocol_version: str
+    ticket: str = attrs.field(default="", repr=False, eq=False)
     authorization: str | None = attrs.field(default=None, repr=False)
 
     @property
@@ -69,7 +72,8 @@ class Wishes:
 
 @attrs.frozen(kw_only=True)
 class SessionState:
-    """A verified session with the upstream sessions that are open for it."""
+    """A verified session with the upstream sessions that are open for it. `opens` gives the one that a ticket holds."""
 
     session: Session
     upstreams: Mapping[ServerName, UpstreamSession]
+    opens: Callable[[Server, str], UpstreamSession | None] = attrs.field(default=lambda _server, _ticket: None, eq=False)

@@ -14,10 +14,15 @@ X_PROMPT: Final = "x-mcp-promptname"
 X_RESOURCE: Final = "x-mcp-resourceuri"
 X_SERVER: Final = "x-mcp-servername"
 
+LAST_EVENT: Final = "last-event-id"
+
 X_SESSION: Final = "x-mcp-session"
 """The key of the gateway's session, from the healing filter to the broker."""
 
-OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION)
+X_OWNER: Final = "x-mcp-owner"
+"""What the server's requests are made to name, from the broker to the healing filter."""
+
+OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER)
 """Set by the router alone; whatever a client sends under these names is removed before anything reads it."""
 
 HOP_BY_HOP: Final = frozenset({
@@ -26,7 +31,7 @@ HOP_BY_HOP: Final = frozenset({
 })  # fmt: skip  # RFC 9110 section 7.6.1
 _OF_THE_MESSAGE: Final = frozenset({
     "host", "content-length", "content-type", "content-encoding", "accept", "accept-encoding", SESSION, VERSION,
-    "last-event-id", "origin",
+    LAST_EVENT, "origin",
 })  # fmt: skip
 _ENVOY: Final = ("x-envoy-", "x-request-id", "x-forwarded-")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+MAX_RETRY_DIGITS = 9  # of the milliseconds that a server asks to wait before its stream is opened again
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -22,11 +23,12 @@ class Event:
     data: str
     name: str = "message"
     id: str | None = None
+    """The last id that the stream gave, in this event or before it."""
 
 
 @attrs.define
 class SseParser:
-    """Feed bytes, get the events that they complete. `limit` bounds one event in bytes; beyond it SseTooLargeError is raised.
+    """Feed bytes, get the events that they complete. `retry` is what the stream asked to wait, in seconds. `limit` bounds one event in bytes; beyond it SseTooLargeError is raised.
 
     What is held of an unfinished line is a list of chunks: joining it anew with each chunk would cost the square of its size.
     """
@@ -37,6 +39,7 @@ class SseParser:
     _size: int = 0
     _name: str = ""
     _id: str | None = None
+    retry: float | None = None
     _after_cr: bool = False
     _started: bool = False
 
@@ -81,6 +84,8 @@ class SseParser:
             self._name = value
         elif field == "id" and "\0" not in value:
             self._id = value
+        elif field == "retry" and value.isascii() and value.isdigit():
+            self.retry = int(value[:MAX_RETRY_DIGITS]) / 1000
         return None
 
     def _dispatch(self) -> Event | None:
@@ -93,6 +98,7 @@ class SseParser:
 _BOM = b"\xef\xbb\xbf"
 
 
-def event_bytes(message: bytes) -> bytes:
-    """One JSON-RPC message (one line) as an event."""
-    return b"event: message\ndata: " + message + b"\n\n"
+def event_bytes(message: bytes, ident: str = "") -> bytes:
+    """One JSON-RPC message (one line) as an event; without a message, one that only gives an id to resume from."""
+    named = f"id: {ident}\n".encode() if ident else b""
+    return named + (b"event: message\ndata: " + message if message else b"data: ") + b"\n\n"

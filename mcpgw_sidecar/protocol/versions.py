@@ -9,6 +9,9 @@ STATEFUL: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 
 LATEST_STATEFUL: Final = STATEFUL[-1]
 
+PRIMED: Final = "2025-11-25"
+"""From this version on an event may have an id and no message (basic/transports, Sending Messages)."""
+
 
 def negotiate(requested: str | None) -> str:
     """What initialize answers: the client's version if it is spoken here, else the latest that is."""

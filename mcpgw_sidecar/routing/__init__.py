@@ -16,10 +16,12 @@ from mcpgw_sidecar.routing import stateful
 
 
 def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
-    """Decide one POST. `session` is what the request's `Mcp-Session-Id` was found to be.
+    """Decide one POST, or a GET that resumes a stream. `session` is what the request's `Mcp-Session-Id` was found to be.
 
     What one server answers is routed here; every other message is the broker's, which knows lists and sessions.
     """
+    if request.headers.get(":method") == "GET":
+        return stateful.decide_resume(request.headers.get(headers.LAST_EVENT, ""), snapshot, session)
     match parse_message(request.body):
         case Malformed(code, message, ident):
             return Reject(status=400, code=code, message=message, id=ident)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import attrs
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.model.decisions import Decision, Forward, OpenSession, Reject
+from mcpgw_sidecar.model.decisions import Decision, Forward, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
-from mcpgw_sidecar.model.sessions import SessionFault, SessionState
+from mcpgw_sidecar.model.names import NULL
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import SessionFault, SessionState, UpstreamSession
 from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -26,7 +28,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Response,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, only, parse_object
-from mcpgw_sidecar.protocol.owners import read_owner
+from mcpgw_sidecar.protocol.owners import Owner, owner_text, read_event_owner, read_owner
 
 SUBSCRIBE, UNSUBSCRIBE = "resources/subscribe", "resources/unsubscribe"
 TARGETS = {
@@ -89,6 +91,7 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState |
         session_key=session.session.key,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
+        owner=owner_text(owned.server.name, upstream.ticket),
         body=text.encode(),
     )
 
@@ -101,11 +104,11 @@ def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState | 
     if isinstance(session, SessionFault):
         return Reject(status=session.status, code=SERVER_ERROR, message=session.message, id=answer.id)
     owner = read_owner(answer.id_value)
-    server = snapshot.servers.get(owner.server) if owner is not None else None
-    upstream = session.upstreams.get(server.name) if server is not None else None
-    if owner is None or server is None or upstream is None:
+    found = find_owner(owner, snapshot, session)
+    if owner is None or found is None:
         message = "No server waits for this answer: its request is unknown, or its server or session has gone"
         return Reject(status=400, code=INVALID_REQUEST, message=message, id=answer.id)
+    server, upstream = found
     return Forward(
         server=server,
         kind=None,
@@ -115,7 +118,40 @@ def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState | 
         session_key=session.session.key,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
+        owner=owner_text(server.name, upstream.ticket),
         body=f"{answer.text[: answer.id_start]}{owner.id}{answer.text[answer.id_end :]}".encode(),
+    )
+
+
+def find_owner(owner: Owner | None, snapshot: Snapshot, session: SessionState) -> tuple[Server, UpstreamSession] | None:
+    """The server, and the session with it, that an owner names; None when there is none (any more)."""
+    server = snapshot.servers.get(owner.server) if owner is not None else None
+    upstream = session.opens(server, owner.ticket) if owner is not None and server is not None else None
+    return None if server is None or upstream is None else (server, upstream)
+
+
+def decide_resume(event_id: str, snapshot: Snapshot, session: SessionState | SessionFault) -> Forward | ToBroker:
+    """Decide a GET that resumes a stream (basic/transports, Resumability): the id of its last event names the server.
+
+    What no server can resume is a stream of the broker's, or the broker says what is wrong with the session.
+    """
+    owner = read_event_owner(event_id)
+    found = find_owner(owner, snapshot, session) if isinstance(session, SessionState) else None
+    if owner is None or found is None or isinstance(session, SessionFault):
+        return ToBroker(method="")
+    server, upstream = found
+    return Forward(
+        server=server,
+        kind=None,
+        key="",
+        method="",
+        id=NULL,
+        session_key=session.session.key,
+        session_id=upstream.id,
+        protocol_version=upstream.protocol_version,
+        owner=owner_text(server.name, upstream.ticket),
+        body=b"",
+        last_event_id=owner.id,
     )
 
 

@@ -15,12 +15,13 @@ class Backoff:
     cap: float
     _attempt: int = 0
 
-    def next(self) -> float:
-        """How long to wait after one more failure."""
+    def next(self, at_least: float | None = None) -> float:
+        """How long to wait after one more failure; `at_least` is what the peer asked for (up to `cap`)."""
         # Beyond 2**20 every sensible cap has been reached; a float does not double for ever.
         delay = min(self.cap, self.base * 2.0 ** min(self._attempt, 20))
         self._attempt += 1
-        return delay * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
+        delay *= random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
+        return max(delay, min(at_least or 0.0, self.cap))
 
     def reset(self) -> None:
         """It worked: start over at `base`."""

@@ -13,6 +13,7 @@ import hmac
 import json
 
 import attrs
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.names import JsonText
@@ -23,12 +24,14 @@ MIN_KEY_CHARACTERS = 32  # 128 bits even of hexadecimal digits
 MAX_TOKEN = 8192  # what common servers take as a header, in bytes
 MAX_CLIENT = 2048  # of client_info and of capabilities each, in bytes as sealed: both fit into MAX_TOKEN after base64
 _PURPOSE = b"mcpgw-sidecar session v1"
+_TICKETS = b"mcpgw-sidecar ticket v1"
 
 
 @attrs.frozen
 class _Key:
     id: str
     secret: bytes = attrs.field(repr=False)
+    tickets: AESSIV = attrs.field(repr=False, eq=False)
 
 
 @attrs.frozen
@@ -48,7 +51,7 @@ class SessionKeys:
             "c": session.client_info,
             "a": session.capabilities,
         }
-        payload = _encode(json.dumps(claims, separators=(",", ":")).encode())
+        payload = encode(json.dumps(claims, separators=(",", ":")).encode())
         return f"{payload}.{_tag(key, payload)}"
 
     def verify(self, token: str | None, now: float) -> Session | SessionFault:
@@ -61,7 +64,7 @@ class SessionKeys:
         if not any(hmac.compare_digest(_tag(key, payload), tag) for key in self.keys):
             return SessionFault.UNKNOWN
         try:
-            claims = json.loads(_decode(payload))
+            claims = json.loads(decode(payload))
             session = Session(
                 key=claims["s"],
                 expires=claims["e"],
@@ -93,16 +96,19 @@ def parse_keys(text: str, source: str) -> SessionKeys:
 
 def _derive(line: str) -> _Key:
     secret = hmac.digest(line.encode(), _PURPOSE, "sha256")
-    return _Key(hashlib.sha256(b"id" + secret).hexdigest()[:8], secret)
+    tickets = AESSIV(hmac.digest(line.encode(), _TICKETS, "sha512"))
+    return _Key(hashlib.sha256(b"id" + secret).hexdigest()[:8], secret, tickets)
 
 
 def _tag(key: _Key, payload: str) -> str:
-    return _encode(hmac.digest(key.secret, payload.encode(), "sha256"))
+    return encode(hmac.digest(key.secret, payload.encode(), "sha256"))
 
 
-def _encode(data: bytes) -> str:
+def encode(data: bytes) -> str:
+    """base64url without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def _decode(text: str) -> bytes:
+def decode(text: str) -> bytes:
+    """The same back. Raises ValueError."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))  # binascii.Error is a ValueError

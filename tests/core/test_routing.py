@@ -16,7 +16,12 @@ from mcpgw_sidecar.routing import decide
 
 SERVER = Server(name=ServerName("ns/one"), url="http://one.example/mcp?x=1", hostname="one.local", tool_prefix="test_")
 SESSION = Session(key="k", expires=9, protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText("{}"))
-OPEN = SessionState(session=SESSION, upstreams={SERVER.name: UpstreamSession(id="up-1", protocol_version="2025-06-18")})
+UPSTREAM = UpstreamSession(id="up-1", protocol_version="2025-06-18", ticket="t1")
+OPEN = SessionState(
+    session=SESSION,
+    upstreams={SERVER.name: UPSTREAM},
+    opens=lambda server, ticket: UPSTREAM if (server, ticket) == (SERVER, "t1") else None,
+)
 FRESH = SessionState(session=SESSION, upstreams={})
 
 
@@ -143,25 +148,43 @@ def test_notifications_are_the_brokers() -> None:
 @pytest.mark.parametrize(("named", "raw"), [("7", "7"), ('\\"a:b\\"', '"a:b"'), ("9007199254740993", "9007199254740993")])
 @pytest.mark.parametrize("content", ['"result":{"n":1e400}', '"error":{"code":-1,"message":"declined"}'])
 def test_an_answer_goes_to_the_server_that_its_id_names(named: str, raw: str, content: str) -> None:
-    found = ask(f'{{"jsonrpc":"2.0", "id":"mcpgw:ns/one:{named}",{content}}}')
+    found = ask(f'{{"jsonrpc":"2.0", "id":"mcpgw:ns/one:t1:{named}",{content}}}')
     assert isinstance(found, Forward)
     assert found.body.decode() == f'{{"jsonrpc":"2.0", "id":{raw},{content}}}'
-    assert (found.server, found.kind, found.session_id) == (SERVER, None, "up-1")
+    assert (found.server, found.kind, found.session_id, found.owner) == (SERVER, None, "up-1", "ns/one:t1")
 
 
-@pytest.mark.parametrize("ident", ["4", '"x"', '"mcpgw:ns/other:1"', '"mcpgw:ns/one:[]"'])
+@pytest.mark.parametrize(
+    "ident", ["4", '"x"', '"mcpgw:ns/other:t1:1"', '"mcpgw:ns/one:t2:1"', '"mcpgw:ns/one:t1:[]"', '"mcpgw:ns/one:1"']
+)
 def test_an_answer_that_nobody_waits_for_is_refused(ident: str) -> None:
     found = ask(f'{{"jsonrpc":"2.0","id":{ident},"result":{{}}}}')
     assert isinstance(found, Reject)
     assert (found.status, found.code, found.id) == (400, -32600, ident)
 
 
-def test_an_answer_needs_a_session_here_and_with_its_server() -> None:
-    answer = '{"jsonrpc":"2.0","id":"mcpgw:ns/one:1","result":{}}'
+def test_an_answer_needs_a_session_here_and_its_ticket() -> None:
+    answer = '{"jsonrpc":"2.0","id":"mcpgw:ns/one:t1:1","result":{}}'
     for session, status in ((SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (FRESH, 400)):
         found = ask(answer, session)
         assert isinstance(found, Reject)
         assert found.status == status
+
+
+def resume(event_id: str, session: SessionState | SessionFault = OPEN) -> Decision:
+    return ask("", session, **{":method": "GET", "last-event-id": event_id})
+
+
+def test_a_stream_goes_on_at_the_server_that_its_last_event_names() -> None:
+    found = resume("mcpgw:ns/one:t1:7:a b")
+    assert isinstance(found, Forward)
+    assert (found.server, found.session_id, found.last_event_id, found.body) == (SERVER, "up-1", "7:a b", b"")
+
+
+@pytest.mark.parametrize("event_id", ["", "7", "mcpgw:ns/one:t2:7", "mcpgw:ns/other:t1:7", "mcpgw:ns/one:t1"])
+def test_a_stream_that_no_server_goes_on_with_is_the_brokers(event_id: str) -> None:
+    assert resume(event_id) == ToBroker(method="")
+    assert resume("mcpgw:ns/one:t1:7", SessionFault.UNKNOWN) == ToBroker(method="")
 
 
 def test_a_version_that_is_not_spoken_here() -> None:

@@ -5,9 +5,11 @@ import pytest
 
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, UpstreamSession, Wishes
 from mcpgw_sidecar.sessions import table as table_module
 from mcpgw_sidecar.sessions.table import Closing, SessionTable
+from mcpgw_sidecar.sessions.tickets import open_ticket, seal_ticket
 from mcpgw_sidecar.sessions.tokens import parse_keys
 
 ONE, TWO = "1" * 43, "2" * 43
@@ -188,3 +190,36 @@ def test_wishes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_session_is_closed_with_the_authorization_that_opened_it() -> None:
     assert attrs.evolve(UPSTREAM, authorization="Bearer x").headers == {"authorization": "Bearer x"}
     assert UPSTREAM.headers == {}
+
+
+SERVER = Server(name=ServerName("ns/one"), url="http://h/mcp", hostname="h")
+
+
+@pytest.mark.parametrize("ident", ["up-1", None, "x" * 2000])
+def test_a_ticket_opens_what_was_sealed(ident: str | None) -> None:
+    upstream = UpstreamSession(id=ident, protocol_version="2025-06-18")
+    ticket = seal_ticket(KEYS, "k", SERVER, upstream)
+    assert open_ticket(KEYS, "k", SERVER, ticket) == upstream
+    assert "up-1" not in ticket
+    rotated = parse_keys("n" * 40 + "\n" + ONE, "test")
+    assert open_ticket(rotated, "k", SERVER, ticket) == upstream, "keys rotate without a lost session"
+    assert seal_ticket(rotated, "k", SERVER, upstream) != ticket
+
+
+def test_a_ticket_opens_nothing_elsewhere() -> None:
+    ticket = seal_ticket(KEYS, "k", SERVER, UPSTREAM)
+    moved = attrs.evolve(SERVER, url="http://other/mcp")
+    renamed = attrs.evolve(SERVER, name=ServerName("ns/two"))
+    assert open_ticket(KEYS, "other", SERVER, ticket) is None
+    assert open_ticket(KEYS, "k", moved, ticket) is None
+    assert open_ticket(KEYS, "k", renamed, ticket) is None
+    assert open_ticket(parse_keys("z" * 40, "test"), "k", SERVER, ticket) is None
+
+
+@pytest.mark.parametrize("ticket", ["", "A", "!!", "ä", "A" * 43, "A" * 5000])
+def test_what_is_no_ticket_opens_nothing(ticket: str) -> None:
+    assert open_ticket(KEYS, "k", SERVER, ticket) is None
+
+
+def test_a_session_id_too_long_for_a_header_has_no_ticket() -> None:
+    assert seal_ticket(KEYS, "k", SERVER, attrs.evolve(UPSTREAM, id="x" * 5000)) == ""

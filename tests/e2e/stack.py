@@ -186,12 +186,19 @@ class Client:
     """An MCP client in raw HTTP: one session, what is sent is what the test says."""
 
     def __init__(
-        self, url: str, *, version: str = "2025-11-25", http2: bool = False, verify: Any = True, **headers: str
+        self,
+        url: str,
+        *,
+        version: str = "2025-11-25",
+        capabilities: Any = None,
+        http2: bool = False,
+        verify: Any = True,
+        **headers: str,
     ) -> None:
         self.url = url
         self.http = httpx2.Client(timeout=WAIT, trust_env=False, http1=not http2, http2=http2, verify=verify)
         self.headers = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": CLIENT}
+        params = {"protocolVersion": version, "capabilities": capabilities or {}, "clientInfo": CLIENT}
         self.initialized = self.post("initialize", params)
         if "mcp-session-id" in self.initialized.headers:
             self.session = self.initialized.headers["mcp-session-id"]
@@ -255,7 +262,7 @@ def listening(client: Client) -> Iterator[list[Any]]:
             with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
                 for line in response.iter_lines():
                     opened.set()
-                    if line.startswith("data:"):
+                    if line.startswith("data: {"):
                         heard.append(json.loads(line[5:]))
         except Exception:  # noqa: BLE001  # the client is closed under the stream at the end of the test
             opened.set()

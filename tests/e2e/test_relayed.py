@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,7 +120,9 @@ def test_a_request_on_that_stream_is_the_clients_to_answer(running: Gateway, one
         data = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "roots/list"})
         stream.wfile.write(f"data: {data}\n\n".encode())
         asked = wait_until(lambda: heard)[0]
-        assert (asked["method"], asked["id"]) == ("roots/list", "mcpgw:ns/one:7")
+        assert asked["method"] == "roots/list"
+        assert re.fullmatch("mcpgw:ns/one:[A-Za-z0-9_-]{40,}:7", asked["id"])
+        assert session not in str(heard)
         assert client.send({"jsonrpc": "2.0", "id": asked["id"], "result": {"roots": []}}).status_code == 202
         replied = [request for request in one.requests if request.json.get("id") == 7 and "result" in request.json]
         assert len(replied) == 1

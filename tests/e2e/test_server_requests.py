@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from mcp import Client as SdkClient, types
 
-from tests.e2e.stack import Client, Gateway, entry, gateway, wait_until
+from mcpgw_sidecar.protocol.sse import SseParser
+from tests.e2e.stack import Client, Gateway, entry, gateway, listening, wait_until
 from tests.servers.scripted import ScriptedServer
 
 
 class Asking:
     """A scripted tools/call that first asks the client something under an id of its own, and gives back what it was answered."""
 
-    def __init__(self, server: ScriptedServer, ident: Any) -> None:
-        self.server, self.ident = server, ident
+    def __init__(self, server: ScriptedServer, ident: Any, token: Any = None) -> None:
+        self.server, self.ident, self.token = server, ident, token
         self.answers: list[Any] = []
         self.arrived = threading.Event()
         server.answers["tools/call"] = self.call
@@ -32,6 +35,8 @@ class Asking:
         handler.send_header("connection", "close")
         handler.end_headers()
         params = {"message": "really?", "requestedSchema": {"type": "object", "properties": {}}}
+        if self.token is not None:
+            params["_meta"] = {"progressToken": self.token}
         asked = {"jsonrpc": "2.0", "id": self.ident, "method": "elicitation/create", "params": params}
         self._event(handler, {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
         self._event(handler, asked)
@@ -126,10 +131,124 @@ def test_two_clients_do_not_answer_for_one_another(running: Gateway, one: Script
         call = Call(running, client, "a_one")
         wait_until(lambda: call.asked)
         reply = {"jsonrpc": "2.0", "id": call.asked["id"], "result": {"action": "accept"}}
-        assert stranger.send(reply).status_code == 400, "it has no session with that server"
+        assert stranger.send(reply).status_code == 400, "the ticket was sealed for another session"
         assert stranger.send(reply | {"id": "unknown"}).status_code == 400
         assert client.send(reply).status_code == 202
         assert call.result == reply | {"id": 1}
+
+
+def test_an_answer_reaches_its_server_after_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer) -> None:
+    """Killed in the middle of the call: the stream is Envoy's, and the id of the request says all that the new process has to know."""
+    asking = Asking(one, 7)
+    with running.client() as client:
+        call = Call(running, client, "a_one")
+        wait_until(lambda: call.asked)
+        running.sidecar.signal(signal.SIGKILL)
+        running.sidecar.stop()
+        running.start_sidecar()
+        reply = {"jsonrpc": "2.0", "id": call.asked["id"], "result": {"action": "accept"}}
+        wait_until(lambda: client.send(reply).status_code == 202)
+        assert call.result == reply | {"id": 7}
+        assert len(asking.answers) == 1
+        assert len(one.calls("tools/call")) == 1
+        assert one.requests[-1].headers["mcp-session-id"] == one.calls("tools/call")[0].headers["mcp-session-id"]
+
+
+def test_another_replica_carries_an_answer(running: Gateway, one: ScriptedServer, tmp_path: Path) -> None:
+    """It has the same key and servers, and never saw the session."""
+    Asking(one, 7)
+    key = f"--session-key-file={running.directory / 'envoy' / 'session.key'}"
+    with running.client() as client, gateway(tmp_path, [entry("ns/one", one.url, "a_")], key) as other:
+        call = Call(running, client, "a_one")
+        wait_until(lambda: call.asked)
+        client.url = other.url
+        reply = {"jsonrpc": "2.0", "id": call.asked["id"], "result": {"action": "accept"}}
+        assert client.send(reply).status_code == 202
+        assert call.result == reply | {"id": 7}
+
+
+def test_a_server_may_ask_in_a_call_that_was_healed(running: Gateway, one: ScriptedServer) -> None:
+    with running.client() as client:
+        client.call("a_one")
+        asking = Asking(one, 7)
+        one.sessions.clear()
+        one.answers["tools/call"] = lambda handler, message: one.knows(handler) and asking.call(handler, message)
+        one.answers[""] = lambda handler, message: one.knows(handler) and asking.answered(handler, message)
+        call = Call(running, client, "a_one")
+        wait_until(lambda: call.asked)
+        reply = {"jsonrpc": "2.0", "id": call.asked["id"], "result": {"action": "accept"}}
+        assert client.send(reply).status_code == 202, "the id names the session that lives"
+        assert call.result == reply | {"id": 7}
+
+
+def test_a_client_that_never_answers_costs_its_server_alone(running: Gateway, one: ScriptedServer) -> None:
+    asking = Asking(one, 7)
+    with running.client() as client:
+        call = Call(running, client, "a_one")
+        wait_until(lambda: call.asked)
+        assert client.call("b_two").status_code == 200
+        asking.arrived.set()
+        assert call.result is None
+
+
+def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tmp_path: Path) -> None:
+    """As SDKs do without more: on the session's own stream, at once. It is open before the call gets there."""
+
+    def ask(handler: Any, message: Any) -> bool:
+        stream = next(each for each in one._streams if each.headers["mcp-session-id"] == handler.headers["mcp-session-id"])
+        data = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage"})
+        stream.wfile.write(f"data: {data}\n\n".encode())
+        handler.result(message["id"], {"content": []})
+        return True
+
+    one.answers["tools/call"] = ask
+    with (
+        gateway(tmp_path, [entry("ns/one", one.url)]) as running,
+        Client(running.url, capabilities={"sampling": {}}) as client,
+    ):
+        assert client.call("one").status_code == 200
+        with listening(client) as heard:  # later than the request: it was kept
+            wait_until(lambda: heard)
+        assert heard[0]["method"] == "sampling/createMessage"
+        assert client.send({"jsonrpc": "2.0", "id": heard[0]["id"], "result": {}}).status_code == 202
+        assert one.requests[-1].json == {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+
+def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gateway, one: ScriptedServer) -> None:
+    """The id of its last event names the server, so that Envoy leads the client there (basic/transports, Resumability)."""
+    resumed: list[dict[str, str]] = []
+
+    def cut(handler: Any, _message: Any) -> bool:
+        handler.send(200, b"id: s1/7\nretry: 10\ndata:\n\n", kind="text/event-stream")
+        return True
+
+    def go_on(handler: Any) -> bool:
+        resumed.append({name.lower(): value for name, value in handler.headers.items()})
+        body = b'id: s1/8\ndata: {"jsonrpc":"2.0","id":5,"result":{"content":[]}}\n\n'
+        handler.send(200, body, kind="text/event-stream")
+        return True
+
+    one.answers["tools/call"] = cut
+    one.resumes = go_on
+    with running.client() as client:
+        first = client.call("a_one", 5)
+        (event,) = SseParser(1 << 20).feed(first.content)
+        assert event.data == ""
+        assert event.id is not None
+        assert "retry: 10" in first.text
+        accept = {"accept": "text/event-stream", "last-event-id": event.id}
+        second = client.http.get(client.url, headers={**client.headers, **accept})
+        assert '"id":5' in second.text
+        assert second.text.startswith(f"id: {event.id.removesuffix('s1/7')}s1/8")
+        (asked,) = resumed
+        assert asked["last-event-id"] == "s1/7"
+        assert asked["mcp-session-id"] == one.calls("tools/call")[-1].headers["mcp-session-id"]
+        with running.client() as stranger:
+            response = stranger.http.build_request("GET", stranger.url, headers={**stranger.headers, **accept})
+            opened = stranger.http.send(response, stream=True)
+            assert opened.headers["content-type"] == "text/event-stream"
+            opened.close()
+        assert len(resumed) == 1, "nobody resumes a stream of somebody else"
 
 
 def test_notifications_of_the_client_reach_its_servers(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
@@ -199,10 +318,22 @@ def test_a_compressed_stream_passes_as_it_came(running: Gateway, one: ScriptedSe
         assert '"id": 4' in client.call("a_one", 4).text
 
 
-def test_progress_of_a_client_reaches_no_wrong_server(running: Gateway, one: ScriptedServer) -> None:
+def test_progress_of_a_client_reaches_the_server_that_asked(
+    running: Gateway, one: ScriptedServer, two: ScriptedServer
+) -> None:
+    """Both ask under the token 1; a token that no server gave reaches none."""
+    asking = [Asking(one, 1, token=1), Asking(two, 1, token=1)]
     with running.client() as client:
-        client.call("a_one")
-        client.send({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}})
+        calls = [Call(running, client, "a_one"), Call(running, client, "b_two")]
+        wait_until(lambda: all(call.asked for call in calls))
+        for token in (calls[0].asked["params"]["_meta"]["progressToken"], 1, "mcpgw:ns/two:forged:1"):
+            params = {"progressToken": token, "progress": 1}
+            assert client.send({"jsonrpc": "2.0", "method": "notifications/progress", "params": params}).status_code == 202
         client.send({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})
-        wait_until(lambda: one.calls("notifications/roots/list_changed"))
-        assert one.calls("notifications/progress") == []
+        wait_until(lambda: two.calls("notifications/roots/list_changed"))
+        (arrived,) = wait_until(lambda: one.calls("notifications/progress"))
+        assert arrived.json["params"] == {"progressToken": 1, "progress": 1}
+        assert two.calls("notifications/progress") == []
+        for each, call in zip(asking, calls, strict=True):
+            each.arrived.set()
+            call.join()

@@ -68,7 +68,7 @@ def test_sigterm_ends_streams_and_readiness(running: Gateway) -> None:
     with running.client() as client:
         with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
             lines = response.iter_lines()
-            assert next(lines).startswith(":")
+            assert next(lines).startswith("id: ")
             running.sidecar.signal(signal.SIGTERM)
             assert [line for line in lines if line.startswith("data:")] == []
         assert running.sidecar.wait() == 0

@@ -12,21 +12,20 @@ import pytest
 from hypothesis import given
 from lupa.luajit21 import LuaRuntime
 
-from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.protocol import owners
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, parse_message
-from mcpgw_sidecar.protocol.owners import read_owner
+from mcpgw_sidecar.protocol.owners import read_event_owner, read_owner
 from tests.property.test_laws import JSON, TEXT
 
 LUA = LuaRuntime(encoding=None)
 LUA.execute((files("mcpgw_sidecar.envoy") / "events.lua").read_bytes())
 name_owner, name_owners = LUA.globals().name_owner, LUA.globals().name_owners
-SERVER = b"ns/one"
+OWNER = b"ns/one:tick-et_"
 IDS = st.integers() | TEXT
 
 
 def renamed(message: str) -> Any:
-    return json.loads(name_owner(message.encode("utf-8", "surrogatepass"), SERVER))
+    return json.loads(name_owner(message.encode("utf-8", "surrogatepass"), OWNER))
 
 
 @given(IDS, TEXT, JSON, st.dictionaries(TEXT, JSON, max_size=3))
@@ -38,7 +37,7 @@ def test_a_request_names_its_server_and_the_id_comes_back(
     found = renamed(json.dumps(message))
     owner = read_owner(found["id"])
     assert owner is not None
-    assert owner.server == "ns/one"
+    assert (owner.server, owner.ticket) == ("ns/one", "tick-et_")
     assert json.loads(owner.id) == ident
     assert found == message | {"id": found["id"]}
 
@@ -51,7 +50,7 @@ def test_answers_and_notifications_pass_as_they_came(ident: Any, value: Any, mor
         {**more, "jsonrpc": "2.0", "method": "notifications/message", "params": value},
     ):
         text = json.dumps(message, ensure_ascii=True).encode()
-        assert name_owner(text, SERVER) == text
+        assert name_owner(text, OWNER) == text
 
 
 @given(IDS)
@@ -70,26 +69,28 @@ def test_what_is_no_message_passes_as_it_came(body: bytes) -> None:
         value = None
     if not isinstance(value, dict) or "method" not in value:
         line = b"data:" + body.replace(b"\n", b"").replace(b"\r", b"") + b"\n"
-        assert name_owners(b"", line, SERVER) == (line, b"") or b'"method"' in line
+        assert name_owners(b"", line, OWNER) == (line, b"") or b'"method"' in line
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(0, 300), max_size=6))
 def test_bytes_come_out_in_their_order_however_they_are_cut(parts: list[bytes], cuts: list[int]) -> None:
-    request = b'data: {"jsonrpc":"2.0","id":1,"method":"ping"}\r\n\n'
+    request = b'id: 7\ndata: {"jsonrpc":"2.0","id":1,"method":"ping"}\r\n\n'
     stream = b"\n".join(parts) + b"\r" + request
-    whole, rest = name_owners(b"", stream, SERVER)
+    whole, rest = name_owners(b"", stream, OWNER)
     out, held, edges = b"", b"", [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     for start, end in pairwise(edges):
-        done, held = name_owners(held, stream[start:end], SERVER)
+        done, held = name_owners(held, stream[start:end], OWNER)
         out += done
     assert (out, held) == (whole, rest)
-    assert whole.endswith(b'data: {"jsonrpc":"2.0","id":"mcpgw:ns/one:1","method":"ping"}\r\n\n')
+    assert whole.endswith(
+        b'id: mcpgw:ns/one:tick-et_:7\ndata: {"jsonrpc":"2.0","id":"mcpgw:ns/one:tick-et_:1","method":"ping"}\r\n\n'
+    )
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
 def test_every_end_of_a_line(ending: bytes) -> None:
     line = b'data: {"jsonrpc":"2.0","id":1,"method":"ping"}' + ending + ending
-    assert name_owners(b"", line, SERVER) == (line.replace(b'"id":1', b'"id":"mcpgw:ns/one:1"'), b"")
+    assert name_owners(b"", line, OWNER) == (line.replace(b'"id":1', b'"id":"mcpgw:ns/one:tick-et_:1"'), b"")
 
 
 @given(IDS, TEXT)
@@ -98,17 +99,23 @@ def test_the_sidecar_names_owners_as_envoy_does(ident: Any, method: str) -> None
         {"jsonrpc": "2.0", "id": ident, "method": method or "m"},
         {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": ident}},
         {"jsonrpc": "2.0", "method": "notifications/message", "params": {"requestId": ident}},
+        {"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"a": 1, "_meta": {"x": [], "progressToken": ident}}},
+        {"method": "m", "params": {"_meta": {"progressToken": ident, "y": {}}}, "id": ident, "jsonrpc": "2.0"},
+        {"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"_meta": 5, "progressToken": ident}},
+        {"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"_meta": {"x": 1}}},
+        {"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"_meta": dict.fromkeys(map(str, range(1001)))}},
+        {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {}},
     ):
         text = json.dumps(message)
         parsed = parse_message(text)
         assert isinstance(parsed, Request | Notification)
-        ours = owners.name_owner(parsed, ServerName("ns/one"))
+        ours = owners.name_owner(parsed, OWNER.decode())
         assert json.loads(ours) == renamed(text)
 
 
 def test_a_line_over_the_limit_passes_as_it_came() -> None:
     line = b'data: {"jsonrpc":"2.0","id":1,"method":"x","params":"' + b"y" * (2 << 20)
-    assert name_owners(b"", line, SERVER) == (line, b"")
+    assert name_owners(b"", line, OWNER) == (line, b"")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +125,13 @@ def test_a_line_over_the_limit_passes_as_it_came() -> None:
         "mcpgw:",
         "mcpgw:a",
         "mcpgw::1",
-        "mcpgw:a:",
-        "mcpgw:a:[1]",
-        "mcpgw:a:x",
-        'mcpgw:a:1,"x":2',
-        "mcpgw:a: 1",
+        "mcpgw:a:t",
+        "mcpgw:a:t:",
+        "mcpgw:a:t:[1]",
+        "mcpgw:a:t:x",
+        'mcpgw:a:t:1,"x":2',
+        "mcpgw:a:t: 1",
+        "mcpgw::t:1",
         5,
         None,
         [1],
@@ -130,3 +139,24 @@ def test_a_line_over_the_limit_passes_as_it_came() -> None:
 )
 def test_other_ids_name_nobody(ident: object) -> None:
     assert read_owner(ident) is None
+
+
+@given(st.text(st.characters(blacklist_characters="\r\n\0", blacklist_categories=("Cs",)), max_size=20))
+def test_the_id_of_an_event_names_its_owner_and_comes_back(ident: str) -> None:
+    line = f"id: {ident}\n".encode()
+    found, held = name_owners(b"", line, OWNER)
+    assert held == b""
+    if not ident or ident.startswith(" "):
+        assert found == line
+        return
+    owner = read_event_owner(found.decode().removeprefix("id: ").removesuffix("\n"))
+    assert owner is not None
+    assert (owner.server, owner.ticket, owner.id) == ("ns/one", "tick-et_", ident)
+
+
+@pytest.mark.parametrize("token", [1, "t", 9007199254740993])
+def test_progress_of_the_client_names_the_server_that_asked(token: Any) -> None:
+    message = {"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {"_meta": {"progressToken": token}}}
+    owner = read_owner(renamed(json.dumps(message))["params"]["_meta"]["progressToken"])
+    assert owner is not None
+    assert json.loads(owner.id) == token

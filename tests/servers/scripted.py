@@ -45,6 +45,7 @@ class ScriptedServer:
         self.raw_list: Callable[[str | None], str] | None = None
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler, Any], bool]] = {}
         self.status: int | None = None
+        self.resumes: Callable[[BaseHTTPRequestHandler], bool] | None = None
         self.delay = 0.0
         self.keeps_sessions = True
         self.offers_stream = True
@@ -74,6 +75,10 @@ class ScriptedServer:
 
     def calls(self, method: str) -> list[Arrived]:
         return [request for request in self.requests if request.method == method]
+
+    def knows(self, handler: BaseHTTPRequestHandler) -> bool:
+        """Whether a request comes in one of its sessions."""
+        return handler.headers.get("mcp-session-id") in self.sessions
 
     def notify(self, method: str) -> None:
         """Send a notification on every open stream."""
@@ -155,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server_object
         server.requests.append(Arrived("GET", self.path, {k.lower(): v for k, v in self.headers.items()}, b""))
+        if server.resumes is not None and self.headers.get("last-event-id") and server.resumes(self):
+            return
         if not server.offers_stream:
             self.send(405, b"")
             return

@@ -1,0 +1,174 @@
+"""The notification streams of clients, under a clock that jumps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from mcpgw_sidecar.broker.app import KEEP_ALIVE_INTERVAL, _wait_streamed
+from mcpgw_sidecar.broker.streams import COALESCE, COLLECT, MAX_RELAYED, PER_SESSION, Stream, Streams
+from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
+from mcpgw_sidecar.model.kinds import TOOL
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol.jsonrpc import notification_text
+from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, SseParser
+from mcpgw_sidecar.runtime.watch import Watched
+
+
+def snapshot(*names: str) -> Snapshot:
+    server = Server(name=ServerName("s"), url="http://h", hostname="h")
+    tools = [read_item(TOOL, f'{{"name":"{name}","inputSchema":{{"type":"object"}}}}') for name in names]
+    return federate(
+        (server,), {server.name: Discovered({"tool": tuple(tool for tool in tools if isinstance(tool, Item))})}
+    ).snapshot
+
+
+def greeted(streams: Streams, session: str) -> Stream:
+    """A stream of a session that was born here."""
+    streams.greet(session)
+    return streams.open(session)
+
+
+async def test_changes_that_come_together_are_one_notification(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    live = Watched(EMPTY)
+    streams = Streams(live)
+    stream, other = greeted(streams, "a"), greeted(streams, "b")
+    told = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(streams.wait_notifying)
+        await wait_all_tasks_blocked()
+        for number in range(10):
+            live.publish(snapshot(f"t{number}"))
+            await trio.sleep(COLLECT / 20)
+        await stream.wait_news()
+        await other.wait_news()
+        assert stream.pending == other.pending == {TOOL.changed}
+        while stream.next_event() is not None:
+            pass
+        await trio.sleep(10 * COALESCE)
+        assert not stream.pending
+        for number in range(20):  # a change every tenth of a second: one notification in half of one
+            live.publish(snapshot(f"u{number}"))
+            await trio.sleep(0.1)
+            told += stream.next_event() is not None
+        assert 3 <= told <= 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_change_that_was_taken_back_is_none(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    live = Watched(snapshot("a"))
+    streams = Streams(live)
+    stream = greeted(streams, "s")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(streams.wait_notifying)
+        await wait_all_tasks_blocked()
+        live.publish(snapshot("b"))
+        await trio.sleep(COLLECT / 3)
+        live.publish(snapshot("a"))
+        await trio.sleep(10 * COALESCE)
+        assert not stream.pending
+        nursery.cancel_scope.cancel()
+
+
+def test_a_message_goes_to_the_newest_stream_and_is_not_lost_with_it() -> None:
+    streams = Streams(Watched(EMPTY))
+    old, new = greeted(streams, "s"), streams.open("s")
+    streams.send("s", b"1")
+    assert (list(old.relayed), list(new.relayed)) == ([], [b"1"])
+    streams.discard(new)
+    assert list(old.relayed) == [b"1"]
+    streams.discard(old)
+    assert list(streams.open("s").relayed) == [b"1"]
+    streams.end_session("s")
+    assert streams._clients == {}
+
+
+def events(stream: Stream) -> list[tuple[str, str]]:
+    """Id and data of everything that waits on a stream."""
+    found = []
+    while (event := stream.next_event()) is not None:
+        (parsed,) = SseParser(1 << 20).feed(event)
+        found.append((parsed.id or "", parsed.data))
+    return found
+
+
+def test_who_comes_back_is_told_what_changed_since() -> None:
+    live = Watched(snapshot("a"))
+    streams = Streams(live)
+    stream = greeted(streams, "s")
+    (first,) = SseParser(1 << 20).feed(stream.first_event())
+    assert (first.data, events(stream)) == ("", [])
+    streams.discard(stream)
+    assert events(streams.open("s", first.id or "")) == []
+    live.publish(snapshot("b"))
+    elsewhere = Streams(live)  # another process, or this one after a restart
+    for told in (streams.open("s"), elsewhere.open("s", first.id or "")):
+        assert [data for _, data in events(told)] == [notification_text(TOOL.changed).decode()]
+    assert len(events(Streams(live).open("s"))) == 3, "nobody knows what it knows: all lists may have changed"
+
+
+def test_messages_that_went_down_with_a_stream_come_again_on_the_one_that_resumes_it() -> None:
+    streams = Streams(Watched(EMPTY))
+    stream = greeted(streams, "s")
+    for text in (b"1", b"2", b"3"):
+        streams.send("s", text)
+    sent = events(stream)
+    streams.discard(stream)
+    assert [data for _, data in events(streams.open("s", sent[0][0]))] == ["2", "3"]
+    assert events(streams.open("s", sent[2][0])) == []
+    assert events(streams.open("s")) == [], "another stream is never sent them"
+
+
+@pytest.mark.parametrize("event_id", ["", "x", "a.b.c", "mcpgw:ns/one:t:1", f"a.{10**30}.x", "a.1.x", "a.\u0661.x"])
+def test_an_id_of_somebody_else_resumes_nothing(event_id: str) -> None:
+    streams = Streams(Watched(EMPTY))
+    greeted(streams, "s")
+    assert len(events(streams.open("s", event_id))) in {0, 3}
+
+
+def test_streams_of_one_session_are_bounded() -> None:
+    streams = Streams(Watched(EMPTY))
+    opened = [streams.open("s") for _ in range(PER_SESSION + 1)]
+    assert [stream.closed for stream in opened] == [True] + [False] * PER_SESSION
+    streams.end_session("s")
+    assert all(stream.closed for stream in opened)
+
+
+async def test_a_silent_stream_is_kept_alive(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    sent: list[bytes] = []
+
+    async def send(event: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        sent.append(event.get("body", b""))
+
+    stream = greeted(Streams(Watched(EMPTY)), "s")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_wait_streamed, send, stream, KEEP_ALIVE)
+        await trio.sleep(3 * KEEP_ALIVE_INTERVAL + 1)
+        stream.send(b'{"a":1}')
+        stream.tell(TOOL.changed, "")
+        await wait_all_tasks_blocked()
+        stream.close()
+    assert sent[:5] == [b"", KEEP_ALIVE, KEEP_ALIVE, KEEP_ALIVE, KEEP_ALIVE]
+    assert sent[5].endswith(b'event: message\ndata: {"a":1}\n\n')
+    assert TOOL.changed.encode() in sent[6]
+    assert sent[7:] == [b""]
+
+
+def test_a_client_that_does_not_read_loses_the_oldest_alone() -> None:
+    streams = Streams(Watched(EMPTY))
+    slow, other = greeted(streams, "slow"), greeted(streams, "other")
+    for number in range(MAX_RELAYED + 5):
+        streams.send("slow", b"%d" % number)
+    streams.send("other", b"x")
+    streams.send("nobody", b"x")
+    assert (len(slow.relayed), slow.relayed[0], list(other.relayed)) == (MAX_RELAYED, b"5", [b"x"])

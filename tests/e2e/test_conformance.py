@@ -1,0 +1,69 @@
+"""The suite @modelcontextprotocol/conformance in server mode, through Envoy and gateway: every check of the stateful era."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import NODE, NODE_PARTS
+from tests.e2e.stack import ROOT, Process, entry, environment, free_ports, gateway, wait_until
+
+SUITE = NODE_PARTS / "node_modules/@modelcontextprotocol/conformance/dist/index.js"
+SCENARIOS = {
+    "2025-11-25": 33,
+    "2025-06-18": 27,
+    "2025-03-26": 1,
+}  # that the suite has, those that it does not score among them
+
+
+@pytest.fixture(scope="module")
+def fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The upstream with the suite's tools, prompts and resources; gives its URL."""
+    port = free_ports(1)[0]
+    log = tmp_path_factory.mktemp("fixtures") / "log"
+    process = Process([sys.executable, "-m", "tests.servers.conformance", str(port)], log)
+    try:
+        wait_until(lambda: _listens(port), "the suite's fixtures")
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        process.stop()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("version", SCENARIOS)
+@pytest.mark.parametrize("beside", [None, "e_"])
+def test_no_check_fails(fixtures: str, everything: str, tmp_path: Path, beside: str | None, version: str) -> None:
+    servers = [entry("ns/fixtures", fixtures)]
+    if beside is not None:
+        servers.append(entry("ns/everything", everything, beside))
+    with gateway(tmp_path, servers) as running:
+        wait_until(lambda: all(server["ready"] for server in running.status()["servers"]))
+        found = conformance(running.url, tmp_path / "out", version)
+    failed = [check for check in found if check["status"] in {"FAILURE", "WARNING"}]
+    assert failed == []
+    assert len({check["scenario"] for check in found}) == SCENARIOS[version]
+
+
+def conformance(url: str, out: Path, version: str) -> list[dict[str, str]]:
+    """All checks of the suite at one version of the protocol, each with its scenario."""
+    asked = ["--requirements", version] if version == "2025-11-25" else ["--suite", "all", "--spec-version", version]
+    command = [str(NODE), str(SUITE), "server", "--url", url.replace("127.0.0.1", "localhost"), *asked, "-o", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment(), check=False)
+    found = [
+        {**check, "scenario": directory.name}
+        for directory in sorted(out.iterdir())
+        for check in json.loads((directory / "checks.json").read_text())
+    ]
+    assert found, done.stdout + done.stderr
+    assert done.returncode == 0, [check for check in found if check["status"] == "FAILURE"]
+    return found
