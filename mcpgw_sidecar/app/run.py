@@ -19,6 +19,7 @@ from mcpgw_sidecar.app.readiness import Readiness
 from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, key_file
 from mcpgw_sidecar.app.tasks import loaded, raise_file_limit, wait_configuration, wait_keys, wait_signals
 from mcpgw_sidecar.broker.app import BrokerApp
+from mcpgw_sidecar.broker.batches import BatchRunner
 from mcpgw_sidecar.broker.client import UpstreamClient
 from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.broker.pool import HttpClients
@@ -30,7 +31,6 @@ from mcpgw_sidecar.config.keys import KeyFile
 from mcpgw_sidecar.config.source import load
 from mcpgw_sidecar.envoyfiles.verdict import Verdict, wait_reading
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles
-from mcpgw_sidecar.extproc.grpc import GrpcServer
 from mcpgw_sidecar.extproc.service import Router
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
@@ -61,13 +61,14 @@ class _Parts:
     metrics: Metrics
     written: EnvoyFiles | None
     keys: KeyFile
+    client: UpstreamClient
     streams: Streams
     directory: Directory
     supervisor: Supervisor
     ready: Readiness
 
-    def router(self) -> GrpcServer:
-        """The router's server."""
+    def router(self) -> Router:
+        """The router."""
         return Router(
             snapshot=lambda: self.values.live.value,
             started=self.ready,
@@ -75,10 +76,13 @@ class _Parts:
             guard=guard(self.settings),
             metrics=self.metrics,
             debug=self.settings.debug,
-        ).server()
+        )
 
-    def broker(self) -> BrokerApp:
-        """The broker's application."""
+    def broker(self, router: Router) -> BrokerApp:
+        """The broker's application; it has the messages of a batch decided by the router."""
+        batches = BatchRunner(
+            client=self.client, directory=self.directory, decide=router.wait_decided, silence=self.settings.call_timeout
+        )
         return BrokerApp(
             live=self.values.live,
             started=self.ready,
@@ -87,6 +91,7 @@ class _Parts:
             guard=guard(self.settings),
             metrics=self.metrics,
             max_body=self.settings.max_body,
+            batches=batches,
         )
 
     def admin(self) -> AdminApp:
@@ -141,9 +146,9 @@ async def wait_running(settings: Settings) -> None:
         await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain_time=0.0))
         async with trio.open_nursery() as serving:
             forever.start_soon(wait_signals, stop, parts.ready, parts.streams)
-            drain = settings.drain_time
-            await serving.start(partial(parts.router().serve, router_listener, stop, drain_time=drain))
-            await serving.start(partial(http.serve, parts.broker(), broker_listener, stop, drain_time=drain))
+            drain, router = settings.drain_time, parts.router()
+            await serving.start(partial(router.server().serve, router_listener, stop, drain_time=drain))
+            await serving.start(partial(http.serve, parts.broker(router), broker_listener, stop, drain_time=drain))
             log.info("Listening", router=str(router_at), broker=str(broker_at), admin=str(admin_at))
             parts.start(forever)
         log.info("Drained")
@@ -184,6 +189,7 @@ def _built(  # everything that is made of everything
         metrics=metrics,
         written=written,
         keys=keys,
+        client=client,
         streams=streams,
         directory=directory,
         supervisor=supervisor,

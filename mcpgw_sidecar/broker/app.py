@@ -12,6 +12,7 @@ from typing import Any, assert_never
 import trio
 
 from mcpgw_sidecar.broker import methods
+from mcpgw_sidecar.broker.batches import BatchRunner, is_asking, split
 from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.broker.streams import Stream, Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
@@ -34,12 +35,14 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Request,
     Response,
     error_text,
+    is_batch,
     parse_message,
     result_text,
 )
 from mcpgw_sidecar.protocol.owners import owner_text
-from mcpgw_sidecar.protocol.sse import KEEP_ALIVE
+from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes
 from mcpgw_sidecar.protocol.versions import PRIMED
+from mcpgw_sidecar.routing.stateful import takes_batches
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -49,6 +52,7 @@ HEAL = "/heal"
 SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
 _JSON = (b"content-type", b"application/json")
+_EVENT_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
 _OK = 200
 
 
@@ -65,6 +69,7 @@ class BrokerApp:
         guard: Guard,
         metrics: Metrics,
         max_body: int,
+        batches: BatchRunner,
     ) -> None:
         self._live = live
         self._started = started
@@ -73,6 +78,7 @@ class BrokerApp:
         self._guard = guard
         self._metrics = metrics
         self._max_body = max_body
+        self._batches = batches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. A bug of ours ends in a 500 and a line with its traceback, never in silence."""
@@ -133,8 +139,11 @@ class BrokerApp:
             message = "Unsupported media type: send application/json"
             await _wait_rejected(send, Reject(status=415, code=INVALID_REQUEST, message=message))
             return
-        parsed = parse_message(body)
         await self._started.wait_over()  # a list before that would be one without most servers, and look like all
+        if is_batch(body) and takes_batches(self._directory.lookup(headers.get(h.SESSION))):
+            await self._wait_batch(headers, body, send)
+            return
+        parsed = parse_message(body)
         answered = self._answered(headers, parsed)
         method = getattr(parsed, "method", "")
         log.debug("Processing request", method=method)
@@ -151,6 +160,28 @@ class BrokerApp:
                 outcome = "ok"
                 await _wait_sent(send, 202, b"")
         self._metrics.answered(method=method, server=BROKER, outcome=outcome, seconds=time.perf_counter() - started)
+
+    async def _wait_batch(self, headers: dict[str, str], body: bytes, send: Send) -> None:
+        texts = split(body)
+        if isinstance(texts, Reject):
+            await _wait_rejected(send, texts)
+            return
+
+        async def wait_own(message: Message) -> bytes | None:
+            answered = self._answered(headers, message)
+            ident = message.id if isinstance(message, Request) else NULL
+            match answered:
+                case Reject():
+                    return error_text(answered.id, answered.code, answered.message, answered.data)
+                case methods.Result(result):
+                    return result_text(ident, result)
+                case None:
+                    return None
+
+        give, take = trio.open_memory_channel[bytes](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._batches.wait_run, texts, headers, wait_own, give)
+            await _wait_batch_sent(send, take, events="text/event-stream" in headers.get("accept", "") and is_asking(texts))
 
     def _answered(self, headers: dict[str, str], parsed: Message | Malformed) -> methods.Result | Reject | None:
         """The rungs from the message on; None for a message that wants no answer."""
@@ -219,8 +250,7 @@ class BrokerApp:
 
 
 async def _wait_streamed(send: Send, stream: Stream, first: bytes) -> None:
-    start = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-    await send({"type": "http.response.start", "status": _OK, "headers": start})
+    await send({"type": "http.response.start", "status": _OK, "headers": _EVENT_STREAM})
 
     def chunk(body: bytes) -> dict[str, Any]:
         return {"type": "http.response.body", "body": body, "more_body": True}
@@ -233,6 +263,19 @@ async def _wait_streamed(send: Send, stream: Stream, first: bytes) -> None:
             await send(chunk(KEEP_ALIVE))
         while not stream.closed and (event := stream.next_event()) is not None:
             await send(chunk(event))
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _wait_batch_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes], *, events: bool) -> None:
+    """Answers as events as they come, or as one array; 202 when there is none."""
+    if not events:
+        found = [answer async for answer in answers]
+        await _wait_sent(send, _OK if found else 202, b"[%b]" % b",".join(found) if found else b"")
+        return
+    await send({"type": "http.response.start", "status": _OK, "headers": _EVENT_STREAM})
+    await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+    async for answer in answers:
+        await send({"type": "http.response.body", "body": event_bytes(answer), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 

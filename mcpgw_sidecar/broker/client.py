@@ -7,7 +7,8 @@ UpstreamError with a reason; nothing else leaves this module.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class UpstreamClient:
             async with self._exchange(server, "POST", request_text(0, "initialize", params), headers) as answer:
                 await _wait_checked(answer)
                 session_id = answer.headers.get(h.SESSION)
-                result = _result_members(await self._wait_response(server, answer, None, headers))
+                result = _result_members(await _wait_response(answer, _wait_unheard))
             values: dict[str, Any] = {member.key: member.value for member in result}
             version: Any = values.get("protocolVersion")
             if version not in STATEFUL:
@@ -128,8 +129,27 @@ class UpstreamClient:
         with self._limited(server, method):
             async with self._exchange(server, "POST", request_text(1, method, params), extra) as answer:
                 await _wait_checked(answer)
-                message = await self._wait_response(server, answer, session, headers)
+                message = await _wait_response(answer, partial(self._wait_replied, server, session, headers))
         return message.text, _result_members(message)
+
+    async def wait_forwarded(
+        self,
+        server: Server,
+        session: UpstreamSession,
+        message: bytes,
+        headers: Mapping[str, str],
+        wait_heard: Callable[[Request | Notification], Awaitable[None]],
+        *,
+        silence: float | None,
+    ) -> bytes:
+        """Send a client's request as it is and give its answer as it came; `wait_heard` gets what the server says before that.
+
+        `silence` is the longest pause of the server in seconds, None for none. Raises UpstreamError.
+        """
+        async with self._exchange(server, "POST", message, _with_session(session, headers), silence=silence) as answer:
+            await _wait_checked(answer)
+            response = await _wait_response(answer, wait_heard)
+        return response.text.replace("\r", " ").replace("\n", " ").encode()
 
     async def wait_events(
         self,
@@ -149,7 +169,7 @@ class UpstreamClient:
         """
         extra = {**_with_session(session, headers), **position.headers, "accept": _EVENT_STREAM}
         position.last_id = None  # a server that refuses to go on from there is asked for a new stream next time
-        async with self._exchange(server, "GET", None, extra, streaming=True) as answer:
+        async with self._exchange(server, "GET", None, extra, silence=None) as answer:
             if answer.status_code in _NO_STREAM:
                 return False
             await _wait_checked(answer)
@@ -160,7 +180,7 @@ class UpstreamClient:
             async with contextlib.aclosing(_events(answer, position)) as messages:
                 async for message in messages:
                     if own and isinstance(message, Request):
-                        await self._wait_replied(server, session, message, headers)
+                        await self._wait_replied(server, session, headers, message)
                     else:
                         handle(message)
             return True
@@ -204,10 +224,9 @@ class UpstreamClient:
         body: bytes | None,
         headers: Mapping[str, str],
         *,
-        streaming: bool = False,
+        silence: float | None = REQUEST_TIMEOUT,
     ) -> AsyncIterator[httpx2.Response]:
         http = await self.http.wait_for(server)
-        silence = None if streaming else self.timeout
         sent = {name.encode("latin-1"): value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
         if body is not None:
             sent[b"content-type"] = b"application/json"
@@ -219,7 +238,7 @@ class UpstreamClient:
             if isinstance(error, httpx2.ConnectTimeout):
                 message = f"cannot be reached: no connection within {CONNECT_TIMEOUT:.0f} s"
                 raise UpstreamError("Unreachable", message) from None
-            raise UpstreamError("Timeout", f"was silent for {self.timeout:g} s") from None
+            raise UpstreamError("Timeout", f"was silent for {silence or self.timeout:g} s") from None
         except httpx2.ConnectError as error:
             raise UpstreamError("Unreachable", f"cannot be reached: {_words(error)}") from None
         except httpx2.LocalProtocolError:  # its words repeat the header, and that may be a credential
@@ -229,30 +248,12 @@ class UpstreamClient:
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise UpstreamError("BadAnswer", f"broke off or answered no HTTP: {_words(error)}") from None
 
-    async def _wait_response(
-        self, server: Server, answer: httpx2.Response, session: UpstreamSession | None, headers: Mapping[str, str]
-    ) -> Response:
-        match _kind(answer):
-            case "application/json":
-                message = parse_message(await _wait_body(answer))
-                if isinstance(message, Response):
-                    return message
-                raise UpstreamError("BadAnswer", f"answered no JSON-RPC response: {_fault(message)}")
-            case "text/event-stream":
-                async with contextlib.aclosing(_events(answer)) as messages:
-                    async for message in messages:
-                        if isinstance(message, Response):
-                            return message
-                        if isinstance(message, Request) and session is not None:
-                            await self._wait_replied(server, session, message, headers)
-                raise UpstreamError("BadAnswer", "ended its event stream before the answer")
-            case other:
-                raise UpstreamError("BadAnswer", f"answered with content type {other or 'none'!r} instead of JSON or events")
-
     async def _wait_replied(
-        self, server: Server, session: UpstreamSession, request: Request, headers: Mapping[str, str]
+        self, server: Server, session: UpstreamSession, headers: Mapping[str, str], request: Request | Notification
     ) -> None:
         """Answer a server's request to the broker itself: it can be pinged, and has no roots."""
+        if isinstance(request, Notification):
+            return
         known = _OWN_ANSWERS.get(request.method)
         if known is not None:
             reply = result_text(request.id, known)
@@ -260,6 +261,30 @@ class UpstreamClient:
             reply = error_text(request.id, METHOD_NOT_FOUND, f"The broker does not offer {request.method[:100]}")
         async with self._exchange(server, "POST", reply, _with_session(session, headers)):
             pass
+
+
+async def _wait_unheard(_message: Request | Notification) -> None:
+    """Before a session stands there is nothing to answer with."""
+
+
+async def _wait_response(
+    answer: httpx2.Response, wait_heard: Callable[[Request | Notification], Awaitable[None]]
+) -> Response:
+    match _kind(answer):
+        case "application/json":
+            message = parse_message(await _wait_body(answer))
+            if isinstance(message, Response):
+                return message
+            raise UpstreamError("BadAnswer", f"answered no JSON-RPC response: {_fault(message)}")
+        case "text/event-stream":
+            async with contextlib.aclosing(_events(answer)) as messages:
+                async for message in messages:
+                    if isinstance(message, Response):
+                        return message
+                    await wait_heard(message)
+            raise UpstreamError("BadAnswer", "ended its event stream before the answer")
+        case other:
+            raise UpstreamError("BadAnswer", f"answered with content type {other or 'none'!r} instead of JSON or events")
 
 
 def _names(declared: object) -> frozenset[str]:

@@ -238,7 +238,7 @@ class Directory:
             )
         except UpstreamError as error:
             log.warning("Upstream session not opened", server=server.name, reason=error.reason, error=str(error))
-            opening.failed = _rejection(server, error)
+            opening.failed = rejection(server, error)
         except Exception:  # a bug of ours costs this call, not the process
             log.exception("Opening a session failed", server=server.name)
             message = "Internal error of the gateway"
@@ -281,7 +281,8 @@ def _can_be_asked(session: Session) -> bool:
     return not declared.isdisjoint(_ASKABLE)
 
 
-def _rejection(server: Server, error: UpstreamError) -> Reject:
+def rejection(server: Server, error: UpstreamError) -> Reject:
+    """What a client is told of a server's failure."""
     status = _STATUS.get(error.reason) or (error.status if error.reason == "Unauthorized" else None) or _BAD_GATEWAY
     message = f"MCP server {server.name} {error}"
     if error.reason == "Unreachable":

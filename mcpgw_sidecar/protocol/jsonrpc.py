@@ -28,6 +28,7 @@ SERVER_ERROR = -32000
 RESOURCE_NOT_FOUND = -32002
 UNSUPPORTED_VERSION = -32022
 
+SPACES = 64  # bytes in front of a batch that are looked through
 _INTO = frozenset({"params", "result"})
 _DECIDING = ("jsonrpc", "id", "method", "params", "result", "error")
 
@@ -85,6 +86,11 @@ def _is_id(value: object) -> bool:
     return isinstance(value, str | float) and not isinstance(value, bool)
 
 
+def is_batch(body: bytes) -> bool:
+    """Whether a body is an array of messages: version 2025-03-26 alone has these."""
+    return body[:SPACES].lstrip(b" \t\r\n")[:1] == b"["
+
+
 def parse_message(body: bytes | str) -> Message | Malformed:
     """Classify one message (the ladder above)."""
     try:
@@ -94,7 +100,7 @@ def parse_message(body: bytes | str) -> Message | Malformed:
     try:
         members = parse_object(text, into=_INTO)
     except JsonTextError as error:
-        if text.lstrip(" \t\r\n")[:1] == "[":
+        if is_batch(text[:SPACES].encode()):
             return Malformed(INVALID_REQUEST, "Invalid Request: send one message, not a batch")
         code = INVALID_REQUEST if str(error) == "an object is expected" else PARSE_ERROR
         return Malformed(code, f"Parse error: {error}" if code == PARSE_ERROR else f"Invalid Request: {error}")

@@ -9,6 +9,9 @@ STATEFUL: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 
 LATEST_STATEFUL: Final = STATEFUL[-1]
 
+BATCHED: Final = "2025-03-26"
+"""The one version with batches (its basic, Batching)."""
+
 PRIMED: Final = "2025-11-25"
 """From this version on an event may have an id and no message (basic/transports, Sending Messages)."""
 

@@ -11,7 +11,7 @@ from mcpgw_sidecar.model.decisions import Decision, HttpRequest, Reject, ToBroke
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.protocol import headers
 from mcpgw_sidecar.protocol.eras import Era, classify
-from mcpgw_sidecar.protocol.jsonrpc import Malformed, Notification, Request, Response, parse_message
+from mcpgw_sidecar.protocol.jsonrpc import Malformed, Notification, Request, Response, is_batch, parse_message
 from mcpgw_sidecar.routing import stateful
 
 
@@ -22,6 +22,8 @@ def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | Ses
     """
     if request.headers.get(":method") == "GET":
         return stateful.decide_resume(request.headers.get(headers.LAST_EVENT, ""), snapshot, session)
+    if is_batch(request.body) and stateful.takes_batches(session):
+        return ToBroker(method="")  # which takes it apart and has each message decided
     match parse_message(request.body):
         case Malformed(code, message, ident):
             return Reject(status=400, code=code, message=message, id=ident)

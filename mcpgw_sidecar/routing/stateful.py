@@ -29,6 +29,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, only, parse_object
 from mcpgw_sidecar.protocol.owners import Owner, owner_text, read_event_owner, read_owner
+from mcpgw_sidecar.protocol.versions import BATCHED
 
 SUBSCRIBE, UNSUBSCRIBE = "resources/subscribe", "resources/unsubscribe"
 TARGETS = {
@@ -60,6 +61,11 @@ class _Named:
 def is_addressed(method: str) -> bool:
     """Whether one server answers this method."""
     return method in TARGETS or method == COMPLETE
+
+
+def takes_batches(session: SessionState | SessionFault) -> bool:
+    """Whether this client's version has batches."""
+    return isinstance(session, SessionState) and session.session.protocol_version == BATCHED
 
 
 def decide_request(request: Request, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:

@@ -1,0 +1,144 @@
+"""Batches, which 2025-03-26 alone has: every message is carried as if it had come alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mcpgw_sidecar.broker.batches import MAX_BATCH
+from tests.e2e.stack import Client, Gateway, entry, gateway, wait_until
+from tests.e2e.test_server_requests import Asking
+from tests.servers.scripted import ScriptedServer
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[ScriptedServer, ScriptedServer]]:
+    schema = {"type": "object"}
+    with (
+        ScriptedServer({"name": "one", "inputSchema": schema}) as one,
+        ScriptedServer({"name": "two", "inputSchema": schema}) as two,
+    ):
+        yield one, two
+
+
+@pytest.fixture(scope="module")
+def running(
+    servers: tuple[ScriptedServer, ScriptedServer], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    one, two = servers
+    with gateway(tmp_path_factory.mktemp("batch"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as found:
+        yield found
+
+
+@pytest.fixture
+def client(running: Gateway) -> Iterator[Client]:
+    with Client(running.url, version="2025-03-26") as found:
+        yield found
+
+
+def call(name: str, ident: Any, **arguments: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": ident, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+
+
+def events(text: str) -> dict[Any, Any]:
+    """The answers of an event stream by their ids."""
+    messages = [json.loads(line[5:]) for line in text.splitlines() if line.startswith("data:")]
+    return {message["id"]: message for message in messages if "method" not in message}
+
+
+def test_each_message_gets_its_answer(client: Client, servers: tuple[ScriptedServer, ScriptedServer]) -> None:
+    one, two = servers
+    batch = [
+        call("a_one", 1, big=1),
+        call("b_two", "1", x="é"),
+        call("nope", 2),
+        {"jsonrpc": "2.0", "id": 3, "method": "tools/list"},
+        {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}},
+        {"jsonrpc": "2.0", "id": 4, "method": "ping"},
+        {"jsonrpc": "2.0", "id": 5, "method": "initialize", "params": {}},
+        5,
+    ]
+    response = client.send(batch)
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
+    found = events(response.text)
+    assert set(found) == {1, "1", 2, 3, 4, 5, None}
+    assert json.loads(found[1]["result"]["content"][0]["text"])["server"] == one.port
+    assert json.loads(found["1"]["result"]["content"][0]["text"]) == {"server": two.port, "name": "two", "arguments": {"x": "é"}}
+    assert found[2]["error"]["code"] == -32601
+    assert len(found[3]["result"]["tools"]) == 2
+    assert found[4]["result"] == {}
+    assert found[5]["error"]["code"] == found[None]["error"]["code"] == -32600
+    arrived = one.calls("tools/call")[-1]
+    assert arrived.headers["mcp-session-id"] in one.sessions
+    assert client.session not in str(arrived.headers)
+
+
+def test_a_client_without_events_gets_one_array(client: Client) -> None:
+    batch = [call("a_one", 1), {"jsonrpc": "2.0", "id": 2, "method": "ping"}]
+    response = client.send(batch, accept="application/json")
+    assert response.headers["content-type"] == "application/json"
+    assert {answer["id"] for answer in response.json()} == {1, 2}
+
+
+def test_notifications_alone_are_accepted(client: Client, servers: tuple[ScriptedServer, ScriptedServer]) -> None:
+    client.send([call("a_one", 1)])
+    told = {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}
+    response = client.send([told, told])
+    assert (response.status_code, response.content) == (202, b"")
+    wait_until(lambda: len(servers[0].calls("notifications/roots/list_changed")) == 2)
+
+
+def test_a_server_asks_in_a_batch_and_is_answered_in_another(
+    running: Gateway, client: Client, servers: tuple[ScriptedServer, ScriptedServer]
+) -> None:
+    asking = Asking(servers[0], 7)
+    try:
+        with (
+            Client(running.url) as other,
+            client.http.stream("POST", client.url, json=[call("a_one", 1)], headers=client.headers) as stream,
+        ):
+            lines = (json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:"))
+            asked = next(message for message in lines if message.get("method") == "elicitation/create")
+            reply = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
+            answered = other.http.post(other.url, json=[reply, reply | {"id": "nobody"}], headers=client.headers)
+            assert answered.status_code == 200
+            assert [each["id"] for each in answered.json()] == ["nobody"], "the one that nobody waits for is refused"
+            assert next(lines)["id"] == 1
+        assert asking.answers == [reply | {"id": 7}]
+    finally:
+        servers[0].answers.clear()
+
+
+def test_a_dead_session_is_healed_and_a_dead_server_named(
+    client: Client, servers: tuple[ScriptedServer, ScriptedServer]
+) -> None:
+    one, two = servers
+    client.send([call("a_one", 1), call("b_two", 2)])
+    one.sessions.clear()
+    two.status = 500
+    try:
+        found = events(client.send([call("a_one", 1), call("b_two", 2)]).text)
+    finally:
+        two.status = None
+    assert "result" in found[1]
+    assert "ns/two" in found[2]["error"]["message"]
+    assert found[2]["error"]["data"] == {"server": "ns/two", "reason": "HttpError"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [("[]", -32600), ("[1,", -32700), ("[" + ",".join(["1"] * (MAX_BATCH + 1)) + "]", -32600), ('["\ud800"', -32700)],
+)
+def test_what_is_no_batch(client: Client, body: str, code: int) -> None:
+    response = client.send(body.encode("utf-8", "surrogatepass"))
+    assert (response.status_code, response.json()["error"]["code"]) == (400, code)
+
+
+@pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25"])
+def test_later_versions_have_none(running: Gateway, version: str) -> None:
+    with Client(running.url, version=version) as other:
+        response = other.send([call("a_one", 1)])
+        assert (response.status_code, response.json()["error"]["code"]) == (400, -32600)
