@@ -173,7 +173,7 @@ def _built(  # everything that is made of everything
         lifetime=settings.session_lifetime,
         nursery=forever,
         servers=lambda: values.live.value.servers,
-        relay=Relay(client=client, streams=streams, nursery=forever),
+        relay=Relay(client=client, streams=streams, live=values.live, nursery=forever),
         streams=streams,
     )
     supervisor = Supervisor(

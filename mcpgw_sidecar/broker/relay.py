@@ -13,6 +13,7 @@ import trio
 
 from mcpgw_sidecar.broker.client import FORGOTTEN, Position, UpstreamClient
 from mcpgw_sidecar.broker.streams import Streams
+from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.names import ServerName
@@ -20,13 +21,16 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request
+from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.owners import name_owner, owner_text
 from mcpgw_sidecar.runtime.backoff import Backoff
+from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
 AGAIN = 0.5  # seconds before a stream that ended is opened again; doubled up to AGAIN_CAP
 AGAIN_CAP = 30.0
+_UPDATED = "notifications/resources/updated"
 _OURS = frozenset(kind.changed for kind in KINDS)
 
 
@@ -44,7 +48,8 @@ class _Listener:
 class Relay:
     """The open streams of clients' sessions with servers. `heal` is asked when a server has forgotten a session."""
 
-    def __init__(self, *, client: UpstreamClient, streams: Streams, nursery: trio.Nursery) -> None:
+    def __init__(self, *, client: UpstreamClient, streams: Streams, live: Watched[Snapshot], nursery: trio.Nursery) -> None:
+        self._live = live
         self._client = client
         self._streams = streams
         self._nursery = nursery
@@ -76,12 +81,22 @@ class Relay:
         for key in [key for key in self._listeners if key[1] == server]:
             self._listeners.pop(key).scope.cancel()
 
+    def _shown(self, message: Request | Notification, server: Server) -> Request | Notification:
+        """An update of a resource under the URI by which clients know it."""
+        if not isinstance(message, Notification) or message.method != _UPDATED:
+            return message
+        named = next((member for member in message.params or [] if member.key == "uri"), None)
+        shown = self._live.value.shown_uri(server.name, named.value) if named and isinstance(named.value, str) else None
+        if named is None or shown in {None, named.value}:
+            return message
+        return attrs.evolve(message, text=f"{message.text[: named.start]}{dumps(shown)}{message.text[named.end :]}")
+
     async def _wait_listening(self, key: tuple[str, ServerName], server: Server, listener: _Listener) -> None:
         def heard(message: Message) -> None:
             if isinstance(message, Request) or (isinstance(message, Notification) and message.method not in _OURS):
                 # One line: in JSON a line break outside of a string is a space, and inside of one it is escaped.
                 owner = owner_text(server.name, listener.upstream.ticket)
-                text = name_owner(message, owner).replace("\n", " ").replace("\r", " ")
+                text = name_owner(self._shown(message, server), owner).replace("\n", " ").replace("\r", " ")
                 self._streams.send(key[0], text.encode())
 
         again, position = Backoff(AGAIN, AGAIN_CAP), Position()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from mcpgw_sidecar.catalog.aliases import write_alias
 from mcpgw_sidecar.catalog.items import MAX_NAME, Item, Unusable
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot, build
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
@@ -87,13 +88,16 @@ def _claim(server: Server, offer: Discovered, owners: dict[str, dict[str, Owned]
     for kind in KINDS:
         prefix, taken = server.tool_prefix if kind.prefixed else "", owners[kind.name]
         for item in offer.items.get(kind.name, ()):
-            key = prefix + item.key
+            key, text = prefix + item.key, item.with_prefix(prefix)
             owner = taken.get(key)
+            if owner is not None and owner.server.name != server.name and not kind.prefixed:
+                key = write_alias(server.name, item.key)
+                owner, text = taken.get(key), item.with_key(key)
             if kind.prefixed and len(key) > MAX_NAME:
                 reason = f"{len(key)} characters with the prefix; {MAX_NAME} are allowed"
                 invalid.append(Invalid(kind=kind.name, name=key, reason=reason))
             elif owner is None:
-                taken[key] = Owned(key, server, item.key_text, item.with_prefix(prefix))
+                taken[key] = Owned(key, server, item.key_text, text)
                 owned.setdefault(kind.name, []).append(key)
             elif owner.server.name == server.name:
                 invalid.append(Invalid(kind=kind.name, name=key, reason="the server lists this name twice"))

@@ -41,6 +41,10 @@ class Item:
         """The key as its server writes it: what a request for the item has to carry."""
         return JsonText(self.text[self.key_start : self.key_end])
 
+    def with_key(self, key: str) -> str:
+        """The object with another key."""
+        return f"{self.text[: self.key_start]}{dumps(key)}{self.text[self.key_end :]}"
+
     def with_prefix(self, prefix: str) -> str:
         """The object with the prefix before the key (prefixes are plain ASCII: they need no escapes)."""
         inside = self.key_start + 1

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import attrs
 
 from mcpgw_sidecar.catalog import templates
+from mcpgw_sidecar.catalog.aliases import read_alias, write_alias
 from mcpgw_sidecar.catalog.items import MAX_URI
 from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, Kind
 from mcpgw_sidecar.model.names import JsonText, ServerName
@@ -77,12 +78,25 @@ class Snapshot:
         return self.lists[kind.name]
 
     def find(self, kind: Kind, key: str) -> Owned | None:
-        """Who owns a key; a URI that nobody lists belongs to the template that makes it."""
+        """Who owns a key; a URI that nobody lists belongs to the template that makes it, an alias to the server that it names."""
         found = self.of(kind).owned.get(key)
-        if found is None and kind is RESOURCE and len(key) <= MAX_URI:
-            made = templates.match(self.of(TEMPLATE).keys, key)
-            return self.of(TEMPLATE).owned[made] if made is not None else None
-        return found
+        if found is not None or kind is not RESOURCE or len(key) > MAX_URI:
+            return found
+        found = self._made(key)
+        alias = read_alias(key)
+        if found is not None or alias is None:
+            return found
+        own = self.of(kind).owned.get(alias[1]) or self._made(alias[1])
+        return own if own is not None and own.server.name == alias[0] else None
+
+    def _made(self, uri: str) -> Owned | None:
+        made = templates.match(self.of(TEMPLATE).keys, uri)
+        return self.of(TEMPLATE).owned[made] if made is not None else None
+
+    def shown_uri(self, server: ServerName, uri: str) -> str:
+        """A server's URI as its clients know it."""
+        owner = self.find(RESOURCE, uri)
+        return uri if owner is None or owner.server.name == server else write_alias(server, uri)
 
 
 def changes(old: str | None, new: str) -> list[str]:

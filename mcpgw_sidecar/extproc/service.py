@@ -14,6 +14,7 @@ import attrs
 from google.protobuf.text_format import MessageToString
 from grpclib.server import Stream
 
+from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
@@ -86,7 +87,9 @@ class Router:
     def _noticed(self, state: SessionState, decision: Forward) -> None:
         if decision.method in {SUBSCRIBE, UNSUBSCRIBE}:
             wanted = decision.method == SUBSCRIBE
-            self._sessions.subscribed(state.session, decision.server, decision.key, wanted=wanted)
+            alias = read_alias(decision.key)
+            uri = alias[1] if alias is not None and alias[0] == decision.server.name else decision.key
+            self._sessions.subscribed(state.session, decision.server, uri, wanted=wanted)
 
     async def _wait_stream(self, stream: Stream[ProcessingRequest, ProcessingResponse]) -> None:
         headers: dict[str, str] = {}

@@ -7,7 +7,8 @@
 | resource  | resources/list           | `uri`         | no             | resources/read                                 |
 | template  | resources/templates/list | `uriTemplate` | no             | resources/read of what it makes, completion    |
 
-URIs keep their value: they stand inside results that pass untouched, so a prefix would have to be known everywhere.
+URIs keep their value: they stand inside results that pass untouched, so a prefix would have to be known everywhere. Only where two
+servers claim the same one, the later one's is listed under an alias (catalog/aliases.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import attrs
 
-from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.catalog.aliases import read_alias
+from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot
 from mcpgw_sidecar.model.decisions import Decision, Forward, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
 from mcpgw_sidecar.model.names import NULL
@@ -27,7 +28,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Request,
     Response,
 )
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, only, parse_object
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only, parse_object
 from mcpgw_sidecar.protocol.owners import Owner, owner_text, read_event_owner, read_owner
 from mcpgw_sidecar.protocol.versions import BATCHED
 
@@ -86,8 +87,9 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState |
     if upstream is None:
         return OpenSession(server=owned.server, session=session.session, id=request.id)
     text = request.text
-    if named.kind.prefixed:  # a URI is the same on both sides
-        text = f"{text[: named.start]}{owned.upstream_key}{text[named.end :]}"
+    key = _upstream_key(named, owned)
+    if key is not None:
+        text = f"{text[: named.start]}{key}{text[named.end :]}"
     return Forward(
         server=owned.server,
         kind=named.kind,
@@ -100,6 +102,16 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState |
         owner=owner_text(owned.server.name, upstream.ticket),
         body=text.encode(),
     )
+
+
+def _upstream_key(named: _Named, owned: Owned) -> str | None:
+    """The key as its server has it, as JSON; None where it is what the client wrote: a URI that is no alias."""
+    if named.kind.prefixed:
+        return owned.upstream_key
+    alias = read_alias(named.key)
+    if alias is None:
+        return None
+    return owned.upstream_key if owned.key == named.key else dumps(alias[1])
 
 
 def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:

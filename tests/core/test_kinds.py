@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mcpgw_sidecar.catalog.aliases import write_alias
 from mcpgw_sidecar.catalog.federation import Discovered, federate
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.templates import match
@@ -27,6 +28,7 @@ def items(kind: Kind, *objects: dict[str, object]) -> tuple[Item, ...]:
     return tuple(item for item in read if isinstance(item, Item))
 
 
+ALIAS = write_alias(TWO.name, "")
 OFFERS = {
     ONE.name: Discovered(
         {
@@ -40,7 +42,9 @@ OFFERS = {
         {
             "prompt": items(PROMPT, {"name": "ask"}),
             "resource": items(RESOURCE, {"uri": "file:///x", "name": "other"}),
-            "template": items(TEMPLATE, {"uriTemplate": "db://{+any}", "name": "t"}),
+            "template": items(
+                TEMPLATE, {"uriTemplate": "db://{+any}", "name": "t"}, {"uriTemplate": "db://one/{table}", "name": "u"}
+            ),
         },
         capabilities=frozenset({"completions"}),
     ),
@@ -56,9 +60,10 @@ def ask(method: str, params: object) -> Decision:
 
 def test_names_take_the_prefix_and_uris_do_not() -> None:
     assert SNAPSHOT.of(PROMPT).keys == ("a_ask", "b_ask")
-    assert SNAPSHOT.of(RESOURCE).keys == ("file:///x",)
+    assert SNAPSHOT.of(RESOURCE).keys == ("file:///x", f"{ALIAS}file:///x")
     assert SNAPSHOT.of(RESOURCE).owned["file:///x"].server == ONE
-    assert FEDERATION.shares[TWO.name].conflicts[0].kind == "resource"
+    assert json.loads(SNAPSHOT.of(RESOURCE).owned[f"{ALIAS}file:///x"].text) == {"uri": f"{ALIAS}file:///x", "name": "other"}
+    assert FEDERATION.shares[TWO.name].conflicts == ()
     assert FEDERATION.shares[ONE.name].count(RESOURCE) == 1
     assert FEDERATION.shares[ONE.name].tools == ()
     assert SNAPSHOT.capabilities == {"prompts", "resources", "completions"}
@@ -124,6 +129,17 @@ def test_a_template_is_not_a_pattern_of_its_own() -> None:
         ("resources/read", {"uri": "file:///x"}, ONE, {"uri": "file:///x"}),
         ("resources/read", {"uri": "db://one/people"}, ONE, {"uri": "db://one/people"}),
         ("resources/read", {"uri": "db://é/y"}, TWO, {"uri": "db://é/y"}),
+        ("resources/read", {"uri": ALIAS + "file:///x"}, TWO, {"uri": "file:///x"}),
+        ("resources/subscribe", {"uri": ALIAS + "file:///x"}, TWO, {"uri": "file:///x"}),
+        ("resources/read", {"uri": ALIAS + "db://one/people"}, TWO, {"uri": "db://one/people"}),
+        ("resources/read", {"uri": ALIAS + "db://other/é"}, TWO, {"uri": "db://other/é"}),
+        ("resources/read", {"uri": write_alias(ONE.name, "file:///x")}, ONE, {"uri": "file:///x"}),
+        (
+            "completion/complete",
+            {"ref": {"type": "ref/resource", "uri": ALIAS + "db://one/{table}"}},
+            TWO,
+            {"ref": {"type": "ref/resource", "uri": "db://one/{table}"}},
+        ),
         (
             "completion/complete",
             {"ref": {"type": "ref/prompt", "name": "a_ask"}},
@@ -157,6 +173,10 @@ def test_a_uri_arrives_as_it_was_written() -> None:
     [
         ("prompts/get", {"name": "ask"}, -32602),
         ("resources/read", {"uri": "nope:"}, -32002),
+        ("resources/read", {"uri": ALIAS + "nope:"}, -32002),
+        ("resources/read", {"uri": "mcpgw://nobody/file:///x"}, -32002),
+        ("resources/read", {"uri": "mcpgw://nobody"}, -32002),
+        ("resources/read", {"uri": write_alias(ONE.name, "db://other")}, -32002),
         ("completion/complete", {"ref": 5}, -32602),
         ("completion/complete", {"ref": {"type": "x"}}, -32602),
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": 5}}, -32602),
@@ -175,3 +195,18 @@ def test_the_table_of_kinds_is_without_contradiction() -> None:
 
 def test_the_query_of_a_url_is_not_shown() -> None:
     assert (ONE.shown_url, TWO.shown_url) == ("http://one/mcp", "http://two/mcp?...")
+
+
+def test_an_update_is_told_under_the_uri_that_clients_know() -> None:
+    assert SNAPSHOT.shown_uri(ONE.name, "file:///x") == "file:///x"
+    assert SNAPSHOT.shown_uri(TWO.name, "file:///x") == f"{ALIAS}file:///x"
+    assert SNAPSHOT.shown_uri(TWO.name, "file:///unheard-of") == "file:///unheard-of"
+
+
+def test_a_server_may_list_a_uri_that_looks_like_an_alias() -> None:
+    uri = write_alias(TWO.name, "file:///x")
+    offers = {ONE.name: Discovered({"resource": items(RESOURCE, {"uri": uri, "name": "x"})}, capabilities=frozenset())}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri}}).encode()
+    found = decide(HttpRequest(headers={}, body=body), federate((ONE,), offers).snapshot, STATE)
+    assert isinstance(found, Forward)
+    assert (found.server, json.loads(found.body)["params"]) == (ONE, {"uri": uri})

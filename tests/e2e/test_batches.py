@@ -25,11 +25,11 @@ def servers() -> Iterator[tuple[ScriptedServer, ScriptedServer]]:
 
 
 @pytest.fixture(scope="module")
-def running(
-    servers: tuple[ScriptedServer, ScriptedServer], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
+def running(servers: tuple[ScriptedServer, ScriptedServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     one, two = servers
-    with gateway(tmp_path_factory.mktemp("batch"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as found:
+    with gateway(
+        tmp_path_factory.mktemp("batch"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
+    ) as found:
         yield found
 
 
@@ -66,7 +66,11 @@ def test_each_message_gets_its_answer(client: Client, servers: tuple[ScriptedSer
     found = events(response.text)
     assert set(found) == {1, "1", 2, 3, 4, 5, None}
     assert json.loads(found[1]["result"]["content"][0]["text"])["server"] == one.port
-    assert json.loads(found["1"]["result"]["content"][0]["text"]) == {"server": two.port, "name": "two", "arguments": {"x": "é"}}
+    assert json.loads(found["1"]["result"]["content"][0]["text"]) == {
+        "server": two.port,
+        "name": "two",
+        "arguments": {"x": "é"},
+    }
     assert found[2]["error"]["code"] == -32601
     assert len(found[3]["result"]["tools"]) == 2
     assert found[4]["result"] == {}

@@ -73,6 +73,7 @@ def test_lists_of_all_servers(running: Gateway) -> None:
         assert [(each["uri"], each["name"]) for each in resources] == [
             ("file:///both.txt", "first"),
             ("file:///one.txt", "one"),
+            ("mcpgw://ns%2Ftwo/file:///both.txt", "second"),
         ]
         templates = client.post("resources/templates/list").json()["result"]["resourceTemplates"]
         assert [each["name"] for each in templates] == ["tables", "anything"]
@@ -82,8 +83,7 @@ def test_lists_of_all_servers(running: Gateway) -> None:
         ("prompt", '"name" is missing or not a string'),
         ("resource", '"name" is missing or not a string'),
     }
-    clash = {"kind": "resource", "name": "file:///both.txt", "owner": "ns/one"}
-    assert running.server("ns/two")["conflicts"] == [clash]
+    assert running.server("ns/two")["conflicts"] == [], "a clashing URI is listed under its alias: nothing is lost"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,7 @@ def test_lists_of_all_servers(running: Gateway) -> None:
         ),
         ("prompts/get", {"name": "a_ask"}, "one", {"name": "ask"}),
         ("resources/read", {"uri": "file:///both.txt"}, "one", None),
+        ("resources/read", {"uri": "mcpgw://ns%2Ftwo/file:///both.txt"}, "two", {"uri": "file:///both.txt"}),
         ("resources/read", {"uri": "db://one/people"}, "one", None),
         ("resources/read", {"uri": "db://one/people/1"}, "two", None),
         ("resources/read", {"uri": "db://x/a/b"}, "two", None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,3 +146,18 @@ def test_a_listening_client_hears_on_after_the_server_forgot_its_session(running
         say(wait_until(lambda: stream_of(one, fresh)), "notifications/resources/updated", uri="file:///w")
         wait_until(lambda: heard)
         assert heard[-1]["params"] == {"uri": "file:///w"}
+
+
+def test_an_update_of_a_clashing_uri_is_told_by_its_alias(one: ScriptedServer, two: ScriptedServer, tmp_path: Path) -> None:
+    for server in (one, two):
+        watched(server)
+    alias = "mcpgw://ns%2Ftwo/file:///w"
+    servers = [entry("ns/one", one.url), entry("ns/two", two.url)]
+    with gateway(tmp_path, servers) as running, running.client() as client, listening(client) as heard:
+        assert answer(client.post("resources/subscribe", {"uri": alias}))["result"] == {}
+        (asked,) = two.calls("resources/subscribe")
+        assert asked.json["params"] == {"uri": "file:///w"}
+        stream = wait_until(lambda: stream_of(two, asked.headers["mcp-session-id"]))
+        say(stream, "notifications/resources/updated", uri="file:///w")
+        wait_until(lambda: heard)
+        assert heard[0]["params"] == {"uri": alias}
