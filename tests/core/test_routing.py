@@ -208,3 +208,12 @@ def test_when_a_server_has_moved() -> None:
     assert not SERVER.moved_from(attrs.evolve(SERVER, tool_prefix="other_"))
     assert SERVER.moved_from(attrs.evolve(SERVER, url="http://elsewhere.example/mcp"))
     assert SERVER.moved_from(attrs.evolve(SERVER, ca_file="/ca.pem"))
+
+
+def test_a_batch_is_the_brokers_in_the_version_that_has_them() -> None:
+    early = attrs.evolve(OPEN, session=attrs.evolve(SESSION, protocol_version="2025-03-26"))
+    assert ask(f" [{call('test_greet')}]", early) == ToBroker(method="")
+    for session in (OPEN, SessionFault.MISSING):
+        found = ask(f"[{call('test_greet')}]", session)
+        assert isinstance(found, Reject)
+        assert (found.status, found.code) == (400, -32600)

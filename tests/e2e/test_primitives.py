@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import trio
@@ -121,7 +122,7 @@ def test_each_is_answered_by_its_owner(
     assert headers["x-mcp-method"] == method
     if method != "completion/complete":
         named = {"prompts/get": "x-mcp-promptname", "resources/read": "x-mcp-resourceuri"}[method]
-        assert headers[named] == params.get("name", params.get("uri"))
+        assert unquote(headers[named]) == params.get("name", params.get("uri"))
 
 
 @pytest.mark.parametrize(
