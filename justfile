@@ -33,6 +33,10 @@ cover:
 bench *args:
     .venv/bin/python -m tests.benchmarks.sessions "$@"
 
+# What reads bytes of strangers, searched for inputs that break a law: seconds for each of seven targets
+fuzz seconds="520" *targets:
+    .venv/bin/python -m tests.fuzz --seconds "{{ seconds }}" {{ targets }}
+
 # Write the expected Envoy resources anew, to be read as a diff
 golden:
     MCPGW_GOLDEN=1 .venv/bin/python -m pytest -q tests/golden

@@ -224,7 +224,7 @@ class GrpcServer:
         # The peer is our own Envoy: h2's header checks would cost a third of a stream, grpclib leaves them out as well.
         self._h2_config = h2.config.H2Configuration(
             client_side=False,
-            header_encoding="ascii",
+            header_encoding="latin-1",  # any byte can be read: a strange header ends no connection
             validate_inbound_headers=False,
             validate_outbound_headers=False,
             normalize_inbound_headers=False,

@@ -46,7 +46,7 @@ class SseParser:
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that end within `chunk`."""
         if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
+            chunk, self._after_cr = chunk[1:], False
         if chunk:
             self._after_cr = chunk.endswith(b"\r")
         first, *rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")

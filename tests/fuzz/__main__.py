@@ -1,0 +1,83 @@
+"""Fuzz what reads bytes of strangers: `python -m tests.fuzz [--seconds N] [TARGET ...]`, each target for N seconds, guided by coverage.
+
+A finding ends the program with 1 and says where its input was kept; `python -m tests.fuzz --input FILE TARGET` runs that alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["mcpgw_sidecar", "grpclib", "json"]):
+    from tests.fuzz.targets import TARGETS
+
+MAX_LEN = 4096  # bytes of an input: beyond it searching is slow and finds the same
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    options.add_argument("--seconds", type=int, default=60, help="for each target (default: %(default)s)")
+    options.add_argument("--jobs", type=int, default=2, help="targets at a time (default: %(default)s)")
+    options.add_argument("--corpus", type=Path, help="where inputs are kept between runs (default: nowhere)")
+    options.add_argument("--input", type=Path, help="run this one input, of the one target given")
+    options.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options.add_argument("targets", nargs="*", choices=[*TARGETS, []], metavar="TARGET", help=", ".join(TARGETS))
+    given = options.parse_args()
+    names = given.targets or list(TARGETS)
+    if given.input is not None:
+        TARGETS[names[0]][0](given.input.read_bytes())
+        return 0
+    with tempfile.TemporaryDirectory() as kept:
+        corpus = given.corpus or Path(kept)
+        if given.worker:
+            _fuzz(names[0], corpus / names[0], given.seconds)
+        return _run_all(names, corpus, given.seconds, given.jobs)
+
+
+def _fuzz(name: str, corpus: Path, seconds: int) -> None:
+    """Search until the time is over; atheris ends the process."""
+    target, seeds = TARGETS[name]
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds):
+        (corpus / f"seed{number}").write_bytes(seed)
+    limits = [
+        f"-max_total_time={seconds}",
+        f"-max_len={MAX_LEN}",
+        "-timeout=20",
+        "-rss_limit_mb=2048",
+        "-print_final_stats=1",
+    ]
+    atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={name}-", str(corpus)], target)
+    atheris.Fuzz()
+
+
+def _run_all(names: list[str], corpus: Path, seconds: int, jobs: int) -> int:
+    """Each target in a process of its own, some at a time; the number of those with a finding."""
+    waiting, running, findings = list(names), {}, 0
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            name = waiting.pop(0)
+            log = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the target is done
+            command = [sys.executable, "-m", "tests.fuzz", "--worker", f"--seconds={seconds}", f"--corpus={corpus}", name]
+            running[subprocess.Popen(command, stdout=log, stderr=log).pid] = (name, log)
+        pid, status = os.wait()
+        name, log = running.pop(pid)
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+        log.close()
+        done = next((line.split()[-1] for line in said.splitlines() if "number_of_executed_units" in line), "?")
+        print(f"{name}: {done} inputs, {'no finding' if status == 0 else 'FINDING'}", flush=True)
+        if status != 0:
+            findings += 1
+            print(said[-6000:], flush=True)
+    return min(findings, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
