@@ -25,11 +25,14 @@ class Facts:
     upstream_sessions: Mapping[ServerName, int]
     envoy_accepted: bool | None
     envoy_error: str | None
+    store: tuple[str, str | None] | None = None
+    """URL of the session store, and why it is lost; None without a store."""
 
 
 def document(facts: Facts) -> dict[str, Any]:
     """`/status` (interface.md)."""
     desired = facts.desired
+    shared = {"sessionStore": {"url": facts.store[0], "error": facts.store[1]}} if facts.store is not None else {}
     return {
         "version": __version__,
         "config": {
@@ -41,6 +44,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "servers": [server(status) for status in facts.statuses],
         "sessions": {"gateway": facts.gateway_sessions, "upstream": sum(facts.upstream_sessions.values())},
         "envoy": {"accepted": facts.envoy_accepted, "error": facts.envoy_error},
+        **shared,
     }
 
 
@@ -80,6 +84,9 @@ def gauges(facts: Facts) -> Iterator[Metric]:
     for name, count in facts.upstream_sessions.items():
         upstream.add_metric([name], count)
     yield upstream
+    if facts.store is not None:
+        up = float(facts.store[1] is None)
+        yield GaugeMetricFamily("mcpgw_session_store_up", "1 while the session store answers", value=up)
 
 
 def not_ready(statuses: tuple[ServerStatus, ...]) -> list[str]:

@@ -8,6 +8,8 @@ The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once w
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from functools import partial
 
 import attrs
@@ -18,12 +20,14 @@ from mcpgw_sidecar.admin.status import Facts
 from mcpgw_sidecar.app.readiness import Readiness
 from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, key_file
 from mcpgw_sidecar.app.tasks import loaded, raise_file_limit, wait_configuration, wait_keys, wait_signals
+from mcpgw_sidecar.broker import redisstore
 from mcpgw_sidecar.broker.app import BrokerApp
 from mcpgw_sidecar.broker.batches import BatchRunner
 from mcpgw_sidecar.broker.client import UpstreamClient
 from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.broker.pool import HttpClients
 from mcpgw_sidecar.broker.relay import Relay
+from mcpgw_sidecar.broker.store import SessionStore, Unshared
 from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.broker.supervisor import Statuses, Supervisor
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
@@ -62,6 +66,7 @@ class _Parts:
     written: EnvoyFiles | None
     keys: KeyFile
     client: UpstreamClient
+    store: SessionStore
     streams: Streams
     directory: Directory
     supervisor: Supervisor
@@ -111,6 +116,7 @@ class _Parts:
             gateway_sessions=counts.gateway,
             upstream_sessions=counts.upstream,
             envoy_accepted=seen.accepted if self.written is not None else None,
+            store=(self.store.name, self.store.error) if self.store.shared else None,
             envoy_error=(self.written.error or seen.error) if self.written is not None else error,
         )
 
@@ -120,6 +126,7 @@ class _Parts:
         nursery.start_soon(self.supervisor.wait_supervising, values.desired)
         nursery.start_soon(self.directory.wait_sweeping)
         nursery.start_soon(self.streams.wait_notifying)
+        nursery.start_soon(self.directory.wait_sharing)
         nursery.start_soon(wait_configuration, self.settings.config, values.desired, self.metrics)
         nursery.start_soon(wait_keys, self.keys)
         nursery.start_soon(self.ready.wait_started, values.desired)
@@ -141,8 +148,8 @@ async def wait_running(settings: Settings) -> None:
     keys = KeyFile(key_file(settings))
     loaded(metrics, values.desired.value, None)
     clients = HttpClients()
-    async with trio.open_nursery() as forever:
-        parts = _built(settings, values, metrics, written, keys, clients, forever)
+    async with _session_store(settings) as store, trio.open_nursery() as forever:
+        parts = _built(settings, values, metrics, written, keys, clients, store, forever)
         await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain_time=0.0))
         async with trio.open_nursery() as serving:
             forever.start_soon(wait_signals, stop, parts.ready, parts.streams)
@@ -156,6 +163,16 @@ async def wait_running(settings: Settings) -> None:
     await clients.aclose()
 
 
+@contextlib.asynccontextmanager
+async def _session_store(settings: Settings) -> AsyncIterator[SessionStore]:
+    if settings.session_store is None:
+        yield Unshared()
+        return
+    async with redisstore.opened(settings.session_store) as store:
+        log.info("Sessions are shared with other replicas", store=store.name)
+        yield store
+
+
 def _built(  # everything that is made of everything
     settings: Settings,
     values: _Values,
@@ -163,6 +180,7 @@ def _built(  # everything that is made of everything
     written: EnvoyFiles | None,
     keys: KeyFile,
     clients: HttpClients,
+    store: SessionStore,
     forever: trio.Nursery,
 ) -> _Parts:
     client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
@@ -173,8 +191,9 @@ def _built(  # everything that is made of everything
         lifetime=settings.session_lifetime,
         nursery=forever,
         servers=lambda: values.live.value.servers,
-        relay=Relay(client=client, streams=streams, live=values.live, nursery=forever),
+        relay=Relay(client=client, streams=streams, live=values.live, store=store, nursery=forever),
         streams=streams,
+        store=store,
     )
     supervisor = Supervisor(
         client=client,
@@ -190,6 +209,7 @@ def _built(  # everything that is made of everything
         written=written,
         keys=keys,
         client=client,
+        store=store,
         streams=streams,
         directory=directory,
         supervisor=supervisor,

@@ -38,6 +38,7 @@ class Settings:
     public_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     session_key_file: Path | None = None
+    session_store: str | None = attrs.field(default=None, repr=False)
     session_lifetime: float = 86400.0
     max_body: int = 4 << 20
     call_timeout: float = 300.0

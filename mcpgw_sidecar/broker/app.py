@@ -199,7 +199,7 @@ class BrokerApp:
             return _no_session(session, ident)
         match parsed:
             case Request(method="logging/setLevel"):
-                return methods.set_level(parsed, session.session, self._directory)
+                return methods.set_level(parsed, session.session, self._directory, headers)
             case Request():
                 return methods.answer(parsed, snapshot)
             case Notification():
@@ -217,7 +217,7 @@ class BrokerApp:
         if isinstance(session, SessionFault):
             await _wait_rejected(send, _no_session(session))
             return
-        self._directory.end(session.session)
+        self._directory.end(session.session, headers)
         await _wait_sent(send, 204, b"")
 
     async def _wait_stream(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
@@ -232,10 +232,11 @@ class BrokerApp:
             message = "Not acceptable: a GET stream is text/event-stream"
             await _wait_rejected(send, Reject(status=406, code=INVALID_REQUEST, message=message))
         else:
-            await self._wait_listened(session, headers.get(h.LAST_EVENT, ""), receive, send)
+            await self._wait_listened(session, headers, receive, send)
 
-    async def _wait_listened(self, state: SessionState, last_event_id: str, receive: Receive, send: Send) -> None:
-        stream = self._streams.open(state.session.key, last_event_id)
+    async def _wait_listened(self, state: SessionState, headers: dict[str, str], receive: Receive, send: Send) -> None:
+        stream = self._streams.open(state.session.key, headers.get(h.LAST_EVENT, ""))
+        self._directory.listened(state.session, headers)
         # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
         first = stream.first_event() if state.session.protocol_version >= PRIMED else KEEP_ALIVE
         self._metrics.streams.inc()

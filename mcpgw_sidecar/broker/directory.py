@@ -5,12 +5,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import attrs
 import trio
 
 from mcpgw_sidecar.broker.client import UpstreamClient
+from mcpgw_sidecar.broker.opensessions import OpenSessions
 from mcpgw_sidecar.broker.relay import Relay
+from mcpgw_sidecar.broker.store import Listener, SessionStore
 from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
@@ -22,8 +25,7 @@ from mcpgw_sidecar.protocol.headers import for_upstream
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, SERVER_ERROR, Notification
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_object
 from mcpgw_sidecar.protocol.owners import read_owner
-from mcpgw_sidecar.sessions.table import Closing, SessionCounts, SessionTable
-from mcpgw_sidecar.sessions.tickets import open_ticket, seal_ticket
+from mcpgw_sidecar.sessions.table import Closing, SessionCounts
 from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
 
 log = get_logger(__name__)
@@ -55,16 +57,21 @@ class Directory:
         servers: Callable[[], Mapping[ServerName, Server]],
         relay: Relay,
         streams: Streams,
+        store: SessionStore,
     ) -> None:
         self._client = client
         self._keys = keys
         self._lifetime = lifetime
         self._nursery = nursery
         self._servers = servers
-        self._table = SessionTable()
+        self._open = OpenSessions(store, keys, servers)
+        self._table = self._open.table
         self._relay = relay
         relay.heal = self._wait_heard_again
         self._streams = streams
+        self._store = store
+        if store.shared:
+            streams.post = self._post
         self._opening: dict[tuple[str, ServerName], _Opening] = {}
 
     def create(self, *, protocol_version: str, client_info: JsonText, capabilities: JsonText) -> str:
@@ -91,19 +98,21 @@ class Directory:
         return SessionState(
             session=session,
             upstreams=upstreams,
-            opens=lambda server, ticket: open_ticket(self._keys(), session.key, server, ticket),
+            opens=partial(self._open.unseal, session),
         )
 
-    async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
-        """Open this session's session with a server, once however many ask; None when it is open."""
-        if self._open_with(session, server) is not None:
+    async def wait_open(
+        self, session: Session, server: Server, headers: Mapping[str, str], dead: UpstreamSession | None = None
+    ) -> Reject | None:
+        """Open this session's session with a server, once however many ask; None when it is open. It is not `dead`."""
+        if self._open.find(session, server) is not None:
             return None
         key = (session.key, server.name)
         opening = self._opening.get(key)
         if opening is None:
             opening = self._opening[key] = _Opening()
             # In a task of its own: the client that asked first may go away, the others still wait.
-            self._nursery.start_soon(self._wait_opening, opening, session, server, headers)
+            self._nursery.start_soon(self._wait_opening, opening, session, server, headers, dead)
         await opening.done.wait()
         return opening.failed
 
@@ -115,7 +124,7 @@ class Directory:
         session = self._table.find(key)
         if session is None:
             return None
-        upstream = self._open_with(session, server)
+        upstream = self._open.find(session, server)
         if upstream is not None and upstream.id == dead:
             try:
                 if await self._client.wait_alive(server, upstream, headers):
@@ -125,9 +134,9 @@ class Directory:
                 return None
             self._table.forget(session, server.name, upstream)
             log.info("Server forgot a session, opening another", server=server.name, session=short(key))
-        if await self.wait_open(session, server, headers) is not None:
+        if await self.wait_open(session, server, headers, upstream) is not None:
             return None
-        return self._open_with(session, server)
+        return self._open.find(session, server)
 
     def relay(self, state: SessionState, told: Notification, headers: Mapping[str, str]) -> None:
         """Send a client's notification on: progress to the server that asked for it, anything else to all that it has a session with.
@@ -135,13 +144,16 @@ class Directory:
         Which of them a cancellation is meant for cannot be told (it names a request id, nothing else), and need not: the ids of one
         client are unique in its session, so a server that does not know the id ignores it, as the specification asks.
         """
-        servers, own = self._servers(), for_upstream(headers)
+        own = for_upstream(headers)
         if told.method == _PROGRESS:
             self._relay_progress(state, told, own)
-            return
-        for name, upstream in state.upstreams.items():
-            if name in servers:
-                self._nursery.start_soon(self._wait_relayed, servers[name], upstream, told.text.encode(), own)
+        else:
+            self._nursery.start_soon(self._wait_told_all, state.session, told.text.encode(), own)
+
+    async def _wait_told_all(self, session: Session, message: bytes, headers: Mapping[str, str]) -> None:
+        async with trio.open_nursery() as nursery:
+            for server, upstream in await self._open.wait_everywhere(session, headers.get("authorization")):
+                nursery.start_soon(self._wait_relayed, server, upstream, message, headers)
 
     def _relay_progress(self, state: SessionState, told: Notification, headers: Mapping[str, str]) -> None:
         token = next((member for member in told.params or [] if member.key == "progressToken"), None)
@@ -166,10 +178,66 @@ class Directory:
         if upstream.id is not None:
             await self.wait_healed(key, server, upstream.id, upstream.headers)
 
-    def end(self, session: Session) -> None:
-        """End a session for good (DELETE)."""
-        self._close(self._table.end(session))
+    def end(self, session: Session, headers: Mapping[str, str]) -> None:
+        """End a session for good (DELETE), at every replica."""
+        closing = self._table.end(session.key, session.expires)
         self._over(session.key)
+        self._nursery.start_soon(self._wait_ended, session, closing, headers.get("authorization"))
+
+    async def _wait_ended(self, session: Session, closing: list[Closing], authorization: str | None) -> None:
+        row, servers = await self._store.wait_end(session), self._servers()
+        here = {gone.server for gone in closing}
+        for name, ticket in row.tickets.items():
+            elsewhere = self._open.unseal(session, servers[name], ticket) if name in servers else None
+            if elsewhere is not None and name not in here:
+                closing.append(Closing(name, attrs.evolve(elsewhere, authorization=authorization)))
+        self._close(closing)
+
+    def listened(self, session: Session, headers: Mapping[str, str]) -> None:
+        """The client's stream is here now: so is what waits for it, and what other replicas heard for it until now."""
+        if self._store.shared:
+            self._nursery.start_soon(self._wait_listened, session, headers.get("authorization"))
+
+    async def _wait_listened(self, session: Session, authorization: str | None) -> None:
+        self._streams.deliver(session.key, await self._store.wait_mail(session.key))
+        row, servers = await self._open.wait_adopted(session, authorization), self._servers()
+        for name, upstream in list((self._table.see(session) or {}).items()):
+            server = servers.get(name)
+            if server is None:
+                continue
+            if row.level is not None or row.resources.get(server.name) or _can_be_asked(session):
+                self._listen(session, server, upstream)
+
+    async def wait_sharing(self) -> None:
+        """Follow what other replicas do with sessions, for ever."""
+
+        def ended(key: str, expires: int) -> None:
+            self._table.end(key, expires)
+            self._over(key)
+
+        def mail(key: str) -> None:
+            if self._streams.has(key):
+                self._nursery.start_soon(self._wait_mail, key)
+
+        def changed(key: str) -> None:
+            session = self._table.find(key)
+            if session is not None and self._streams.has(key):
+                self.listened(session, {})
+
+        await self._store.wait_following(Listener(ended=ended, mail=mail, changed=changed))
+
+    def _post(self, key: str, message: bytes) -> bool:
+        """Leave a server's message where the replica finds it that has the client's stream."""
+
+        async def wait_posted() -> None:
+            if not await self._store.wait_post(key, message):
+                self._streams.hold(key, message)
+
+        self._nursery.start_soon(wait_posted)
+        return True
+
+    async def _wait_mail(self, key: str) -> None:
+        self._streams.deliver(key, await self._store.wait_mail(key))
 
     def forget_server(self, server: ServerName) -> None:
         """The server has gone or lives elsewhere: sessions with it are opened anew when they are needed.
@@ -192,18 +260,25 @@ class Directory:
         self._relay.stop_session(key)
         self._streams.end_session(key)
 
-    def set_level(self, session: Session, level: str) -> None:
+    def set_level(self, session: Session, level: str, headers: Mapping[str, str]) -> None:
         """Have every server that this session knows, now or later, log at a level."""
         self._table.wish_level(session, level)
-        servers = self._servers()
-        for name, upstream in (self._table.see(session) or {}).items():
-            if name in servers:
-                self._nursery.start_soon(self._wait_told, session, servers[name], upstream, Wishes(level=level))
+        self._nursery.start_soon(self._wait_level, session, level, headers.get("authorization"))
+
+    async def _wait_level(self, session: Session, level: str, authorization: str | None) -> None:
+        everywhere = await self._open.wait_everywhere(session, authorization)
+        self._table.wish_level(session, level)  # the newest, whatever the store said
+        await self._store.wait_wish(session, None, level)
+        async with trio.open_nursery() as nursery:
+            for server, upstream in everywhere:
+                nursery.start_soon(self._wait_told, session, server, upstream, Wishes(level=level))
 
     def subscribed(self, session: Session, server: Server, uri: str, *, wanted: bool) -> None:
         """A client's subscription is on its way to its server: hear what comes of it, and repeat it after a heal."""
         self._table.wish_resource(session, server.name, uri, wanted=wanted)
-        upstream = self._open_with(session, server)
+        if self._store.shared:
+            self._nursery.start_soon(self._store.wait_wish, session, (server.name, uri), "1" if wanted else None)
+        upstream = self._open.find(session, server)
         if wanted and upstream is not None:
             self._listen(session, server, upstream)
 
@@ -221,18 +296,28 @@ class Directory:
 
     def _listen(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
         """Hear what a server says in a session, unless that has ended or was replaced meanwhile."""
-        if self._open_with(session, server) == upstream:
+        if self._open.find(session, server) == upstream:
             self._relay.listen(session.key, server, upstream)
-
-    def _open_with(self, session: Session, server: Server) -> UpstreamSession | None:
-        return (self._table.see(session) or {}).get(server.name)
 
     def statistics(self) -> SessionCounts:
         """Counts for `/status` and metrics."""
         return self._table.statistics()
 
-    async def _wait_opening(self, opening: _Opening, session: Session, server: Server, headers: Mapping[str, str]) -> None:
+    async def _wait_opening(
+        self,
+        opening: _Opening,
+        session: Session,
+        server: Server,
+        headers: Mapping[str, str],
+        dead: UpstreamSession | None,
+    ) -> None:
         try:
+            ticket = await self._store.wait_ticket(session, server.name)
+            if ticket and (dead is None or ticket != dead.ticket):
+                adopted = self._open.adopt(session, server, ticket, headers.get("authorization"))
+                if adopted is not None:
+                    await self._wait_audible(session, server, adopted)
+                    return
             shake = await self._client.wait_initialized(
                 server, client_info=session.client_info, capabilities=session.capabilities, headers=headers
             )
@@ -245,14 +330,25 @@ class Directory:
             opening.failed = Reject(status=500, code=INTERNAL_ERROR, message=message)
         else:
             log.debug("Upstream session opened", server=server.name, session=short(session.key))
-            await self._wait_kept(session, server, attrs.evolve(shake.session, authorization=headers.get("authorization")))
+            opened = attrs.evolve(shake.session, authorization=headers.get("authorization"))
+            await self._wait_kept(session, server, opened, dead)
         finally:
             del self._opening[session.key, server.name]
             opening.done.set()
 
-    async def _wait_kept(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
-        """Keep a session, unless its client has gone or its server has moved while it was being opened."""
-        upstream = attrs.evolve(upstream, ticket=seal_ticket(self._keys(), session.key, server, upstream))
+    async def _wait_kept(
+        self, session: Session, server: Server, upstream: UpstreamSession, dead: UpstreamSession | None
+    ) -> None:
+        """Keep a session, unless its client has gone or its server has moved while it was being opened, or another replica was first."""
+        upstream = self._open.seal(session, server, upstream)
+        replaced = dead.ticket if dead else None
+        counts = await self._store.wait_keep(session, server.name, upstream.ticket, instead_of=replaced)
+        if counts != upstream.ticket:
+            adopted = self._open.adopt(session, server, counts, upstream.authorization)
+            if adopted is not None:
+                self._nursery.start_soon(self._client.wait_closed, server, upstream, upstream.headers)
+                await self._wait_audible(session, server, adopted)
+                return
         now = self._servers().get(server.name)
         if now is None or now.moved_from(server) or not self._table.opened(session, server.name, upstream):
             self._nursery.start_soon(self._client.wait_closed, server, upstream, upstream.headers)
@@ -260,6 +356,9 @@ class Directory:
         wishes = self._table.wishes(session, server.name)
         if wishes != Wishes():
             self._nursery.start_soon(self._wait_told, session, server, upstream, wishes)
+        await self._wait_audible(session, server, upstream)
+
+    async def _wait_audible(self, session: Session, server: Server, upstream: UpstreamSession) -> None:
         if _can_be_asked(session):
             # Before the call goes out: a server that asks on this stream drops what nobody hears.
             with trio.move_on_after(LISTEN_PATIENCE):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from mcpgw_sidecar import PROGRAM, __version__
@@ -70,12 +72,12 @@ def answer(request: Request, snapshot: Snapshot) -> Result | Reject:
             return Reject(status=200, code=METHOD_NOT_FOUND, message=f"Method not found: {method[:100]}", id=request.id)
 
 
-def set_level(request: Request, session: Session, directory: Directory) -> Result | Reject:
+def set_level(request: Request, session: Session, directory: Directory, headers: Mapping[str, str]) -> Result | Reject:
     """Set the level of a session, at every server that it has or will have a session with."""
     level = next((member.value for member in request.params or [] if member.key == "level"), None)
     if level not in LEVELS:
         return _invalid(request, f"level must be one of {', '.join(LEVELS)}")
-    directory.set_level(session, level)
+    directory.set_level(session, level, headers)
     return Result(b"{}")
 
 

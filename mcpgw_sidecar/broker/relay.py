@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.broker.client import FORGOTTEN, Position, UpstreamClient
+from mcpgw_sidecar.broker.store import LEASE, SessionStore
 from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import UpstreamError
@@ -48,7 +49,16 @@ class _Listener:
 class Relay:
     """The open streams of clients' sessions with servers. `heal` is asked when a server has forgotten a session."""
 
-    def __init__(self, *, client: UpstreamClient, streams: Streams, live: Watched[Snapshot], nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        *,
+        client: UpstreamClient,
+        streams: Streams,
+        live: Watched[Snapshot],
+        store: SessionStore,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._store = store
         self._live = live
         self._client = client
         self._streams = streams
@@ -81,6 +91,21 @@ class Relay:
         for key in [key for key in self._listeners if key[1] == server]:
             self._listeners.pop(key).scope.cancel()
 
+    async def _wait_leased(self, key: tuple[str, ServerName], listener: _Listener) -> None:
+        """Wait until no other replica hears this server in this session, then keep that right for as long as it is heard here."""
+        if not self._store.shared:
+            return
+        while not await self._store.wait_lease(*key):
+            listener.opened.set()  # somebody listens
+            await trio.sleep(LEASE / 3)
+
+        async def wait_prolonging() -> None:
+            while self._listeners.get(key) is listener:
+                await self._store.wait_lease(*key)
+                await trio.sleep(LEASE / 3)
+
+        self._nursery.start_soon(wait_prolonging)
+
     def _shown(self, message: Request | Notification, server: Server) -> Request | Notification:
         """An update of a resource under the URI by which clients know it."""
         if not isinstance(message, Notification) or message.method != _UPDATED:
@@ -101,6 +126,7 @@ class Relay:
 
         again, position = Backoff(AGAIN, AGAIN_CAP), Position()
         with listener.scope:
+            await self._wait_leased(key, listener)
             while True:
                 opened = trio.current_time()
                 try:

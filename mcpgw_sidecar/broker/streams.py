@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 
 import attrs
@@ -105,10 +106,14 @@ class Stream:
 
 
 class Streams:
-    """All open streams, by session. A message goes to one stream of a session: the newest (basic/transports, Multiple Connections)."""
+    """All open streams, by session. A message goes to one stream of a session: the newest (basic/transports, Multiple Connections).
+
+    `post` takes a message for a session without a stream here, if it can.
+    """
 
     def __init__(self, live: Watched[Snapshot]) -> None:
         self._live = live
+        self.post: Callable[[str, bytes], bool] = lambda _session, _message: False
         self._clients: dict[str, _Client] = {}
         self._told = live.value.state
 
@@ -174,7 +179,22 @@ class Streams:
         client = self._client(session)
         if client.streams:
             client.streams[-1].send(message)
-            return
+        elif not self.post(session, message):
+            self.hold(session, message)
+
+    def has(self, session: str) -> bool:
+        """Whether a session has a stream here."""
+        client = self._clients.get(session)
+        return client is not None and bool(client.streams)
+
+    def deliver(self, session: str, messages: list[bytes]) -> None:
+        """Hand over messages that waited elsewhere."""
+        for message in messages:
+            self.send(session, message)
+
+    def hold(self, session: str, message: bytes) -> None:
+        """Keep a message until the session has a stream here."""
+        client = self._client(session)
         if client.held is None:
             client.held = deque(maxlen=MAX_KEPT)
         client.held.append(message)

@@ -123,6 +123,10 @@ run_options = _stack(
             type=_FILE,
             help="Keys of the session ids, one a line; made if missing.  [default: session.key in --envoy-dir]",
         ),
+        option(
+            "--session-store",
+            help="redis://… or valkey://… (with TLS rediss://, valkeys://): sessions are shared by replicas.  [default: in memory]",
+        ),
         _setting("--drain-time", "drain_time", "25s", type=DURATION, help="For requests in flight at SIGTERM."),
         log_options,
     ]

@@ -99,6 +99,9 @@ def _lines(document: dict[str, Any]) -> list[str]:
     if config["error"]:
         lines.append(f"LAST RELOAD REFUSED: {config['error']}")
     accepted = {True: "accepted", False: "REFUSED", None: "not seen"}[envoy["accepted"]]
+    store = document.get("sessionStore")
+    if store is not None:
+        lines.append(f"session store {store['url']}: " + (f"LOST ({store['error']})" if store["error"] else "answers"))
     lines.append(f"Envoy's verdict on its files: {accepted}" + (f" ({envoy['error']})" if envoy["error"] else ""))
     return lines
 

@@ -77,12 +77,12 @@ class SessionTable:
         self._seen[session.key].upstreams[server] = upstream
         return True
 
-    def end(self, session: Session) -> list[Closing]:
+    def end(self, key: str, expires: int) -> list[Closing]:
         """End a session for good; gives the upstream sessions to close."""
         if len(self._ended) >= MAX_SESSIONS:
             del self._ended[next(iter(self._ended))]
-        self._ended[session.key] = session.expires
-        row = self._seen.pop(session.key, None)
+        self._ended[key] = expires
+        row = self._seen.pop(key, None)
         return [] if row is None else [Closing(name, upstream) for name, upstream in row.upstreams.items()]
 
     def find(self, key: str) -> Session | None:

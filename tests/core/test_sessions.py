@@ -28,6 +28,10 @@ def session(key: str = "k", expires: int = 1000) -> Session:
     )
 
 
+def ended(over: Session) -> tuple[str, int]:
+    return over.key, over.expires
+
+
 def test_a_token_says_what_was_sealed() -> None:
     token = KEYS.seal(session())
     assert KEYS.verify(token, 999.9) == session()
@@ -92,15 +96,15 @@ def test_upstream_sessions_are_found_again_and_closed_with_their_session() -> No
     assert table.opened(session(), NAME, UPSTREAM)
     assert table.see(session()) == {NAME: UPSTREAM}
     assert table.statistics() == table_module.SessionCounts(gateway=1, upstream={NAME: 1})
-    assert table.end(session()) == [Closing(NAME, UPSTREAM)]
+    assert table.end(*ended(session())) == [Closing(NAME, UPSTREAM)]
     assert table.see(session()) is None
     assert not table.opened(session(), NAME, UPSTREAM)
-    assert table.end(session()) == []
+    assert table.end(*ended(session())) == []
 
 
 def test_an_ended_session_is_remembered_until_its_token_expires() -> None:
     table = SessionTable()
-    table.end(session())
+    table.end(*ended(session()))
     assert table.expire(999) == ([], [])
     assert table.see(session()) is None
     table.expire(1000)
@@ -153,7 +157,7 @@ def test_ended_sessions_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(table_module, "MAX_SESSIONS", 2)
     table = SessionTable()
     for key in "abc":
-        table.end(session(key))
+        table.end(*ended(session(key)))
     assert table.see(session("a")) == {}
     assert table.see(session("c")) is None
 
@@ -172,7 +176,7 @@ def test_what_a_client_asked_to_hear_of_is_repeated_to_a_new_session() -> None:
 
 def test_a_session_that_is_over_wishes_nothing() -> None:
     table = SessionTable()
-    table.end(session())
+    table.end(*ended(session()))
     table.wish_level(session(), "debug")
     table.wish_resource(session(), NAME, "a:", wanted=True)
     assert table.wishes(session(), NAME) == Wishes()

@@ -70,7 +70,7 @@ def test_sigterm_ends_streams_and_readiness(running: Gateway) -> None:
             lines = response.iter_lines()
             assert next(lines).startswith("id: ")
             running.sidecar.signal(signal.SIGTERM)
-            assert [line for line in lines if line.startswith("data:")] == []
+            assert [line for line in lines if line.startswith("data: {")] == []
         assert running.sidecar.wait() == 0
 
 

@@ -1,0 +1,230 @@
+"""The session store in Redis or Valkey (optional extra `redis`: coredis, imported when it is asked for).
+
+Keys: `mcpgw:s:<session>` a hash (`t:<server>` tickets, `l` the log level, `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>` a list of
+messages, `mcpgw:r:<session>:<server>` a lease, `mcpgw:ended` a sorted set by expiry, and the channel `mcpgw:news`. All but the set expire
+with their session. Tickets are sealed with the gateway's key; messages of servers pass as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from mcpgw_sidecar.broker.store import LEASE, Listener, SharedRow, seconds_left
+from mcpgw_sidecar.broker.streams import MAX_KEPT
+from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.backoff import Backoff
+
+log = get_logger(__name__)
+
+TIMEOUT = 0.5  # seconds for one operation: a call would rather open another session than wait longer
+PAUSE = 1.0  # seconds after a failure in which nothing is asked
+MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
+_NEWS, _ENDED = "mcpgw:news", "mcpgw:ended"
+_KEEP = """
+local now = redis.call('hget', KEYS[1], ARGV[1])
+if now and now ~= ARGV[3] then return now end
+redis.call('hset', KEYS[1], ARGV[1], ARGV[2])
+redis.call('expire', KEYS[1], ARGV[4])
+return ARGV[2]
+"""
+_LEASE = """
+local holder = redis.call('get', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2])
+return 1
+"""
+_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
+_REMEDY = "write redis:// or valkey:// (with TLS rediss:// or valkeys://) and HOST:PORT"
+T = TypeVar("T")
+
+
+@attrs.define
+class RedisStore:
+    """Made by `opened`. `name` is its URL without a password."""
+
+    name: str
+    _redis: Any
+    shared: bool = True
+    error: str | None = None
+    _me: str = attrs.field(factory=lambda: secrets.token_hex(8))
+    _quiet_until: float = 0.0
+    _own_ended: dict[str, int] = attrs.field(factory=dict)
+
+    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
+        """The ticket of the session with a server that another replica opened."""
+        found: str | None = await self._wait(lambda: self._redis.hget(_row(session), f"t:{server}"), None)
+        return found
+
+    async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
+        """Offer a ticket for all; gives the one that counts."""
+        args = [f"t:{server}", ticket, instead_of or "", seconds_left(session)]
+        counts = await self._wait(lambda: self._redis.eval(_KEEP, keys=[_row(session)], args=args), ticket)
+        return str(counts)
+
+    async def wait_row(self, session: Session) -> SharedRow:
+        """Everything of a session."""
+        return _read_row(await self._wait(lambda: self._redis.hgetall(_row(session)), {}))
+
+    async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
+        """Keep a log level, or a subscription."""
+        name = "l" if field is None else f"r:{field[0]}:{field[1]}"
+
+        async def keep() -> None:
+            if value is None:
+                await self._redis.hdel(_row(session), [name])
+            else:
+                await self._redis.hset(_row(session), {name: value})
+                await self._redis.expire(_row(session), seconds_left(session))
+            await self._redis.publish(_NEWS, json.dumps(["changed", session.key, self._me]))
+
+        await self._wait(keep, None)
+
+    async def wait_end(self, session: Session) -> SharedRow:
+        """End a session everywhere; gives what it had."""
+        self._own_ended[session.key] = session.expires
+
+        async def end() -> SharedRow:
+            await self._redis.zadd(_ENDED, {session.key: session.expires})
+            await self._redis.publish(_NEWS, json.dumps(["ended", session.key, self._me, session.expires]))
+            row = await self._redis.hgetall(_row(session))
+            await self._redis.delete([_row(session), f"mcpgw:m:{session.key}"])
+            return _read_row(row)
+
+        return await self._wait(end, SharedRow())
+
+    async def wait_post(self, session_key: str, message: bytes) -> bool:
+        """Leave a server's message for whichever replica has the client's stream."""
+        key = f"mcpgw:m:{session_key}"
+
+        async def post() -> bool:
+            await self._redis.rpush(key, [message.decode()])
+            await self._redis.ltrim(key, -MAX_KEPT, -1)
+            await self._redis.expire(key, MAIL_LIFE)
+            await self._redis.publish(_NEWS, json.dumps(["mail", session_key, self._me]))
+            return True
+
+        return await self._wait(post, False)  # noqa: FBT003  # what it gives while the store is lost
+
+    async def wait_mail(self, session_key: str) -> list[bytes]:
+        """Take the messages that wait for a client."""
+
+        async def take() -> list[bytes]:
+            return [each.encode() for each in await self._redis.lpop(f"mcpgw:m:{session_key}", MAX_KEPT) or []]
+
+        return await self._wait(take, [])
+
+    async def wait_lease(self, session_key: str, server: ServerName) -> bool:
+        """Take or prolong the right to hear a server in a session."""
+        key = f"mcpgw:r:{session_key}:{server}"
+        args = [self._me, int(LEASE * 1000)]
+        return bool(await self._wait(lambda: self._redis.eval(_LEASE, keys=[key], args=args), 1))
+
+    async def wait_following(self, listener: Listener) -> None:
+        """Tell of other replicas, for ever; whatever was missed while the store was lost is caught up with."""
+        again = Backoff(PAUSE / 2, 10.0)
+        while True:
+            try:
+                async with self._redis.pubsub(retry_policy=None) as news:
+                    await news.subscribe(_NEWS)
+                    await self._wait_caught_up(listener)
+                    again.reset()
+                    async for message in news:
+                        if message["type"] == "message":
+                            self._heard(message["data"], listener)
+            except Exception as error:  # noqa: BLE001  # whatever the library raises: without news this replica goes on alone
+                self._lost(error)
+            await trio.sleep(again.next())
+
+    async def _wait_caught_up(self, listener: Listener) -> None:
+        now = int(time.time())
+        await self._redis.zremrangebyscore(_ENDED, "-inf", now)
+        self._own_ended = {key: expires for key, expires in self._own_ended.items() if expires > now}
+        if self._own_ended:
+            await self._redis.zadd(_ENDED, self._own_ended)
+        for key, expires in await self._redis.zrange(_ENDED, 0, -1, withscores=True):
+            listener.ended(key, int(expires))
+
+    def _heard(self, text: str, listener: Listener) -> None:
+        try:
+            match json.loads(text):
+                case ["ended", str(key), str(who), int(expires)] if who != self._me:
+                    listener.ended(key, expires)
+                case ["mail", str(key), str()]:
+                    listener.mail(key)
+                case ["changed", str(key), str(who)] if who != self._me:
+                    listener.changed(key)
+        except ValueError:
+            log.debug("News of another program in the session store's channel", channel=_NEWS)
+
+    async def _wait(self, ask: Callable[[], Awaitable[T]], lost: T) -> T:
+        """Ask, or give `lost` while the store is."""
+        if trio.current_time() < self._quiet_until:
+            return lost
+        try:
+            with trio.fail_after(TIMEOUT):
+                found = await ask()
+        except Exception as error:  # noqa: BLE001  # a store must never cost a call, whatever its library raises
+            self._lost(error)
+            return lost
+        if self.error is not None:
+            self.error = None
+            log.info("Session store is back", store=self.name)
+        return found
+
+    def _lost(self, error: Exception) -> None:
+        self._quiet_until = trio.current_time() + PAUSE
+        words = str(error) or type(error).__name__
+        if self.error is None:
+            log.warning(
+                "Session store lost: sessions of other replicas get new sessions with their servers until it is back",
+                store=self.name,
+                error=words,
+            )
+        self.error = words
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RedisStore]:
+    """The store of a URL. One that does not answer is lost for now, and no error. Raises ConfigurationError for what is no store's URL."""
+    scheme, _, rest = url.partition("://")
+    name = f"{scheme}://{rest.rpartition('@')[2]}"
+    if scheme not in _SCHEMES or not rest:
+        raise ConfigurationError([f"--session-store {name}: {_REMEDY}"])
+    try:
+        import coredis  # noqa: PLC0415  # 0.4 s and 18 MB that most sidecars do not need
+    except ImportError:
+        raise ConfigurationError(["--session-store needs coredis: pip install 'mcpgw-sidecar[redis]'"]) from None
+    try:
+        redis = coredis.Redis.from_url(f"{_SCHEMES[scheme]}://{rest}", decode_responses=True, verify_version=False)
+    except ValueError as error:
+        raise ConfigurationError([f"--session-store {name}: {error}; {_REMEDY}"]) from None
+    async with redis:
+        yield RedisStore(name, redis)
+
+
+def _row(session: Session) -> str:
+    return f"mcpgw:s:{session.key}"
+
+
+def _read_row(fields: dict[str, str]) -> SharedRow:
+    resources: dict[ServerName, set[str]] = {}
+    for field in fields:
+        kind, _, rest = field.partition(":")
+        if kind == "r":
+            server, _, uri = rest.partition(":")
+            resources.setdefault(ServerName(server), set()).add(uri)
+    tickets = {ServerName(field[2:]): ticket for field, ticket in fields.items() if field.startswith("t:")}
+    return SharedRow(
+        tickets=tickets, level=fields.get("l"), resources={name: frozenset(uris) for name, uris in resources.items()}
+    )

