@@ -195,7 +195,8 @@ def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tm
     """As SDKs do without more: on the session's own stream, at once. It is open before the call gets there."""
 
     def ask(handler: Any, message: Any) -> bool:
-        stream = next(each for each in one._streams if each.headers["mcp-session-id"] == handler.headers["mcp-session-id"])
+        own = handler.headers["mcp-session-id"]
+        stream = wait_until(lambda: [each for each in one._streams if each.headers["mcp-session-id"] == own])[0]
         data = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage"})
         stream.wfile.write(f"data: {data}\n\n".encode())
         handler.result(message["id"], {"content": []})

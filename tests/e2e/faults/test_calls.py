@@ -1,0 +1,272 @@
+"""What a server can do wrong in the midst of a call. In each case the error names the server and the limit, the neighbour serves on
+untouched, status and metrics tell it, and everything is back by itself when the cause is gone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.e2e.stack import Client, Gateway, Process, answer, entry, free_ports, gateway, text_of, wait_until
+from tests.servers.scripted import ScriptedServer, tool
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    servers = [entry("ns/one", one.url, "a_", callTimeout="1s"), entry("ns/two", two.url, "b_")]
+    with gateway(tmp_path_factory.mktemp("calls"), servers, "--refresh-interval=300ms") as found:
+        yield found
+
+
+@pytest.fixture
+def client(running: Gateway) -> Iterator[Client]:
+    with running.client() as found:
+        assert found.call("a_one").status_code == found.call("b_two").status_code == 200
+        yield found
+
+
+def html(handler: Any, _message: Any) -> bool:
+    handler.send(200, b"<html>not an answer</html>", kind="text/html")
+    return True
+
+
+def half(handler: Any, _message: Any) -> bool:
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"jsonrpc":"2.0"')
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+    return True
+
+
+def garbage(handler: Any, _message: Any) -> bool:
+    handler.wfile.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+    handler.close_connection = True
+    return True
+
+
+def reset(handler: Any, _message: Any) -> bool:
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    for each in (handler.rfile, handler.wfile, handler.connection):  # the last of them to be closed sends the RST
+        each.close()
+    handler.close_connection = True
+    return True
+
+
+def reset_mid_stream(handler: Any, message: Any) -> bool:
+    handler.send_response(200)
+    handler.send_header("content-type", "text/event-stream")
+    handler.send_header("transfer-encoding", "chunked")
+    handler.end_headers()
+    event = b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}\n\n'
+    handler.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+    handler.wfile.flush()
+    time.sleep(0.2)
+    return reset(handler, message)
+
+
+def mute(handler: Any, _message: Any) -> bool:
+    handler.server_object._closing.wait(4)
+    handler.close_connection = True
+    return True
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        (garbage, 502, None),
+        (reset, 503, "ns/one"),
+        (mute, 504, "a_one"),
+        (lambda handler, _message: bool(handler.send(500, b"oops", kind="text/plain")) or True, 500, None),
+    ],
+)
+def test_a_call_that_fails_is_told_and_not_repeated(
+    client: Client, running: Gateway, one: ScriptedServer, fault: Any, status: int, words: str | None
+) -> None:
+    before = len(one.calls("tools/call"))
+    one.answers["tools/call"] = fault
+    response = client.call("a_one", 'the "id"')
+    assert response.status_code == status, response.text
+    if words is not None:
+        assert response.json()["id"] == 'the "id"'
+        assert words in response.json()["error"]["message"]
+    assert len(one.calls("tools/call")) == before + 1, "it may have run: it is never sent twice"
+    assert text_of(client.call("b_two"))
+    one.answers.clear()
+    assert text_of(client.call("a_one"))
+    labels = 'method="tools/call",outcome=".*",server="ns/one",tool="a_one"'
+    wait_until(lambda: running.metric(rf"mcpgw_requests_total\{{{labels}\}}") >= 1)
+
+
+@pytest.mark.parametrize("fault", [half, reset_mid_stream])
+def test_an_answer_that_breaks_off_breaks_off_for_its_client_alone(client: Client, one: ScriptedServer, fault: Any) -> None:
+    """What has begun cannot be turned into an error any more: the client sees that it is not whole, and nothing hangs."""
+    before = len(one.calls("tools/call"))
+    one.answers["tools/call"] = fault
+    with pytest.raises(httpx2.RemoteProtocolError):
+        client.call("a_one")
+    assert len(one.calls("tools/call")) == before + 1
+    assert text_of(client.call("b_two"))
+    one.answers.clear()
+    assert text_of(client.call("a_one"))
+
+
+def test_an_answer_that_is_no_json_rpc_is_the_clients_to_judge(client: Client, one: ScriptedServer) -> None:
+    """Envoy carries answers, nobody reads them: they arrive as they are, with their type."""
+    one.answers["tools/call"] = html
+    response = client.call("a_one")
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/html")
+    assert text_of(client.call("b_two"))
+
+
+def test_a_compressed_answer_arrives(client: Client, one: ScriptedServer) -> None:
+    def compressed(handler: Any, message: Any) -> bool:
+        body = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}}).encode())
+        handler.send(200, body, [("content-encoding", "gzip")])
+        return True
+
+    one.answers["tools/call"] = compressed
+    assert answer(client.call("a_one", "z")) == {"jsonrpc": "2.0", "id": "z", "result": {"content": []}}
+
+
+def memory(running: Gateway) -> int:
+    """Bytes that the sidecar has resident."""
+    status = Path(f"/proc/{running.sidecar.popen.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def test_a_hundred_megabytes_stream_past_the_sidecar(client: Client, running: Gateway, one: ScriptedServer) -> None:
+    def large(handler: Any, message: Any) -> bool:
+        head = b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"' % message["id"]
+        tail = b'"}]}}'
+        handler.send_response(200)
+        handler.send_header("content-type", "application/json")
+        handler.send_header("content-length", str(len(head) + 100 * MEGABYTE + len(tail)))
+        handler.end_headers()
+        handler.wfile.write(head)
+        for _ in range(100):
+            handler.wfile.write(b"x" * MEGABYTE)
+        handler.wfile.write(tail)
+        return True
+
+    one.answers["tools/call"] = large
+    before = memory(running)
+    params = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "a_one"}}
+    with client.http.stream("POST", client.url, json=params, headers=client.headers) as response:
+        size = sum(len(chunk) for chunk in response.iter_raw())
+    assert size > 100 * MEGABYTE
+    assert memory(running) - before < 10 * MEGABYTE
+    assert text_of(client.call("b_two"))
+
+
+def test_a_line_of_five_megabytes_passes_as_it_came(client: Client, one: ScriptedServer) -> None:
+    text = "é" * (5 * MEGABYTE // 2)
+
+    def long_line(handler: Any, message: Any) -> bool:
+        result = {"content": [{"type": "text", "text": text, "method": "not one"}]}
+        body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}, ensure_ascii=False)
+        handler.send(200, f"data: {body}\n\n".encode(), kind="text/event-stream")
+        return True
+
+    one.answers["tools/call"] = long_line
+    assert text_of(client.call("a_one")) == text
+
+
+def test_a_server_restarted_in_the_midst_of_a_session(client: Client, running: Gateway, one: ScriptedServer) -> None:
+    """While it is away its calls are refused by name; afterwards its sessions are healed."""
+    port = one.port
+    one.stop()
+    response = client.call("a_one", 7)
+    assert (response.status_code, response.json()["id"]) == (503, 7)
+    assert response.json()["error"]["data"] == {"server": "ns/one"}
+    wait_until(lambda: not running.server("ns/one")["ready"])
+    assert running.metric(r'mcpgw_server_ready\{server="ns/one"\}') == 0
+    assert text_of(client.call("b_two"))
+    with ScriptedServer(tool("one"), port=port) as again:
+        wait_until(lambda: running.server("ns/one")["ready"])
+        assert text_of(wait_until(lambda: (found := client.call("a_one")).status_code == 200 and found))
+        assert again.calls("tools/call")[-1].headers["mcp-session-id"] in again.sessions
+
+
+def test_a_server_that_is_slow_but_within_its_limit(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
+    """12 s without a word, and no limit: the answer arrives, and others do not wait."""
+    running.write([entry("ns/one", one.url, "a_", callTimeout="0s"), entry("ns/two", two.url, "b_")])
+    wait_until(lambda: running.status()["config"]["generation"] == 2 and running.status()["envoy"]["accepted"])
+
+    def slow(handler: Any, message: Any) -> bool:
+        time.sleep(12)
+        handler.result(message["id"], {"content": [{"type": "text", "text": "late"}]})
+        return True
+
+    with running.client() as client, running.client() as waiting:
+        assert client.call("a_one").status_code == 200
+        waiting.call("a_one")
+        one.answers["tools/call"] = slow
+        late: list[str] = []
+        thread = threading.Thread(target=lambda: late.append(text_of(waiting.call("a_one"))))
+        thread.start()
+        for _ in range(20):
+            assert text_of(client.call("b_two"))
+            assert "b_two" in client.tools()
+        assert late == []
+        thread.join()
+        assert late == ["late"]
+
+
+def test_a_server_too_slow_to_open_a_session(running: Gateway, one: ScriptedServer) -> None:
+    """initialize has ten seconds; the error says so, and the next call finds a server that is well again."""
+
+    def slow(handler: Any, _message: Any) -> bool:
+        time.sleep(11)
+        handler.close_connection = True
+        return True
+
+    with running.client() as client:
+        one.answers["initialize"] = slow
+        response = client.call("a_one", "s")
+        assert (response.status_code, response.json()["id"]) == (504, "s")
+        assert "ns/one did not answer initialize within 10 s" in response.json()["error"]["message"]
+        assert text_of(client.call("b_two"))
+        one.answers.clear()
+        assert text_of(client.call("a_one"))
+
+
+def test_a_server_that_is_stopped_in_its_tracks(two: ScriptedServer, tmp_path: Path) -> None:
+    """SIGSTOP: its connections stay open, and nothing ever comes."""
+    (port,) = free_ports(1)
+    server = Process([sys.executable, "-m", "tests.servers.conformance", str(port)], tmp_path / "server.log")
+    servers = [entry("ns/stopped", f"http://127.0.0.1:{port}/mcp", callTimeout="1s"), entry("ns/two", two.url, "b_")]
+    try:
+        with gateway(tmp_path, servers, "--refresh-interval=300ms") as running, running.client() as client:
+            wait_until(lambda: running.server("ns/stopped")["ready"])
+            assert client.call("test_simple_text").status_code == 200
+            server.signal(signal.SIGSTOP)
+            response = client.call("test_simple_text", 5)
+            assert (response.status_code, response.json()["id"]) == (504, 5)
+            message = response.json()["error"]["message"]
+            assert all(word in message for word in ("ns/stopped", "1 s", "test_simple_text"))
+            assert text_of(client.call("b_two"))
+            wait_until(lambda: running.server("ns/stopped")["reason"] == "Timeout")
+            assert "test_simple_text" in client.tools(), "one failed check takes nothing away"
+            server.signal(signal.SIGCONT)
+            wait_until(lambda: running.server("ns/stopped")["ready"])
+            assert client.call("test_simple_text").status_code == 200
+    finally:
+        server.signal(signal.SIGCONT)
+        server.stop()
