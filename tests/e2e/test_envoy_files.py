@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
 from pathlib import Path
 
@@ -98,21 +97,6 @@ def test_envoys_verdict_is_read_back(one: ScriptedServer, directory: Path) -> No
         assert running.envoy is not None
         running.envoy.stop()
         wait_until(lambda: running.status()["envoy"]["accepted"] is None)
-
-
-def test_a_full_disk_leaves_the_old_files_and_is_retried(one: ScriptedServer, two: ScriptedServer, directory: Path) -> None:
-    """The directory stands in for a full disk: nothing can be written into it while it is gone."""
-    with gateway(directory, [entry("ns/one", one.url)]) as running, running.client() as client:
-        files = directory / "envoy"
-        shutil.move(files, directory / "away")
-        running.write([entry("ns/one", one.url), entry("ns/two", two.url, "b_")])
-        wait_until(lambda: running.logged("ERROR Envoy files not written"))
-        assert "cannot write" in running.status()["envoy"]["error"]
-        assert text_of(client.call("one"))
-        shutil.move(directory / "away", files)
-        wait_until(lambda: "ns/two" in (files / "rds.yaml").read_text())
-        wait_until(lambda: client.call("b_two").status_code == 200 and "result" in client.call("b_two").text)
-        assert not list(files.glob(".*.yaml.*")), "no half-written file is left"
 
 
 def test_a_second_sidecar_at_the_same_files_changes_nothing_for_envoy(one: ScriptedServer, directory: Path) -> None:
