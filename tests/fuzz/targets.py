@@ -164,7 +164,7 @@ def owners(data: bytes) -> None:
         return
     ours, envoys = name_owner(message, OWNER), NAME_OWNER(data, OWNER.encode())
     twice = any(len({key for key, _ in pairs}) != len(pairs) for pairs in _objects(_judge(data)))
-    hold(twice or ours.encode() == envoys, "two ways to name an owner")
+    hold(twice or _judge(ours.encode()) == _judge(envoys), "two ways to name an owner")
     again = parse_message(ours)
     hold(type(again) is type(message), "a message that became none")
     if isinstance(message, Request) and isinstance(again, Request):
