@@ -24,6 +24,7 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.backoff import Backoff
+from mcpgw_sidecar.sessions.table import MAX_SESSIONS
 
 log = get_logger(__name__)
 
@@ -59,7 +60,8 @@ class RedisStore:
     error: str | None = None
     _me: str = attrs.field(factory=lambda: secrets.token_hex(8))
     _quiet_until: float = 0.0
-    _own_ended: dict[str, int] = attrs.field(factory=dict)
+    _untold: dict[str, int] = attrs.field(factory=dict)
+    """Sessions that ended here while the store was lost, with their expiry."""
 
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
         """The ticket of the session with a server that another replica opened."""
@@ -92,11 +94,12 @@ class RedisStore:
 
     async def wait_end(self, session: Session) -> SharedRow:
         """End a session everywhere; gives what it had."""
-        self._own_ended[session.key] = session.expires
+        if len(self._untold) >= MAX_SESSIONS:
+            del self._untold[next(iter(self._untold))]
+        self._untold[session.key] = session.expires
 
         async def end() -> SharedRow:
-            await self._redis.zadd(_ENDED, {session.key: session.expires})
-            await self._redis.publish(_NEWS, json.dumps(["ended", session.key, self._me, session.expires]))
+            await self._wait_told(session.key, session.expires)
             row = await self._redis.hgetall(_row(session))
             await self._redis.delete([_row(session), f"mcpgw:m:{session.key}"])
             return _read_row(row)
@@ -132,7 +135,7 @@ class RedisStore:
 
     async def wait_following(self, listener: Listener) -> None:
         """Tell of other replicas, for ever; whatever was missed while the store was lost is caught up with."""
-        again = Backoff(PAUSE / 2, 10.0)
+        again = Backoff(PAUSE / 2, LEASE / 3)
         while True:
             try:
                 async with self._redis.pubsub(retry_policy=None) as news:
@@ -147,13 +150,17 @@ class RedisStore:
             await trio.sleep(again.next())
 
     async def _wait_caught_up(self, listener: Listener) -> None:
-        now = int(time.time())
-        await self._redis.zremrangebyscore(_ENDED, "-inf", now)
-        self._own_ended = {key: expires for key, expires in self._own_ended.items() if expires > now}
-        if self._own_ended:
-            await self._redis.zadd(_ENDED, self._own_ended)
+        await self._redis.zremrangebyscore(_ENDED, "-inf", int(time.time()))
+        for key, expires in list(self._untold.items()):
+            await self._wait_told(key, expires)
         for key, expires in await self._redis.zrange(_ENDED, 0, -1, withscores=True):
             listener.ended(key, int(expires))
+
+    async def _wait_told(self, key: str, expires: int) -> None:
+        """Say that a session has ended: to who asks later, and to who listens now."""
+        await self._redis.zadd(_ENDED, {key: expires})
+        await self._redis.publish(_NEWS, json.dumps(["ended", key, self._me, expires]))
+        self._untold.pop(key, None)
 
     def _heard(self, text: str, listener: Listener) -> None:
         try:
