@@ -16,7 +16,7 @@ from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot
 from mcpgw_sidecar.model.decisions import Decision, Forward, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
-from mcpgw_sidecar.model.names import NULL
+from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState, UpstreamSession
 from mcpgw_sidecar.protocol.jsonrpc import (
@@ -126,18 +126,32 @@ def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState | 
     if owner is None or found is None:
         message = "No server waits for this answer: its request is unknown, or its server or session has gone"
         return Reject(status=400, code=INVALID_REQUEST, message=message, id=answer.id)
+    body = f"{answer.text[: answer.id_start]}{owner.id}{answer.text[answer.id_end :]}".encode()
+    return _back(found, session, ident=answer.id, body=body)
+
+
+def _back(
+    found: tuple[Server, UpstreamSession],
+    session: SessionState,
+    *,
+    ident: JsonText = NULL,
+    body: bytes = b"",
+    last_event_id: str | None = None,
+) -> Forward:
+    """Something that a client gives back goes where it came from."""
     server, upstream = found
     return Forward(
         server=server,
         kind=None,
         key="",
         method="",
-        id=answer.id,
+        id=ident,
         session_key=session.session.key,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
         owner=owner_text(server.name, upstream.ticket),
-        body=f"{answer.text[: answer.id_start]}{owner.id}{answer.text[answer.id_end :]}".encode(),
+        body=body,
+        last_event_id=last_event_id,
     )
 
 
@@ -157,20 +171,7 @@ def decide_resume(event_id: str, snapshot: Snapshot, session: SessionState | Ses
     found = find_owner(owner, snapshot, session) if isinstance(session, SessionState) else None
     if owner is None or found is None or isinstance(session, SessionFault):
         return ToBroker(method="")
-    server, upstream = found
-    return Forward(
-        server=server,
-        kind=None,
-        key="",
-        method="",
-        id=NULL,
-        session_key=session.session.key,
-        session_id=upstream.id,
-        protocol_version=upstream.protocol_version,
-        owner=owner_text(server.name, upstream.ticket),
-        body=b"",
-        last_event_id=owner.id,
-    )
+    return _back(found, session, last_event_id=owner.id)
 
 
 def _target(request: Request) -> _Named | Reject:

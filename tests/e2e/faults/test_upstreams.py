@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.stack import Client, Gateway, entry, free_ports, gateway, wait_until
+from tests.servers.broken import half, html
 from tests.servers.scripted import ScriptedServer, tool
 
 
@@ -135,21 +136,6 @@ def test_what_a_server_can_do_wrong(
         one.answers.clear()
         wait_until(lambda: running.server("ns/one")["ready"])
         assert tools(running) == ["both", "one", "two"]
-
-
-def html(handler: Any, _message: Any) -> bool:
-    handler.send(200, b"<html>hello</html>", kind="text/html")
-    return True
-
-
-def half(handler: Any, _message: Any) -> bool:
-    handler.send_response(200)
-    handler.send_header("content-type", "application/json")
-    handler.send_header("content-length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b'{"jsonrpc":"2.0"')
-    handler.close_connection = True
-    return True
 
 
 def endless(handler: Any, _message: Any) -> bool:
