@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -70,6 +71,7 @@ class Directory:
         relay.heal = self._wait_heard_again
         self._streams = streams
         self._store = store
+        self._outgoing: deque[tuple[str, bytes]] = deque()  # short: a store that does not answer is asked once a second
         if store.shared:
             streams.post = self._post
         self._opening: dict[tuple[str, ServerName], _Opening] = {}
@@ -227,14 +229,18 @@ class Directory:
         await self._store.wait_following(Listener(ended=ended, mail=mail, changed=changed))
 
     def _post(self, key: str, message: bytes) -> bool:
-        """Leave a server's message where the replica finds it that has the client's stream."""
+        """Leave a server's message where the replica finds it that has the client's stream; all of them in their order."""
+        if not self._outgoing:
+            self._nursery.start_soon(self._wait_posted)
+        self._outgoing.append((key, message))
+        return True
 
-        async def wait_posted() -> None:
+    async def _wait_posted(self) -> None:
+        while self._outgoing:
+            key, message = self._outgoing[0]
             if not await self._store.wait_post(key, message):
                 self._streams.hold(key, message)
-
-        self._nursery.start_soon(wait_posted)
-        return True
+            self._outgoing.popleft()
 
     async def _wait_mail(self, key: str) -> None:
         self._streams.deliver(key, await self._store.wait_mail(key))

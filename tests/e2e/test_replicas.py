@@ -132,9 +132,12 @@ def test_messages_wait_for_a_client_that_has_no_stream(
     with first.client() as client, at(second, client) as there:
         client.post("resources/subscribe", {"uri": "file:///w"})
         session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
-        say(wait_until(lambda: stream_of(one, session)), "notifications/resources/updated", uri="file:///w")
+        stream = wait_until(lambda: stream_of(one, session))
+        for number in range(20):
+            say(stream, "notifications/resources/updated", uri=f"file:///{number}")
         with listening(there) as heard:
-            assert wait_until(lambda: updates(heard)) == ["file:///w"]
+            wait_until(lambda: len(updates(heard)) == 20)
+        assert updates(heard) == [f"file:///{number}" for number in range(20)]
 
 
 def test_the_loss_of_the_store_costs_no_call(replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer) -> None:
