@@ -30,7 +30,8 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     parse_message,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_array
-from mcpgw_sidecar.protocol.owners import name_owner
+from mcpgw_sidecar.protocol.owners import name_owner, owner_text
+from mcpgw_sidecar.protocol.sse import one_line
 
 MAX_BATCH = 100  # messages; each may be a call that is carried at the same time as the others
 Decide = Callable[[HttpRequest], Awaitable[Forward | ToBroker | Reject]]
@@ -97,14 +98,15 @@ class BatchRunner:
                 await self.client.wait_posted(call.server, upstream, call.body, own)
                 return
             try:
-                answer = await self._wait_answer(call, upstream, own, out)
+                answer = await self._wait_answer(call, upstream, call.owner, own, out)
             except UpstreamError as error:
                 if error.status != FORGOTTEN or call.session_id is None:
                     raise
                 healed = await self.directory.wait_healed(call.session_key, call.server, call.session_id, own)
                 if healed is None:
                     raise
-                answer = await self._wait_answer(call, healed, own, out)
+                owner = owner_text(call.server.name, healed.ticket)
+                answer = await self._wait_answer(call, healed, owner, own, out)
         except UpstreamError as error:
             refused = rejection(call.server, error)
             await out.send(error_text(call.id, refused.code, refused.message, refused.data))
@@ -112,10 +114,15 @@ class BatchRunner:
             await out.send(answer)
 
     async def _wait_answer(
-        self, call: Forward, upstream: UpstreamSession, headers: Mapping[str, str], out: trio.MemorySendChannel[bytes]
+        self,
+        call: Forward,
+        upstream: UpstreamSession,
+        owner: str,
+        headers: Mapping[str, str],
+        out: trio.MemorySendChannel[bytes],
     ) -> bytes:
         async def wait_heard(message: Request | Notification) -> None:
-            await out.send(name_owner(message, call.owner).encode())
+            await out.send(one_line(name_owner(message, owner)))
 
         limit = self.silence if call.server.call_timeout is None else call.server.call_timeout
         return await self.client.wait_forwarded(call.server, upstream, call.body, headers, wait_heard, silence=limit or None)

@@ -36,7 +36,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     result_text,
 )
 from mcpgw_sidecar.protocol.jsontext import Member, parse_object
-from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError
+from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError, one_line
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL
 
 CONNECT_TIMEOUT = 5.0  # seconds until a TCP and TLS connection stands
@@ -149,7 +149,7 @@ class UpstreamClient:
         async with self._exchange(server, "POST", message, _with_session(session, headers), silence=silence) as answer:
             await _wait_checked(answer)
             response = await _wait_response(answer, wait_heard)
-        return response.text.replace("\r", " ").replace("\n", " ").encode()
+        return one_line(response.text)
 
     async def wait_events(
         self,

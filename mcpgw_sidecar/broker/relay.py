@@ -24,6 +24,7 @@ from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.owners import name_owner, owner_text
+from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -119,10 +120,8 @@ class Relay:
     async def _wait_listening(self, key: tuple[str, ServerName], server: Server, listener: _Listener) -> None:
         def heard(message: Message) -> None:
             if isinstance(message, Request) or (isinstance(message, Notification) and message.method not in _OURS):
-                # One line: in JSON a line break outside of a string is a space, and inside of one it is escaped.
                 owner = owner_text(server.name, listener.upstream.ticket)
-                text = name_owner(self._shown(message, server), owner).replace("\n", " ").replace("\r", " ")
-                self._streams.send(key[0], text.encode())
+                self._streams.send(key[0], one_line(name_owner(self._shown(message, server), owner)))
 
         again, position = Backoff(AGAIN, AGAIN_CAP), Position()
         with listener.scope:

@@ -98,6 +98,11 @@ class SseParser:
 _BOM = b"\xef\xbb\xbf"
 
 
+def one_line(message: str) -> bytes:
+    """A message without line breaks: in JSON one outside of a string is a space, and inside of one it is escaped."""
+    return message.replace("\r", " ").replace("\n", " ").encode()
+
+
 def event_bytes(message: bytes, ident: str = "") -> bytes:
     """One JSON-RPC message (one line) as an event; without a message, one that only gives an id to resume from."""
     named = f"id: {ident}\n".encode() if ident else b""

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.protocol.eras import Era, classify
 from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.protocol.headers import for_upstream, is_header_value, value_of
-from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes
+from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes, one_line
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate
 
 
@@ -141,3 +143,10 @@ def test_an_event_that_is_not_text_ends_the_stream() -> None:
 
 def test_our_own_event_is_one() -> None:
     assert SseParser(100).feed(event_bytes(b'{"a":1}')) == [Event('{"a":1}')]
+
+
+def test_a_message_over_several_lines_is_made_one() -> None:
+    text = '{\r\n "a": "\\n"\n}'
+    assert json.loads(one_line(text)) == json.loads(text)
+    assert b"\n" not in one_line(text)
+    assert b"\r" not in one_line(text)

@@ -116,6 +116,26 @@ def test_a_server_asks_in_a_batch_and_is_answered_in_another(
         servers[0].answers.clear()
 
 
+def test_what_servers_write_over_several_lines_is_one_event(
+    client: Client, servers: tuple[ScriptedServer, ScriptedServer]
+) -> None:
+    def pretty(handler: Any, message: Any) -> bool:
+        told = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": 1}}
+        answered = {"jsonrpc": "2.0", "id": message["id"], "result": {}}
+        lines = [f"data: {line}" for each in (told, answered) for line in [*json.dumps(each, indent=1).split("\n"), ""]]
+        body = "\n".join("" if line == "data: " else line for line in lines) + "\n"
+        handler.send(200, body.encode(), kind="text/event-stream")
+        return True
+
+    servers[0].answers["tools/call"] = pretty
+    try:
+        text = client.send([call("a_one", 1)]).text
+    finally:
+        servers[0].answers.clear()
+    assert events(text) == {1: {"jsonrpc": "2.0", "id": 1, "result": {}}}
+    assert '"notifications/message"' in text
+
+
 def test_a_dead_session_is_healed_and_a_dead_server_named(
     client: Client, servers: tuple[ScriptedServer, ScriptedServer]
 ) -> None:
