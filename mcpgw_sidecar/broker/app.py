@@ -238,7 +238,8 @@ class BrokerApp:
         stream = self._streams.open(state.session.key, headers.get(h.LAST_EVENT, ""))
         self._directory.listened(state.session, headers)
         # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
-        first = stream.first_event() if state.session.protocol_version >= PRIMED else KEEP_ALIVE
+        stream.primed = state.session.protocol_version >= PRIMED
+        first = stream.first_event() if stream.primed else KEEP_ALIVE
         self._metrics.streams.inc()
         try:
             async with trio.open_nursery() as nursery:

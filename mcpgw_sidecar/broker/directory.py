@@ -15,14 +15,14 @@ from mcpgw_sidecar.broker.client import UpstreamClient
 from mcpgw_sidecar.broker.opensessions import OpenSessions
 from mcpgw_sidecar.broker.relay import Relay
 from mcpgw_sidecar.broker.store import Listener, SessionStore
-from mcpgw_sidecar.broker.streams import Streams
+from mcpgw_sidecar.broker.streams import Streams, read_hearing
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession, Wishes
 from mcpgw_sidecar.observability.logs import get_logger, short
-from mcpgw_sidecar.protocol.headers import for_upstream
+from mcpgw_sidecar.protocol.headers import LAST_EVENT, for_upstream
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, SERVER_ERROR, Notification
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_object
 from mcpgw_sidecar.protocol.owners import read_owner
@@ -197,8 +197,15 @@ class Directory:
 
     def listened(self, session: Session, headers: Mapping[str, str]) -> None:
         """The client's stream is here now: so is what waits for it, and what other replicas heard for it until now."""
+        servers, authorization = self._servers(), headers.get("authorization")
+        for name, ticket in read_hearing(headers.get(LAST_EVENT, "")):
+            server = servers.get(name)
+            if server is not None and self._open.find(session, server) is None:  # heard by a process that is gone
+                adopted = self._open.adopt(session, server, ticket, authorization)
+                if adopted is not None:
+                    self._listen(session, server, adopted)
         if self._store.shared:
-            self._nursery.start_soon(self._wait_listened, session, headers.get("authorization"))
+            self._nursery.start_soon(self._wait_listened, session, authorization)
 
     async def _wait_listened(self, session: Session, authorization: str | None) -> None:
         self._streams.deliver(session.key, await self._store.wait_mail(session.key))

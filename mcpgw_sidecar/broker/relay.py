@@ -64,7 +64,8 @@ class Relay:
         self._client = client
         self._streams = streams
         self._nursery = nursery
-        self._listeners: dict[tuple[str, ServerName], _Listener] = {}
+        self._listeners: dict[str, dict[ServerName, _Listener]] = {}
+        streams.hearing = self.hearing
         self.heal: Callable[[str, Server, UpstreamSession], Awaitable[object]] = _wait_nothing
 
     def listen(self, session: str, server: Server, upstream: UpstreamSession) -> trio.Event:
@@ -72,25 +73,38 @@ class Relay:
 
         The event is set when the stream stands, or will not.
         """
-        key = (session, server.name)
-        running = self._listeners.get(key)
+        listeners = self._listeners.setdefault(session, {})
+        running = listeners.get(server.name)
         if running is not None and running.upstream == upstream:
             return running.opened
         if running is not None:
             running.scope.cancel()
-        listener = self._listeners[key] = _Listener(upstream)
-        self._nursery.start_soon(self._wait_listening, key, server, listener)
+        listener = listeners[server.name] = _Listener(upstream)
+        self._nursery.start_soon(self._wait_listening, (session, server.name), server, listener)
+        self._streams.mark(session)
         return listener.opened
+
+    def hearing(self, session: str) -> str:
+        """The sessions with servers that are heard for a session, as event ids hold them."""
+        heard = self._listeners.get(session)
+        if not heard:
+            return ""
+        return ",".join(owner_text(name, listener.upstream.ticket) for name, listener in sorted(heard.items()))
 
     def stop_session(self, session: str) -> None:
         """The session is over."""
-        for key in [key for key in self._listeners if key[0] == session]:
-            self._listeners.pop(key).scope.cancel()
+        for listener in self._listeners.pop(session, {}).values():
+            listener.scope.cancel()
 
     def stop_server(self, server: ServerName) -> None:
         """The server has gone or lives elsewhere."""
-        for key in [key for key in self._listeners if key[1] == server]:
-            self._listeners.pop(key).scope.cancel()
+        for listeners in self._listeners.values():
+            listener = listeners.pop(server, None)
+            if listener is not None:
+                listener.scope.cancel()
+
+    def _current(self, key: tuple[str, ServerName]) -> _Listener | None:
+        return self._listeners.get(key[0], {}).get(key[1])
 
     async def _wait_leased(self, key: tuple[str, ServerName], listener: _Listener) -> None:
         """Wait until no other replica hears this server in this session, then keep that right for as long as it is heard here."""
@@ -101,7 +115,7 @@ class Relay:
             await trio.sleep(LEASE / 3)
 
         async def wait_prolonging() -> None:
-            while self._listeners.get(key) is listener:
+            while self._current(key) is listener:
                 await self._store.wait_lease(*key)
                 await trio.sleep(LEASE / 3)
 
@@ -150,5 +164,5 @@ class Relay:
                 listener.opened.set()  # nobody waits any longer for a stream that is not there
                 await trio.sleep(again.next(position.retry))
         listener.opened.set()
-        if self._listeners.get(key) is listener:
-            del self._listeners[key]
+        if self._current(key) is listener:
+            del self._listeners[key[0]][key[1]]

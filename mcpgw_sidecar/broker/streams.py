@@ -3,8 +3,8 @@
 Of changes to lists a set of kinds waits, not a queue: ten changes while a client is slow are one notification. Messages of servers wait
 in a queue with an end: a client that does not read loses the oldest, and nobody else loses anything.
 
-Nothing is lost between two streams either. The id of an event says which stream it was on, its number there, and the state of the lists
-that its client knew: `<stream>.<number>.<state>`. A client that comes back with it (`Last-Event-ID`) is told what changed since, also by a
+Nothing is lost between two streams either. The id of an event says which stream it was on, its number there, the state of the lists
+that its client knew, and in which sessions servers are heard for it (tickets): `<stream>.<number>.<state>[.<server>:<ticket>,...]`. A client that comes back with it (`Last-Event-ID`) is told what changed since, also by a
 process that never saw it; and the last messages of servers are kept for it. One that comes back without it is told what changed
 since its last stream here; to one that this process does not know at all, everything may have changed.
 """
@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot, changes
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.protocol.jsonrpc import notification_text
 from mcpgw_sidecar.protocol.sse import event_bytes
 from mcpgw_sidecar.runtime.watch import Watched
@@ -29,6 +30,7 @@ COLLECT = 0.1  # seconds in which changes that come together become one notifica
 COALESCE = 0.5  # seconds between two notifications of one kind; what clients' tests wait for one is a little more
 MAX_RELAYED = 1000  # messages of servers that wait for a slow client
 MAX_KEPT = 100  # messages of servers that are kept for a client whose stream broke
+MAX_HEARING = 4000  # characters in an event's id: as a header it has to come back
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
 
 
@@ -51,10 +53,13 @@ class Stream:
 
     session: str
     _owner: _Client
+    _hearing: Callable[[str], str]
     _state: str = ""
     pending: set[str] = attrs.field(factory=set)
     relayed: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=MAX_RELAYED))
     closed: bool = False
+    primed: bool = False
+    _marked: bool = False
     _id: str = attrs.field(factory=lambda: secrets.token_hex(4))
     _number: int = 0
     _wake: trio.Event = attrs.field(factory=trio.Event)
@@ -68,6 +73,11 @@ class Stream:
     def send(self, message: bytes) -> None:
         """Have a server's message sent."""
         self.relayed.append(message)
+        self._wake.set()
+
+    def mark(self) -> None:
+        """Have an event sent that holds nothing but its id, where the client takes such (`primed`)."""
+        self._marked = self.primed
         self._wake.set()
 
     def close(self) -> None:
@@ -97,22 +107,29 @@ class Stream:
             self._number += 1
             if not self.pending:
                 self._owner.known = self._state
+        elif self._marked:
+            message = b""
+            self._number += 1
         else:
             return None
+        self._marked = False
         return event_bytes(message, self._event_id())
 
     def _event_id(self) -> str:
-        return f"{self._id}.{self._number}.{self._owner.known or ''}"
+        hearing = self._hearing(self.session)
+        heard = f".{hearing}" if hearing and len(hearing) <= MAX_HEARING else ""
+        return f"{self._id}.{self._number}.{self._owner.known or ''}{heard}"
 
 
 class Streams:
     """All open streams, by session. A message goes to one stream of a session: the newest (basic/transports, Multiple Connections).
 
-    `post` takes a message for a session without a stream here, if it can.
+    `post` takes a message for a session without a stream here, if it can; `hearing` says what event ids say of a session's servers.
     """
 
     def __init__(self, live: Watched[Snapshot]) -> None:
         self._live = live
+        self.hearing: Callable[[str], str] = lambda _session: ""
         self.post: Callable[[str, bytes], bool] = lambda _session, _message: False
         self._clients: dict[str, _Client] = {}
         self._told = live.value.state
@@ -127,7 +144,7 @@ class Streams:
         last, number, state = _read(last_event_id)
         if state is not None:
             client.known = state
-        stream = Stream(session, client)
+        stream = Stream(session, client, self.hearing)
         client.streams.append(stream)
         if len(client.streams) > PER_SESSION:
             client.streams.pop(0).close()
@@ -192,6 +209,12 @@ class Streams:
         for message in messages:
             self.send(session, message)
 
+    def mark(self, session: str) -> None:
+        """A server is heard for a session from now on: what its client could come back with has to say so."""
+        client = self._clients.get(session)
+        if client is not None and client.streams:
+            client.streams[-1].mark()
+
     def hold(self, session: str, message: bytes) -> None:
         """Keep a message until the session has a stream here."""
         client = self._client(session)
@@ -219,9 +242,17 @@ class Streams:
             await trio.sleep(COALESCE - COLLECT)
 
 
+def read_hearing(event_id: str) -> list[tuple[ServerName, str]]:
+    """Server and ticket of each session with a server that was heard when an event of ours was sent."""
+    heard = event_id.split(".", 3)[3:]  # behind stream, number and state
+    owners = [owner.partition(":") for owner in (heard[0].split(",") if heard else ())]
+    return [(ServerName(server), ticket) for server, _, ticket in owners if ticket]
+
+
 def _read(event_id: str) -> tuple[str, int, str | None]:
     """Stream, number and state of one of our events; of anything else nothing."""
     stream, _, rest = event_id.partition(".")
-    number, dot, state = rest.partition(".")
+    number, dot, rest = rest.partition(".")
+    state = rest.partition(".")[0]
     known = dot and number.isascii() and number.isdigit() and len(number) <= len(str(1 << 63))
     return (stream, int(number), state) if known else ("", 0, None)

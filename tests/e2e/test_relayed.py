@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,26 @@ def test_an_update_of_a_clashing_uri_is_told_by_its_alias(one: ScriptedServer, t
         say(stream, "notifications/resources/updated", uri="file:///w")
         wait_until(lambda: heard)
         assert heard[0]["params"] == {"uri": alias}
+
+
+def test_a_subscription_over_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer) -> None:
+    """The last id that the client got says in which session the server is heard: the new process goes on there."""
+    with running.client() as client:
+        with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
+            ids = (line.removeprefix("id: ") for line in response.iter_lines() if line.startswith("id: "))
+            assert next(ids)
+            client.post("resources/subscribe", {"uri": "file:///w"})
+            last = next(ids)
+        session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+        old = wait_until(lambda: stream_of(one, session))
+        running.sidecar.signal(signal.SIGKILL)
+        running.sidecar.stop()
+        running.start_sidecar()
+        wait_until(lambda: client.post("ping").status_code == 200)
+        client.headers |= {"last-event-id": last}
+        with listening(client) as heard:
+            fresh = wait_until(lambda: stream_of(one, session) is not old and stream_of(one, session))
+            say(fresh, "notifications/resources/updated", uri="file:///w")
+            wait_until(lambda: heard)
+        assert heard == [{"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "file:///w"}}]
+        assert len(one.calls("resources/subscribe")) == 1
