@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, assert_never
 
+import attrs
 import trio
 
 from mcpgw_sidecar.broker import methods
@@ -17,7 +18,7 @@ from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.broker.streams import Stream, Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import BROKER, ENDPOINT, NULL, JsonText, ServerName
+from mcpgw_sidecar.model.names import BROKER, NULL, JsonText, ServerName
 from mcpgw_sidecar.model.ports import Started
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.observability.logs import get_logger
@@ -43,6 +44,7 @@ from mcpgw_sidecar.protocol.owners import owner_text
 from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes
 from mcpgw_sidecar.protocol.versions import PRIMED
 from mcpgw_sidecar.routing.stateful import takes_batches
+from mcpgw_sidecar.routing.virtual import named, seen, wanted
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -99,11 +101,12 @@ class BrokerApp:
             await self._wait_heal(headers, send)
             return
         refused = self._guard.refuses(headers.get("host", ""), headers.get("origin"))
-        if refused is None and scope["path"] != ENDPOINT:
-            refused = Reject(status=404, code=INVALID_REQUEST, message=f"Not found: the endpoint is {ENDPOINT}")
-        if refused is not None:
-            await _wait_rejected(send, refused)
+        name = refused or wanted(scope["path"], headers)
+        if isinstance(name, Reject):
+            await _wait_rejected(send, name)
             return
+        if name is not None:
+            headers[h.X_VIRTUAL] = name
         match scope["method"]:
             case "POST":
                 await self._wait_post(headers, receive, send)
@@ -191,9 +194,11 @@ class BrokerApp:
         era = classify(headers.get(h.VERSION), ident)
         if isinstance(era, Reject):
             return era
-        snapshot = self._live.value
+        snapshot = seen(self._live.value, headers)
+        if isinstance(snapshot, Reject):
+            return attrs.evolve(snapshot, id=ident)
         if isinstance(parsed, Request) and parsed.method == "initialize":
-            return methods.initialize(parsed, snapshot, self._directory)
+            return methods.initialize(parsed, snapshot, self._directory, named(headers))
         session = self._directory.lookup(headers.get(h.SESSION))
         if isinstance(session, SessionFault):
             return _no_session(session, ident)
@@ -224,10 +229,13 @@ class BrokerApp:
         era = classify(headers.get(h.VERSION))
         session = self._directory.lookup(headers.get(h.SESSION))
         accepted = headers.get("accept", "*/*")
+        view = seen(self._live.value, headers)
         if isinstance(era, Reject):
             await _wait_rejected(send, era)
         elif isinstance(session, SessionFault):
             await _wait_rejected(send, _no_session(session))
+        elif isinstance(view, Reject):
+            await _wait_rejected(send, view)
         elif not any(kind in accepted for kind in ("text/event-stream", "text/*", "*/*")):
             message = "Not acceptable: a GET stream is text/event-stream"
             await _wait_rejected(send, Reject(status=406, code=INVALID_REQUEST, message=message))
@@ -235,7 +243,7 @@ class BrokerApp:
             await self._wait_listened(session, headers, receive, send)
 
     async def _wait_listened(self, state: SessionState, headers: dict[str, str], receive: Receive, send: Send) -> None:
-        stream = self._streams.open(state.session.key, headers.get(h.LAST_EVENT, ""))
+        stream = self._streams.open(state.session.key, headers.get(h.LAST_EVENT, ""), named(headers))
         self._directory.listened(state.session, headers)
         # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
         stream.primed = state.session.protocol_version >= PRIMED

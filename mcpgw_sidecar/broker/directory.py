@@ -18,7 +18,7 @@ from mcpgw_sidecar.broker.store import Listener, SessionStore
 from mcpgw_sidecar.broker.streams import Streams, read_hearing
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession, Wishes
 from mcpgw_sidecar.observability.logs import get_logger, short
@@ -76,7 +76,14 @@ class Directory:
             streams.post = self._post
         self._opening: dict[tuple[str, ServerName], _Opening] = {}
 
-    def create(self, *, protocol_version: str, client_info: JsonText, capabilities: JsonText) -> str:
+    def create(
+        self,
+        *,
+        protocol_version: str,
+        client_info: JsonText,
+        capabilities: JsonText,
+        virtual: VirtualName | None = None,
+    ) -> str:
         """A new session's id."""
         session = Session(
             key=secrets.token_urlsafe(RANDOM_BYTES),
@@ -86,7 +93,7 @@ class Directory:
             capabilities=capabilities,
         )
         self._table.see(session)
-        self._streams.greet(session.key)
+        self._streams.greet(session.key, virtual)
         return self._keys().seal(session)
 
     def lookup(self, token: str | None) -> SessionState | SessionFault:

@@ -12,7 +12,7 @@ from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
-from mcpgw_sidecar.model.names import JsonText
+from mcpgw_sidecar.model.names import JsonText, VirtualName
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Request
 from mcpgw_sidecar.protocol.jsontext import Member, dumps
@@ -34,8 +34,10 @@ class Result:
     session_id: str | None = attrs.field(default=None, repr=False)
 
 
-def initialize(request: Request, snapshot: Snapshot, directory: Directory) -> Result | Reject:
-    """Negotiate and open a session."""
+def initialize(
+    request: Request, snapshot: Snapshot, directory: Directory, virtual: VirtualName | None = None
+) -> Result | Reject:
+    """Negotiate and open a session; `snapshot` is what clients of the `virtual` server see."""
     members = {member.key: member for member in request.params or []}
     version = members.get("protocolVersion")
     if version is None or not isinstance(version.value, str):
@@ -48,6 +50,7 @@ def initialize(request: Request, snapshot: Snapshot, directory: Directory) -> Re
         protocol_version=negotiated,
         client_info=_client_info(request.text, members.get("clientInfo")),
         capabilities=_capabilities(request.text, members.get("capabilities")),
+        virtual=virtual,
     )
     result: dict[str, object] = {
         "protocolVersion": negotiated,

@@ -19,8 +19,8 @@ from itertools import islice
 import attrs
 import trio
 
-from mcpgw_sidecar.catalog.snapshot import Snapshot, changes
-from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, changes
+from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.protocol.jsonrpc import notification_text
 from mcpgw_sidecar.protocol.sse import event_bytes
 from mcpgw_sidecar.runtime.watch import Watched
@@ -36,9 +36,13 @@ PER_SESSION = 4  # open streams of one session; with one more the oldest ends
 
 @attrs.define
 class _Client:
-    """A session: its open streams, the state of the lists that it knows, and what servers sent it lately (None: nothing yet)."""
+    """A session: its open streams, the state of the lists that it knows, and what servers sent it lately (None: nothing yet).
+
+    The lists are those of the virtual server that it named last.
+    """
 
     known: str | None
+    virtual: VirtualName | None = None
     streams: list[Stream] = attrs.field(factory=list)
     sent: deque[tuple[str, int, bytes]] | None = None
     held: deque[bytes] | None = None
@@ -132,15 +136,21 @@ class Streams:
         self.hearing: Callable[[str], str] = lambda _session: ""
         self.post: Callable[[str, bytes], bool] = lambda _session, _message: False
         self._clients: dict[str, _Client] = {}
-        self._told = live.value.state
+        self._told = _states(live.value)
 
-    def greet(self, session: str) -> None:
+    def greet(self, session: str, virtual: VirtualName | None = None) -> None:
         """A session is born here: the lists that it knows are those of now."""
-        self._client(session).known = self._live.value.state
+        client = self._client(session)
+        client.virtual, client.known = virtual, self._now(virtual)
 
-    def open(self, session: str, last_event_id: str = "") -> Stream:
+    def _now(self, virtual: VirtualName | None) -> str:
+        """The state of the lists that clients of a virtual server see."""
+        return (self._live.value.view(virtual) or EMPTY).state
+
+    def open(self, session: str, last_event_id: str = "", virtual: VirtualName | None = None) -> Stream:
         """A new stream of a session, with what its client missed since the event of that id."""
-        client, now = self._client(session), self._live.value.state
+        client, now = self._client(session), self._now(virtual)
+        client.virtual = virtual
         last, number, state = _read(last_event_id)
         if state is not None:
             client.known = state
@@ -175,7 +185,7 @@ class Streams:
             client.streams.remove(stream)
         if client.streams:
             for method in stream.pending:
-                client.streams[-1].tell(method, self._live.value.state)
+                client.streams[-1].tell(method, self._now(client.virtual))
         for message in stream.relayed:
             self.send(stream.session, message)
 
@@ -227,19 +237,24 @@ class Streams:
         version = self._live.version
         while True:
             version = await self._live.wait_after(version)
-            if not changes(self._told, self._live.value.state):
+            if self._told == _states(self._live.value):
                 continue
             await trio.sleep(COLLECT)
-            version, state = self._live.version, self._live.value.state
-            self._told = state
+            version, states = self._live.version, _states(self._live.value)
+            self._told = states
             # In slices: ten thousand clients are told without holding up a call.
             clients = iter(list(self._clients.values()))
             while some := list(islice(clients, 500)):
                 for client in some:
+                    state = states.get(client.virtual, EMPTY.state)
                     for method in changes(client.known, state) if client.streams else ():
                         client.streams[-1].tell(method, state)
                 await trio.lowlevel.checkpoint()
             await trio.sleep(COALESCE - COLLECT)
+
+
+def _states(snapshot: Snapshot) -> dict[VirtualName | None, str]:
+    return {None: snapshot.state, **{name: view.state for name, view in snapshot.views.items()}}
 
 
 def read_hearing(event_id: str) -> list[tuple[ServerName, str]]:

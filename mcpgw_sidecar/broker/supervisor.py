@@ -29,7 +29,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.servers import Desired, Server
+from mcpgw_sidecar.model.servers import Desired, Server, VirtualServer
 from mcpgw_sidecar.model.statuses import Health, ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
@@ -86,6 +86,7 @@ class Supervisor:
         self._changed = changed
         self._entries: dict[ServerName, _Entry] = {}
         self._rows: tuple[Server, ...] = ()
+        self._virtual: tuple[VirtualServer, ...] = ()
         self._federation: Federation | None = None
         self._dirty = trio.Event()
         self.all_tried = trio.Event()
@@ -117,7 +118,7 @@ class Supervisor:
                     self._changed(name)
             self._entries[name] = new
             nursery.start_soon(self._wait_server, new)
-        self._rows = desired.servers
+        self._rows, self._virtual = desired.servers, desired.virtual_servers
         self._dirty.set()
 
     async def _wait_federating(self) -> None:
@@ -127,7 +128,7 @@ class Supervisor:
             self._dirty = trio.Event()
             servers = tuple(self._entries[server.name].server for server in self._rows if server.name in self._entries)
             offers = {name: entry.offer for name, entry in self._entries.items()}
-            before, self._federation = self._federation, federate(servers, offers)
+            before, self._federation = self._federation, federate(servers, offers, self._virtual)
             _log_new_tools(before, self._federation)
             self._live.publish(self._federation.snapshot)
             self._publish_statuses()

@@ -13,10 +13,11 @@ from mcpgw_sidecar.catalog.aliases import write_alias
 from mcpgw_sidecar.catalog.items import MAX_NAME, Item, Unusable
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot, build
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
-from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.names import ServerName, VirtualName
+from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.model.statuses import Conflict, Invalid
 
+_OF_CALLS = frozenset({"logging"})  # what a server declares besides its lists that matters to whoever only calls its tools
 MAX_INSTRUCTIONS = 4096  # characters of one server's instructions: every client of every server reads them
 
 
@@ -56,7 +57,11 @@ class Federation:
     shares: Mapping[ServerName, Share]
 
 
-def federate(servers: tuple[Server, ...], discovered: Mapping[ServerName, Discovered]) -> Federation:
+def federate(
+    servers: tuple[Server, ...],
+    discovered: Mapping[ServerName, Discovered],
+    virtual_servers: tuple[VirtualServer, ...] = (),
+) -> Federation:
     """Merge what the enabled servers offer, in the order of the configuration."""
     owners: dict[str, dict[str, Owned]] = {kind.name: {} for kind in KINDS}
     offers = {server.name: discovered.get(server.name, Discovered()) for server in servers}
@@ -66,8 +71,29 @@ def federate(servers: tuple[Server, ...], discovered: Mapping[ServerName, Discov
         owners,
         instructions=_instructions(servers, offers),
         capabilities=frozenset().union(*(offer.capabilities for offer in offers.values())),
+        views=_views(servers, offers, owners[TOOL.name], virtual_servers),
     )
     return Federation(snapshot, shares)
+
+
+def _views(
+    servers: tuple[Server, ...],
+    offers: Mapping[ServerName, Discovered],
+    tools: Mapping[str, Owned],
+    virtual_servers: tuple[VirtualServer, ...],
+) -> dict[VirtualName, Snapshot]:
+    """Of each virtual server its tools, as far as there are any; it has no prompts and no resources: nobody chose them for it."""
+    views: dict[VirtualName, Snapshot] = {}
+    for virtual in virtual_servers:
+        chosen = {name: tools[name] for name in virtual.tools if name in tools}
+        owners = {owned.server.name for owned in chosen.values()}
+        views[virtual.name] = build(
+            {server.name: server for server in servers},
+            {TOOL.name: chosen},
+            instructions=_instructions(tuple(server for server in servers if server.name in owners), offers),
+            capabilities=frozenset().union(*(offers[name].capabilities for name in owners)) & _OF_CALLS,
+        )
+    return views
 
 
 def _instructions(servers: tuple[Server, ...], offers: Mapping[ServerName, Discovered]) -> str:

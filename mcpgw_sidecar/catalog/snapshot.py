@@ -16,7 +16,7 @@ from mcpgw_sidecar.catalog import templates
 from mcpgw_sidecar.catalog.aliases import read_alias, write_alias
 from mcpgw_sidecar.catalog.items import MAX_URI
 from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, Kind
-from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.jsontext import dumps
 
@@ -61,12 +61,20 @@ class Listing:
 
 @attrs.frozen
 class Snapshot:
-    """One immutable state of the catalog. `capabilities` are those of the servers that answer, besides the lists."""
+    """One immutable state of the catalog. `capabilities` are those of the servers that answer, besides the lists.
+
+    `views` are what clients of each virtual server see of it: snapshots of the same servers with fewer tools and nothing else.
+    """
 
     servers: Mapping[ServerName, Server]
     lists: Mapping[str, Listing]
     instructions: str = attrs.field(repr=False)
     capabilities: frozenset[str]
+    views: Mapping[VirtualName, Snapshot] = attrs.field(factory=dict)
+
+    def view(self, name: VirtualName | None) -> Snapshot | None:
+        """What a client of this virtual server sees (of none: everything); None for a name that there is not."""
+        return self if name is None else self.views.get(name)
 
     @property
     def state(self) -> str:
@@ -112,10 +120,11 @@ def build(
     *,
     instructions: str = "",
     capabilities: frozenset[str] = frozenset(),
+    views: Mapping[VirtualName, Snapshot] | None = None,
 ) -> Snapshot:
     """A snapshot with every page of every list serialised; `owned` is by kind's name, then by key."""
     lists = {kind.name: _listing(kind, owned.get(kind.name, {})) for kind in KINDS}
-    return Snapshot(servers, lists, instructions, capabilities)
+    return Snapshot(servers, lists, instructions, capabilities, views or {})
 
 
 def _listing(kind: Kind, owned: Mapping[str, Owned]) -> Listing:

@@ -13,7 +13,7 @@ from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, Iterabl
 
 from mcpgw_sidecar.config.schema import CHECKS, SECRET, ConfigFile
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.servers import Server, VirtualServer
 
 Path = tuple[str | int, ...]
 _KINDS = {"str": "a text", "bool": "true or false", "list": "a list", "dict": "keys and values"}
@@ -62,8 +62,16 @@ class _Tree:
         return found
 
 
-def decode(text: str, source: str) -> tuple[Server, ...]:
-    """The servers of a configuration file, in its order. Raises ConfigurationError with every problem found."""
+@attrs.frozen
+class Content:
+    """What a configuration says, in its order."""
+
+    servers: tuple[Server, ...]
+    virtual_servers: tuple[VirtualServer, ...]
+
+
+def decode(text: str, source: str) -> Content:
+    """The content of a configuration file. Raises ConfigurationError with every problem found."""
     if len(text) > MAX_FILE:
         raise ConfigurationError([f"{source}: larger than {MAX_FILE >> 20} MiB: is this the right file?"])
     tree = _Tree()
@@ -79,14 +87,18 @@ def decode(text: str, source: str) -> tuple[Server, ...]:
         raise ConfigurationError([f"{source}:1: the file is empty: write 'servers: []' for a gateway without servers"])
     problems = list(tree.problems)
     config = _structured(value, problems)
-    entries = _entries(value)
-    problems += _content(entries)
-    problems += _between(entries)
+    for section in CHECKS:
+        entries = _entries(value, section)
+        problems += _content(section, entries)
+        problems += _between(section, entries)
     if problems or config is None:
         first = {problem.path: problem for problem in reversed(problems)}  # one cause, one line
         ordered = sorted(first.values(), key=lambda problem: _line(tree.lines, problem.path))
         raise ConfigurationError([_shown(problem, tree.lines, source) for problem in ordered])
-    return tuple(entry.server() for entry in config.servers)
+    return Content(
+        tuple(entry.server() for entry in config.servers),
+        tuple(entry.virtual_server() for entry in config.virtualServers),
+    )
 
 
 def _trap(text: str) -> str | None:
@@ -104,20 +116,20 @@ def _trap(text: str) -> str | None:
     return None
 
 
-def _entries(value: Any) -> list[tuple[int, dict[str, Any]]]:  # noqa: ANN401  # whatever the file holds
+def _entries(value: Any, section: str) -> list[tuple[int, dict[str, Any]]]:  # noqa: ANN401  # whatever the file holds
     """The entries that can be looked into, also when others cannot: every problem is to be said at once."""
-    servers = value.get("servers") if isinstance(value, dict) else None
-    return [(at, entry) for at, entry in enumerate(servers if isinstance(servers, list) else []) if isinstance(entry, dict)]
+    found = value.get(section) if isinstance(value, dict) else None
+    return [(at, entry) for at, entry in enumerate(found if isinstance(found, list) else []) if isinstance(entry, dict)]
 
 
-def _content(entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
+def _content(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
     for index, entry in entries:
-        for key, check in CHECKS.items():
+        for key, check in CHECKS[section].items():
             value = entry.get(key)
             if isinstance(value, str) and not check.passes(value):
                 hidden = key in SECRET or "@" in value or "?" in value  # a URL may hold a password or a key
                 shown = "" if hidden else f"{value!r:.80} cannot be used: "
-                yield _Problem(("servers", index, key), shown + check.remedy)
+                yield _Problem((section, index, key), shown + check.remedy)
 
 
 def _structured(value: Any, problems: list[_Problem]) -> ConfigFile | None:  # noqa: ANN401  # whatever the file holds
@@ -201,18 +213,18 @@ def _unknown(key: str, kind: type) -> str:
     return f"unknown key{f', did you mean {near[0]!r}?' if near else ''} (known: {', '.join(known)})"
 
 
-def _between(entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
+def _between(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
     """What holds between two keys or two entries."""
     seen: dict[Any, int] = {}
     for index, entry in entries:
         name = entry.get("name")
         first = seen.setdefault(name, index) if isinstance(name, str) else index
         if first != index:
-            yield _Problem(("servers", index, "name"), f"{name!r} is the name of servers[{first}] too: names are unique")
+            yield _Problem((section, index, "name"), f"{name!r} is the name of {section}[{first}] too: names are unique")
         if entry.get("credential") is not None and entry.get("credentialFile") is not None:
-            yield _Problem(("servers", index, "credentialFile"), "give credential or credentialFile, not both")
+            yield _Problem((section, index, "credentialFile"), "give credential or credentialFile, not both")
         if entry.get("caFile") is not None and not str(entry.get("url", "https:")).startswith("https:"):
-            yield _Problem(("servers", index, "caFile"), "is for an https url: remove it or change the url")
+            yield _Problem((section, index, "caFile"), "is for an https url: remove it or change the url")
 
 
 def _line(lines: dict[Path, int], path: Path) -> int:

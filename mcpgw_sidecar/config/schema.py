@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import attrs
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
-from mcpgw_sidecar.model.names import BROKER, ServerName
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
+from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.protocol.headers import is_header_value
 
 _LABEL = 63  # characters between two dots of a host name (RFC 1035 section 2.3.4)
@@ -113,14 +113,28 @@ class ServerEntry:
 
 
 @attrs.frozen(kw_only=True)
+class VirtualServerEntry:
+    """One entry of `virtualServers`: the tools, by the names that clients see, which are all that its clients get."""
+
+    name: str = attrs.field(metadata=_checked(lambda value: bool(_NAME.fullmatch(value)), "write it like NAMESPACE/NAME"))
+    tools: list[str]
+
+    def virtual_server(self) -> VirtualServer:
+        """The model's value."""
+        return VirtualServer(name=VirtualName(self.name), tools=tuple(dict.fromkeys(self.tools)))
+
+
+@attrs.frozen(kw_only=True)
 class ConfigFile:
     """The whole file."""
 
     servers: list[ServerEntry]
+    virtualServers: list[VirtualServerEntry] = attrs.field(factory=list)  # noqa: N815
 
 
-CHECKS: dict[str, Check] = {
-    field.name: field.metadata["check"] for field in attrs.fields(ServerEntry) if "check" in field.metadata
+CHECKS: dict[str, dict[str, Check]] = {
+    section: {field.name: field.metadata["check"] for field in attrs.fields(kind) if "check" in field.metadata}
+    for section, kind in (("servers", ServerEntry), ("virtualServers", VirtualServerEntry))
 }
 SECRET = frozenset({"credential"})
 """Keys whose values are never repeated, not even in an error."""

@@ -33,8 +33,14 @@ def load(path: Path) -> Desired:
         raise ConfigurationError([f"{path}: not UTF-8 (byte {error.start}): save it as UTF-8"]) from None
     except OSError as error:
         raise UnreadableError([f"{path}: cannot be read: {error.strerror}"]) from None
-    servers = tuple(_located(server, path.parent) for server in decode(text, str(path)))
-    return Desired(source=f"file:{path}", servers=servers, generation=1, loaded_at=time.time())
+    content = decode(text, str(path))
+    return Desired(
+        source=f"file:{path}",
+        servers=tuple(_located(server, path.parent) for server in content.servers),
+        virtual_servers=content.virtual_servers,
+        generation=1,
+        loaded_at=time.time(),
+    )
 
 
 def _located(server: Server, directory: Path) -> Server:

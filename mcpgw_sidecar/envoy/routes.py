@@ -77,7 +77,7 @@ def _unknown() -> Resource:
 def _broker() -> Resource:
     return {
         "name": "broker",
-        "match": {"path": ENDPOINT},
+        "match": {"path_separated_prefix": ENDPOINT},  # virtual servers are below it
         "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
     }
 
@@ -98,7 +98,7 @@ def _cors(settings: EnvoySettings) -> Resource:
         "@type": type_url("envoy.extensions.filters.http.cors.v3.CorsPolicy"),
         "allow_origin_string_match": [{"safe_regex": {"regex": _LOOPBACK_ORIGIN}}, *exact, *anyone],
         "allow_methods": "POST, GET, DELETE, OPTIONS",
-        "allow_headers": "content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version",
+        "allow_headers": "content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version, x-mcp-virtualserver",
         "expose_headers": "mcp-session-id, mcp-protocol-version, www-authenticate",
         "max_age": "600",
     }

@@ -89,7 +89,7 @@ def _phase(response: ProcessingResponse, with_body: bool) -> CommonResponse:  # 
 def _forward(common: CommonResponse, decision: Forward) -> None:
     # Origin was judged here; the server, which knows its own name alone, would refuse it.
     # Accept-Encoding goes too: in compressed event streams the requests of servers could not be made to name their server.
-    common.header_mutation.remove_headers.extend(["origin", "accept-encoding"])
+    common.header_mutation.remove_headers.extend(["origin", "accept-encoding", h.X_VIRTUAL])
     values = [
         (h.X_SERVER, decision.server.name.encode()),
         (h.VERSION, decision.protocol_version.encode()),

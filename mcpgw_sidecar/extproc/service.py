@@ -20,16 +20,16 @@ from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, OpenSession, Reject, ToBroker
-from mcpgw_sidecar.model.names import ENDPOINT
 from mcpgw_sidecar.model.ports import SessionDirectory, Started
 from mcpgw_sidecar.model.sessions import SessionState
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.guard import Guard
-from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, SERVER_ERROR
 from mcpgw_sidecar.routing import decide
 from mcpgw_sidecar.routing.stateful import SUBSCRIBE, UNSUBSCRIBE
+from mcpgw_sidecar.routing.virtual import wanted
 
 log = get_logger(__name__)
 
@@ -66,8 +66,11 @@ class Router:
         refused = self._guard.refuses(request.headers.get(":authority", ""), request.headers.get("origin"))
         if refused is not None:
             return refused
-        if request.path != ENDPOINT:
-            return Reject(status=404, code=INVALID_REQUEST, message=f"Not found: the endpoint is {ENDPOINT}")
+        virtual = wanted(request.path, request.headers)
+        if isinstance(virtual, Reject):
+            return virtual
+        if virtual is not None:
+            request = attrs.evolve(request, headers={**request.headers, h.X_VIRTUAL: virtual})
         for _ in range(_OPENS):
             session = self._sessions.lookup(request.headers.get(h.SESSION))
             decision = decide(request, self._snapshot(), session)

@@ -7,6 +7,9 @@ from typing import NewType
 ServerName = NewType("ServerName", str)
 """Unique name of an MCP server in the configuration; `<namespace>/<HTTPRoute name>` in Kubernetes."""
 
+VirtualName = NewType("VirtualName", str)
+"""Name of a virtual server; `<namespace>/<name>` in Kubernetes, and by convention in a file."""
+
 JsonText = NewType("JsonText", str)
 """One JSON value as it was written by its author; relayed, never re-serialised."""
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.names import ServerName, VirtualName
 
 
 @attrs.frozen(kw_only=True)
@@ -41,6 +41,14 @@ class Server:
 
 
 @attrs.frozen(kw_only=True)
+class VirtualServer:
+    """A choice of tools under a name of its own. `tools` are names as clients know them, with their prefixes."""
+
+    name: VirtualName
+    tools: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
 class Desired:
     """A whole configuration: the published value of the configuration source.
 
@@ -50,6 +58,7 @@ class Desired:
 
     source: str
     servers: tuple[Server, ...] = ()
+    virtual_servers: tuple[VirtualServer, ...] = ()
     generation: int = 0
     loaded_at: float = 0.0
     error: str | None = None

@@ -16,6 +16,9 @@ X_SERVER: Final = "x-mcp-servername"
 
 LAST_EVENT: Final = "last-event-id"
 
+X_VIRTUAL: Final = "x-mcp-virtualserver"
+"""Names the virtual server that a client wants to see; the client's own, and of no use to servers."""
+
 X_SESSION: Final = "x-mcp-session"
 """The key of the gateway's session, from the healing filter to the broker."""
 
@@ -31,7 +34,7 @@ HOP_BY_HOP: Final = frozenset({
 })  # fmt: skip  # RFC 9110 section 7.6.1
 _OF_THE_MESSAGE: Final = frozenset({
     "host", "content-length", "content-type", "content-encoding", "accept", "accept-encoding", SESSION, VERSION,
-    LAST_EVENT, "origin",
+    LAST_EVENT, X_VIRTUAL, "origin",
 })  # fmt: skip
 _ENVOY: Final = ("x-envoy-", "x-request-id", "x-forwarded-")
 

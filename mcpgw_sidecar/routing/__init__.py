@@ -12,13 +12,13 @@ from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.protocol import headers
 from mcpgw_sidecar.protocol.eras import Era, classify
 from mcpgw_sidecar.protocol.jsonrpc import Malformed, Notification, Request, Response, is_batch, parse_message
-from mcpgw_sidecar.routing import stateful
+from mcpgw_sidecar.routing import stateful, virtual
 
 
 def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
     """Decide one POST, or a GET that resumes a stream. `session` is what the request's `Mcp-Session-Id` was found to be.
 
-    What one server answers is routed here; every other message is the broker's, which knows lists and sessions.
+    The request names its virtual server by header alone (virtual.py). What one server answers is routed here; every other message is the broker's, which knows lists and sessions.
     """
     if request.headers.get(":method") == "GET":
         return stateful.decide_resume(request.headers.get(headers.LAST_EVENT, ""), snapshot, session)
@@ -37,9 +37,12 @@ def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | Ses
             era = classify(request.headers.get(headers.VERSION), ident)
             if isinstance(era, Reject):
                 return era
+            view = virtual.seen(snapshot, request.headers)
+            if isinstance(view, Reject):
+                return attrs.evolve(view, id=ident, method=method)
             match era:
                 case Era.STATEFUL:
-                    decision = stateful.decide_request(message, snapshot, session)
+                    decision = stateful.decide_request(message, view, session)
                     return attrs.evolve(decision, method=method) if isinstance(decision, Reject) else decision
                 case _:
                     assert_never(era)

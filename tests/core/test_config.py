@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcpgw_sidecar.config.decode import MAX_FILE, decode
+from mcpgw_sidecar.config.decode import MAX_FILE, Content, decode
 from mcpgw_sidecar.config.units import parse_duration, parse_size
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.servers import Server
@@ -27,7 +27,7 @@ servers:
     callTimeout: 90s
   - {name: b, url: "https://h.example/mcp", caFile: /ca.pem, credentialFile: /token}
 """
-    first, second = decode(text, "c.yaml")
+    first, second = decode(text, "c.yaml").servers
     assert first == Server(
         name="mcp-test/mcp-server1-route",  # type: ignore[arg-type]
         url="http://mcp-test-server1.mcp-test.svc.cluster.local:9090/mcp",
@@ -42,7 +42,7 @@ servers:
 
 
 def test_no_servers_is_a_configuration() -> None:
-    assert decode("servers: []", "c.yaml") == ()
+    assert decode("servers: []", "c.yaml") == Content((), ())
 
 
 @pytest.mark.parametrize(

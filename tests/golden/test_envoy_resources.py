@@ -35,7 +35,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "events": "-- events.lua\n",
     }
     settings = EnvoySettings(**(defaults | values))
-    servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden")
+    servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden").servers
     found = {
         "bootstrap": bootstrap(settings),
         "lds": listener(settings),
