@@ -7,6 +7,7 @@ Expected failures of a request are values (`model.decisions.Reject`), never exce
     │   └── UnreadableError   a file could not be read at all; it may come back
     ├── UnavailableError      a port, file or program that we need is missing     exit 69
     ├── RefusedError          the other side answered, and its answer is no       exit 1
+    ├── ApiError              the Kubernetes API refused or did not answer        never ends the program
     └── UpstreamError         an MCP server did not do what the protocol asks     never ends the program
 
 Everything else that is raised is a bug of ours: exit 70, with its traceback.
@@ -57,3 +58,11 @@ class UpstreamError(GatewayError):
         self.reason = reason
         self.status = status
         self.words = words
+
+
+class ApiError(GatewayError):
+    """The Kubernetes API did not do what it was asked. `status` is its HTTP status, 0 when it could not be asked at all."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import trio
 
 from mcpgw_sidecar.model.servers import Desired
@@ -11,6 +13,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 START_PATIENCE = 1.0  # seconds that clients wait for servers which have not answered yet, after a start
+CONFIGURATION, ANSWERS = "the configuration", "the first answers of the servers"
 READY_PATIENCE = 2.0  # seconds that readiness waits for servers that have not answered yet (interface.md)
 
 
@@ -18,7 +21,7 @@ class Readiness:
     """Why the process is not ready, in words, None when it is; and the `Started` of router and broker."""
 
     def __init__(self, all_tried: trio.Event) -> None:
-        self.waiting_for: str | None = "the first answers of the servers"
+        self.waiting_for: str | None = CONFIGURATION
         self._all_tried = all_tried
         self._over = trio.Event()
 
@@ -30,14 +33,18 @@ class Readiness:
         """Wait for that."""
         await self._over.wait()
 
-    async def wait_started(self, desired: Watched[Desired]) -> None:
-        """Ready once every server was tried, or patience is over: a dead server never holds up the others for longer."""
+    async def wait_started(self, desired: Watched[Desired], loaded: Iterable[trio.Event]) -> None:
+        """Ready once there is a configuration and every server was tried, or patience with them is over."""
+        for event in loaded:
+            await event.wait()
+        if self.waiting_for == CONFIGURATION:
+            self.waiting_for = ANSWERS
         with trio.move_on_after(START_PATIENCE):
             await self._all_tried.wait()
         self._over.set()
         with trio.move_on_after(READY_PATIENCE - START_PATIENCE):
             await self._all_tried.wait()
-        if self.waiting_for == "the first answers of the servers":
+        if self.waiting_for == ANSWERS:
             self.waiting_for = None
             log.info("Ready", servers=len(desired.value.enabled), config=desired.value.source)
 

@@ -17,9 +17,11 @@ import trio
 
 from mcpgw_sidecar.admin.app import AdminApp
 from mcpgw_sidecar.admin.status import Facts
+from mcpgw_sidecar.app.inputs import Inputs, opened
 from mcpgw_sidecar.app.readiness import Readiness
-from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, key_file
-from mcpgw_sidecar.app.tasks import loaded, raise_file_limit, wait_configuration, wait_keys, wait_signals
+from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard
+from mcpgw_sidecar.app.tasks import raise_file_limit, wait_signals
+from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.broker import redisstore
 from mcpgw_sidecar.broker.app import BrokerApp
 from mcpgw_sidecar.broker.batches import BatchRunner
@@ -29,31 +31,16 @@ from mcpgw_sidecar.broker.pool import HttpClients
 from mcpgw_sidecar.broker.relay import Relay
 from mcpgw_sidecar.broker.store import SessionStore, Unshared
 from mcpgw_sidecar.broker.streams import Streams
-from mcpgw_sidecar.broker.supervisor import Statuses, Supervisor
-from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
-from mcpgw_sidecar.config.keys import KeyFile
-from mcpgw_sidecar.config.source import load
-from mcpgw_sidecar.envoyfiles.verdict import Verdict, wait_reading
+from mcpgw_sidecar.broker.supervisor import Supervisor
+from mcpgw_sidecar.envoyfiles.verdict import wait_reading
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles
 from mcpgw_sidecar.extproc.service import Router
-from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime import http
 from mcpgw_sidecar.runtime.listeners import open_listener
-from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
-
-
-@attrs.frozen
-class _Values:
-    """The published values."""
-
-    desired: Watched[Desired]
-    live: Watched[Snapshot] = attrs.field(factory=lambda: Watched(EMPTY))
-    statuses: Watched[Statuses] = attrs.field(factory=lambda: Watched(()))
-    verdict: Watched[Verdict] = attrs.field(factory=lambda: Watched(Verdict(None, None)))
 
 
 @attrs.frozen(kw_only=True)
@@ -61,10 +48,10 @@ class _Parts:
     """The parts of a running sidecar, and what is made of them."""
 
     settings: Settings
-    values: _Values
+    inputs: Inputs
+    values: Values
     metrics: Metrics
     written: EnvoyFiles | None
-    keys: KeyFile
     client: UpstreamClient
     store: SessionStore
     streams: Streams
@@ -123,33 +110,45 @@ class _Parts:
     def start(self, nursery: trio.Nursery) -> None:
         """Start what runs for ever."""
         values = self.values
-        nursery.start_soon(self.supervisor.wait_supervising, values.desired)
+        nursery.start_soon(self._wait_configured)
         nursery.start_soon(self.directory.wait_sweeping)
         nursery.start_soon(self.streams.wait_notifying)
         nursery.start_soon(self.directory.wait_sharing)
-        nursery.start_soon(wait_configuration, self.settings.config, values.desired, self.metrics)
-        nursery.start_soon(wait_keys, self.keys)
-        nursery.start_soon(self.ready.wait_started, values.desired)
+        for task in self.inputs.tasks:
+            nursery.start_soon(task)
+        nursery.start_soon(self.ready.wait_started, values.desired, self.inputs.loaded)
         if self.written is not None:
-            nursery.start_soon(self.written.wait_following, values.desired)
             nursery.start_soon(wait_reading, str(self.settings.envoy_admin_address), self.written, values.verdict)
+
+    async def _wait_configured(self) -> None:
+        """Follow the configuration as soon as there is one: until then Envoy serves what it was last told."""
+        for event in self.inputs.loaded:
+            await event.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.supervisor.wait_supervising, self.values.desired)
+            if self.written is not None:
+                nursery.start_soon(self.written.wait_following, self.values.desired)
 
 
 async def wait_running(settings: Settings) -> None:
     """The sidecar, until it has drained. Raises ConfigurationError or UnavailableError when it cannot start."""
     raise_file_limit()
-    values, metrics, stop = _Values(Watched(load(settings.config))), Metrics(), trio.Event()
+    metrics = Metrics()
+    async with opened(settings, metrics) as inputs:
+        await _wait_serving(settings, metrics, inputs)
+
+
+async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs) -> None:
+    stop = trio.Event()
     router_listener, router_at = await open_listener(settings.router_address, "--router-address")
     broker_listener, broker_at = await open_listener(settings.broker_address, "--broker-address")
     admin_listener, admin_at = await open_listener(settings.admin_address, "--admin-address")
     written = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
     if written is not None:
-        written.write_first(values.desired.value.enabled)
-    keys = KeyFile(key_file(settings))
-    loaded(metrics, values.desired.value, None)
+        written.write_first(inputs.values.desired.value.enabled, anew=not inputs.loaded)
     clients = HttpClients()
     async with _session_store(settings) as store, trio.open_nursery() as forever:
-        parts = _built(settings, values, metrics, written, keys, clients, store, forever)
+        parts = _built(settings, inputs, metrics, written, clients, store, forever)
         await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain_time=0.0))
         async with trio.open_nursery() as serving:
             forever.start_soon(wait_signals, stop, parts.ready, parts.streams)
@@ -175,19 +174,19 @@ async def _session_store(settings: Settings) -> AsyncIterator[SessionStore]:
 
 def _built(  # everything that is made of everything
     settings: Settings,
-    values: _Values,
+    inputs: Inputs,
     metrics: Metrics,
     written: EnvoyFiles | None,
-    keys: KeyFile,
     clients: HttpClients,
     store: SessionStore,
     forever: trio.Nursery,
 ) -> _Parts:
+    values = inputs.values
     client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
     streams = Streams(values.live)
     directory = Directory(
         client=client,
-        keys=lambda: keys.keys,
+        keys=inputs.keys,
         lifetime=settings.session_lifetime,
         nursery=forever,
         servers=lambda: values.live.value.servers,
@@ -204,10 +203,10 @@ def _built(  # everything that is made of everything
     )
     return _Parts(
         settings=settings,
+        inputs=inputs,
         values=values,
         metrics=metrics,
         written=written,
-        keys=keys,
         client=client,
         store=store,
         streams=streams,

@@ -10,6 +10,7 @@ import attrs
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
+from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address
 
 log = get_logger(__name__)
@@ -24,9 +25,13 @@ _CA_BUNDLES = (  # where the systems that Envoy runs on keep theirs; Envoy has n
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The options of `run`. Times in seconds, sizes in bytes."""
+    """The options of `run`. Times in seconds, sizes in bytes. Without `config` the servers are MCPServers in Kubernetes.
 
-    config: Path
+    `namespace` is where sidecars share what they share in Kubernetes; None for their own.
+    """
+
+    config: Path | Ref | None = None
+    namespace: str | None = None
     envoy_dir: Path | None = None
     gateway_address: Address = Address("0.0.0.0", 8888)  # noqa: S104  # the gateway is there to be reached
     gateway_tls_cert: Path | None = None

@@ -65,6 +65,8 @@ def loaded(metrics: Metrics, new: Desired, old: Desired | None) -> None:
         for problem in (new.error or "").splitlines():
             log.error("Configuration not reloaded, the last good one stays", problem=problem)
         return
+    if old is not None and new.generation == old.generation:
+        return  # only what stands in the way of the next one
     metrics.reloads.labels("ok").inc()
     metrics.last_reload.set(new.loaded_at)
     log.info("Configuration loaded", source=new.source, servers=len(new.servers), generation=new.generation)

@@ -202,6 +202,11 @@ class BrokerApp:
         session = self._directory.lookup(headers.get(h.SESSION))
         if isinstance(session, SessionFault):
             return _no_session(session, ident)
+        return self._in_session(headers, parsed, snapshot, session)
+
+    def _in_session(
+        self, headers: dict[str, str], parsed: Message, snapshot: Snapshot, session: SessionState
+    ) -> methods.Result | Reject | None:
         match parsed:
             case Request(method="logging/setLevel"):
                 return methods.set_level(parsed, session.session, self._directory, headers)

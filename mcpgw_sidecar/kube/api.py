@@ -1,0 +1,173 @@
+"""The Kubernetes API over httpx2 and Trio; configuration and credentials come from the official client.
+
+In a pod the service account's, elsewhere KUBECONFIG's, exec plugins and all. A token that was refused is fetched anew once. The client's own
+requests and watches are not used: they cannot be cancelled while the server is silent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx2
+import trio
+
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.errors import ApiError, UnavailableError
+
+CONNECT_TIMEOUT = 5.0  # seconds
+TIMEOUT = 15.0  # seconds of silence in an answer: lists come in pages
+_UNAUTHORIZED = 401
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_MERGE_PATCH = "application/merge-patch+json"
+_JSON = "application/json"
+_WORDS = 300  # characters of the API's own words that are repeated
+
+Raw = Mapping[str, Any]
+
+
+@attrs.define
+class _Access:
+    configuration: Any  # kubernetes.client.Configuration
+    http: httpx2.AsyncClient
+    namespace: str
+
+
+@attrs.define
+class KubeApi:
+    """The API server, as whoever runs this program may use it. Made by `opened`."""
+
+    _access: _Access
+    _renewing: trio.Lock = attrs.field(factory=trio.Lock)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls) -> AsyncIterator[KubeApi]:
+        """The API server of this pod or of KUBECONFIG. Raises UnavailableError when neither says where it is."""
+        api = cls(await trio.to_thread.run_sync(_load))
+        try:
+            yield api
+        finally:
+            await api._access.http.aclose()
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that this program runs in."""
+        return self._access.namespace
+
+    async def wait_json(
+        self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Raw | None = None
+    ) -> dict[str, Any]:
+        """One request; a PATCH is a merge patch. Raises ApiError."""
+        async with self.stream(method, path, params=params, body=body) as answer:
+            return _decoded(await answer.aread())
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Raw | None = None,
+        silence: float = TIMEOUT,
+    ) -> AsyncIterator[httpx2.Response]:
+        """A request whose answer is read by the caller; `silence` is the longest pause in it. Raises ApiError, also while it is read."""
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                for attempt in (1, 2):
+                    access = self._access
+                    answer = await stack.enter_async_context(_exchange(access, method, path, params, body, silence))
+                    if answer.status_code != _UNAUTHORIZED or attempt == 2:  # noqa: PLR2004  # the second and last
+                        break
+                    await stack.pop_all().aclose()
+                    await self._wait_renewed(access)
+                if not answer.is_success:
+                    raise ApiError(_words(answer.status_code, await answer.aread()), status=answer.status_code)
+                yield answer
+        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+            why = str(error) or type(error).__name__
+            raise ApiError(f"the Kubernetes API at {self._access.http.base_url.host} did not answer: {why}") from None
+
+    async def _wait_renewed(self, refused: _Access) -> None:
+        """Read configuration and credentials again, once however many were refused."""
+        async with self._renewing:
+            if self._access is refused:
+                self._access = await trio.to_thread.run_sync(_load)
+                # Not closed: watches that began with the old token run on it, and end by themselves.
+
+
+@contextlib.asynccontextmanager
+async def _exchange(
+    access: _Access, method: str, path: str, params: Mapping[str, str] | None, body: Raw | None, silence: float
+) -> AsyncIterator[httpx2.Response]:
+    headers = {"accept": _JSON, "user-agent": f"{PROGRAM}/{__version__}"}
+    # In a thread: it may read a file or run a program.
+    token = await trio.to_thread.run_sync(access.configuration.get_api_key_with_prefix, "BearerToken")
+    if token:
+        headers["authorization"] = token
+    content = None
+    if body is not None:
+        content = json.dumps(body, separators=(",", ":"))
+        headers["content-type"] = _MERGE_PATCH if method == "PATCH" else _JSON
+    timeout = httpx2.Timeout(TIMEOUT, connect=CONNECT_TIMEOUT, read=silence)
+    async with access.http.stream(method, path, params=params, content=content, headers=headers, timeout=timeout) as answer:
+        yield answer
+
+
+def _load() -> _Access:
+    """In a thread: the client takes half a second to import, and may run a program for credentials."""
+    from kubernetes import client, config  # noqa: PLC0415  # whoever has a file needs none of it
+    from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
+
+    configuration = client.Configuration()
+    try:
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and "KUBECONFIG" not in os.environ:
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            namespace = _SERVICE_ACCOUNT.read_text(encoding="utf-8").strip()
+        else:
+            config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            _, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+            namespace = (active or {}).get("context", {}).get("namespace", "default")
+        return _Access(configuration, _client(configuration), namespace)
+    except (ConfigException, OSError) as error:
+        msg = f"no Kubernetes API: {error}; run in a pod with a service account, or name a kubeconfig with KUBECONFIG"
+        raise UnavailableError(msg) from None
+
+
+def _client(configuration: Any) -> httpx2.AsyncClient:  # noqa: ANN401  # kubernetes has no types
+    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    # Clusters live for years with an authority without key identifiers, which Python 3.13 refuses by default.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not configuration.verify_ssl:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, configuration.key_file)
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30.0)
+    return httpx2.AsyncClient(
+        base_url=configuration.host, verify=context, limits=limits, trust_env=False, proxy=configuration.proxy or None
+    )
+
+
+def _decoded(text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ApiError("what answers is not the Kubernetes API: its answer is no JSON object")
+    return value
+
+
+def _words(status: int, text: bytes) -> str:
+    try:
+        message = str(_decoded(text).get("message", ""))
+    except ApiError:
+        message = ""
+    return f"HTTP {status}{': ' if message else ''}{message[:_WORDS]}"

@@ -1,0 +1,106 @@
+"""Holding the Lease: of many sidecars that watch, one writes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import trio
+
+from mcpgw_sidecar.errors import ApiError
+from mcpgw_sidecar.kube.api import KubeApi
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.resources.kinds import LEASE
+from mcpgw_sidecar.resources.leases import DURATION, LOOK, RENEW, Observed, released, taken
+from mcpgw_sidecar.resources.objects import Ref
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+LET_GO = DURATION * 0.8  # seconds without a renewal after which we stop to write: before anybody else begins
+RELEASE_TIMEOUT = 1.0  # seconds
+_NOT_FOUND, _CONFLICT = 404, 409
+
+
+class LeaseHolder:
+    """Tries for ever to hold a Lease; `held` says whether it does."""
+
+    def __init__(self, api: KubeApi, where: Ref, identity: str) -> None:
+        self._api = api
+        self._where = where
+        self._identity = identity
+        self._observed = Observed(identity)
+        self._renewed = -DURATION
+        self._said: str | None = None
+        self.held = Watched(False)  # noqa: FBT003  # the value
+
+    async def wait_holding(self) -> None:
+        """Take it when it is free, renew it, and give it back at the end."""
+        try:
+            while True:
+                with trio.move_on_after(RENEW):
+                    await self._wait_tried()
+                if self.held.value and trio.current_time() - self._renewed > LET_GO:
+                    self._hold(held=False)
+                await trio.sleep(RENEW if self.held.value else LOOK)
+        finally:
+            if self.held.value:
+                with trio.move_on_after(RELEASE_TIMEOUT, shield=True):
+                    await self._wait_released()
+
+    async def _wait_tried(self) -> None:
+        began = trio.current_time()
+        try:
+            won = await self._wait_taken()
+        except ApiError as error:
+            if str(error) != self._said:
+                log.warning("Lease not renewed", lease=str(self._where), error=str(error))
+            self._said = str(error)
+            return
+        self._said = None
+        if won:
+            self._renewed = began
+        self._hold(held=won)
+
+    async def _wait_taken(self) -> bool:
+        path = LEASE.path(self._where.namespace, self._where.name)
+        try:
+            lease = await self._api.wait_json("GET", path)
+            if not self._observed.may_take(lease, trio.current_time()):
+                return False
+            await self._api.wait_json("PUT", path, body=taken(lease, self._identity, _now()))
+        except ApiError as error:
+            if error.status == _CONFLICT:
+                return False  # another one was faster
+            if error.status != _NOT_FOUND:
+                raise
+            return await self._wait_made()
+        return True
+
+    async def _wait_made(self) -> bool:
+        meta = {"name": self._where.name, "namespace": self._where.namespace}
+        new = {"apiVersion": f"{LEASE.group}/{LEASE.version}", "kind": LEASE.name, "metadata": meta}
+        try:
+            await self._api.wait_json("POST", LEASE.path(self._where.namespace), body=taken(new, self._identity, _now()))
+        except ApiError as error:
+            if error.status == _CONFLICT:
+                return False
+            raise
+        return True
+
+    async def _wait_released(self) -> None:
+        path = LEASE.path(self._where.namespace, self._where.name)
+        try:
+            lease = await self._api.wait_json("GET", path)
+            if (lease.get("spec") or {}).get("holderIdentity") == self._identity:
+                await self._api.wait_json("PUT", path, body=released(lease, _now()))
+        except ApiError as error:
+            log.debug("Lease not given back", lease=str(self._where), error=str(error))
+
+    def _hold(self, *, held: bool) -> None:
+        if self.held.publish(held):
+            message = "This sidecar writes status and ConfigMap now" if held else "Another sidecar writes from now on"
+            log.info(message, lease=str(self._where), identity=self._identity)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

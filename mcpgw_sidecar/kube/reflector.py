@@ -1,0 +1,178 @@
+"""List and watch one kind of object, for ever.
+
+==========  ==================================  ==================================================
+state       event                               next
+==========  ==================================  ==================================================
+listing     all pages are there                 watching, from the version of the list
+watching    an object, a bookmark               watching, from its version
+watching    the server ends the watch           watching again, from the last version
+watching    410: the version is too old         listing
+any         an error, silence for `SILENCE` s   waiting (back-off), then as before
+any         404: the API has no such kind       waiting (back-off), then listing
+==========  ==================================  ==================================================
+
+The version moves on after an object was handed over: nothing is lost, something may come twice.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any, Protocol
+
+import attrs
+import trio
+
+from mcpgw_sidecar.errors import ApiError
+from mcpgw_sidecar.kube.api import KubeApi, Raw
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.resources.kinds import ResourceKind
+from mcpgw_sidecar.runtime.backoff import Backoff
+
+log = get_logger(__name__)
+
+PAGE = 500  # objects of a page of a list
+WATCH_TIME = 290  # seconds of one watch, and up to a fifth more so that many do not return in step
+SILENCE = 90.0  # seconds: the API server sends a bookmark each minute, so it is dead or out of reach
+RETRY_BASE = 0.25  # seconds
+RETRY_CAP = 10.0  # seconds: an API server or a CRD that comes (back) is seen within that
+QUICK = 1.0  # seconds: a watch that ends sooner is not begun again at once, or a faulty proxy would have us loop
+MAX_LINE = 16 << 20  # bytes of one event; etcd takes objects of 1.5 MiB
+_FORBIDDEN, _NOT_FOUND, _GONE = 403, 404, 410
+
+
+class Sink(Protocol):
+    """Who wants to know."""
+
+    def reset(self, found: list[Raw]) -> None:
+        """These are all."""
+
+    def apply(self, raw: Raw) -> None:
+        """One is there, or is different."""
+
+    def delete(self, raw: Raw) -> None:
+        """One has gone."""
+
+    def trouble(self, reason: str | None, status: int = 0) -> None:
+        """Why nothing is known at the moment; None when it is again."""
+
+
+@attrs.define
+class Reflector:
+    """One kind, of all namespaces, of one, or one object of one."""
+
+    api: KubeApi
+    kind: ResourceKind
+    sink: Sink
+    namespace: str | None = None
+    name: str | None = None
+    _version: str | None = None
+    _said: str | None = None
+
+    async def wait_reflecting(self) -> None:
+        """List and watch (the table above)."""
+        backoff = Backoff(RETRY_BASE, RETRY_CAP)
+        while True:
+            began = trio.current_time()
+            try:
+                if self._version is None:
+                    await self._wait_listed()
+                await self._wait_watched()
+                if trio.current_time() - began >= QUICK:
+                    backoff.reset()
+                    continue
+            except (ApiError, KeyError, TypeError, AttributeError) as failed:
+                error = failed if isinstance(failed, ApiError) else ApiError(f"an answer without {failed} cannot be read")
+                if error.status in {_GONE, _NOT_FOUND, _FORBIDDEN}:
+                    self._version = None
+                if error.status != _GONE:
+                    self._trouble(self._told(error), error.status)
+                if trio.current_time() - began >= SILENCE:
+                    backoff.reset()
+            await trio.sleep(backoff.next())
+
+    def _told(self, error: ApiError) -> str:
+        match error.status:
+            case 404:
+                return f"the API server does not know {self.kind.full_name}: {self.kind.needs or 'is it a Kubernetes API?'}"
+            case 403:
+                return f"not allowed to watch {self.kind.full_name}: see `{_MANIFESTS}` for the rights that are needed"
+            case _:
+                return str(error)
+
+    def _trouble(self, reason: str | None, status: int = 0) -> None:
+        if reason is not None and reason != self._said:
+            log.warning("Kubernetes watch failed, will retry with backoff", resource=self.kind.full_name, error=reason)
+        if reason is None and self._said is not None:
+            log.info("Kubernetes watch goes on", resource=self.kind.full_name)
+        self._said = reason
+        self.sink.trouble(reason, status)
+
+    def _params(self, more: dict[str, str]) -> dict[str, str]:
+        narrowed = {"labelSelector": self.kind.selector} if self.kind.selector else {}
+        if self.name is not None:
+            narrowed["fieldSelector"] = f"metadata.name={self.name}"
+        return narrowed | more
+
+    async def _wait_listed(self) -> None:
+        found: list[Raw] = []
+        more: dict[str, str] = {}
+        while True:
+            page = await self.api.wait_json(
+                "GET", self.kind.path(self.namespace), params=self._params({"limit": str(PAGE), **more})
+            )
+            found += page["items"]
+            token = page["metadata"].get("continue")
+            if not token:
+                break
+            more = {"continue": token}
+        self.sink.reset(found)
+        self._version = page["metadata"]["resourceVersion"]
+
+    async def _wait_watched(self) -> None:
+        seconds = WATCH_TIME + random.randrange(WATCH_TIME // 5)  # noqa: S311  # jitter, not a secret
+        params = {
+            "watch": "1",
+            "resourceVersion": self._version or "",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(seconds),
+        }
+        async with self.api.stream(
+            "GET", self.kind.path(self.namespace), params=self._params(params), silence=SILENCE
+        ) as answer:
+            self._trouble(None)
+            held = bytearray()
+            async for chunk in answer.aiter_bytes():
+                held += chunk
+                while (end := held.find(b"\n")) >= 0:
+                    self._event(bytes(held[:end]))
+                    del held[: end + 1]
+                if len(held) > MAX_LINE:
+                    raise ApiError(f"sent an event of more than {MAX_LINE >> 20} MiB")
+
+    def _event(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        try:
+            event = json.loads(line)
+            kind, found = event["type"], event["object"]
+        except (ValueError, KeyError, TypeError):
+            raise ApiError("sent an event that cannot be read") from None
+        match kind:
+            case "ERROR":
+                raise ApiError(str(found.get("message", "unknown error")), status=_status(found))
+            case "DELETED":
+                self.sink.delete(found)
+            case "ADDED" | "MODIFIED":
+                self.sink.apply(found)
+            case _:  # BOOKMARK: only its version counts
+                pass
+        self._version = found["metadata"]["resourceVersion"]
+
+
+_MANIFESTS = "mcpgw-sidecar manifests rbac"
+
+
+def _status(found: dict[str, Any]) -> int:
+    code = found.get("code")
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,53 @@
+"""The kinds of objects that are watched, as a table, and where the API serves them."""
+
+from __future__ import annotations
+
+import attrs
+
+GROUP = "mcpgw.dev"
+VERSION = "v1alpha1"
+GATEWAY_GROUP = "gateway.networking.k8s.io"
+CREDENTIAL_LABEL = f"{GROUP}/credential"
+
+
+@attrs.frozen(kw_only=True)
+class ResourceKind:
+    """One kind. `group` is empty for the core; `selector` narrows what is watched; `needs` says how to have the API serve it."""
+
+    name: str
+    plural: str
+    group: str = ""
+    version: str = "v1"
+    selector: str = ""
+    needs: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """The name by which kubectl and RBAC know it."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, namespace: str | None = None, name: str | None = None, sub: str | None = None) -> str:
+        """The path of the API: of all, of a namespace's, of one object or its subresource."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        parts = [root, *(["namespaces", namespace] if namespace else []), self.plural, name, sub]
+        return "/".join(part for part in parts if part)
+
+
+_OURS = "mcpgw-sidecar manifests crds | kubectl apply --server-side -f -"
+_GATEWAY = "install the Gateway API's CRDs"
+MCP_SERVER = ResourceKind(name="MCPServer", plural="mcpservers", group=GROUP, version=VERSION, needs=_OURS)
+VIRTUAL_SERVER = ResourceKind(name="MCPVirtualServer", plural="mcpvirtualservers", group=GROUP, version=VERSION, needs=_OURS)
+HTTP_ROUTE = ResourceKind(name="HTTPRoute", plural="httproutes", group=GATEWAY_GROUP, needs=_GATEWAY)
+# v1beta1: what every version of the Gateway API serves.
+GRANT = ResourceKind(name="ReferenceGrant", plural="referencegrants", group=GATEWAY_GROUP, version="v1beta1", needs=_GATEWAY)
+SERVICE = ResourceKind(name="Service", plural="services")
+SECRET = ResourceKind(name="Secret", plural="secrets", selector=f"{CREDENTIAL_LABEL}=true")
+CONFIG_MAP = ResourceKind(name="ConfigMap", plural="configmaps")
+EVENT = ResourceKind(name="Event", plural="events")
+LEASE = ResourceKind(name="Lease", plural="leases", group="coordination.k8s.io")
+
+WATCHED = (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE, GRANT, SERVICE, SECRET)
+"""What servers are made of."""
+
+ESSENTIAL = frozenset({MCP_SERVER.name, HTTP_ROUTE.name, SERVICE.name})
+"""Without these there is no configuration. Without the others there is one, with less in it: each object says what it lacks."""

@@ -1,0 +1,48 @@
+"""Who writes: a Lease, as client-go holds one. Pure; clocks of other machines are never compared with ours.
+
+A holder that does not renew is dead once its Lease has not changed for `DURATION` seconds **of our own clock** since we saw it last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+DURATION = 10.0  # seconds without a renewal after which the holder counts as dead: 15 s at most until another one writes
+RENEW = 3.0  # seconds between two renewals
+LOOK = 2.0  # seconds between two looks of those that wait
+
+
+@attrs.define
+class Observed:
+    """What was seen of the Lease, and when it last changed. `now` is monotonic."""
+
+    identity: str
+    _version: str | None = None
+    _since: float = 0.0
+
+    def may_take(self, lease: Mapping[str, Any], now: float) -> bool:
+        """Whether it is ours, free, or its holder dead."""
+        version, spec = lease["metadata"]["resourceVersion"], lease.get("spec") or {}
+        if version != self._version:
+            self._version, self._since = version, now
+        holder = spec.get("holderIdentity")
+        return not holder or holder == self.identity or now - self._since >= DURATION
+
+
+def taken(lease: Mapping[str, Any], identity: str, wall: str) -> dict[str, Any]:
+    """The Lease with us as its holder; `wall` is a time for people to read (RFC 3339, microseconds)."""
+    spec = dict(lease.get("spec") or {})
+    if spec.get("holderIdentity") != identity:
+        spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + ("holderIdentity" in spec)
+        spec["acquireTime"] = wall
+    spec |= {"holderIdentity": identity, "leaseDurationSeconds": int(DURATION), "renewTime": wall}
+    return {**lease, "spec": spec}
+
+
+def released(lease: Mapping[str, Any], wall: str) -> dict[str, Any]:
+    """The Lease without a holder: the next one need not wait."""
+    spec = {**(lease.get("spec") or {}), "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": wall}
+    return {**lease, "spec": spec}

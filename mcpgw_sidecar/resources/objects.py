@@ -1,0 +1,226 @@
+"""Objects of the API as frozen values: what is used of them, and nothing else. Wire types stop here.
+
+The API server has checked them against their schemas, which says what may be relied on: `read` raises KeyError, TypeError or
+ValueError for what no schema of ours or of the Gateway API lets through, and the caller leaves such an object out.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from mcpgw_sidecar.resources.kinds import (
+    GATEWAY_GROUP,
+    GRANT,
+    HTTP_ROUTE,
+    MCP_SERVER,
+    SECRET,
+    SERVICE,
+    VIRTUAL_SERVER,
+)
+
+Raw = Mapping[str, Any]
+
+
+@attrs.frozen(order=True)
+class Ref:
+    """Namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def ref_of(raw: Raw) -> Ref:
+    """Whose object it is."""
+    return Ref(raw["metadata"].get("namespace", ""), raw["metadata"]["name"])
+
+
+@attrs.frozen(kw_only=True)
+class McpServer:
+    """An MCPServer. `created` is as the API writes it, and sorts as text; `status` does not count when two are compared."""
+
+    ref: Ref
+    uid: str
+    generation: int
+    created: str
+    prefix: str
+    path: str
+    group: str
+    kind: str
+    route: Ref
+    credential: tuple[str, str] | None
+    status: Raw = attrs.field(eq=False)
+
+
+@attrs.frozen(kw_only=True)
+class VirtualServerObject:
+    """An MCPVirtualServer."""
+
+    ref: Ref
+    uid: str
+    generation: int
+    tools: tuple[str, ...]
+    status: Raw = attrs.field(eq=False)
+
+
+@attrs.frozen(kw_only=True)
+class Backend:
+    """The first backend of a route's first rule."""
+
+    group: str
+    kind: str
+    name: str
+    namespace: str
+    port: int | None
+
+
+@attrs.frozen(kw_only=True)
+class HttpRoute:
+    """An HTTPRoute. `parent_refs` and `parents` (of its status) are as the API has them; the latter does not count in comparisons."""
+
+    ref: Ref
+    uid: str
+    generation: int
+    version: str = attrs.field(eq=False)
+    hostnames: tuple[str, ...]
+    backend: Backend | None
+    parent_refs: tuple[Raw, ...]
+    parents: tuple[Raw, ...] = attrs.field(eq=False)
+
+
+@attrs.frozen(kw_only=True)
+class Service:
+    """A Service; `https` holds the ports that speak it."""
+
+    ref: Ref
+    external_name: str | None
+    https: frozenset[int]
+
+
+@attrs.frozen(kw_only=True)
+class Grant:
+    """A ReferenceGrant: each of `sources` (group, kind, namespace) may refer to each of `targets` (group, kind, name or all)."""
+
+    ref: Ref
+    sources: frozenset[tuple[str, str, str]]
+    targets: frozenset[tuple[str, str, str | None]]
+
+    def allows(self, source: tuple[str, str, str], group: str, kind: str, name: str) -> bool:
+        """Whether a reference is granted."""
+        named = {(group, kind, None), (group, kind, name)}
+        return source in self.sources and not named.isdisjoint(self.targets)
+
+
+@attrs.frozen(kw_only=True)
+class Secret:
+    """A labelled Secret, its values in base64 as the API has them."""
+
+    ref: Ref
+    values: Mapping[str, str] = attrs.field(repr=False)
+
+    def text(self, key: str) -> str | None:
+        """A value as text, None when it is missing or no UTF-8."""
+        try:
+            return base64.b64decode(self.values[key]).decode().strip()
+        except (KeyError, ValueError):
+            return None
+
+
+Watched = McpServer | VirtualServerObject | HttpRoute | Service | Grant | Secret
+
+
+def _mcp_server(raw: Raw) -> McpServer:
+    meta, spec = raw["metadata"], raw["spec"]
+    target, credential = spec["targetRef"], spec.get("credentialRef")
+    ref = ref_of(raw)
+    return McpServer(
+        ref=ref,
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        created=meta.get("creationTimestamp", ""),
+        prefix=spec.get("toolPrefix", ""),
+        path=spec.get("path", "/mcp"),
+        group=target.get("group", GATEWAY_GROUP),
+        kind=target.get("kind", HTTP_ROUTE.name),
+        route=Ref(target.get("namespace") or ref.namespace, target["name"]),
+        credential=(credential["name"], credential.get("key", "token")) if credential else None,
+        status=raw.get("status") or {},
+    )
+
+
+def _virtual_server(raw: Raw) -> VirtualServerObject:
+    meta = raw["metadata"]
+    return VirtualServerObject(
+        ref=ref_of(raw),
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        tools=tuple(dict.fromkeys(map(str, raw["spec"]["tools"]))),
+        status=raw.get("status") or {},
+    )
+
+
+def _http_route(raw: Raw) -> HttpRoute:
+    meta, spec = raw["metadata"], raw.get("spec") or {}
+    first: Raw = next(iter(spec.get("rules") or ()), {})
+    backend: Raw | None = next(iter(first.get("backendRefs") or ()), None)
+    ref = ref_of(raw)
+    return HttpRoute(
+        ref=ref,
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        version=meta["resourceVersion"],
+        hostnames=tuple(spec.get("hostnames") or ()),
+        backend=None
+        if backend is None
+        else Backend(
+            group=backend.get("group", ""),
+            kind=backend.get("kind", SERVICE.name),
+            name=backend.get("name", ""),
+            namespace=backend.get("namespace") or ref.namespace,
+            port=backend.get("port"),
+        ),
+        parent_refs=tuple(spec.get("parentRefs") or ()),
+        parents=tuple((raw.get("status") or {}).get("parents") or ()),
+    )
+
+
+def _service(raw: Raw) -> Service:
+    spec = raw.get("spec") or {}
+    ports = spec.get("ports") or ()
+    external = spec.get("externalName") if spec.get("type") == "ExternalName" else None
+    https = frozenset(port["port"] for port in ports if str(port.get("appProtocol", "")).lower() == "https")
+    return Service(ref=ref_of(raw), external_name=external, https=https)
+
+
+def _grant(raw: Raw) -> Grant:
+    spec = raw["spec"]
+    return Grant(
+        ref=ref_of(raw),
+        sources=frozenset((source["group"], source["kind"], source["namespace"]) for source in spec["from"]),
+        targets=frozenset((target["group"], target["kind"], target.get("name") or None) for target in spec["to"]),
+    )
+
+
+def _secret(raw: Raw) -> Secret:
+    return Secret(ref=ref_of(raw), values=raw.get("data") or {})
+
+
+_READERS: Mapping[str, Callable[[Raw], Watched]] = {
+    MCP_SERVER.name: _mcp_server,
+    VIRTUAL_SERVER.name: _virtual_server,
+    HTTP_ROUTE.name: _http_route,
+    SERVICE.name: _service,
+    GRANT.name: _grant,
+    SECRET.name: _secret,
+}
+
+
+def read(kind: str, raw: Raw) -> Watched:
+    """The value of an object of a watched kind. Raises KeyError, TypeError, ValueError or AttributeError for one that is none."""
+    return _READERS[kind](raw)
