@@ -16,10 +16,10 @@ import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
-from mcpgw_sidecar.cli import options
+from mcpgw_sidecar.cli import manifests as manifests_, options
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import arguments, wait_call, wait_list
-from mcpgw_sidecar.cli.types import DURATION
+from mcpgw_sidecar.cli.types import BODY_SIZE, DURATION, HOST, NAMED
 from mcpgw_sidecar.config.source import load
 from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
 from mcpgw_sidecar.errors import (
@@ -32,6 +32,8 @@ from mcpgw_sidecar.errors import (
     GatewayError,
     RefusedError,
 )
+from mcpgw_sidecar.manifests.gateways import Gateway
+from mcpgw_sidecar.manifests.sidecar import Sidecar
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.protocol.guard import host_name
 from mcpgw_sidecar.protocol.headers import is_header_value
@@ -141,6 +143,68 @@ def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
 
 
 @cli.command()
+@click.argument("sections", nargs=-1, type=click.Choice(manifests_.SECTIONS), metavar="[SECTION]...")
+@options.sidecar_options
+@options.option("--gateway", default="gateway-system/mcp-gateway", type=NAMED, help="The Gateway.")
+@options.option(
+    "--label",
+    "labels",
+    multiple=True,
+    default=("istio=ingressgateway",),
+    show_default=True,
+    metavar="K=V",
+    help="Labels of the gateway's pods, for the EnvoyFilter. Repeatable.",
+)
+@options.option(
+    "--internal-host",
+    "internal_hosts",
+    multiple=True,
+    default=("*.mcp.local",),
+    show_default=True,
+    type=HOST,
+    help="Host names of servers' HTTPRoutes, which only the router may lead to (istio). Repeatable.",
+)
+@options.option(
+    "--service-account",
+    "accounts",
+    multiple=True,
+    default=("gateway-system/mcp-gateway-istio",),
+    show_default=True,
+    type=NAMED,
+    help="Service accounts of gateway pods, for rbac. Repeatable.",
+)
+@options.option("--max-body", default="4MiB", type=BODY_SIZE, help="Largest request of a client (istio).")
+def manifests(sections: tuple[str, ...], **values: Any) -> None:  # noqa: ANN401  # the options, by name
+    """Print what is applied to a cluster.
+
+    \b
+      mcpgw-sidecar manifests | kubectl apply --server-side -f -
+
+    \b
+    Sections (without any: crds, rbac and istio):
+      crds     MCPServer and MCPVirtualServer
+      rbac     the namespace of the sidecars, and the least rights of gateway pods
+      istio    EnvoyFilter, the clients' route, and the sidecar for gateways that Istio deploys
+      envoy    a gateway of a plain Envoy, with the sidecar
+      webhook  the admission webhook that injects the sidecar
+      samples  the guide's Gateway, HTTPRoutes, MCPServers and test servers
+    """
+    namespace, name = values["gateway"]
+    gateway = Gateway(
+        namespace=namespace,
+        name=name,
+        labels=dict(_pair(label) for label in values["labels"]),
+        public_hosts=values["public_hosts"],
+        internal_hosts=values["internal_hosts"],
+        max_body=values["max_body"],
+        scripts=manifests_.scripts(),
+    )
+    wanted = manifests_.Wanted(gateway=gateway, sidecar=_sidecar(values), accounts=values["accounts"])
+    texts = [manifests_.text_of(section, wanted) for section in sections or ("crds", "rbac", "istio")]
+    click.echo("---\n".join(texts), nl=False)
+
+
+@cli.command()
 @options.admin_option
 @click.option("--watch", is_flag=True, help="Stay and refresh every second.")
 @click.option("--json", "as_json", is_flag=True, help="The document of /status as it is.")
@@ -243,6 +307,22 @@ def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner
+
+
+def _sidecar(values: Mapping[str, Any]) -> Sidecar:
+    return Sidecar(
+        image=values["image"],
+        namespace=values["namespace"],
+        public_hosts=values["public_hosts"],
+        envoy_container=values["envoy_container"],
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.UsageError(f"--label {text!r} is not KEY=VALUE")
+    return key, value
 
 
 def _headers(lines: tuple[str, ...]) -> Mapping[str, str]:

@@ -11,8 +11,10 @@ import click
 
 from mcpgw_sidecar.app import Settings
 from mcpgw_sidecar.cli.types import ADDRESS, BODY_SIZE, CONFIG, DURATION, HOST, INTERVAL, LIMIT, ORIGIN, UNIX_OR_ADDRESS
+from mcpgw_sidecar.manifests.sidecar import NAMESPACE, Sidecar
 from mcpgw_sidecar.observability.logs import LEVELS
 
+GUIDE_HOST = "mcp.127-0-0-1.sslip.io"  # the guide's name for this machine
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _DEFAULTS = {field.name: field.default for field in attrs.fields(Settings)}
@@ -108,6 +110,24 @@ shared_options = _stack(
             help="Longest silence of a server during a call; 0 is none.",
         ),
         _setting("--refresh-interval", "refresh_interval", "60s", type=INTERVAL, help="Between two checks of each server."),
+    ]
+)
+
+sidecar_options = _stack(
+    [
+        option("--image", default=Sidecar().image, help="The sidecar's image."),
+        option("--namespace", default=NAMESPACE, help="Where the sidecars keep ConfigMap, Lease and session keys."),
+        option(
+            "--public-host",
+            "public_hosts",
+            multiple=True,
+            default=(GUIDE_HOST,),
+            show_default=True,
+            type=HOST,
+            envvar="MCPGW_PUBLIC_HOST",
+            help="Host name that clients of the gateway use. Repeatable.",
+        ),
+        option("--envoy-container", help="Name of Envoy's container.  [default: istio-proxy, else envoy]"),
     ]
 )
 

@@ -68,10 +68,14 @@ def _origin(text: str) -> str:
 def _config(text: str) -> Path | Ref:
     if not text.startswith(_CONFIG_MAP):
         return Path(text)
-    namespace, slash, name = text.removeprefix(_CONFIG_MAP).partition("/")
+    return Ref(*_named(text.removeprefix(_CONFIG_MAP)))
+
+
+def _named(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
     if not namespace or not slash or not name or "/" in name:
-        raise ValueError(f"{text!r} is not a ConfigMap: write it like configmap:mcp-system/mcp-gateway-config")
-    return Ref(namespace, name)
+        raise ValueError(f"{text!r} is not NAMESPACE/NAME")
+    return namespace, name
 
 
 def _host(text: str) -> str:
@@ -88,6 +92,7 @@ INTERVAL = Parsed("DURATION", _positive_duration)
 BODY_SIZE = Parsed("SIZE", _body_size)
 ORIGIN = Parsed("ORIGIN", _origin)
 CONFIG = Parsed("FILE|configmap:NS/NAME", _config)
+NAMED = Parsed("NAMESPACE/NAME", _named)
 HOST = Parsed("HOST", _host)
 DURATION = Parsed("DURATION", parse_duration)
 ADDRESS = Parsed("HOST:PORT", parse_address)

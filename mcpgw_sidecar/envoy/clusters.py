@@ -43,8 +43,8 @@ def cluster_name(server: ServerName) -> str:
 def clusters(settings: EnvoySettings, servers: tuple[Server, ...]) -> list[Resource]:
     """All clusters, the sidecar's own first."""
     return [
-        _own(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}),
-        _own(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}),
+        own_cluster(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}),
+        own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}),
         *(_upstream(server, settings) for server in servers),
     ]
 
@@ -56,7 +56,8 @@ def address(endpoint: Endpoint) -> Resource:
     return {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
 
 
-def _own(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
+def own_cluster(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
+    """A cluster of the sidecar's own."""
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where what listens everywhere is reached
     reachable = Endpoint(host=loopback.get(endpoint.host, endpoint.host), port=endpoint.port, path=endpoint.path)
     options = {"explicit_http_config": protocol, "common_http_protocol_options": {"idle_timeout": "60s"}}
@@ -72,19 +73,6 @@ def _upstream(server: Server, settings: EnvoySettings) -> Resource:
     options = {
         **protocol,
         "common_http_protocol_options": {"idle_timeout": _IDLE},
-        "http_filters": [
-            {
-                "name": "mcpgw_heal",
-                "typed_config": {
-                    "@type": type_url("envoy.extensions.filters.http.lua.v3.Lua"),
-                    "default_source_code": {"inline_string": settings.heal},
-                },
-            },
-            {
-                "name": "envoy.filters.http.upstream_codec",
-                "typed_config": {"@type": type_url("envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec")},
-            },
-        ],
     }
     cluster = _cluster(cluster_name(server.name), endpoint, options)
     if url.scheme == "https":

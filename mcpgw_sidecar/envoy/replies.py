@@ -9,7 +9,7 @@ First match wins. An answer of the router (metadata `answered`) is already what 
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource
-from mcpgw_sidecar.envoy.settings import EnvoySettings
+from mcpgw_sidecar.model.names import ENDPOINT
 
 METADATA = "mcpgw"
 _UNREACHABLE = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
@@ -20,30 +20,47 @@ _WHAT = f"%DYNAMIC_METADATA({METADATA}:what)%"
 _LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
 
 
-def local_replies(settings: EnvoySettings) -> Resource:
-    """The configuration of the connection manager."""
+def local_replies(max_body: int) -> Resource:
+    """The configuration of a connection manager that is ours."""
+    mappers = [
+        *_mappers(max_body, f"more than {_LIMIT}"),
+        _mapper(_status(504), 504, _error("null", -32000, "The gateway's sidecar did not decide in time: try again")),
+        _mapper(_status(404), 404, "%LOCAL_REPLY_BODY%"),
+    ]
+    body = {"inline_string": _error("null", -32000, "%RESPONSE_CODE_DETAILS%")}
+    return {"mappers": mappers, "body_format": {"text_format_source": body, "content_type": "application/json"}}
+
+
+def shared_replies(max_body: int, host: Resource) -> Resource:
+    """For a connection manager that serves others too: what they are answered stays as it is. `host` matches `:authority`."""
+    here = _all(_header(":authority", host), _header(":path", {"prefix": ENDPOINT}))
+    return {"mappers": _mappers(max_body, "its limit", here)}
+
+
+def _mappers(max_body: int, limit: str, here: Resource | None = None) -> list[Resource]:
+    """In their order. What has metadata of ours is ours; anything else is, with `here`, only what that matches."""
+
+    def ours(status: int) -> Resource:
+        return _status(status) if here is None else _all(_status(status), here)
+
     gone = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
     refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
-    slow = f"MCP server {_SERVER} was silent for more than {_LIMIT} in a call of {_WHAT}"
+    slow = f"MCP server {_SERVER} was silent for {limit} in a call of {_WHAT}"
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
-    large = f"Request body too large: at most {settings.max_body} bytes"
-    return {
-        "mappers": [
-            _mapper(_has("answered"), None, "%LOCAL_REPLY_BODY%"),
-            _mapper(_all(_flags(_UNREACHABLE), _has("server")), 503, _error(_ID, -32000, refused, _SERVER)),
-            _mapper(_all(_flags(_TOO_SLOW), _has("server")), 504, _error(_ID, -32000, slow, _SERVER)),
-            _mapper(_all(_status(503), _has("server")), 503, _error(_ID, -32000, unknown, _SERVER)),
-            _mapper(_all(_status(503), _has("id")), 503, _error(_ID, -32000, gone)),
-            _mapper(_status(503), 503, _error("null", -32000, gone)),
-            _mapper(_status(504), 504, _error("null", -32000, "The gateway's sidecar did not decide in time: try again")),
-            _mapper(_status(413), 413, _error("null", -32600, large)),
-            _mapper(_status(404), 404, "%LOCAL_REPLY_BODY%"),
-        ],
-        "body_format": {
-            "text_format_source": {"inline_string": _error("null", -32000, "%RESPONSE_CODE_DETAILS%")},
-            "content_type": "application/json",
-        },
-    }
+    large = f"Request body too large: at most {max_body} bytes"
+    return [
+        _mapper(_has("answered"), None, "%LOCAL_REPLY_BODY%"),
+        _mapper(_all(_flags(_UNREACHABLE), _has("server")), 503, _error(_ID, -32000, refused, _SERVER)),
+        _mapper(_all(_flags(_TOO_SLOW), _has("server")), 504, _error(_ID, -32000, slow, _SERVER)),
+        _mapper(_all(_status(503), _has("server")), 503, _error(_ID, -32000, unknown, _SERVER)),
+        _mapper(_all(_status(503), _has("id")), 503, _error(_ID, -32000, gone)),
+        _mapper(ours(503), 503, _error("null", -32000, gone)),
+        _mapper(ours(413), 413, _error("null", -32600, large)),
+    ]
+
+
+def _header(name: str, value: Resource) -> Resource:
+    return {"header_filter": {"header": {"name": name, "string_match": value}}}
 
 
 def _error(ident: str, code: int, message: str, server: str | None = None) -> str:

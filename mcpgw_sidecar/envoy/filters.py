@@ -1,0 +1,167 @@
+"""The filters of the gateway, each as a value: listener.py puts them into a listener of ours, istio.py into one of Istio's."""
+
+from __future__ import annotations
+
+from mcpgw_sidecar.envoy.clusters import ROUTER_CLUSTER, Resource, duration, type_url
+from mcpgw_sidecar.envoy.replies import METADATA
+from mcpgw_sidecar.model.names import BROKER
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.owners import PREFIX
+
+# The router answers at once, but for a call that first opens a session with its server: that may take what
+# broker.client allows (10 s), and the router's own answer must come before Envoy gives up on it.
+ROUTER_TIMEOUT = 12.0
+HTTP = "envoy.extensions.filters.http"
+ROUTER = "envoy.filters.http.router"
+_MATCHING = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
+
+
+def header_hygiene(*more: Resource) -> Resource:
+    """An early header mutation (a filter would come too late): removes what only the router may say, and `more`."""
+    removed: list[Resource] = [*({"remove": name} for name in h.OURS), *more]
+    return {
+        "name": "mcpgw_header_hygiene",
+        "typed_config": {
+            "@type": type_url("envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"),
+            "mutations": removed,
+        },
+    }
+
+
+def buffer(max_body: int) -> Resource:
+    """413 above the limit; makes the whole body one message for the router."""
+    config = {"@type": type_url(f"{HTTP}.buffer.v3.Buffer"), "max_request_bytes": max_body}
+    return {"name": "envoy.filters.http.buffer", "typed_config": config}
+
+
+def router(*, debug: bool) -> Resource:
+    """The router as an external processor."""
+    ext_proc = {
+        "@type": type_url(f"{HTTP}.ext_proc.v3.ExternalProcessor"),
+        "grpc_service": {"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}},
+        "stat_prefix": "mcpgw_router",
+        "message_timeout": duration(ROUTER_TIMEOUT),
+        "status_on_error": {"code": "ServiceUnavailable"},
+        "mutation_rules": {"allow_all_routing": True},
+        "metadata_options": {"receiving_namespaces": {"untyped": [METADATA]}},
+        "allow_mode_override": debug,
+        "processing_mode": {
+            "request_header_mode": "SEND",
+            "request_body_mode": "BUFFERED",
+            "request_trailer_mode": "SKIP",
+            "response_header_mode": "SKIP",
+            "response_body_mode": "NONE",
+            "response_trailer_mode": "SKIP",
+        },
+    }
+    return {"name": "envoy.filters.http.ext_proc", "typed_config": ext_proc}
+
+
+def decided() -> Resource:
+    """What the router decides: POST, and GET that resumes a server's stream. The rest is the broker's whatever it holds."""
+    resumed = all_of(header(":method", {"exact": "GET"}), header(h.LAST_EVENT, {"prefix": PREFIX}))
+    return {"or_matcher": {"predicate": [header(":method", {"exact": "POST"}), resumed]}}
+
+
+def only(name: str, extension: Resource, when: Resource) -> Resource:
+    """A filter that is there for some requests alone."""
+    skip = {
+        "name": "skip",
+        "typed_config": {"@type": type_url("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")},
+    }
+    matcher = {"predicate": {"not_matcher": when}, "on_match": {"action": skip}}
+    return {
+        "name": name,
+        "typed_config": {
+            "@type": type_url(_MATCHING),
+            "xds_matcher": {"matcher_list": {"matchers": [matcher]}},
+            "extension_config": extension,
+        },
+    }
+
+
+def lua(name: str, source: str) -> Resource:
+    """A Lua filter."""
+    return {
+        "name": name,
+        "typed_config": {"@type": type_url(f"{HTTP}.lua.v3.Lua"), "default_source_code": {"inline_string": source}},
+    }
+
+
+def last(heal: str) -> Resource:
+    """Envoy's own router, with the filter that runs for each attempt of a call: it heals a session that its server has forgotten."""
+    codec = {"@type": type_url(f"{HTTP}.upstream_codec.v3.UpstreamCodec")}
+    upstream = [lua("mcpgw_heal", heal), {"name": "envoy.filters.http.upstream_codec", "typed_config": codec}]
+    config = {"@type": type_url(f"{HTTP}.router.v3.Router"), "upstream_http_filters": upstream}
+    return {"name": ROUTER, "typed_config": config}
+
+
+def all_of(*predicates: Resource) -> Resource:
+    """A predicate."""
+    return {"and_matcher": {"predicate": list(predicates)}}
+
+
+def header(name: str, value: Resource) -> Resource:
+    """A predicate."""
+    found = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": name}
+    return {"single_predicate": {"input": {"name": "header", "typed_config": found}, "value_match": value}}
+
+
+def access_log() -> Resource:
+    """One JSON object a request on stdout."""
+    fields = {
+        "time": "%START_TIME%",
+        "http": "%REQ(:METHOD)%",
+        "method": f"%REQ({h.X_METHOD})%",
+        "tool": f"%REQ({h.X_TOOL})%",
+        "server": f"%REQ({h.X_SERVER})%",
+        "status": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "duration_ms": "%DURATION%",
+        "upstream_ms": "%RESPONSE_DURATION%",
+        "bytes_in": "%BYTES_RECEIVED%",
+        "bytes_out": "%BYTES_SENT%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+    }
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": type_url("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"),
+            "log_format": {"json_format": fields},
+        },
+    }
+
+
+def counters() -> Resource:
+    """Calls by server, tool and status, counted by Envoy: the sidecar never sees their answers. Read by `/metrics`."""
+    values = {
+        "method": f"%REQ({h.X_METHOD})%",
+        "server": f"%REQ({h.X_SERVER})%",
+        "tool": f"%REQ({h.X_TOOL})%",
+        "code": "%RESPONSE_CODE%",
+    }
+    tags = [{"name": name, "value_format": value} for name, value in values.items()]
+    return {
+        "name": "mcpgw_counters",
+        # What a server answered: the broker counts its own. The router bounds the values: it names only what it knows.
+        "filter": {
+            "and_filter": {
+                "filters": [
+                    {"header_filter": {"header": {"name": h.X_SERVER, "present_match": True}}},
+                    {
+                        "header_filter": {
+                            "header": {"name": h.X_SERVER, "string_match": {"exact": BROKER}, "invert_match": True}
+                        }
+                    },
+                ]
+            }
+        },
+        "typed_config": {
+            "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
+            "stats_scope": {"prefix": "mcpgw"},
+            "counters": [{"stat": {"name": "calls", "tags": tags}, "value_fixed": 1}],
+            "histograms": [
+                {"stat": {"name": "call_duration", "tags": tags}, "value_format": "%DURATION%", "unit": "Milliseconds"}
+            ],
+        },
+    }

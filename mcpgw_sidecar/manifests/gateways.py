@@ -1,0 +1,132 @@
+"""Both gateways: what Istio needs beside the user's HTTPRoutes, and a pod of a plain Envoy that the sidecar configures by files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from mcpgw_sidecar import PROGRAM
+from mcpgw_sidecar.envoy.clusters import Resource
+from mcpgw_sidecar.envoy.istio import IstioSettings, envoy_filter
+from mcpgw_sidecar.manifests.sidecar import BROKER, ROUTER, Sidecar, inject, overlay
+from mcpgw_sidecar.model.names import ENDPOINT
+from mcpgw_sidecar.resources.kinds import GATEWAY_GROUP
+
+NAMESPACE, GATEWAY = "gateway-system", "mcp-gateway"
+BROKER_HOST = f"broker.{PROGRAM}.internal"
+DEFAULTS = f"{PROGRAM}-gateway"
+ENVOY_IMAGE = "envoyproxy/envoy:v1.40.0"
+LISTENER_PORT = 8888
+Document = dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Gateway:
+    """A gateway in the cluster. `scripts` are the Lua filters by name: heal, events, calls."""
+
+    namespace: str = NAMESPACE
+    name: str = GATEWAY
+    labels: dict[str, str]
+    public_hosts: tuple[str, ...]
+    internal_hosts: tuple[str, ...]
+    max_body: int
+    scripts: dict[str, str]
+
+
+def istio(gateway: Gateway, sidecar: Sidecar, dump: Any) -> list[Document]:  # noqa: ANN401  # turns a value into YAML
+    """The EnvoyFilter, the route of clients to the broker, and the ConfigMap by which Istio adds the sidecar to gateways of its own."""
+    return [_filter(gateway), _broker_entry(gateway), _broker_route(gateway), defaults(gateway, sidecar, dump)]
+
+
+def defaults(gateway: Gateway, sidecar: Sidecar, dump: Any) -> Document:  # noqa: ANN401
+    """To be named by a Gateway in `spec.infrastructure.parametersRef`: Istio merges it into the Deployment that it makes."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": DEFAULTS, "namespace": gateway.namespace},
+        "data": {"deployment": dump(overlay(sidecar))},
+    }
+
+
+def plain_envoy(gateway: Gateway, sidecar: Sidecar) -> list[Document]:
+    """A Deployment of a plain Envoy with the sidecar, its Service and its account."""
+    labels = {"app.kubernetes.io/name": gateway.name}
+    meta = {"name": gateway.name, "namespace": gateway.namespace, "labels": labels}
+    security = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "runAsUser": 101,
+    }
+    envoy = {
+        "name": "envoy",
+        "image": ENVOY_IMAGE,
+        "ports": [{"name": "mcp", "containerPort": LISTENER_PORT}],
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": security,
+    }
+    pod = {"serviceAccountName": gateway.name, "containers": [envoy]}
+    deployment: Document = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta,
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": dict(labels)}, "spec": pod}},
+    }
+    inject(deployment, sidecar)
+    ports = [{"name": "mcp", "port": LISTENER_PORT, "targetPort": "mcp"}]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": labels, "ports": ports}}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
+    return [account, deployment, service]
+
+
+def _filter(gateway: Gateway) -> Resource:
+    return envoy_filter(
+        IstioSettings(
+            name=PROGRAM,
+            namespace=gateway.namespace,
+            labels=gateway.labels,
+            public_hosts=gateway.public_hosts,
+            internal_hosts=gateway.internal_hosts,
+            broker=BROKER,
+            router=ROUTER,
+            max_body=gateway.max_body,
+            heal=gateway.scripts["heal"],
+            events=gateway.scripts["events"],
+            calls=gateway.scripts["istio"],
+        )
+    )
+
+
+def _broker_entry(gateway: Gateway) -> Document:
+    """The broker as something that an HTTPRoute can name: each gateway pod has its own, on loopback."""
+    port = {"number": BROKER.port, "name": "http", "protocol": "HTTP"}
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": {"name": PROGRAM, "namespace": gateway.namespace},
+        "spec": {
+            "hosts": [BROKER_HOST],
+            "exportTo": ["."],
+            "location": "MESH_EXTERNAL",
+            "resolution": "STATIC",
+            "ports": [port],
+            "endpoints": [{"address": BROKER.host}],
+        },
+    }
+
+
+def _broker_route(gateway: Gateway) -> Document:
+    """What clients ask for and no single server answers. Calls leave this route: the router chooses the server's."""
+    backend = {"group": "networking.istio.io", "kind": "Hostname", "name": BROKER_HOST, "port": BROKER.port}
+    return {
+        "apiVersion": f"{GATEWAY_GROUP}/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "mcp-route", "namespace": gateway.namespace},
+        "spec": {
+            "parentRefs": [{"name": gateway.name}],
+            "hostnames": list(gateway.public_hosts),
+            "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": ENDPOINT}}], "backendRefs": [backend]}],
+        },
+    }

@@ -1,0 +1,205 @@
+"""The sidecar in a pod: a native sidecar container (restartPolicy Always) beside Envoy, and how it gets into what is there.
+
+`inject` changes a manifest in place: a Pod, what has a pod template, or a List of these. It is idempotent, and takes any mapping, so that
+the comments and the order of a file survive.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import attrs
+
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.envoy.settings import Endpoint
+
+Manifest = MutableMapping[str, Any]
+
+NAMESPACE = "mcp-system"
+RUN_DIR = "/run/mcpgw"
+VOLUME = "mcpgw-run"
+ENVOY_DIR = f"{RUN_DIR}/envoy"
+BOOTSTRAP = f"{ENVOY_DIR}/bootstrap.yaml"
+ROUTER = Endpoint(path=f"{RUN_DIR}/router.sock")
+BROKER = Endpoint(host="127.0.0.1", port=9091)  # 8080, the default, is what gateways like to listen on
+ADMIN_PORT = 9090
+INJECT_LABEL = "mcpgw.dev/inject"
+INJECTED = "mcpgw.dev/injected"
+ISTIO_CONTAINER, ENVOY_CONTAINER = "istio-proxy", "envoy"
+_USER = 65532  # nobody's, as images without a distribution have it
+_TEMPLATED = frozenset({"Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"})
+
+
+@attrs.frozen(kw_only=True)
+class Sidecar:
+    """How the sidecar is run. `envoy_container` names Envoy's; else it is found by the names that Istio and this program use."""
+
+    image: str = f"{PROGRAM}:{__version__}"
+    namespace: str = NAMESPACE
+    public_hosts: tuple[str, ...] = ()
+    envoy_container: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Injected:
+    """What became of one workload: `problem` says why it has no sidecar; `remark` what is still to be done by hand."""
+
+    name: str
+    problem: str | None = None
+    changed: bool = False
+    remark: str | None = None
+
+
+def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
+    """The container. With `writes_envoy` it writes the files that a plain Envoy follows; Istio's has its own source."""
+    arguments = [
+        "run",
+        "--kubernetes",
+        f"--namespace={sidecar.namespace}",
+        f"--router-address=unix:{ROUTER.path}",
+        f"--broker-address={BROKER.host}:{BROKER.port}",
+        f"--admin-address=0.0.0.0:{ADMIN_PORT}",
+        *(f"--public-host={host}" for host in sidecar.public_hosts),
+        *([f"--envoy-dir={ENVOY_DIR}"] if writes_envoy else []),
+    ]
+    fields = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
+    return {
+        "name": PROGRAM,
+        "image": sidecar.image,
+        "restartPolicy": "Always",  # as an init container: it starts before Envoy and ends after it
+        "args": arguments,
+        "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()],
+        "ports": [{"name": "mcpgw-admin", "containerPort": ADMIN_PORT}],
+        "startupProbe": _probe("/healthz", periodSeconds=1, failureThreshold=60),
+        "readinessProbe": _probe("/readyz", periodSeconds=2),
+        "livenessProbe": _probe("/healthz", periodSeconds=10),
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "2", "memory": "512Mi"}},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [_mount()],
+    }
+
+
+def volume() -> dict[str, Any]:
+    """What sidecar and Envoy share: the router's socket, and Envoy's files."""
+    return {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}
+
+
+def overlay(sidecar: Sidecar) -> dict[str, Any]:
+    """What is merged into the Deployment that Istio makes for a Gateway."""
+    spec = {
+        "initContainers": [container(sidecar, writes_envoy=False)],
+        "containers": [{"name": ISTIO_CONTAINER, "volumeMounts": [_mount()]}],
+        "volumes": [volume()],
+    }
+    return {"spec": {"template": {"metadata": {"annotations": {INJECTED: __version__}}, "spec": spec}}}
+
+
+def inject(manifest: Manifest, sidecar: Sidecar) -> list[Injected]:
+    """Put the sidecar into every workload of a manifest that runs Envoy; says what became of each, nothing of other kinds."""
+    return [_inject(kind, pod, sidecar) for kind, pod in _pods(manifest)]
+
+
+def patch(pod: Manifest, sidecar: Sidecar) -> tuple[list[dict[str, Any]], Injected]:
+    """The same for one Pod as a JSON patch (RFC 6902), empty where nothing is to be done."""
+    changed = copy.deepcopy(pod)
+    done = _inject("Pod", changed, sidecar)
+    operations: list[dict[str, Any]] = []
+    for section in ("metadata", "spec"):
+        if section not in pod and section in changed:
+            operations.append({"op": "add", "path": f"/{section}", "value": changed[section]})
+            continue
+        before, after = pod.get(section) or {}, changed.get(section) or {}
+        operations += [
+            {"op": "replace" if key in before else "add", "path": f"/{section}/{key}", "value": after[key]}
+            for key in after
+            if key not in before or before[key] != after[key]
+        ]
+    return operations, done
+
+
+def _pods(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
+    kind = str(manifest.get("kind", ""))
+    if kind == "Pod":
+        yield kind, manifest
+    elif kind in _TEMPLATED:
+        template = (manifest.get("spec") or {}).get("template")
+        if isinstance(template, MutableMapping):
+            meta = manifest.get("metadata") or {}
+            yield f"{kind} {meta.get('name', '')}", template
+    elif kind == "List" or (kind.endswith("List") and isinstance(manifest.get("items"), list)):
+        for item in manifest.get("items") or ():
+            if isinstance(item, MutableMapping):
+                yield from _pods(item)
+
+
+def _inject(kind: str, pod: Manifest, sidecar: Sidecar) -> Injected:
+    meta = pod.get("metadata") or {}
+    name = kind if kind != "Pod" else f"Pod {meta.get('name') or meta.get('generateName', '')}"
+    if (meta.get("labels") or {}).get(INJECT_LABEL) == "disabled":
+        return Injected(name=name, problem=f"its label {INJECT_LABEL} says disabled")
+    spec = pod.get("spec") or {}
+    envoy = _envoy(spec, sidecar)
+    if envoy is None:
+        wanted = sidecar.envoy_container or f"{ISTIO_CONTAINER} or {ENVOY_CONTAINER}"
+        return Injected(name=name, problem=f"it has no container {wanted}: name Envoy's with --envoy-container")
+    before = copy.deepcopy(pod)
+    plain = envoy.get("name") != ISTIO_CONTAINER
+    _put(spec, "initContainers", container(sidecar, writes_envoy=plain))
+    _put(spec, "volumes", volume())
+    _put(envoy, "volumeMounts", _mount())
+    remark = _started(envoy) if plain else None
+    if not isinstance(pod.get("metadata"), MutableMapping):
+        pod["metadata"] = {}
+    if not isinstance(pod["metadata"].get("annotations"), MutableMapping):
+        pod["metadata"]["annotations"] = {}
+    pod["metadata"]["annotations"][INJECTED] = __version__
+    return Injected(name=name, changed=pod != before, remark=remark)
+
+
+def _envoy(spec: Manifest, sidecar: Sidecar) -> Manifest | None:
+    names = {sidecar.envoy_container} if sidecar.envoy_container else {ISTIO_CONTAINER, ENVOY_CONTAINER}
+    containers = (each for each in spec.get("containers") or () if isinstance(each, MutableMapping))
+    return next((each for each in containers if each.get("name") in names), None)
+
+
+def _started(envoy: Manifest) -> str | None:
+    """A plain Envoy has to be started with the bootstrap that the sidecar writes."""
+    words = [*(envoy.get("command") or ()), *(envoy.get("args") or ())]
+    if not words:
+        envoy["args"] = ["-c", BOOTSTRAP]
+        return None
+    if any(BOOTSTRAP in str(word) for word in words):
+        return None
+    return f"start the container {envoy.get('name')} with: envoy -c {BOOTSTRAP}"
+
+
+def _put(owner: Manifest, key: str, item: dict[str, Any]) -> None:
+    """Into a list of named things: in the place of one of that name, else at the end."""
+    found = owner.get(key)
+    if not isinstance(found, list):
+        owner[key] = [item]
+        return
+    for index, each in enumerate(found):
+        if each.get("name") == item["name"] and each.get("mountPath") == item.get("mountPath"):
+            if each != item:
+                found[index] = item
+            return
+    found.append(item)
+
+
+def _mount() -> dict[str, Any]:
+    return {"name": VOLUME, "mountPath": RUN_DIR}
+
+
+def _probe(path: str, **more: int) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": ADMIN_PORT}, **more}
