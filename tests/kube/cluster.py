@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.e2e.stack import ROOT, WAIT, Process, environment, free_ports, wait_until
 
-CACHE = Path(os.environ.get("MCPGW_TEST_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcpgw-sidecar")
+CACHE = Path(
+    os.environ.get("MCPGW_TEST_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcpgw-sidecar"
+)
 _BIN = Path(sys.executable).parent
 
 
@@ -124,7 +126,9 @@ class Cluster:
     def apply(self, *documents: Any, check: bool = True) -> str:
         """Apply documents (or YAML texts)."""
         texts = [each if isinstance(each, str) else yaml.safe_dump(each) for each in documents]
-        return self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin="\n---\n".join(texts), check=check)
+        return self.kubectl(
+            "apply", "--server-side", "--force-conflicts", "-f", "-", stdin="\n---\n".join(texts), check=check
+        )
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Any:
         """An object, {} when there is none."""

@@ -61,7 +61,9 @@ class Istio:
         env |= {"POD_NAMESPACE": "istio-system", "POD_NAME": "istiod-0", "PILOT_CERT_PROVIDER": "none"}
         self.pilot = Process(command, directory / "pilot.log", **env)
         self.envoy: Process | None = None
-        wait_until(lambda: httpx2.get(f"http://127.0.0.1:{http}/ready", trust_env=False).status_code == 200, "pilot-discovery")
+        wait_until(
+            lambda: httpx2.get(f"http://127.0.0.1:{http}/ready", trust_env=False).status_code == 200, "pilot-discovery"
+        )
 
     def start_envoy(self, namespace: str, labels: dict[str, str]) -> None:
         h2 = {

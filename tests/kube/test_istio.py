@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -13,10 +14,10 @@ import httpx2
 import pytest
 import yaml
 
-from tests.e2e.stack import PROGRAM, Client, Process, answer, environment, free_ports, text_of, wait_until
+from tests.e2e.stack import PROGRAM, Client, Process, environment, free_ports, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.istio import POD_IP, Istio
-from tests.kube.objects import NAMESPACE, mcp_server, route, server_objects, service
+from tests.kube.objects import NAMESPACE, server_objects, service
 from tests.servers.scripted import ScriptedServer, tool
 
 GATEWAYS = "gateway-system"
@@ -59,7 +60,13 @@ class IstioGateway:
             "spec": {"workloadSelector": {"labels": LABELS}, "configPatches": [patch]},
         }
         listeners = [
-            {"name": name, "hostname": host, "port": self.port, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}}
+            {
+                "name": name,
+                "hostname": host,
+                "port": self.port,
+                "protocol": "HTTP",
+                "allowedRoutes": {"namespaces": {"from": "All"}},
+            }
             for name, host in (("mcp", HOST), ("mcps", "*.mcp.local"))
         ]
         gateway = {
@@ -111,7 +118,9 @@ def running(
     with Istio(cluster, directory) as istio:
         gateway = IstioGateway(cluster, istio, directory)
         try:
-            cluster.apply(*server_objects("server1", one.port, prefix="test_"), *server_objects("server2", two.port, prefix="test2_"))
+            cluster.apply(
+                *server_objects("server1", one.port, prefix="test_"), *server_objects("server2", two.port, prefix="test2_")
+            )
             for name, port in (("server1", one.port), ("server2", two.port)):
                 cluster.apply(endpoints(name, port))
             yield gateway
@@ -120,7 +129,10 @@ def running(
 
 
 def endpoints(
-    name: str, port: int, namespace: str = NAMESPACE, endpoint: Mapping[str, Any] = MappingProxyType({"address": "127.0.0.1"})
+    name: str,
+    port: int,
+    namespace: str = NAMESPACE,
+    endpoint: Mapping[str, Any] = MappingProxyType({"address": "127.0.0.1"}),
 ) -> dict[str, Any]:
     """The endpoint of a Service: no controller makes it here, and an EndpointSlice may not name loopback."""
     return {
@@ -137,21 +149,135 @@ def endpoints(
     }
 
 
-def test_two_servers_are_listed_and_called(running: IstioGateway, one: ScriptedServer, two: ScriptedServer) -> None:
-    with wait_until(lambda: connected(running), "a session through Istio's Envoy") as client:
-        wait_until(lambda: client.tools() == ["test2_hello_world", "test_greet", "test_time"], "the tools")
-        assert wait_until(lambda: (r := client.call("test_greet")).status_code == 200 and r, "a call")
-        assert client.call("test2_hello_world").status_code == 200
-    assert one.calls("tools/call")[-1].headers["host"] == "server1.mcp.local"
-    assert two.calls("tools/call")
+@pytest.fixture
+def client(running: IstioGateway) -> Iterator[Client]:
+    def listed() -> Client | None:
+        found = running.client()
+        if hasattr(found, "session") and found.tools() == ["test2_hello_world", "test_greet", "test_time"]:
+            return found
+        found.close()
+        return None
+
+    with wait_until(listed, "a session through Istio's Envoy, and the tools of both servers") as found:
+        wait_until(lambda: found.call("test_greet").status_code == 200, "a call")
+        yield found
 
 
-def connected(running: IstioGateway) -> Client | None:
-    client = running.client()
-    if hasattr(client, "session"):
-        return client
-    client.close()
-    return None
+def test_everything_shipped_is_accepted(running: IstioGateway, client: Client) -> None:
+    del client  # it is there: Envoy has its configuration
+    assert running.istio.stat("listener_manager.lds.update_success") > 0
+    for stat in ("listener_manager.lds.update_rejected", "cluster_manager.cds.update_rejected", "rds.*update_rejected"):
+        assert running.istio.stat(stat) == 0, stat
+    text = json.dumps(running.istio.dump())
+    for name in ("mcpgw_buffer", "mcpgw_router", "mcpgw_refusal", "mcpgw_calls", "mcpgw_events", "mcpgw_heal"):
+        assert f'"name": "{name}"' in text, name
 
 
-_ = signal, answer, text_of, mcp_server, route
+def test_two_servers_are_called(client: Client, one: ScriptedServer, two: ScriptedServer) -> None:
+    answered = client.call("test_greet")
+    assert answered.status_code == 200
+    assert "mcp-session-id" not in answered.headers
+    assert client.call("test2_hello_world").status_code == 200
+    arrived = one.calls("tools/call")[-1].headers
+    assert arrived["host"] == "server1.mcp.local"
+    assert arrived["mcp-session-id"] in one.sessions
+    assert not any(name.startswith("x-envoy-retr") for name in arrived)
+    assert two.calls("tools/call")[-1].headers["mcp-session-id"] in two.sessions
+    assert client.call("test_nope").json()["error"]["message"] == "Tool not found"
+
+
+def test_nobody_goes_around_the_router(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
+    """The host of a server's route is the router's alone, and what only the router says is removed from clients' requests."""
+    one.requests.clear()
+    message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    forged = {"x-mcp-servername": "mcp-test/server1-route"}
+    for headers in ({"host": "server1.mcp.local"}, {"host": "server1.mcp.local", **forged}):
+        answered = httpx2.post(running.url, json=message, headers=headers, trust_env=False)
+        assert answered.status_code == 403, answered.text
+    assert client.send({**message, "method": "tools/list"}, **forged).status_code == 200
+    assert not one.calls("ping")
+    assert all(request.headers["host"].endswith(f":{one.port}") for request in one.calls("tools/list"))  # the broker's own
+
+
+def test_other_hosts_of_the_gateway_are_left_alone(running: IstioGateway, client: Client) -> None:
+    """Whoever shares the listener gets Envoy's own answers, and no body of theirs is looked at."""
+    del client
+    answered = httpx2.post(running.url, content=b"anything", headers={"host": "other.example.com"}, trust_env=False)
+    assert answered.status_code == 404
+    assert "jsonrpc" not in answered.text
+
+
+def test_a_session_that_a_server_forgot_is_healed(client: Client, one: ScriptedServer) -> None:
+    assert client.call("test_greet").status_code == 200
+    one.sessions.clear()
+    calls = len(one.calls("tools/call"))
+    assert client.call("test_time").status_code == 200
+    assert len(one.calls("tools/call")) == calls + 2  # refused with 404, and once more in a new session
+
+
+def test_a_server_that_is_gone(running: IstioGateway, client: Client) -> None:
+    with ScriptedServer(tool("short")) as going:
+        running.cluster.apply(*server_objects("server3", going.port, prefix="gone_"), endpoints("server3", going.port))
+        wait_until(lambda: "gone_short" in client.tools(), "the third server")
+        wait_until(lambda: client.call("gone_short").status_code == 200, "a call")
+    answered = client.call("gone_short", 7)
+    error = answered.json()
+    assert (answered.status_code, error["id"]) == (503, 7)
+    assert "mcp-test/server3-route is unreachable" in error["error"]["message"]
+    assert client.call("test_greet").status_code == 200
+    for kind, name in (("mcpserver", "server3"), ("httproute", "server3-route"), ("service", "server3")):
+        running.cluster.delete(kind, name, NAMESPACE)
+    wait_until(lambda: "gone_short" not in client.tools(), "its tools have left")
+
+
+def test_a_body_that_is_too_large(client: Client) -> None:
+    answered = client.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": "x" * (5 << 20)}}))
+    assert answered.status_code == 413
+    assert answered.json()["error"]["message"].startswith("Request body too large")
+
+
+def test_the_sidecar_is_down_and_comes_back(running: IstioGateway, client: Client) -> None:
+    assert client.call("test_greet").status_code == 200
+    running.sidecar.signal(signal.SIGKILL)
+    running.sidecar.stop()
+    answered = client.call("test_greet")
+    assert answered.status_code == 503
+    assert "sidecar is not running" in answered.json()["error"]["message"]
+    running.start_sidecar()
+    wait_until(lambda: client.call("test_greet").status_code == 200, "the same session goes on")
+    assert client.tools() == ["test2_hello_world", "test_greet", "test_time"]
+
+
+def test_a_server_asks_its_client(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
+    """Requests of servers name their server and session, so that the client's answer finds the way back through the router."""
+    del client
+    seen: list[Any] = []
+
+    def ask(handler: Any, message: Any) -> bool:
+        question = {
+            "jsonrpc": "2.0",
+            "id": 77,
+            "method": "elicitation/create",
+            "params": {"message": "?", "requestedSchema": {}},
+        }
+        result = {"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}}
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.send_header("connection", "close")
+        handler.end_headers()
+        for each in (question, result):
+            handler.wfile.write(f"data: {json.dumps(each)}\n\n".encode())
+        return True
+
+    one.answers["tools/call"] = ask
+    try:
+        with running.client(capabilities={"elicitation": {}}) as asked:
+            answered = asked.call("test_greet")
+            events = [json.loads(line[5:]) for line in answered.text.splitlines() if line.startswith("data:")]
+            assert events[0]["id"].startswith("mcpgw:mcp-test/server1-route:")
+            back = {"jsonrpc": "2.0", "id": events[0]["id"], "result": {"action": "decline"}}
+            assert asked.send(back).status_code == 202
+            seen = [request.json for request in one.requests if request.method == "" and request.body]
+    finally:
+        del one.answers["tools/call"]
+    assert seen[-1] == {"jsonrpc": "2.0", "id": 77, "result": {"action": "decline"}}
