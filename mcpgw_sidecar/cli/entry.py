@@ -19,9 +19,9 @@ from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
 from mcpgw_sidecar.cli import manifests as manifests_, options
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import arguments, wait_call, wait_list
-from mcpgw_sidecar.cli.types import BODY_SIZE, DURATION, HOST, NAMED
+from mcpgw_sidecar.cli.types import ADDRESS, BODY_SIZE, DURATION, HOST, NAMED
 from mcpgw_sidecar.config.source import load
-from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
+from mcpgw_sidecar.envoyfiles.writer import bootstrap_text, replace_text
 from mcpgw_sidecar.errors import (
     EXIT_BUG,
     EXIT_REFUSED,
@@ -33,7 +33,7 @@ from mcpgw_sidecar.errors import (
     RefusedError,
 )
 from mcpgw_sidecar.manifests.gateways import Gateway
-from mcpgw_sidecar.manifests.sidecar import Sidecar
+from mcpgw_sidecar.manifests.sidecar import Injected, Sidecar
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.protocol.guard import host_name
 from mcpgw_sidecar.protocol.headers import is_header_value
@@ -204,6 +204,57 @@ def manifests(sections: tuple[str, ...], **values: Any) -> None:  # noqa: ANN401
     click.echo("---\n".join(texts), nl=False)
 
 
+@cli.command("inject")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path, dir_okay=False), metavar="[FILE]...")
+@options.sidecar_options
+@click.option("--in-place", "-i", is_flag=True, help="Write the files themselves instead of stdout.")
+def inject_command(paths: tuple[Path, ...], in_place: bool, **values: Any) -> None:  # noqa: ANN401, FBT001  # click's
+    """Put the sidecar into Kubernetes manifests: FILEs, or stdin without any or for -.
+
+    Pods, Deployments, DaemonSets, StatefulSets and Lists of them, wherever a container of Envoy runs; everything else passes as it is.
+    What has the sidecar gets it as it is now. What was done is said on stderr; exit 1 when nothing has the sidecar.
+
+    \b
+      mcpgw-sidecar inject gateway.yaml | kubectl apply -f -
+    """
+    if in_place and (not paths or Path("-") in paths):
+        raise click.UsageError("--in-place needs FILEs")
+    from mcpgw_sidecar.cli.inject import injected, told  # noqa: PLC0415  # the YAML library is for this alone
+
+    results: list[Injected] = []
+    texts: list[tuple[Path, str]] = []
+    for path in paths or (Path("-"),):
+        text, found = injected(_read_text(path), "stdin" if path == Path("-") else str(path), _sidecar(values))
+        results += found
+        texts.append((path, text))
+    for path, text in texts:  # all of them were good: nothing is half-written
+        if in_place:
+            replace_text(path, text)
+    if not in_place:
+        click.echo(_joined([text for _, text in texts]), nl=False)
+    for line in told(results):
+        click.echo(line, err=True)
+    if all(result.problem is not None for result in results):
+        raise RefusedError("nothing has the sidecar: there is no workload with a container of Envoy")
+
+
+@cli.command("webhook")
+@options.sidecar_options
+@options.option("--webhook-address", default="0.0.0.0:9443", type=ADDRESS, help="Where the API server asks (HTTPS).")
+@options.log_options
+def webhook_command(webhook_address: Any, log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401  # click's
+    """Serve the injection as an admission webhook, with certificates of its own.
+
+    Install it with: mcpgw-sidecar manifests webhook. Pods get the sidecar by the label mcpgw.dev/inject: enabled, theirs or
+    their namespace's.
+    """
+    _set_up_logs(log_level, log_format)
+    from mcpgw_sidecar.app.webhook import WebhookSettings, wait_webhook  # noqa: PLC0415  # no other command needs it
+
+    settings = WebhookSettings(sidecar=_sidecar(values), address=webhook_address)
+    trio.run(partial(wait_webhook, settings), strict_exception_groups=True)
+
+
 @cli.command()
 @options.admin_option
 @click.option("--watch", is_flag=True, help="Stay and refresh every second.")
@@ -307,6 +358,24 @@ def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner
+
+
+def _read_text(path: Path) -> str:
+    if path == Path("-"):
+        return sys.stdin.read()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
+
+
+def _joined(texts: list[str]) -> str:
+    """Several files as one stream of documents."""
+    joined = ""
+    for text in texts:
+        joined += "---\n" if joined and not text.lstrip().startswith("---") else ""
+        joined += text if text.endswith("\n") else text + "\n"
+    return joined
 
 
 def _sidecar(values: Mapping[str, Any]) -> Sidecar:

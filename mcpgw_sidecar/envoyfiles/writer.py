@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import math
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,26 @@ class EnvoyFiles:
         self.versions[name] = version
 
     def _write(self, name: str, text: str) -> None:
-        """Beside its place, then moved into it: Envoy reads the old file or the new one, never a half."""
-        handle, path = tempfile.mkstemp(prefix=f".{name}.", dir=self._directory)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(_HEAD + text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(path, 0o644)  # Envoy may run as another user; there is no secret in it
-            os.replace(path, self._directory / name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            raise
+        replace_text(self._directory / name, _HEAD + text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file beside its place, then move it there: whoever reads gets the old file or the new one, never a half.
+
+    Raises OSError, with everything as it was.
+    """
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, stat.S_IMODE(os.stat(path).st_mode) if path.exists() else 0o644)  # Envoy may run as another user
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
 
 
 class _Dumper(yaml.CSafeDumper):

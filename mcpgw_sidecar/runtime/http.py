@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -83,14 +84,19 @@ async def serve(
     stop: trio.Event,
     *,
     drain_time: float,
+    tls: Callable[[], ssl.SSLContext] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `stop` is set, then let requests in flight end within `drain_time` seconds."""
+    """Serve until `stop` is set, then let requests in flight end within `drain_time` seconds.
+
+    With `tls` it is HTTPS, each connection under the context of its moment.
+    """
     config = _config()
     context = WorkerContext(None)
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
 
-    async def handle(stream: trio.SocketStream) -> None:
+    async def handle(plain: trio.SocketStream) -> None:
+        stream = plain if tls is None else trio.SSLStream(plain, tls(), server_side=True, https_compatible=True)
         # hypercorn raises on some of what a peer may send (odd upgrades, bytes in a path): only this connection ends.
         try:
             await _BoundedTCPServer(wrapped, config, context, ConnectionState({}), stream).run()  # type: ignore[arg-type]

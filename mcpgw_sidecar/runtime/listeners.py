@@ -70,6 +70,7 @@ def _unix_listener(path: str) -> trio.SocketListener:
                     os.unlink(path)
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(path)
+    os.chmod(path, 0o666)  # noqa: S103  # as open as a port on loopback: Envoy runs as another user, in a pod in another container
     sock.listen(BACKLOG)
     sock.setblocking(False)  # noqa: FBT003  # positional only in C
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
