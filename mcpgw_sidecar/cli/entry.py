@@ -99,12 +99,14 @@ def demo(envoy: str | None, log_level: str, log_format: str, **values: Any) -> N
 
 @cli.command("demo-servers", hidden=True)
 @click.argument("ports", nargs=3, type=int, default=(0, 0, 0))
-def demo_servers(ports: tuple[int, int, int]) -> None:
+@click.option("--bind", default="127.0.0.1", help="Where to listen.")
+@click.option("--any-name", is_flag=True, help="Answer to any Host: in a cluster they are asked by their Services' names.")
+def demo_servers(ports: tuple[int, int, int], bind: str, any_name: bool) -> None:  # noqa: FBT001  # click's
     """Serve the demo's three MCP servers (a part of `demo`)."""
     from mcpgw_sidecar.demo.servers import wait_serving  # noqa: PLC0415  # the SDK takes a second to import
 
     _set_up_logs("warn", "text")
-    trio.run(wait_serving, ports)
+    trio.run(partial(wait_serving, ports, bind=bind, any_name=any_name))
 
 
 @cli.command()
@@ -168,7 +170,7 @@ def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
     "--service-account",
     "accounts",
     multiple=True,
-    default=("gateway-system/mcp-gateway-istio",),
+    default=("gateway-system/mcp-gateway-istio", "gateway-system/mcp-gateway"),
     show_default=True,
     type=NAMED,
     help="Service accounts of gateway pods, for rbac. Repeatable.",

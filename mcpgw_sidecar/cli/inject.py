@@ -14,7 +14,6 @@ from ruamel.yaml.util import load_yaml_guess_indent
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.manifests.sidecar import Injected, Sidecar, inject
 
-
 _DOCUMENTS = re.compile(r"^(?=---(?:\s|$))", re.MULTILINE)
 
 

@@ -20,6 +20,7 @@ import trio
 from hypercorn.config import Config
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
 
 API_KEY = "Bearer test-api-key-secret-token"
 """What the apikey server wants as Authorization: the guide's own, no secret."""
@@ -101,15 +102,20 @@ def _with_key(app: App) -> App:
     return guarded
 
 
-async def wait_serving(ports: tuple[int, ...]) -> None:
-    """Serve the three on 127.0.0.1, one port each (0: any); prints the ports as one JSON line when all accept."""
-    apps: list[App] = [_server1().streamable_http_app(), _server2().streamable_http_app()]
-    apps.append(_with_key(_api_key_server().streamable_http_app()))
+async def wait_serving(ports: tuple[int, ...], *, bind: str = "127.0.0.1", any_name: bool = False) -> None:
+    """Serve the three, one port each (0: any); prints the ports as one JSON line when all accept.
+
+    Without `any_name` they answer to loopback names alone, as the SDK has it; in a cluster they are asked by their Services' names.
+    """
+    security = TransportSecuritySettings(enable_dns_rebinding_protection=False) if any_name else None
+    servers = (_server1(), _server2(), _api_key_server())
+    apps: list[App] = [server.streamable_http_app(transport_security=security) for server in servers]
+    apps[2] = _with_key(apps[2])
     async with trio.open_nursery() as nursery:
         bound: list[str] = []
         for app, port in zip(apps, ports, strict=True):
             config = Config()
-            config.bind = [f"127.0.0.1:{port}"]
+            config.bind = [f"{bind}:{port}"]
             config.errorlog = None
             config.graceful_timeout = 0.2
             config.keep_alive_max_requests = 1_000_000

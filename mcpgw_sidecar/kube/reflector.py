@@ -68,6 +68,7 @@ class Reflector:
     name: str | None = None
     _version: str | None = None
     _said: str | None = None
+    _failures: int = 0
 
     async def wait_reflecting(self) -> None:
         """List and watch (the table above)."""
@@ -85,7 +86,9 @@ class Reflector:
                 error = failed if isinstance(failed, ApiError) else ApiError(f"an answer without {failed} cannot be read")
                 if error.status in {_GONE, _NOT_FOUND, _FORBIDDEN}:
                     self._version = None
-                if error.status != _GONE:
+                self._failures += 1
+                # A line that was cut is none: an API server that is replaced cuts all of them.
+                if error.status != _GONE and (error.status or self._failures > 1):
                     self._trouble(self._told(error), error.status)
                 if trio.current_time() - began >= SILENCE:
                     backoff.reset()
@@ -140,6 +143,7 @@ class Reflector:
         async with self.api.stream(
             "GET", self.kind.path(self.namespace), params=self._params(params), silence=SILENCE
         ) as answer:
+            self._failures = 0
             self._trouble(None)
             held = bytearray()
             async for chunk in answer.aiter_bytes():

@@ -133,7 +133,7 @@ class _KindSink:
     def trouble(self, reason: str | None, status: int = 0) -> None:
         del status
         if self.source.index.troubles.get(self.kind.name) != reason:
-            self.source.changed(self.kind, None, self.source.index.trouble(self.kind.name, reason))
+            self.source.touched(MCP_SERVER.name, self.source.index.trouble(self.kind.name, reason))
             self.source.troubled()
 
     def _read(self, raw: Raw) -> objects.Watched | None:

@@ -131,9 +131,12 @@ class Gateway:
     def wait_ready(self) -> None:
         def ready() -> bool:
             assert self.sidecar.popen.poll() is None, self.sidecar.text
-            return httpx2.get(f"{self.admin}/readyz", trust_env=False).status_code == 200
+            return self.readyz().status_code == 200
 
         wait_until(ready, "ready")
+
+    def readyz(self) -> httpx2.Response:
+        return httpx2.get(f"{self.admin}/readyz", trust_env=False)
 
     def start_envoy(self) -> None:
         bootstrap = self.directory / "envoy" / "bootstrap.yaml"

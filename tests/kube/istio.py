@@ -57,7 +57,7 @@ class Istio:
             f"--monitoringAddr=127.0.0.1:{monitoring}",
             "--ctrlz_port=0",
         ]
-        env = {name: "false" for name in _OFF}
+        env = dict.fromkeys(_OFF, "false")
         env |= {"POD_NAMESPACE": "istio-system", "POD_NAME": "istiod-0", "PILOT_CERT_PROVIDER": "none"}
         self.pilot = Process(command, directory / "pilot.log", **env)
         self.envoy: Process | None = None

@@ -1,11 +1,14 @@
 """The cluster's DNS for the sidecar under test: every Service is on this machine. (Envoy asks tests/kube/dns.py.)"""
 
+from __future__ import annotations
+
 import socket
+from typing import Any
 
 _resolve = socket.getaddrinfo
 
 
-def _getaddrinfo(host, *args, **kwargs):  # type: ignore[no-untyped-def]
+def _getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
     name = host.decode() if isinstance(host, bytes) else host
     return _resolve("127.0.0.1" if name and name.endswith(".svc.cluster.local") else host, *args, **kwargs)
 
