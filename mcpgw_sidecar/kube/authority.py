@@ -27,6 +27,14 @@ class Authority:
     certificate: bytes
     key: bytes = attrs.field(repr=False)
 
+    def check(self) -> ec.EllipticCurvePrivateKey:
+        """The key that signs. Raises ValueError for an authority that cannot be used."""
+        found = serialization.load_pem_private_key(self.key, password=None)
+        certified = x509.load_pem_x509_certificate(self.certificate).public_key()
+        if not isinstance(found, ec.EllipticCurvePrivateKey) or found.public_key() != certified:
+            raise ValueError("the authority's key is not that of its certificate")
+        return found
+
     def due(self, now: dt.datetime) -> bool:
         """Whether it should be replaced: a third of its life or less is left."""
         return _due(x509.load_pem_x509_certificate(self.certificate), now)
@@ -58,10 +66,7 @@ def make_authority(now: dt.datetime, life: dt.timedelta = AUTHORITY_LIFE) -> Aut
 def make_server(signer: Authority, names: list[str], now: dt.datetime) -> ServerIdentity:
     """A server certificate for DNS names, and the TLS context that serves with it. Raises ValueError for a signer that is none."""
     authority = x509.load_pem_x509_certificate(signer.certificate)
-    signing = serialization.load_pem_private_key(signer.key, password=None)
-    if not isinstance(signing, ec.EllipticCurvePrivateKey):
-        msg = "the authority's key is of another kind than ours"
-        raise ValueError(msg)  # noqa: TRY004  # one kind of error for the caller
+    signing = signer.check()
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     builder = _builder(subject, authority.subject, key.public_key(), now, SERVER_LIFE)

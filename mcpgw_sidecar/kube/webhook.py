@@ -77,18 +77,20 @@ class WebhookApp:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("Review refused: it cannot be read", error=repr(error))
             return _BAD, json.dumps({"error": "this is no AdmissionReview of a Pod"}).encode()
-        where = f"{request.get('namespace', '')}/{(pod.get('metadata') or {}).get('generateName', '')}"
+        meta = pod.get("metadata") or {}
+        where = f"{request.get('namespace', '')}/{meta.get('name') or meta.get('generateName', '')}"
         response: dict[str, Any] = {"uid": uid, "allowed": True}
         if operations:
             response["patchType"] = "JSONPatch"
             response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
-            log.info("Sidecar injected", pod=where, remark=done.remark)
-        asked = ((pod.get("metadata") or {}).get("labels") or {}).get(INJECT_LABEL) == "enabled"
+            log.info("Sidecar injected", pod=where)
+        asked = (meta.get("labels") or {}).get(INJECT_LABEL) == "enabled"
         if done.problem is not None and asked:  # where the namespace asked, pods without Envoy are as they should be
             response["warnings"] = [f"{PROGRAM}: no sidecar: {done.problem}"]
             log.warning("Sidecar not injected", pod=where, reason=done.problem)
         elif done.remark is not None:
             response["warnings"] = [f"{PROGRAM}: {done.remark}"]
+            log.warning("To be done by hand", pod=where, remark=done.remark)
         return _OK, json.dumps(
             {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
         ).encode()
@@ -186,7 +188,7 @@ def _read(found: Mapping[str, Any] | None) -> tuple[Authority | None, bytes]:
     data = (found or {}).get("data") or {}
     try:
         authority = Authority(base64.b64decode(data[_CERTIFICATE]), base64.b64decode(data[_KEY]))
-        authority.due(datetime.now(UTC))
+        authority.check()
         return authority, base64.b64decode(data[_BUNDLE])
     except (KeyError, ValueError):
         return None, b""

@@ -38,7 +38,7 @@ def program(name: str) -> Path:
 class Cluster:
     """etcd and kube-apiserver. `kubeconfig` is the administrator's."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self.etcd_port, peer, self.port = free_ports(3)
         self._etcd = [
@@ -71,6 +71,7 @@ class Cluster:
             "--service-cluster-ip-range=10.0.0.0/24",
             "--allow-privileged=true",
             "--disable-admission-plugins=ServiceAccount",
+            *options,
         ]
         self.kubeconfig = directory / "kubeconfig"
         self.url = f"https://127.0.0.1:{self.port}"
