@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.statuses import Conflict, Health, Invalid, ServerStatus
+from mcpgw_sidecar.resources import leases
+from mcpgw_sidecar.resources.conditions import CONTROLLER, ready_of, route_parents, server_status, virtual_status
+from mcpgw_sidecar.resources.index import Index, Row
+from mcpgw_sidecar.resources.kinds import (
+    GRANT,
+    HTTP_ROUTE,
+    MCP_SERVER,
+    SECRET,
+    SERVICE,
+    VIRTUAL_SERVER,
+    WATCHED,
+    ResourceKind,
+)
+from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref, VirtualServerObject, read, ref_of
+
+NS = "mcp-test"
+NOW, LATER = "2026-11-24T12:00:00Z", "2026-11-24T13:00:00Z"
+
+
+def meta(name: str, namespace: str = NS, created: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
+    return {
+        "name": name, "namespace": namespace, "uid": f"uid-{name}", "generation": 3, "creationTimestamp": created,
+        "resourceVersion": "7",
+    }  # fmt: skip
+
+
+def mcp(name: str = "s", route: str = "r", namespace: str = NS, created: str = "2026-01-01T00:00:00Z", **spec: Any) -> Any:
+    target = {"name": route, **spec.pop("target", {})}
+    raw = {"metadata": meta(name, namespace, created), "spec": {"targetRef": target, **spec}}
+    return read(MCP_SERVER.name, raw)
+
+
+def route(name: str = "r", namespace: str = NS, backend: Any = ..., hosts: Any = ("s.mcp.local",), **more: Any) -> Any:
+    backend = {"name": "svc", "port": 9090} if backend is ... else backend
+    rules = [] if backend is None else [{"backendRefs": [backend]}]
+    spec = {"hostnames": list(hosts), "rules": rules, "parentRefs": [{"name": "gw"}], **more.pop("spec", {})}
+    return read(HTTP_ROUTE.name, {"metadata": meta(name, namespace), "spec": spec, **more})
+
+
+def service(name: str = "svc", namespace: str = NS, **spec: Any) -> Any:
+    return read(SERVICE.name, {"metadata": meta(name, namespace), "spec": spec})
+
+
+def grant(namespace: str, source: tuple[str, str, str], target: tuple[str, str], name: str | None = None) -> Any:
+    to = {"group": target[0], "kind": target[1], **({"name": name} if name else {})}
+    spec = {"from": [dict(zip(("group", "kind", "namespace"), source, strict=True))], "to": [to]}
+    return read(GRANT.name, {"metadata": meta("g", namespace), "spec": spec})
+
+
+def secret(name: str = "key", **values: str) -> Any:
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+    return read(SECRET.name, {"metadata": meta(name), "data": data})
+
+
+KINDS = {McpServer: MCP_SERVER, HttpRoute: HTTP_ROUTE, VirtualServerObject: VIRTUAL_SERVER}
+
+
+def filled(*objects: Any) -> Index:
+    index = Index()
+    for found in objects:
+        index.apply(kind_of(found), found)
+    return index
+
+
+def kind_of(found: Any) -> str:
+    names = {"McpServer": MCP_SERVER, "VirtualServerObject": VIRTUAL_SERVER, "HttpRoute": HTTP_ROUTE, "Service": SERVICE}
+    kind: ResourceKind = (names | {"Grant": GRANT, "Secret": SECRET})[type(found).__name__]
+    return kind.name
+
+
+def row(*objects: Any, name: str = "s") -> Row:
+    found = filled(*objects).row(Ref(NS, name))
+    assert found is not None
+    return found
+
+
+def server(*objects: Any) -> Server:
+    found = row(*objects).server
+    assert found is not None
+    return found
+
+
+def reason(*objects: Any) -> str:
+    problem = row(*objects).problem
+    assert problem is not None
+    return problem.reason
+
+
+def test_paths_of_the_api() -> None:
+    assert MCP_SERVER.path() == "/apis/mcpgw.dev/v1alpha1/mcpservers"
+    assert MCP_SERVER.path("ns", "x", "status") == "/apis/mcpgw.dev/v1alpha1/namespaces/ns/mcpservers/x/status"
+    assert SECRET.path("ns") == "/api/v1/namespaces/ns/secrets"
+    assert (SECRET.full_name, HTTP_ROUTE.full_name) == ("secrets", "httproutes.gateway.networking.k8s.io")
+    assert len({kind.name for kind in WATCHED}) == len(WATCHED)
+
+
+def test_the_guides_server() -> None:
+    found = server(mcp(toolPrefix="test_"), route(), service())
+    assert found == Server(
+        name=ServerName("mcp-test/r"),
+        url="http://svc.mcp-test.svc.cluster.local:9090/mcp",
+        hostname="s.mcp.local",
+        tool_prefix="test_",
+    )
+
+
+@pytest.mark.parametrize(
+    ("objects", "url", "hostname"),
+    [
+        ((mcp(path="/v1/mcp"), route(), service()), "http://svc.mcp-test.svc.cluster.local:9090/v1/mcp", "s.mcp.local"),
+        ((mcp(), route(backend={"name": "svc"}), service()), "http://svc.mcp-test.svc.cluster.local/mcp", "s.mcp.local"),
+        (
+            (mcp(), route(spec={"parentRefs": [{"name": "gw", "sectionName": "https-in"}]}), service()),
+            "https://svc.mcp-test.svc.cluster.local:9090/mcp",
+            "s.mcp.local",
+        ),
+        (
+            (
+                mcp(),
+                route(backend={"name": "svc", "port": 443}, hosts=()),
+                service(type="ExternalName", externalName="api.example.com."),
+            ),
+            "http://api.example.com:443/mcp",
+            "api.example.com",
+        ),
+        (
+            (
+                mcp(),
+                route(backend={"name": "svc", "port": 443}),
+                service(type="ExternalName", externalName="api.example.com", ports=[{"port": 443, "appProtocol": "HTTPS"}]),
+            ),
+            "https://api.example.com:443/mcp",
+            "api.example.com",
+        ),
+    ],
+)
+def test_urls(objects: tuple[Any, ...], url: str, hostname: str) -> None:
+    found = server(*objects)
+    assert (found.url, found.hostname) == (url, hostname)
+
+
+@pytest.mark.parametrize(
+    ("objects", "expected"),
+    [
+        ((mcp(target={"group": "example.com"}),), "InvalidTargetRef"),
+        ((mcp(target={"kind": "Service"}),), "InvalidTargetRef"),
+        ((mcp(target={"namespace": "other"}), route(namespace="other")), "RefNotPermitted"),
+        ((mcp(),), "RouteNotFound"),
+        ((mcp(), route(backend=None)), "NoBackend"),
+        ((mcp(), route(spec={"rules": [{}]})), "NoBackend"),
+        ((mcp(), route(backend={"name": ""})), "InvalidBackend"),
+        ((mcp(), route(backend={"name": "b", "kind": "Bucket"})), "InvalidBackend"),
+        ((mcp(), route(backend={"name": "b", "group": "example.com"})), "InvalidBackend"),
+        ((mcp(), route(backend={"name": "svc", "namespace": "other"}), service(namespace="other")), "RefNotPermitted"),
+        ((mcp(), route()), "ServiceNotFound"),
+        ((mcp(), route(hosts=()), service()), "NoHostname"),
+        ((mcp(), route(hosts=("*.mcp.local",)), service()), "NoHostname"),
+        ((mcp(toolPrefix="-x"), route(), service()), "InvalidSpec"),
+        ((mcp(path="/a#b"), route(), service()), "InvalidSpec"),
+        ((mcp(path="mcp"), route(), service()), "InvalidSpec"),
+    ],
+)
+def test_the_ladder(objects: tuple[Any, ...], expected: str) -> None:
+    assert reason(*objects) == expected
+    assert row(*objects).server is None
+
+
+def test_grants_on_both_hops() -> None:
+    there = (mcp(target={"namespace": "other"}), route(namespace="other", backend={"name": "svc", "namespace": "third"}))
+    to_route = grant("other", ("mcpgw.dev", "MCPServer", NS), ("gateway.networking.k8s.io", "HTTPRoute"))
+    to_service = grant("third", ("gateway.networking.k8s.io", "HTTPRoute", "other"), ("", "Service"), "svc")
+    assert server(*there, service(namespace="third"), to_route, to_service).name == "other/r"
+    assert reason(*there, service(namespace="third"), to_route) == "RefNotPermitted"
+    another = grant("third", ("gateway.networking.k8s.io", "HTTPRoute", "other"), ("", "Service"), "another")
+    assert reason(*there, service(namespace="third"), to_route, another) == "RefNotPermitted"
+
+
+def test_credentials() -> None:
+    base = (mcp(credentialRef={"name": "key"}), route(), service())
+    assert server(*base, secret(token=" Bearer x\n")).credential == "Bearer x"
+    for more in ((), (secret(other="x"),), (secret(token="a\nb"),)):
+        assert reason(*base, *more) == "InvalidCredential"
+        assert server(*base, *more).credential is None  # the server stays
+    wrong = read(SECRET.name, {"metadata": meta("key"), "data": {"token": "/w=="}})
+    assert reason(*base, wrong) == "InvalidCredential"
+    index = filled(*base)
+    assert index.trouble(SECRET.name, "forbidden") == {Ref(NS, "s")}
+    found = index.row(Ref(NS, "s"))
+    assert found is not None
+    assert found.problem is not None
+    assert "Secrets cannot be read (forbidden)" in found.problem.message
+    assert index.trouble(SECRET.name, "forbidden") == set()
+    assert index.trouble(SECRET.name, None) == {Ref(NS, "s")}
+
+
+def test_the_older_one_keeps_the_route() -> None:
+    old, new = mcp("z", created="2026-01-01T00:00:00Z"), mcp("a", created="2026-02-01T00:00:00Z")
+    index = filled(new, route(), service(), old)
+    younger = index.row(Ref(NS, "a"))
+    assert younger is not None
+    assert younger.problem is not None
+    assert younger.problem.reason == "NameConflict"
+    assert [each.found.ref.name for each in index.rows()] == ["z", "a"]
+    assert len(index.servers()) == 1
+    assert index.owner(ServerName("mcp-test/r")) == Ref(NS, "z")
+    assert index.users(Ref(NS, "r")) == [Ref(NS, "z"), Ref(NS, "a")]
+    assert index.delete(MCP_SERVER.name, Ref(NS, "z")) == {Ref(NS, "z"), Ref(NS, "a")}
+    assert index.owner(ServerName("mcp-test/r")) == Ref(NS, "a")
+    assert index.owner(ServerName("mcp-test/none")) is None
+    assert index.row(Ref(NS, "z")) is None
+
+
+def test_only_what_depends_is_touched() -> None:
+    index = filled(
+        mcp("a", "ra"), mcp("b", "rb"), route("ra"), route("rb", backend={"name": "other"}), service(), service("other")
+    )
+    assert index.apply(SERVICE.name, service("other")) == set()  # the same again
+    assert index.apply(SERVICE.name, service("other", type="ExternalName", externalName="x")) == {Ref(NS, "b")}
+    assert index.delete(SERVICE.name, Ref(NS, "svc")) == {Ref(NS, "a")}
+    assert index.delete(SERVICE.name, Ref(NS, "svc")) == set()
+    assert index.apply(SERVICE.name, service("nobody")) == set()
+    granted = grant("elsewhere", ("g", "k", NS), ("", "Service"))
+    assert index.apply(GRANT.name, granted) == set()
+    assert index.reset(GRANT.name, []) == set()
+    assert index.grants["elsewhere"] == {}
+    assert index.reset(HTTP_ROUTE.name, [route("rb", backend={"name": "other"})]) == {Ref(NS, "a")}
+    assert [found.ref.name for found in index.of(HTTP_ROUTE.name, HttpRoute)] == ["rb"]
+
+
+def test_objects_are_what_is_used_of_them() -> None:
+    assert ref_of({"metadata": {"name": "x"}}) == Ref("", "x")
+    assert str(Ref("a", "b")) == "a/b"
+    virtual = read(VIRTUAL_SERVER.name, {"metadata": meta("v"), "spec": {"tools": ["b", "a", "b"]}})
+    index = filled(virtual)
+    assert [(found.name, found.tools) for found in index.virtual_servers()] == [("mcp-test/v", ("b", "a"))]
+    for kind in (MCP_SERVER, VIRTUAL_SERVER, GRANT):
+        with pytest.raises((KeyError, TypeError)):
+            read(kind.name, {"metadata": meta("x"), "spec": {}})
+    assert "Bearer" not in repr(secret(token="Bearer x"))
+
+
+def seen(server: Server, **health: Any) -> ServerStatus:
+    state = {"ready": True, "reason": "Ready", "message": "", "protocol_version": "2025-11-25", "tried": True}
+    return ServerStatus(server=server, health=Health(**(state | health)), tools=4)
+
+
+def test_ready_is_the_truth_about_the_server() -> None:
+    good = row(mcp(), route(), service())
+    assert good.server is not None
+    document = server_status(good, seen(good.server), NOW)
+    assert document == {
+        "discoveredTools": 4,
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Ready",
+                "message": "4 tools, protocol version 2025-11-25",
+                "observedGeneration": 3,
+                "lastTransitionTime": NOW,
+            }
+        ],
+    }
+    assert ready_of(document) == "True"
+    down = server_status(good, seen(good.server, ready=False, reason="Unreachable", message="cannot be reached: no"), NOW)
+    assert down is not None
+    assert down["conditions"][0]["reason"] == "Unreachable"
+    assert "check that the pods behind http://svc.mcp-test" in down["conditions"][0]["message"]
+    refused = server_status(good, seen(good.server, ready=False, reason="Unauthorized", message="refused"), NOW)
+    assert refused is not None
+    assert refused["conditions"][0]["message"] == "MCP server refused"
+
+
+def test_what_is_left_out_is_named() -> None:
+    good = row(mcp(), route(), service())
+    assert good.server is not None
+    clashes = tuple(Conflict(kind="tool", name=f"t{n}", owner=ServerName("ns/x")) for n in range(7))
+    status = ServerStatus(
+        server=good.server,
+        health=seen(good.server).health,
+        conflicts=clashes,
+        invalid=(Invalid(kind="tool", name="", reason="bad"),),
+    )
+    document = server_status(good, status, NOW)
+    assert document is not None
+    message = document["conditions"][0]["message"]
+    assert "tool t0 (owned by ns/x)" in message
+    assert "and 2 more" in message
+    assert "not usable: tool  (bad)" in message
+
+
+def test_a_status_is_written_only_when_it_differs() -> None:
+    good = row(mcp(), route(), service())
+    assert good.server is not None
+    document = server_status(good, seen(good.server), NOW)
+    assert document is not None
+    raw = {"metadata": meta("s"), "spec": {"targetRef": {"name": "r"}}, "status": document}
+    again = Row(found=read(MCP_SERVER.name, raw), server=good.server, problem=None)  # type: ignore[arg-type]
+    assert server_status(again, seen(good.server), LATER) is None
+    assert server_status(again, None, LATER) is None  # a process that has just started knows less than what is written
+    assert server_status(again, seen(good.server, tried=False), LATER) is None
+    other = server_status(again, seen(good.server, protocol_version="2025-06-18"), LATER)
+    assert other is not None
+    assert other["conditions"][0]["lastTransitionTime"] == NOW  # the status itself is the same
+    down = server_status(again, seen(good.server, ready=False), LATER)
+    assert down is not None
+    assert down["conditions"][0]["lastTransitionTime"] == LATER
+    pending = server_status(good, None, NOW)
+    assert pending is not None
+    assert (pending["conditions"][0]["status"], pending["discoveredTools"]) == ("Unknown", 0)
+    broken = server_status(row(mcp()), None, NOW)
+    assert broken is not None
+    assert (broken["conditions"][0]["reason"], broken["discoveredTools"]) == ("RouteNotFound", 0)
+
+
+def test_status_of_a_virtual_server() -> None:
+    found: Any = read(VIRTUAL_SERVER.name, {"metadata": meta("v"), "spec": {"tools": ["a", "b"]}})
+    document = virtual_status(found, {"a", "b"}, NOW)
+    assert document is not None
+    assert document["conditions"][0]["message"] == "2 of 2 tools"
+    raw = {"metadata": meta("v"), "spec": {"tools": ["a", "b"]}, "status": document}
+    again: Any = read(VIRTUAL_SERVER.name, raw)
+    assert virtual_status(again, {"a", "b"}, LATER) is None
+    missing = virtual_status(again, {"a"}, LATER)
+    assert missing is not None
+    assert missing["conditions"][0]["reason"] == "ToolsNotFound"
+
+
+def test_what_is_said_at_a_route() -> None:
+    theirs = {"controllerName": "example.com/x", "parentRef": {"name": "gw"}, "conditions": []}
+    found = route(status={"parents": [theirs]})
+    parents = route_parents(found, [Ref(NS, "s")], NOW)
+    assert parents is not None
+    assert parents[0] == theirs
+    assert parents[1]["controllerName"] == CONTROLLER
+    assert parents[1]["conditions"][0]["lastTransitionTime"] == NOW
+    again = route(status={"parents": parents})
+    assert route_parents(again, [Ref(NS, "s")], LATER) is None
+    other = route_parents(again, [Ref(NS, "s"), Ref(NS, "t")], LATER)
+    assert other is not None
+    assert other[1]["conditions"][0]["lastTransitionTime"] == NOW
+    assert route_parents(again, [], LATER) == [theirs]
+    assert route_parents(found, [], LATER) is None
+
+
+def test_who_holds_the_lease() -> None:
+    watcher = leases.Observed("me")
+    lease: dict[str, Any] = {"metadata": {"resourceVersion": "1"}, "spec": {"holderIdentity": "other"}}
+    assert not watcher.may_take(lease, 100.0)
+    assert not watcher.may_take(lease, 100.0 + leases.DURATION - 0.1)
+    assert watcher.may_take(lease, 100.0 + leases.DURATION)  # it was not renewed
+    lease["metadata"]["resourceVersion"] = "2"
+    assert not watcher.may_take(lease, 200.0)  # it was
+    mine = leases.taken(lease, "me", "now")
+    assert (mine["spec"]["holderIdentity"], mine["spec"]["leaseTransitions"], mine["spec"]["acquireTime"]) == (
+        "me",
+        1,
+        "now",
+    )
+    again = leases.taken(mine, "me", "later")
+    assert (again["spec"]["leaseTransitions"], again["spec"]["acquireTime"], again["spec"]["renewTime"]) == (
+        1,
+        "now",
+        "later",
+    )
+    assert watcher.may_take(again, 300.0)
+    free = leases.released(again, "end")
+    assert free["spec"]["holderIdentity"] == ""
+    assert leases.Observed("third").may_take(free, 0.0)
+    first = leases.taken({"metadata": {"resourceVersion": ""}}, "me", "now")
+    assert first["spec"]["leaseTransitions"] == 0
+    assert leases.DURATION + leases.LOOK + leases.RENEW <= 15.0  # the holder's death is noticed within 15 s

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject
+from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
+from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
+from mcpgw_sidecar.model.servers import Server, VirtualServer
+from mcpgw_sidecar.model.sessions import Session, SessionState, UpstreamSession
+from mcpgw_sidecar.routing import decide
+from mcpgw_sidecar.routing.virtual import named, seen, wanted
+
+ONE, TWO = (
+    Server(name=ServerName(f"ns/{name}"), url=f"http://{name}/mcp", hostname=name, tool_prefix=f"{name}_")
+    for name in ("one", "two")
+)
+FEW = VirtualName("ns/few")
+
+
+def item(name: str) -> Item:
+    found = read_item(TOOL, json.dumps({"name": name, "inputSchema": {"type": "object"}}))
+    assert isinstance(found, Item)
+    return found
+
+
+@pytest.fixture
+def snapshot() -> Snapshot:
+    prompt = read_item(PROMPT, '{"name": "p"}')
+    assert isinstance(prompt, Item)
+    offers = {
+        ONE.name: Discovered(
+            {"tool": (item("a"), item("b")), "prompt": (prompt,)}, (), "about one", frozenset({"tools", "logging"})
+        ),
+        TWO.name: Discovered({"tool": (item("c"),)}, (), "about two", frozenset({"tools", "prompts"})),
+    }
+    few = VirtualServer(name=FEW, tools=("one_b", "one_nothing", "two_c"))
+    only = VirtualServer(name=VirtualName("only"), tools=("one_a",))
+    return federate((ONE, TWO), offers, (few, only)).snapshot
+
+
+def test_a_view_holds_its_tools_and_nothing_else(snapshot: Snapshot) -> None:
+    few = snapshot.view(FEW)
+    assert few is not None
+    assert few.of(TOOL).keys == ("one_b", "two_c")
+    assert few.of(PROMPT).keys == few.of(RESOURCE).keys == ()
+    assert few.state != snapshot.state
+    assert snapshot.view(None) is snapshot
+    assert snapshot.view(VirtualName("other")) is None
+
+
+def test_a_view_tells_of_its_own_servers_alone(snapshot: Snapshot) -> None:
+    only = snapshot.view(VirtualName("only"))
+    assert only is not None
+    assert "about one" in only.instructions
+    assert "about two" not in only.instructions
+    assert only.capabilities == {"logging"}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        ("/mcp", {}, None),
+        ("/mcp/ns/few", {}, "ns/few"),
+        ("/mcp", {"x-mcp-virtualserver": "ns/few"}, "ns/few"),
+        ("/mcp/ns/few", {"x-mcp-virtualserver": "ns/few"}, "ns/few"),
+        ("/mcp/", {}, ""),
+        ("/mcp", {"x-mcp-virtualserver": ""}, ""),
+        ("/mcp/ns/few", {"x-mcp-virtualserver": "ns/other"}, 400),
+        ("/mcpx", {}, 404),
+        ("/", {}, 404),
+    ],
+)
+def test_which_is_named(path: str, headers: dict[str, str], expected: str | int | None) -> None:
+    found = wanted(path, headers)
+    assert (found.status if isinstance(found, Reject) else found) == expected
+
+
+def test_an_unknown_name_is_never_everything(snapshot: Snapshot) -> None:
+    for name in ("ns/none", "", "NS/FEW", "ns/few "):
+        refused = seen(snapshot, {"x-mcp-virtualserver": name})
+        assert isinstance(refused, Reject), name
+        assert refused.status == 404
+    assert seen(snapshot, {}) is snapshot
+    assert named({}) is None
+
+
+def call(snapshot: Snapshot, name: str, **headers: str) -> Forward | Reject:
+    session = Session(
+        key="k", expires=1, protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText("{}")
+    )
+    upstreams = {server.name: UpstreamSession(id="s", protocol_version="2025-11-25") for server in (ONE, TWO)}
+    body = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": name}}).encode()
+    sent = {"mcp-session-id": "x", **{key.replace("_", "-"): value for key, value in headers.items()}}
+    found = decide(HttpRequest(headers=sent, body=body), snapshot, SessionState(session=session, upstreams=upstreams))
+    assert isinstance(found, Forward | Reject)
+    return found
+
+
+def test_only_its_tools_can_be_called(snapshot: Snapshot) -> None:
+    assert isinstance(call(snapshot, "one_b", x_mcp_virtualserver=FEW), Forward)
+    for name in ("one_a", "one_nothing"):
+        refused = call(snapshot, name, x_mcp_virtualserver=FEW)
+        assert isinstance(refused, Reject)
+        assert (refused.status, refused.code, refused.id) == (200, -32601, "7")
+    unknown = call(snapshot, "one_b", x_mcp_virtualserver="ns/none")
+    assert isinstance(unknown, Reject)
+    assert (unknown.status, unknown.id, unknown.method) == (404, "7", "tools/call")
