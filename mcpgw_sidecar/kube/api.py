@@ -83,7 +83,8 @@ class KubeApi:
             async with contextlib.AsyncExitStack() as stack:
                 for attempt in (1, 2):
                     access = self._access
-                    answer = await stack.enter_async_context(_exchange(access, method, path, params, body, silence))
+                    with trio.fail_after(TIMEOUT):  # a watch may be silent for long, but not before it has begun
+                        answer = await stack.enter_async_context(_exchange(access, method, path, params, body, silence))
                     if answer.status_code != _UNAUTHORIZED or attempt == 2:  # noqa: PLR2004  # the second and last
                         break
                     await stack.pop_all().aclose()
@@ -91,6 +92,8 @@ class KubeApi:
                 if not answer.is_success:
                     raise ApiError(_words(answer.status_code, await answer.aread()), status=answer.status_code)
                 yield answer
+        except trio.TooSlowError:
+            raise ApiError(f"the Kubernetes API at {self._access.http.base_url.host} was silent for {TIMEOUT:g} s") from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             why = str(error) or type(error).__name__
             raise ApiError(f"the Kubernetes API at {self._access.http.base_url.host} did not answer: {why}") from None
@@ -99,7 +102,10 @@ class KubeApi:
         """Read configuration and credentials again, once however many were refused."""
         async with self._renewing:
             if self._access is refused:
-                self._access = await trio.to_thread.run_sync(_load)
+                try:
+                    self._access = await trio.to_thread.run_sync(_load)
+                except UnavailableError as error:  # it is being written just now: the next one may be whole
+                    raise ApiError(str(error), status=_UNAUTHORIZED) from None
                 # Not closed: watches that began with the old token run on it, and end by themselves.
 
 
@@ -108,8 +114,10 @@ async def _exchange(
     access: _Access, method: str, path: str, params: Mapping[str, str] | None, body: Raw | None, silence: float
 ) -> AsyncIterator[httpx2.Response]:
     headers = {"accept": _JSON, "user-agent": f"{PROGRAM}/{__version__}"}
-    # In a thread: it may read a file or run a program.
-    token = await trio.to_thread.run_sync(access.configuration.get_api_key_with_prefix, "BearerToken")
+    try:  # in a thread: it may read a file or run a program, and a program may fail in any way
+        token = await trio.to_thread.run_sync(access.configuration.get_api_key_with_prefix, "BearerToken")
+    except Exception as error:  # noqa: BLE001
+        raise ApiError(f"no credentials for the Kubernetes API: {error}", status=_UNAUTHORIZED) from None
     if token:
         headers["authorization"] = token
     content = None
@@ -132,11 +140,12 @@ def _load() -> _Access:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             namespace = _SERVICE_ACCOUNT.read_text(encoding="utf-8").strip()
         else:
-            config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-            _, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+            file = os.environ.get("KUBECONFIG")  # the client looked at it when it was imported
+            config.load_kube_config(file, client_configuration=configuration)  # type: ignore[no-untyped-call]
+            _, active = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
             namespace = (active or {}).get("context", {}).get("namespace", "default")
         return _Access(configuration, _client(configuration), namespace)
-    except (ConfigException, OSError) as error:
+    except (ConfigException, OSError, ValueError, TypeError, AttributeError) as error:
         msg = f"no Kubernetes API: {error}; run in a pod with a service account, or name a kubeconfig with KUBECONFIG"
         raise UnavailableError(msg) from None
 

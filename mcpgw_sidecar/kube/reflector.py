@@ -69,30 +69,36 @@ class Reflector:
     _version: str | None = None
     _said: str | None = None
     _failures: int = 0
+    _opened: float | None = None
 
     async def wait_reflecting(self) -> None:
         """List and watch (the table above)."""
         backoff = Backoff(RETRY_BASE, RETRY_CAP)
         while True:
-            began = trio.current_time()
+            began, self._opened = trio.current_time(), None
             try:
                 if self._version is None:
                     await self._wait_listed()
                 await self._wait_watched()
                 if trio.current_time() - began >= QUICK:
+                    self._failures = 0
                     backoff.reset()
                     continue
             except (ApiError, KeyError, TypeError, AttributeError) as failed:
                 error = failed if isinstance(failed, ApiError) else ApiError(f"an answer without {failed} cannot be read")
                 if error.status in {_GONE, _NOT_FOUND, _FORBIDDEN}:
                     self._version = None
-                self._failures += 1
+                self._failures = 1 if self._stood() else self._failures + 1
                 # A line that was cut is none: an API server that is replaced cuts all of them.
                 if error.status != _GONE and (error.status or self._failures > 1):
                     self._trouble(self._told(error), error.status)
                 if trio.current_time() - began >= SILENCE:
                     backoff.reset()
             await trio.sleep(backoff.next())
+
+    def _stood(self) -> bool:
+        """Whether the watch that ends stood for a while."""
+        return self._opened is not None and trio.current_time() - self._opened >= QUICK
 
     def _told(self, error: ApiError) -> str:
         match error.status:
@@ -143,7 +149,7 @@ class Reflector:
         async with self.api.stream(
             "GET", self.kind.path(self.namespace), params=self._params(params), silence=SILENCE
         ) as answer:
-            self._failures = 0
+            self._opened = trio.current_time()
             self._trouble(None)
             held = bytearray()
             async for chunk in answer.aiter_bytes():
@@ -172,6 +178,7 @@ class Reflector:
             case _:  # BOOKMARK: only its version counts
                 pass
         self._version = found["metadata"]["resourceVersion"]
+        self._failures = 0
 
 
 _MANIFESTS = "mcpgw-sidecar manifests rbac"

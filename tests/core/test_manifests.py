@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from mcpgw_sidecar.manifests.sidecar import BOOTSTRAP, INJECTED, Sidecar, container, inject, patch
+
+SIDECAR = Sidecar(image="x:1", public_hosts=("gw.example.com",))
+
+
+def pod(name: str = "istio-proxy", **spec: Any) -> dict[str, Any]:
+    return {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "other"}, {"name": name}], **spec}}
+
+
+def of(kind: str, inner: dict[str, Any]) -> dict[str, Any]:
+    template = {"metadata": inner["metadata"], "spec": inner["spec"]}
+    return {"kind": kind, "metadata": {"name": "w"}, "spec": {"template": template}}
+
+
+def test_a_pod() -> None:
+    found = pod()
+    (done,) = inject(found, SIDECAR)
+    assert (done.name, done.problem, done.changed, done.remark) == ("Pod p", None, True, None)
+    assert found["spec"]["initContainers"] == [container(SIDECAR, writes_envoy=False)]
+    assert "volumeMounts" not in found["spec"]["containers"][0]
+    assert found["spec"]["containers"][1]["volumeMounts"] == [{"name": "mcpgw-run", "mountPath": "/run/mcpgw"}]
+    assert INJECTED in found["metadata"]["annotations"]
+
+
+def test_it_is_idempotent_and_follows_its_options() -> None:
+    found = pod(initContainers=[{"name": "first"}], volumes=[{"name": "v"}])
+    inject(found, SIDECAR)
+    once = copy.deepcopy(found)
+    (again,) = inject(found, SIDECAR)
+    assert not again.changed
+    assert found == once
+    (other,) = inject(found, Sidecar(image="x:2"))
+    assert other.changed
+    assert [each["name"] for each in found["spec"]["initContainers"]] == ["first", "mcpgw-sidecar"]
+    assert found["spec"]["initContainers"][1]["image"] == "x:2"
+    assert len(found["spec"]["volumes"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"])
+def test_templates(kind: str) -> None:
+    found = of(kind, pod())
+    (done,) = inject(found, SIDECAR)
+    assert done.name == f"{kind} w"
+    assert found["spec"]["template"]["spec"]["initContainers"]
+
+
+def test_lists_and_what_is_none_of_ours() -> None:
+    listed = {"kind": "List", "items": [pod(), {"kind": "Service"}, of("Deployment", pod()), "nonsense"]}
+    assert [done.changed for done in inject(listed, SIDECAR)] == [True, True]
+    assert len(inject({"kind": "PodList", "items": [pod()]}, SIDECAR)) == 1
+    for odd in (
+        {},
+        {"kind": "Deployment"},
+        {"kind": "Deployment", "spec": {"template": 7}},
+        {"kind": "List"},
+        {"kind": "XList"},
+    ):
+        assert inject(odd, SIDECAR) == []
+
+
+def test_what_is_not_injected_says_why() -> None:
+    (none,) = inject(pod("app"), SIDECAR)
+    assert none.problem == "it has no container istio-proxy or envoy: name Envoy's with --envoy-container"
+    (named,) = inject(pod("istio-proxy"), Sidecar(envoy_container="proxy"))
+    assert "it has no container proxy" in (named.problem or "")
+    refusing = pod()
+    refusing["metadata"]["labels"] = {"mcpgw.dev/inject": "disabled"}
+    (refused,) = inject(refusing, SIDECAR)
+    assert "says disabled" in (refused.problem or "")
+    (empty,) = inject({"kind": "Pod", "spec": None}, SIDECAR)
+    assert empty.problem is not None
+
+
+def test_a_plain_envoy_is_started_with_our_bootstrap() -> None:
+    found = pod("envoy")
+    (done,) = inject(found, SIDECAR)
+    assert done.remark is None
+    assert found["spec"]["containers"][1]["args"] == ["-c", BOOTSTRAP]
+    assert "--envoy-dir=/run/mcpgw/envoy" in found["spec"]["initContainers"][0]["args"]
+    (again,) = inject(found, SIDECAR)
+    assert (again.changed, again.remark) == (False, None)
+    own = pod("proxy")
+    own["spec"]["containers"][1]["command"] = ["envoy", "-c", "/etc/envoy.yaml"]
+    (remarked,) = inject(own, Sidecar(envoy_container="proxy"))
+    assert remarked.remark == f"start the container proxy with: envoy -c {BOOTSTRAP}"
+
+
+def test_a_pod_without_metadata() -> None:
+    found = {"kind": "Pod", "spec": pod()["spec"]}
+    (done,) = inject(found, SIDECAR)
+    assert done.changed
+    assert found["metadata"]["annotations"]
+
+
+def applied(document: dict[str, Any], operations: list[dict[str, Any]]) -> dict[str, Any]:
+    found = copy.deepcopy(document)
+    for operation in operations:
+        *parents, last = operation["path"].strip("/").split("/")
+        at = found
+        for step in parents:
+            at = at[step]
+        assert (operation["op"] == "replace") == (last in at)
+        at[last] = operation["value"]
+    return found
+
+
+def test_a_patch_does_the_same() -> None:
+    for before in (pod(), pod(initContainers=[{"name": "a"}]), {"kind": "Pod", "spec": pod()["spec"]}):
+        untouched, after = copy.deepcopy(before), copy.deepcopy(before)
+        inject(after, SIDECAR)
+        operations, done = patch(before, SIDECAR)
+        assert before == untouched
+        assert done.changed
+        assert applied(before, operations) == after
+        assert patch(after, SIDECAR)[0] == []
+    assert patch(pod("app"), SIDECAR)[0] == []

@@ -1,0 +1,63 @@
+"""k8s/ is what the program prints, and what kustomize reads. `build/manifests` writes it anew."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mcpgw_sidecar.cli.entry import cli
+from mcpgw_sidecar.cli.manifests import GENERATED, SECTIONS
+
+K8S = Path(__file__).parents[2] / "k8s"
+
+
+def printed(*arguments: str) -> str:
+    done = CliRunner().invoke(cli, ["manifests", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("section", sorted(GENERATED))
+def test_what_lies_in_k8s(section: str) -> None:
+    assert (K8S / section / f"{section}.yaml").read_text() == printed(section)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_sections_are_kustomize_bases(section: str) -> None:
+    directory = K8S / section
+    base = yaml.safe_load((directory / "kustomization.yaml").read_text())
+    assert set(base["resources"]) == {path.name for path in directory.glob("*.yaml")} - {"kustomization.yaml"}
+    documents = [document for document in yaml.safe_load_all(printed(section)) if document]
+    names = [(found["kind"], found["metadata"].get("namespace"), found["metadata"]["name"]) for found in documents]
+    assert len(names) == len(set(names))
+
+
+def test_options_reach_what_they_are_for() -> None:
+    text = printed(
+        "rbac", "istio", "envoy", "webhook", "--namespace=ns", "--image=reg/x:1", "--public-host=*.example.com", "--gateway=gw-ns/gw",
+        "--label=a=b", "--internal-host=x.internal", "--service-account=gw-ns/sa", "--max-body=1MiB",
+    )  # fmt: skip
+    documents = list(yaml.safe_load_all(text))
+    assert {found["metadata"]["namespace"] for found in documents if "namespace" in found["metadata"]} == {"ns", "gw-ns"}
+    (envoy_filter,) = (found for found in documents if found["kind"] == "EnvoyFilter")
+    assert envoy_filter["spec"]["workloadSelector"] == {"labels": {"a": "b"}}
+    assert "reg/x:1" in text
+    assert r"(?i)([^/]+\.example\.com)(:[0-9]+)?" in text
+    assert r"x\.internal" in text
+    assert "max_request_bytes: 1048576" in text
+    subjects = [subject for found in documents if found["kind"].endswith("Binding") for subject in found["subjects"]]
+    assert {"kind": "ServiceAccount", "namespace": "gw-ns", "name": "sa"} in subjects
+
+
+def test_options_that_cannot_be_used() -> None:
+    for wrong in (["--label", "x"], ["--gateway", "x"], ["--public-host", "a/b"], ["--service-account", "x"], ["nothing"]):
+        assert CliRunner().invoke(cli, ["manifests", *wrong]).exit_code != 0
+
+
+def test_no_address_of_a_registry() -> None:
+    command = ["git", "grep", "-nE", r"docker\.io|ghcr\.io|gcr\.io|quay\.io|registry\.npmjs|pypi\.org/simple", "--", "k8s"]
+    assert subprocess.run(command, cwd=K8S, capture_output=True, text=True, check=False).stdout == ""
