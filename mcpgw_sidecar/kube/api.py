@@ -132,7 +132,6 @@ async def _exchange(
 def _load() -> _Access:
     """In a thread: the client takes half a second to import, and may run a program for credentials."""
     from kubernetes import client, config  # noqa: PLC0415  # whoever has a file needs none of it
-    from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
 
     configuration = client.Configuration()
     try:
@@ -145,7 +144,7 @@ def _load() -> _Access:
             _, active = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
             namespace = (active or {}).get("context", {}).get("namespace", "default")
         return _Access(configuration, _client(configuration), namespace)
-    except (ConfigException, OSError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001  # the client raises whatever its parsers do
         msg = f"no Kubernetes API: {error}; run in a pod with a service account, or name a kubeconfig with KUBECONFIG"
         raise UnavailableError(msg) from None
 
