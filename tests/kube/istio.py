@@ -20,11 +20,21 @@ _OFF = (
     "PILOT_ENABLE_METADATA_EXCHANGE",
     "PILOT_ENABLE_TELEMETRY_LABEL",
     "PILOT_ENABLE_ALPN_FILTER",
-    "INJECT_ENABLED",
     "VALIDATION_ENABLED",
     "ENABLE_CA_SERVER",
     "ENABLE_LEADER_ELECTION",
 )
+
+
+def _templates() -> dict[str, Any]:
+    """What Istio's installation brings for the gateways that it deploys."""
+    pilot = (CACHE / "pilot-discovery").resolve()
+    values = yaml.safe_load(pilot.with_name(f"{pilot.name}.values.yaml").read_text())
+    values = values.get("_internal_defaults_do_not_set", values)
+    config = {"policy": "disabled", "templates": {"kube-gateway": pilot.with_name(f"{pilot.name}.gateway.yaml").read_text()}}
+    meta = {"name": "istio-sidecar-injector", "namespace": "istio-system"}
+    data = {"config": yaml.safe_dump(config), "values": json.dumps(values)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
 
 
 class Istio:
@@ -37,6 +47,7 @@ class Istio:
         self.xds, http, monitoring, self.admin = free_ports(4)
         cluster.kubectl("apply", "--server-side", "-f", str(CACHE / "crds/istio.yaml"))
         cluster.kubectl("create", "namespace", "istio-system", check=False)
+        cluster.apply(_templates())
         cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
         mesh = {
             "defaultConfig": {"discoveryAddress": f"127.0.0.1:{self.xds}", "proxyMetadata": {}},

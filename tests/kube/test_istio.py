@@ -14,10 +14,10 @@ import httpx2
 import pytest
 import yaml
 
-from tests.e2e.stack import PROGRAM, Client, Process, environment, free_ports, wait_until
+from tests.e2e.stack import PROGRAM, ROOT, Client, Process, environment, free_ports, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.istio import POD_IP, Istio
-from tests.kube.objects import NAMESPACE, server_objects, service
+from tests.kube.objects import NAMESPACE, server_objects
 from tests.servers.scripted import ScriptedServer, tool
 
 GATEWAYS = "gateway-system"
@@ -69,17 +69,19 @@ class IstioGateway:
             }
             for name, host in (("mcp", HOST), ("mcps", "*.mcp.local"))
         ]
+        sample = next(yaml.safe_load_all((ROOT / "k8s/samples/2-gateway.yaml").read_text()))
         gateway = {
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "Gateway",
-            "metadata": {"name": "mcp-gateway", "namespace": GATEWAYS, "labels": {"istio": "ingressgateway"}},
-            "spec": {"gatewayClassName": "istio", "listeners": listeners},
+            "metadata": {"name": "mcp-gateway", "namespace": GATEWAYS},
+            "spec": {
+                "gatewayClassName": "istio",
+                "infrastructure": sample["spec"]["infrastructure"],
+                "listeners": listeners,
+            },
         }
-        # The Service that Istio makes for a Gateway, from a template that its installation brings.
-        selector = {"gateway.networking.k8s.io/gateway-name": "mcp-gateway"}
-        made = service("mcp-gateway-istio", self.port, GATEWAYS, selector=selector)
         pod = endpoints("mcp-gateway-istio", self.port, GATEWAYS, {"address": POD_IP, "labels": LABELS})
-        self.cluster.apply(made, pod, gateway, loopback, *documents)
+        self.cluster.apply(pod, gateway, loopback, *documents)
 
     def start_sidecar(self) -> Process:
         kubeconfig = self.cluster.account(GATEWAYS, "mcp-gateway-istio")
@@ -171,6 +173,20 @@ def test_everything_shipped_is_accepted(running: IstioGateway, client: Client) -
     text = json.dumps(running.istio.dump())
     for name in ("mcpgw_buffer", "mcpgw_router", "mcpgw_refusal", "mcpgw_calls", "mcpgw_events", "mcpgw_heal"):
         assert f'"name": "{name}"' in text, name
+
+
+def test_istio_adds_the_sidecar_to_the_gateways_that_it_deploys(running: IstioGateway) -> None:
+    """By the ConfigMap that the Gateway names: the Deployment is Istio's, with our container in it."""
+    found = wait_until(lambda: running.cluster.get("deployment", "mcp-gateway-istio", GATEWAYS), "Istio's Deployment")
+    spec = found["spec"]["template"]["spec"]
+    (sidecar,) = (each for each in spec["initContainers"] if each["name"] == "mcpgw-sidecar")
+    assert sidecar["restartPolicy"] == "Always"
+    assert "--kubernetes" in sidecar["args"]
+    (proxy,) = (each for each in spec["containers"] if each["name"] == "istio-proxy")
+    assert {"name": "mcpgw-run", "mountPath": "/run/mcpgw"} in proxy["volumeMounts"]
+    assert {"istiod-ca-cert", "mcpgw-run"} & {each["name"] for each in spec["volumes"]} >= {"mcpgw-run"}
+    assert found["spec"]["template"]["metadata"]["labels"]["istio"] == "ingressgateway"
+    assert spec["serviceAccountName"] == "mcp-gateway-istio"
 
 
 def test_two_servers_are_called(client: Client, one: ScriptedServer, two: ScriptedServer) -> None:
