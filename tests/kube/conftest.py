@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.stack import PROGRAM, environment
+from tests.e2e.stack import PROGRAM, Process, environment, free_ports, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.objects import NAMESPACE
 
@@ -25,3 +26,15 @@ def shipped(*sections: str) -> str:
     """What `mcpgw-sidecar manifests` prints."""
     command = [*PROGRAM, "manifests", *sections]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+
+
+@pytest.fixture(scope="module")
+def sdk_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
+    """The guide's three servers on the Python SDK, under any name; gives their ports."""
+    command = [*PROGRAM, "demo-servers", "--any-name", *map(str, free_ports(3))]
+    process = Process(command, tmp_path_factory.mktemp("servers") / "log")
+    try:
+        wait_until(lambda: process.text.startswith("["), "the SDK's servers")
+        yield json.loads(process.text.splitlines()[0])
+    finally:
+        process.stop()
