@@ -126,12 +126,12 @@ function envoy_on_response(handle)
     local size = chunk:length()
     local bytes = size > 0 and chunk:getBytes(0, size) or ''
     if size == 0 then
-      chunk:setBytes(held) -- the end of the stream: what had no end of a line passes as it came
+      if held ~= '' then chunk:setBytes(held) end -- the end of the stream: what had no end of a line passes as it came
       held = ''
     elseif held ~= '' or not bytes:find('[\r\n]$') or bytes:find('"method"', 1, true) or bytes:find('id:', 1, true) then
       local out
       out, held = name_owners(held, bytes, call['owner'])
-      chunk:setBytes(out)
+      if out ~= bytes then chunk:setBytes(out) end
     end
   end
 end

@@ -4,7 +4,7 @@
 |----------------------------------------|----------------------------------------------------------------------------|
 | connection manager: early mutation     | removes what only the router may say, before the first look at the routes  |
 | connection manager: local replies      | Envoy's own answers as JSON-RPC, for our hosts and calls alone             |
-| filters, first of all                  | buffer and router, for our hosts and path; then refusal, calls and events  |
+| filters, first of all                  | events; buffer and router, for our hosts and path; refusal; calls  |
 | Envoy's router: upstream filters       | heals a session that its server has forgotten                              |
 | clusters                               | the sidecar's router and broker, beside this Envoy                         |
 
@@ -68,11 +68,11 @@ def envoy_filter(settings: IstioSettings) -> Resource:
     public = _hosts(settings.public_hosts)
     for_us = all_of(header(":authority", _matching(public)), header(":path", _matching(rf"{ENDPOINT}([/?].*)?")), decided())
     chain = [
+        lua("mcpgw_events", settings.events),  # first, so last for answers: see listener.py
         only("mcpgw_buffer", buffer(settings.max_body), for_us),
         only("mcpgw_router", router(debug=settings.debug), for_us),
         _refusal(settings.internal_hosts),
         lua("mcpgw_calls", settings.calls),
-        lua("mcpgw_events", settings.events),
     ]
     manager = {
         "@type": type_url(_HCM),

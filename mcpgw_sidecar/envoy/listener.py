@@ -6,9 +6,13 @@ The chain, in the order in which a request meets it:
                      removes what only the router may say, and Envoy's own control headers
 1. cors              answers preflights and lets pages read answers
 2. buffer            413 above the limit; makes the whole body one message for the router
-3. ext_proc          the router, for POST, and for a GET that resumes a server's stream: others are the broker's whatever they hold
-4. lua               makes the requests of servers to the client name their server, in the answer's event stream
+3. lua               makes the requests of servers to the client name their server, in the answer's event stream
+4. ext_proc          the router, for POST, and for a GET that resumes a server's stream: others are the broker's whatever they hold
 5. router            Envoy's own
+
+Answers meet them the other way round. Nothing behind the Lua filter may hold back the headers of an answer: what it writes into a
+body it also writes into content-length, and headers that have not left yet would go out with the length of one piece (seen with
+Envoy 1.40, when ext_proc asked for the headers at LOG_LEVEL debug).
 """
 
 from __future__ import annotations
@@ -93,8 +97,8 @@ def _manager(settings: EnvoySettings) -> Resource:
         "http_filters": [
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             buffer(settings.max_body),
-            only("mcpgw_router", router(debug=settings.debug), decided()),
             lua("mcpgw_events", settings.events),
+            only("mcpgw_router", router(debug=settings.debug), decided()),
             last(settings.heal),
         ],
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import Gateway, Process, entry, gateway, text_of, wait_until
+from tests.e2e.stack import Gateway, Process, answer, entry, gateway, text_of, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 NAME = "mcp-test/mcp-server1-route"
@@ -120,3 +120,11 @@ def test_envoy_restarts_while_the_sidecar_runs(debugged: Gateway) -> None:
         with debugged.client() as other:
             other.headers["mcp-session-id"] = client.session
             assert other.call("test_greet").status_code == 200
+
+
+def test_answers_are_whole_at_debug(sdk_servers: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The router is asked about each answer's headers then: what is streamed behind them must not change their length."""
+    servers = [entry(NAME, f"http://127.0.0.1:{sdk_servers[0]}/mcp", "test_")]
+    with gateway(tmp_path_factory.mktemp("whole"), servers, "--log-level=debug") as running, running.client() as client:
+        for number in range(40):
+            assert answer(client.call("test_greet", number, name="Ada"))["id"] == number
