@@ -17,9 +17,17 @@ test *args:
 check:
     build/check
 
-# What a running sidecar knows: servers, tools, conflicts, sessions
+# Pods of a cluster, parts on this machine, and what a running sidecar knows: servers, tools, conflicts, sessions
 status *args:
-    .venv/bin/mcpgw-sidecar status "$@"
+    build/status "$@"
+
+# The sidecars' logs in a cluster, followed
+logs namespace="gateway-system" label="gateway.networking.k8s.io/gateway-name=mcp-gateway":
+    kubectl logs -f -n "{{ namespace }}" -l "{{ label }}" -c mcpgw-sidecar --prefix --tail=100
+
+# What Istio gave to the Envoy of a gateway pod
+istio-config *args:
+    build/istio-config "$@"
 
 # The MCP Inspector on the running gateway
 inspect-gateway url="http://127.0.0.1:8888/mcp":
@@ -40,6 +48,14 @@ fuzz seconds="520" *targets:
 # Write the expected Envoy resources anew, to be read as a diff
 golden:
     MCPGW_GOLDEN=1 .venv/bin/python -m pytest -q tests/golden
+
+# Write k8s/ anew from the program, to be read as a diff
+manifests:
+    build/manifests
+
+# kube-apiserver and Istio's control plane for the tests, into the cache
+kube:
+    build/kube
 
 # Write the locked requirements anew
 lock:
