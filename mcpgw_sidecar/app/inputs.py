@@ -26,11 +26,11 @@ from mcpgw_sidecar.kube.source import ConfigMapSource, KubernetesSource
 from mcpgw_sidecar.kube.writer import Writer
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.resources.kinds import LEASE_NAME
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.tokens import SessionKeys
 
-LEASE = "mcpgw-sidecar"
 Task = Callable[[], Awaitable[None]]
 
 
@@ -97,8 +97,10 @@ def _of_kubernetes(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs
 
 def _writing(api: KubeApi, source: KubernetesSource, namespace: str, values: Values) -> list[Task]:
     """What only the holder of the Lease does."""
-    identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}_{secrets.token_hex(4)}"
-    lease = LeaseHolder(api, Ref(namespace, LEASE), identity)
+    # Pods of two namespaces may have one name, and share the Lease.
+    pod = f"{os.environ.get('POD_NAMESPACE') or api.namespace}/{os.environ.get('POD_NAME') or socket.gethostname()}"
+    identity = f"{pod}_{secrets.token_hex(4)}"
+    lease = LeaseHolder(api, Ref(namespace, LEASE_NAME), identity)
     writer = Writer(
         api=api, source=source, identity=identity, leading=lease.held, statuses=values.statuses, live=values.live
     )

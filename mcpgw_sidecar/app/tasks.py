@@ -1,4 +1,4 @@
-"""What the process does besides serving: signals, the configuration file, the key file."""
+"""What the process does besides serving: signals, files that are followed, and telling how a load of the configuration went."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def wait_signals(stop: trio.Event, ready: Readiness, streams: Streams) -> 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if number == signal.SIGHUP:
-                log.info("Nothing to do: the configuration file and the keys are followed by themselves", signal="SIGHUP")
+                log.info("Nothing to do: configuration and keys are followed by themselves", signal="SIGHUP")
                 continue
             if stop.is_set():
                 log.warning("Second signal: ending at once", signal=signal.Signals(number).name)

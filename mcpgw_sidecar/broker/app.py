@@ -19,7 +19,7 @@ from mcpgw_sidecar.broker.streams import Stream, Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import BROKER, NULL, JsonText, ServerName
-from mcpgw_sidecar.model.ports import Started
+from mcpgw_sidecar.model.ports import NOT_STARTED, Started
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -51,6 +51,8 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 HEAL = "/heal"
+START_LIMIT = 10.0  # seconds that a client waits for a configuration: below what clients and proxies give a request
+_METHODS = frozenset({"POST", "GET", "DELETE"})
 SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
 _JSON = (b"content-type", b"application/json")
@@ -107,6 +109,13 @@ class BrokerApp:
             return
         if name is not None:
             headers[h.X_VIRTUAL] = name
+        if scope["method"] in _METHODS and not self._started.is_over():
+            # A list before that would be one without most servers, and look like all; a session may be one of keys that are still to come.
+            with trio.move_on_after(START_LIMIT):
+                await self._started.wait_over()
+            if not self._started.is_over():
+                await _wait_rejected(send, NOT_STARTED)
+                return
         match scope["method"]:
             case "POST":
                 await self._wait_post(headers, receive, send)
@@ -142,7 +151,6 @@ class BrokerApp:
             message = "Unsupported media type: send application/json"
             await _wait_rejected(send, Reject(status=415, code=INVALID_REQUEST, message=message))
             return
-        await self._started.wait_over()  # a list before that would be one without most servers, and look like all
         if is_batch(body) and takes_batches(self._directory.lookup(headers.get(h.SESSION))):
             await self._wait_batch(headers, body, send)
             return

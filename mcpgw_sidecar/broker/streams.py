@@ -4,8 +4,8 @@ Of changes to lists a set of kinds waits, not a queue: ten changes while a clien
 in a queue with an end: a client that does not read loses the oldest, and nobody else loses anything.
 
 Nothing is lost between two streams either. The id of an event says which stream it was on, its number there, the state of the lists
-that its client knew, and in which sessions servers are heard for it (tickets): `<stream>.<number>.<state>[.<server>:<ticket>,...]`. A client that comes back with it (`Last-Event-ID`) is told what changed since, also by a
-process that never saw it; and the last messages of servers are kept for it. One that comes back without it is told what changed
+that its client knew, and in which sessions servers are heard for it (tickets): `<stream>.<number>.<state>[.<server>:<ticket>,...]`. A client
+that comes back with it (`Last-Event-ID`) is told what changed since, also by a process that never saw it; and the last messages of servers are kept for it. One that comes back without it is told what changed
 since its last stream here; to one that this process does not know at all, everything may have changed.
 """
 

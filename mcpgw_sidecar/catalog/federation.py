@@ -84,11 +84,12 @@ def _views(
 ) -> dict[VirtualName, Snapshot]:
     """Of each virtual server its tools, as far as there are any; it has no prompts and no resources: nobody chose them for it."""
     views: dict[VirtualName, Snapshot] = {}
+    by_name = {server.name: server for server in servers}
     for virtual in virtual_servers:
         chosen = {name: tools[name] for name in virtual.tools if name in tools}
         owners = {owned.server.name for owned in chosen.values()}
         views[virtual.name] = build(
-            {server.name: server for server in servers},
+            by_name,
             {TOOL.name: chosen},
             instructions=_instructions(tuple(server for server in servers if server.name in owners), offers),
             capabilities=frozenset().union(*(offers[name].capabilities for name in owners)) & _OF_CALLS,

@@ -19,9 +19,9 @@ from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
 from mcpgw_sidecar.cli import manifests as manifests_, options
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import arguments, wait_call, wait_list
-from mcpgw_sidecar.cli.types import ADDRESS, BODY_SIZE, DURATION, HOST, NAMED
+from mcpgw_sidecar.cli.types import ADDRESS, DURATION, HOST, NAMED
 from mcpgw_sidecar.config.source import load
-from mcpgw_sidecar.envoyfiles.writer import bootstrap_text, replace_text
+from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
 from mcpgw_sidecar.errors import (
     EXIT_BUG,
     EXIT_REFUSED,
@@ -37,6 +37,7 @@ from mcpgw_sidecar.manifests.sidecar import Injected, Sidecar
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.protocol.guard import host_name
 from mcpgw_sidecar.protocol.headers import is_header_value
+from mcpgw_sidecar.runtime.files import replace_text
 
 _SIGINT = 2
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -175,7 +176,6 @@ def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
     type=NAMED,
     help="Service accounts of gateway pods, for rbac. Repeatable.",
 )
-@options.option("--max-body", default="4MiB", type=BODY_SIZE, help="Largest request of a client (istio).")
 def manifests(sections: tuple[str, ...], **values: Any) -> None:  # noqa: ANN401  # the options, by name
     """Print what is applied to a cluster.
 
@@ -198,7 +198,6 @@ def manifests(sections: tuple[str, ...], **values: Any) -> None:  # noqa: ANN401
         labels=dict(_pair(label) for label in values["labels"]),
         public_hosts=values["public_hosts"],
         internal_hosts=values["internal_hosts"],
-        max_body=values["max_body"],
         scripts=manifests_.scripts(),
     )
     wanted = manifests_.Wanted(gateway=gateway, sidecar=_sidecar(values), accounts=values["accounts"])
@@ -386,6 +385,7 @@ def _sidecar(values: Mapping[str, Any]) -> Sidecar:
         namespace=values["namespace"],
         public_hosts=values["public_hosts"],
         envoy_container=values["envoy_container"],
+        max_body=values["max_body"],
     )
 
 

@@ -38,6 +38,8 @@ def _document(text: str, source: str, line: int, sidecar: Sidecar) -> tuple[str,
         mark = getattr(error, "problem_mark", None)
         at = line + (mark.line if mark is not None else 0)
         raise ConfigurationError([f"{source}:{at}: not YAML: {getattr(error, 'problem', None) or error}"]) from None
+    except RecursionError:
+        raise ConfigurationError([f"{source}:{line}: nested too deeply"]) from None
     results = inject(document, sidecar) if isinstance(document, CommentedMap) else []
     if not any(each.changed for each in results):
         return text, results

@@ -128,6 +128,7 @@ sidecar_options = _stack(
             help="Host name that clients of the gateway use. Repeatable.",
         ),
         option("--envoy-container", help="Name of Envoy's container.  [default: istio-proxy, else envoy]"),
+        _setting("--max-body", "max_body", "4MiB", type=BODY_SIZE, help="Largest request of a client; above it 413."),
     ]
 )
 

@@ -39,6 +39,7 @@ from mcpgw_sidecar.protocol import headers as h
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _PORT = "(:[0-9]+)?"
+_PATH = rf"{ENDPOINT}([/?].*)?"  # virtual servers are below it
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +67,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
     """The EnvoyFilter."""
     at_router = {"filter": {"name": _MANAGER, "subFilter": {"name": ROUTER}}}
     public = _hosts(settings.public_hosts)
-    for_us = all_of(header(":authority", _matching(public)), header(":path", _matching(rf"{ENDPOINT}([/?].*)?")), decided())
+    for_us = all_of(header(":authority", _matching(public)), header(":path", _matching(_PATH)), decided())
     chain = [
         lua("mcpgw_events", settings.events),  # first, so last for answers: see listener.py
         only("mcpgw_buffer", buffer(settings.max_body), for_us),
@@ -77,7 +78,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
     manager = {
         "@type": type_url(_HCM),
         "early_header_mutation_extensions": [header_hygiene()],
-        "local_reply_config": shared_replies(settings.max_body, _regex(public)),
+        "local_reply_config": shared_replies(settings.max_body, _regex(public), _regex(_PATH)),
     }
     patches = [
         _patch("NETWORK_FILTER", "MERGE", {"name": _MANAGER, "typed_config": manager}, {"filter": {"name": _MANAGER}}),
@@ -108,6 +109,8 @@ def _bare(cluster: Resource) -> Resource:
 
 def _hosts(hosts: tuple[str, ...]) -> str:
     """A regular expression for `:authority`, with or without a port."""
+    if "*" in hosts:
+        return ".*"
     patterns = [r"[^/]+\." + re.escape(host[2:]) if host.startswith("*.") else re.escape(host) for host in hosts]
     return f"(?i)({'|'.join(patterns)}){_PORT}"
 

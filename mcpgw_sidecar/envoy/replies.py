@@ -9,7 +9,6 @@ First match wins. An answer of the router (metadata `answered`) is already what 
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource
-from mcpgw_sidecar.model.names import ENDPOINT
 
 METADATA = "mcpgw"
 _UNREACHABLE = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
@@ -31,9 +30,9 @@ def local_replies(max_body: int) -> Resource:
     return {"mappers": mappers, "body_format": {"text_format_source": body, "content_type": "application/json"}}
 
 
-def shared_replies(max_body: int, host: Resource) -> Resource:
-    """For a connection manager that serves others too: what they are answered stays as it is. `host` matches `:authority`."""
-    here = _all(_header(":authority", host), _header(":path", {"prefix": ENDPOINT}))
+def shared_replies(max_body: int, host: Resource, path: Resource) -> Resource:
+    """For a connection manager that serves others too: what they are answered stays as it is. `host` and `path` match what is ours."""
+    here = _all(_header(":authority", host), _header(":path", path))
     return {"mappers": _mappers(max_body, "its limit", here)}
 
 

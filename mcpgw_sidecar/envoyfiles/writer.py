@@ -7,12 +7,8 @@ out (seen with Envoy 1.40).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-import os
-import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.errors import UnavailableError
 from mcpgw_sidecar.model.servers import Desired, Server
 from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.files import replace_text
 from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
@@ -96,25 +93,6 @@ class EnvoyFiles:
 
     def _write(self, name: str, text: str) -> None:
         replace_text(self._directory / name, _HEAD + text)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file beside its place, then move it there: whoever reads gets the old file or the new one, never a half.
-
-    Raises OSError, with everything as it was.
-    """
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, stat.S_IMODE(os.stat(path).st_mode) if path.exists() else 0o644)  # Envoy may run as another user
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
 
 
 class _Dumper(yaml.CSafeDumper):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import trio
 from google.protobuf.text_format import MessageToString
 from grpclib.server import Stream
 
@@ -20,7 +21,7 @@ from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, OpenSession, Reject, ToBroker
-from mcpgw_sidecar.model.ports import SessionDirectory, Started
+from mcpgw_sidecar.model.ports import NOT_STARTED, SessionDirectory, Started
 from mcpgw_sidecar.model.sessions import SessionState
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -34,6 +35,9 @@ from mcpgw_sidecar.routing.virtual import wanted
 log = get_logger(__name__)
 
 PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+START_LIMIT = (
+    9.0  # seconds that a call waits for a configuration: the answer has to come before Envoy gives up on the router
+)
 _OPENS = 3  # a session may be closed again (server changed) between opening and deciding; then the client tries again
 
 
@@ -75,7 +79,13 @@ class Router:
             session = self._sessions.lookup(request.headers.get(h.SESSION))
             decision = decide(request, self._snapshot(), session)
             if isinstance(decision, Reject) and not self._started.is_over():
-                await self._started.wait_over()  # it may be that its server has not answered yet
+                with trio.move_on_after(
+                    START_LIMIT
+                ):  # it may be that its server has not answered yet, or that keys are still to come
+                    await self._started.wait_over()
+                if not self._started.is_over():
+                    return attrs.evolve(NOT_STARTED, id=decision.id, method=decision.method)
+                session = self._sessions.lookup(request.headers.get(h.SESSION))
                 decision = decide(request, self._snapshot(), session)
             if not isinstance(decision, OpenSession):
                 if isinstance(decision, Forward) and isinstance(session, SessionState):

@@ -20,6 +20,7 @@ import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.errors import ApiError, UnavailableError
+from mcpgw_sidecar.protocol.headers import is_header_value
 
 CONNECT_TIMEOUT = 5.0  # seconds
 TIMEOUT = 15.0  # seconds of silence in an answer: lists come in pages
@@ -50,7 +51,7 @@ class KubeApi:
     @contextlib.asynccontextmanager
     async def opened(cls) -> AsyncIterator[KubeApi]:
         """The API server of this pod or of KUBECONFIG. Raises UnavailableError when neither says where it is."""
-        api = cls(await trio.to_thread.run_sync(_load))
+        api = cls(await trio.to_thread.run_sync(_load, abandon_on_cancel=True))
         try:
             yield api
         finally:
@@ -64,9 +65,12 @@ class KubeApi:
     async def wait_json(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Raw | None = None
     ) -> dict[str, Any]:
-        """One request; a PATCH is a merge patch. Raises ApiError."""
+        """One request; a PATCH is a merge patch. Gives an object or a list, with its `metadata`. Raises ApiError."""
         async with self.stream(method, path, params=params, body=body) as answer:
-            return _decoded(await answer.aread())
+            found = _decoded(await answer.aread())
+        if not isinstance(found.get("metadata"), dict):
+            raise ApiError("what answers is not the Kubernetes API: its answer is no object of it")
+        return found
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -103,10 +107,13 @@ class KubeApi:
         async with self._renewing:
             if self._access is refused:
                 try:
-                    self._access = await trio.to_thread.run_sync(_load)
+                    renewed = await trio.to_thread.run_sync(_load, abandon_on_cancel=True)
                 except UnavailableError as error:  # it is being written just now: the next one may be whole
                     raise ApiError(str(error), status=_UNAUTHORIZED) from None
-                # Not closed: watches that began with the old token run on it, and end by themselves.
+                if _peer(renewed.configuration) == _peer(refused.configuration):
+                    await renewed.http.aclose()  # the same server: its connections, and the watches on them, go on
+                    renewed = attrs.evolve(renewed, http=refused.http)
+                self._access = renewed
 
 
 @contextlib.asynccontextmanager
@@ -115,10 +122,14 @@ async def _exchange(
 ) -> AsyncIterator[httpx2.Response]:
     headers = {"accept": _JSON, "user-agent": f"{PROGRAM}/{__version__}"}
     try:  # in a thread: it may read a file or run a program, and a program may fail in any way
-        token = await trio.to_thread.run_sync(access.configuration.get_api_key_with_prefix, "BearerToken")
+        token = await trio.to_thread.run_sync(
+            access.configuration.get_api_key_with_prefix, "BearerToken", abandon_on_cancel=True
+        )
     except Exception as error:  # noqa: BLE001
         raise ApiError(f"no credentials for the Kubernetes API: {error}", status=_UNAUTHORIZED) from None
     if token:
+        if not is_header_value(token):
+            raise ApiError("the token for the Kubernetes API is no line of visible ASCII", status=_UNAUTHORIZED)
         headers["authorization"] = token
     content = None
     if body is not None:
@@ -147,6 +158,12 @@ def _load() -> _Access:
     except Exception as error:  # noqa: BLE001  # the client raises whatever its parsers do
         msg = f"no Kubernetes API: {error}; run in a pod with a service account, or name a kubeconfig with KUBECONFIG"
         raise UnavailableError(msg) from None
+
+
+def _peer(configuration: Any) -> tuple[Any, ...]:  # noqa: ANN401  # kubernetes has no types
+    """What a connection depends on."""
+    names = ("host", "ssl_ca_cert", "verify_ssl", "cert_file", "key_file", "proxy")
+    return tuple(getattr(configuration, name) for name in names)
 
 
 def _client(configuration: Any) -> httpx2.AsyncClient:  # noqa: ANN401  # kubernetes has no types

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -29,8 +30,11 @@ class Authority:
 
     def check(self) -> ec.EllipticCurvePrivateKey:
         """The key that signs. Raises ValueError for an authority that cannot be used."""
-        found = serialization.load_pem_private_key(self.key, password=None)
-        certified = x509.load_pem_x509_certificate(self.certificate).public_key()
+        try:
+            found = serialization.load_pem_private_key(self.key, password=None)
+            certified = x509.load_pem_x509_certificate(self.certificate).public_key()
+        except (TypeError, UnsupportedAlgorithm) as error:  # an encrypted key, or one that nobody knows any more
+            raise ValueError(f"the authority's key cannot be read: {error}") from None
         if not isinstance(found, ec.EllipticCurvePrivateKey) or found.public_key() != certified:
             raise ValueError("the authority's key is not that of its certificate")
         return found

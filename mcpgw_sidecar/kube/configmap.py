@@ -12,13 +12,14 @@ from mcpgw_sidecar.kube.reflector import Reflector
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources.configmap import KEY, LABELS, MAX_SIZE, render
-from mcpgw_sidecar.resources.kinds import CONFIG_MAP
+from mcpgw_sidecar.resources.kinds import CONFIG_MAP, CONFIG_MAP_NAME
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-NAME = "mcp-gateway-config"
+_CONFLICT = 409
+PACE = 1.0  # seconds between two writes: somebody who puts it back each time is no reason for a hot loop
 AGAIN = 2.0  # seconds after which what could not be written is tried again
 
 
@@ -29,7 +30,7 @@ class ConfigMapWriter:
         self, *, api: KubeApi, namespace: str, desired: Watched[Desired], loaded: trio.Event, leading: Watched[bool]
     ) -> None:
         self._api = api
-        self._where = Ref(namespace, NAME)
+        self._where = Ref(namespace, CONFIG_MAP_NAME)
         self._desired = desired
         self._loaded = loaded
         self._leading = leading
@@ -45,6 +46,7 @@ class ConfigMapWriter:
             while True:
                 versions = self._desired.version, self._leading.version, self._found.version
                 done = await self._wait_written()
+                await trio.sleep(PACE)
                 with trio.move_on_after(math.inf if done else AGAIN):
                     await self._wait_changed(*versions)
 
@@ -70,12 +72,15 @@ class ConfigMapWriter:
         if found is not None and (found.get("data") or {}).get(KEY) == text and LABELS.items() <= labels.items():
             return True
         if len(text.encode()) > MAX_SIZE:
-            self._say(f"the configuration has {len(text.encode())} bytes, and a ConfigMap takes {MAX_SIZE}")
+            self._say(
+                f"the configuration has {len(text.encode())} bytes, and a ConfigMap takes {MAX_SIZE}: it stays as it is"
+            )
             return True
         try:
             self._found.publish((True, await self._wait_put(found, text)))
         except ApiError as error:
-            self._say(str(error))
+            if error.status != _CONFLICT:  # another one made it just now: the watch brings it
+                self._say(f"{error}; will retry")
             return False
         self._said = ""
         log.info(
@@ -88,15 +93,15 @@ class ConfigMapWriter:
     async def _wait_put(self, found: Raw | None, text: str) -> Raw:
         body = {"metadata": {"labels": LABELS}, "data": {KEY: text}}
         if found is not None:
-            return await self._api.wait_json("PATCH", CONFIG_MAP.path(self._where.namespace, NAME), body=body)
-        meta = {"name": NAME, "namespace": self._where.namespace, "labels": LABELS}
+            return await self._api.wait_json("PATCH", CONFIG_MAP.path(self._where.namespace, self._where.name), body=body)
+        meta = {"name": self._where.name, "namespace": self._where.namespace, "labels": LABELS}
         new = {"apiVersion": "v1", "kind": CONFIG_MAP.name, **body, "metadata": meta}
         return await self._api.wait_json("POST", CONFIG_MAP.path(self._where.namespace), body=new)
 
     def _say(self, error: str) -> None:
         if error != self._said:
             self._said = error
-            log.error("ConfigMap not written, will retry", configMap=str(self._where), error=error)
+            log.error("ConfigMap not written", configMap=str(self._where), error=error)
 
     def reset(self, found: list[Raw]) -> None:
         """It is there, or not."""

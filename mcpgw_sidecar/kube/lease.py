@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import trio
@@ -37,15 +39,22 @@ class LeaseHolder:
         """Take it when it is free, renew it, and give it back at the end."""
         try:
             while True:
-                with trio.move_on_after(RENEW):
-                    await self._wait_tried()
-                if self.held.value and trio.current_time() - self._renewed > LET_GO:
-                    self._hold(held=False)
-                await trio.sleep(RENEW if self.held.value else LOOK)
+                await self._wait_until(RENEW, self._wait_tried)
+                await self._wait_until(RENEW if self.held.value else LOOK, trio.sleep_forever)
         finally:
             if self.held.value:
                 with trio.move_on_after(RELEASE_TIMEOUT, shield=True):
                     await self._wait_released()
+
+    async def _wait_until(self, seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
+        """Wait for something, for so long; and not beyond the moment at which a Lease that was not renewed has to be let go."""
+        end = trio.current_time() + seconds
+        let_go = self._renewed + LET_GO if self.held.value else math.inf
+        with trio.CancelScope(deadline=min(end, let_go)):
+            await wait()
+        if self.held.value and trio.current_time() >= self._renewed + LET_GO:
+            log.warning("Lease lost: it could not be renewed in time", lease=str(self._where), identity=self._identity)
+            self.held.publish(False)  # noqa: FBT003  # the value
 
     async def _wait_tried(self) -> None:
         began = trio.current_time()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 import trio
@@ -38,7 +38,8 @@ RETRY_BASE = 0.25  # seconds
 RETRY_CAP = 10.0  # seconds: an API server or a CRD that comes (back) is seen within that
 QUICK = 1.0  # seconds: a watch that ends sooner is not begun again at once, or a faulty proxy would have us loop
 MAX_LINE = 16 << 20  # bytes of one event; etcd takes objects of 1.5 MiB
-_FORBIDDEN, _NOT_FOUND, _GONE = 403, 404, 410
+_GONE = 410
+_ANEW = frozenset({400, 403, 404, 405, _GONE})  # after these a version is of no use
 
 
 class Sink(Protocol):
@@ -84,9 +85,8 @@ class Reflector:
                     self._failures = 0
                     backoff.reset()
                     continue
-            except (ApiError, KeyError, TypeError, AttributeError) as failed:
-                error = failed if isinstance(failed, ApiError) else ApiError(f"an answer without {failed} cannot be read")
-                if error.status in {_GONE, _NOT_FOUND, _FORBIDDEN}:
+            except ApiError as error:
+                if error.status in _ANEW:
                     self._version = None
                 self._failures = 1 if self._stood() else self._failures + 1
                 # A line that was cut is none: an API server that is replaced cuts all of them.
@@ -130,13 +130,16 @@ class Reflector:
             page = await self.api.wait_json(
                 "GET", self.kind.path(self.namespace), params=self._params({"limit": str(PAGE), **more})
             )
-            found += page["items"]
+            items, version = page.get("items"), page["metadata"].get("resourceVersion")
+            if not isinstance(items, list) or not all(map(_is_object, items)) or not isinstance(version, str):
+                raise ApiError(f"the list of {self.kind.full_name} cannot be read")
+            found += items
             token = page["metadata"].get("continue")
             if not token:
                 break
             more = {"continue": token}
         self.sink.reset(found)
-        self._version = page["metadata"]["resourceVersion"]
+        self._version = version
 
     async def _wait_watched(self) -> None:
         seconds = WATCH_TIME + random.randrange(WATCH_TIME // 5)  # noqa: S311  # jitter, not a secret
@@ -166,24 +169,35 @@ class Reflector:
         try:
             event = json.loads(line)
             kind, found = event["type"], event["object"]
+            version = None if kind == "ERROR" else found["metadata"]["resourceVersion"]
         except (ValueError, KeyError, TypeError):
-            raise ApiError("sent an event that cannot be read") from None
+            raise ApiError(f"an event of {self.kind.full_name} cannot be read") from None
         match kind:
             case "ERROR":
-                raise ApiError(str(found.get("message", "unknown error")), status=_status(found))
+                message, code = _error(found)
+                raise ApiError(message, status=code)
+            case "DELETED" | "ADDED" | "MODIFIED" if not _is_object(found):
+                raise ApiError(f"an event of {self.kind.full_name} cannot be read")
             case "DELETED":
                 self.sink.delete(found)
             case "ADDED" | "MODIFIED":
                 self.sink.apply(found)
             case _:  # BOOKMARK: only its version counts
                 pass
-        self._version = found["metadata"]["resourceVersion"]
+        self._version = version
         self._failures = 0
 
 
 _MANIFESTS = "mcpgw-sidecar manifests rbac"
 
 
-def _status(found: dict[str, Any]) -> int:
-    code = found.get("code")
-    return code if isinstance(code, int) else 0
+def _is_object(found: object) -> bool:
+    """Whether it is an object of the API as far as the reflector and its sinks rely on it."""
+    meta = found.get("metadata") if isinstance(found, dict) else None
+    return isinstance(meta, dict) and isinstance(meta.get("name"), str) and isinstance(meta.get("resourceVersion"), str)
+
+
+def _error(found: object) -> tuple[str, int]:
+    status = found if isinstance(found, dict) else {}
+    code = status.get("code")
+    return str(status.get("message", "unknown error")), code if isinstance(code, int) else 0

@@ -17,7 +17,7 @@ from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources import objects
 from mcpgw_sidecar.resources.configmap import KEY
 from mcpgw_sidecar.resources.index import Index
-from mcpgw_sidecar.resources.kinds import CONFIG_MAP, ESSENTIAL, MCP_SERVER, WATCHED, ResourceKind
+from mcpgw_sidecar.resources.kinds import CONFIG_MAP, ESSENTIAL, MCP_SERVER, VIRTUAL_SERVER, WATCHED, ResourceKind
 from mcpgw_sidecar.resources.objects import Ref, read, ref_of
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -70,7 +70,8 @@ class KubernetesSource:
         self.touched(MCP_SERVER.name, servers)
         if ref is not None:
             self.touched(kind.name, {ref})
-        self._dirty.set()
+        if servers or kind is VIRTUAL_SERVER:  # the Services and routes of all the others change nothing here
+            self._dirty.set()
 
     def synced(self, kind: ResourceKind) -> None:
         """All of a kind is there."""
@@ -154,6 +155,7 @@ class ConfigMapSource:
         self._where = where
         self._desired = desired
         self._publish = publish
+        self._trouble: str | None = None
         self.loaded = trio.Event()
 
     async def wait_following(self) -> None:
@@ -177,6 +179,7 @@ class ConfigMapSource:
             return
         try:
             content: Content = decode(text, source)
+            _check_files(content, source)
         except ConfigurationError as error:
             self._refuse(str(error))
             return
@@ -200,13 +203,27 @@ class ConfigMapSource:
         self._refuse(f"ConfigMap {ref_of(raw)} was deleted: the last good configuration stays")
 
     def trouble(self, reason: str | None, status: int = 0) -> None:
-        """Why it cannot be followed."""
+        """Why it cannot be followed; None when it can be again: then what it says follows, if it is different."""
         del status
         now = self._desired.value
-        if reason is not None and now.error != reason and not self.loaded.is_set():
+        if reason is None and now.error == self._trouble:
+            self._publish(attrs.evolve(now, error=None))
+        elif reason is not None and now.error != reason:
             self._publish(attrs.evolve(now, error=reason))
+        self._trouble = reason
 
     def _refuse(self, reason: str) -> None:
         now = self._desired.value
         if now.error != reason:
             self._publish(attrs.evolve(now, error=reason, failed_loads=now.failed_loads + 1))
+
+
+def _check_files(content: Content, source: str) -> None:
+    """Whoever may write a ConfigMap is not to have files of this pod (its token, say) shown to a server."""
+    problems = [
+        f"{source}: server {server.name}: credentialFile and caFile are for configuration files alone: remove them"
+        for server in content.servers
+        if server.credential_file is not None or server.ca_file is not None
+    ]
+    if problems:
+        raise ConfigurationError(problems)

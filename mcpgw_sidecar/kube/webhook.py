@@ -21,11 +21,11 @@ from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.errors import ApiError
 from mcpgw_sidecar.kube.api import KubeApi, Raw
 from mcpgw_sidecar.kube.authority import Authority, ServerIdentity, make_authority, make_server
-from mcpgw_sidecar.manifests.rights import WEBHOOK, WEBHOOK_CA
+from mcpgw_sidecar.manifests.rights import WEBHOOK
 from mcpgw_sidecar.manifests.sidecar import INJECT_LABEL, Sidecar, patch
 from mcpgw_sidecar.manifests.webhook import PATH
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.resources.kinds import SECRET, ResourceKind
+from mcpgw_sidecar.resources.kinds import ANY_SECRET, SECRET, WEBHOOK_CA_NAME, ResourceKind
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 
 log = get_logger(__name__)
@@ -36,9 +36,7 @@ CONFIGURATION = ResourceKind(
     name="MutatingWebhookConfiguration",
     plural="mutatingwebhookconfigurations",
     group="admissionregistration.k8s.io",
-    needs="mcpgw-sidecar manifests webhook | kubectl apply --server-side -f -",
 )
-_SECRET = ResourceKind(name=SECRET.name, plural=SECRET.plural)
 _CERTIFICATE, _KEY, _BUNDLE = "tls.crt", "tls.key", "ca.crt"
 _NOT_FOUND, _CONFLICT = 404, 409
 _OK, _BAD, _TOO_LARGE, _ELSEWHERE = 200, 400, 413, 404
@@ -133,7 +131,7 @@ class Certificates:
             log.info("Serving with a new certificate", names=",".join(self.names))
 
     async def _wait_authority(self) -> tuple[Authority, bytes]:
-        path, now = _SECRET.path(self.namespace, WEBHOOK_CA), datetime.now(UTC)
+        path, now = ANY_SECRET.path(self.namespace, WEBHOOK_CA_NAME), datetime.now(UTC)
         while True:
             try:
                 found = await self.api.wait_json("GET", path)
@@ -152,18 +150,18 @@ class Certificates:
                 if error.status != _CONFLICT:
                     raise
                 continue  # another replica was faster: read what it made
-            log.info("New authority for the webhook", secret=f"{self.namespace}/{WEBHOOK_CA}")
+            log.info("New authority for the webhook", secret=f"{self.namespace}/{WEBHOOK_CA_NAME}")
             return new, new.certificate + old
 
     async def _wait_kept(self, found: Raw | None, new: Authority, bundle: bytes) -> None:
         values = {_CERTIFICATE: new.certificate, _KEY: new.key, _BUNDLE: bundle}
         data = {key: base64.b64encode(value).decode() for key, value in values.items()}
         if found is not None:  # with its version: a conflict says that it changed meanwhile
-            await self.api.wait_json("PUT", _SECRET.path(self.namespace, WEBHOOK_CA), body={**found, "data": data})
+            await self.api.wait_json("PUT", ANY_SECRET.path(self.namespace, WEBHOOK_CA_NAME), body={**found, "data": data})
             return
-        meta = {"name": WEBHOOK_CA, "namespace": self.namespace}
-        body = {"apiVersion": "v1", "kind": SECRET.name, "metadata": meta, "type": "kubernetes.io/tls", "data": data}
-        await self.api.wait_json("POST", _SECRET.path(self.namespace), body=body)
+        meta = {"name": WEBHOOK_CA_NAME, "namespace": self.namespace}
+        body = {"apiVersion": "v1", "kind": SECRET.name, "metadata": meta, "type": "Opaque", "data": data}
+        await self.api.wait_json("POST", ANY_SECRET.path(self.namespace), body=body)
 
     async def _wait_trusted(self, bundle: bytes) -> None:
         path, wanted = CONFIGURATION.path(name=PROGRAM), base64.b64encode(bundle).decode()

@@ -1,7 +1,8 @@
 """What the cluster is told: status of MCPServers, MCPVirtualServers and HTTPRoutes, and Events.
 
 Only the holder of the Lease writes, and only what differs from what is there. Objects that may need another status are collected in a
-set; each is looked at once however often it was touched. What could not be written is touched again after a while.
+set; each is looked at once however often it was touched, and written at most once a second, whoever else writes there. What could not be
+written is tried again, ever more slowly, and said once. What was written is not believed before the watch brings it back.
 """
 
 from __future__ import annotations
@@ -23,21 +24,40 @@ from mcpgw_sidecar.kube.source import KubernetesSource
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.statuses import ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.resources.conditions import CONTROLLER, Document, ready_of, route_parents, server_status, virtual_status
+from mcpgw_sidecar.resources import objects
+from mcpgw_sidecar.resources.conditions import (
+    CONTROLLER,
+    Document,
+    ready_condition,
+    ready_of,
+    route_parents,
+    server_status,
+    virtual_status,
+)
 from mcpgw_sidecar.resources.kinds import EVENT, HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER, ResourceKind
-from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref, VirtualServerObject, read
+from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref, VirtualServerObject
+from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
 COLLECT = 0.1  # seconds in which changes that come together become one write for each object
 AT_ONCE = 8  # writes under way
-AGAIN = 2.0  # seconds after which what could not be written is tried again
+PACE = 1.0  # seconds between two writes of one object
+AGAIN, AGAIN_CAP = 2.0, 60.0  # seconds after which what could not be written is tried again, and at the most
 MAX_REPORTER = 128  # characters of an Event's reportingInstance
 _NOT_FOUND, _CONFLICT = 404, 409
 _KINDS = {kind.name: kind for kind in (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE)}
 
 Target = tuple[str, Ref]
+
+
+@attrs.define
+class _Failure:
+    """What went wrong with an object, and how long to wait."""
+
+    said: str = ""
+    backoff: Backoff = attrs.field(factory=lambda: Backoff(AGAIN, AGAIN_CAP))
 
 
 @attrs.define(kw_only=True)
@@ -53,7 +73,9 @@ class Writer:
     _seen: dict[str, ServerStatus] = attrs.field(factory=dict)
     _routes: dict[Ref, Ref] = attrs.field(factory=dict)
     _dirty: set[Target] = attrs.field(factory=set)
-    _failed: set[Target] = attrs.field(factory=set)
+    _due: dict[Target, float] = attrs.field(factory=dict)
+    _failed: dict[Target, _Failure] = attrs.field(factory=dict)
+    _written: dict[Target, tuple[objects.Watched, Raw]] = attrs.field(factory=dict)
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _limit: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(AT_ONCE))
 
@@ -74,13 +96,24 @@ class Writer:
             nursery.start_soon(_wait_each, self.live, self._listed)
             await self.source.loaded.wait()
             while True:
-                with trio.move_on_after(AGAIN if self._failed else math.inf):
+                with trio.move_on_at(min(self._due.values(), default=math.inf)):
                     await self._wake.wait()
-                    await trio.sleep(COLLECT)
+                await trio.sleep(COLLECT)
                 self._wake = trio.Event()
-                dirty, self._dirty, self._failed = self._dirty | self._failed, set(), set()
+                dirty = self._ready()
                 if self.leading.value:
                     await self._wait_written(dirty)
+
+    def _ready(self) -> set[Target]:
+        """What may be looked at now; the rest waits until it is due."""
+        now = trio.current_time()
+        touched, self._dirty = self._dirty, set()
+        for target in touched:
+            self._due.setdefault(target, now)
+        ready = {target for target, due in self._due.items() if due <= now}
+        for target in ready:
+            del self._due[target]
+        return ready
 
     def _led(self) -> None:
         """From now on it is us: everything is looked at once."""
@@ -126,13 +159,19 @@ class Writer:
                 case McpServer():
                     await self._wait_server(found)
                 case VirtualServerObject():
-                    document = virtual_status(found, self.live.value.of(TOOL).owned, _now())
-                    if document is not None:
-                        await self._wait_status(VIRTUAL_SERVER, found, document)
+                    await self._wait_virtual(found)
                 case HttpRoute():
                     await self._wait_route(found)
                 case _:  # it has gone meanwhile
-                    pass
+                    for memory in (self._failed, self._written, self._due):
+                        memory.pop((kind, ref), None)
+
+    async def _wait_virtual(self, found: VirtualServerObject) -> None:
+        if self.live.version == 0 or not all(status.health.tried for status in self.statuses.value):
+            return  # a start: tools that nobody has listed yet are not missing
+        document = virtual_status(found, self.live.value.of(TOOL).owned, _now())
+        if document is not None:
+            await self._wait_status(VIRTUAL_SERVER, found, document)
 
     async def _wait_server(self, found: McpServer) -> None:
         row = self.source.index.row(found.ref)
@@ -152,30 +191,41 @@ class Writer:
             return
         # The version: what another controller wrote meanwhile is not to be overwritten.
         patch = {"metadata": {"resourceVersion": found.version}, "status": {"parents": parents}}
-        if await self._wait_patched(HTTP_ROUTE, found.ref, patch):
+        if await self._wait_patched(HTTP_ROUTE, found, patch):
             log.info(
                 "Updated HTTPRoute status", HTTPRoute=found.ref.name, namespace=found.ref.namespace, affected=len(users)
             )
 
     async def _wait_status(self, kind: ResourceKind, found: McpServer | VirtualServerObject, document: Document) -> None:
-        if not await self._wait_patched(kind, found.ref, {"status": document}):
+        if not await self._wait_patched(kind, found, {"status": document}):
             return
-        ready = document["conditions"][0]
+        ready = ready_condition(document)
         if ready["status"] != "Unknown" and ready["status"] != ready_of(found.status):
             await self._wait_event(kind, found, ready)
 
-    async def _wait_patched(self, kind: ResourceKind, ref: Ref, patch: Raw) -> bool:
+    async def _wait_patched(
+        self, kind: ResourceKind, found: McpServer | VirtualServerObject | HttpRoute, patch: Raw
+    ) -> bool:
+        ref, target = found.ref, (kind.name, found.ref)
+        if self._written.get(target) == (found, patch) and self._written[target][0] is found:
+            return False  # it was written already, and the watch has not brought it back yet
         try:
-            raw = await self.api.wait_json("PATCH", kind.path(ref.namespace, ref.name, "status"), body=patch)
+            await self.api.wait_json("PATCH", kind.path(ref.namespace, ref.name, "status"), body=patch)
         except ApiError as error:
-            if error.status == _NOT_FOUND:
-                return False  # deleted meanwhile: the watch tells
-            if error.status != _CONFLICT:  # a conflict: the watch brings what it is now
-                log.warning("Status not written, will retry", kind=kind.name, object=str(ref), error=str(error))
-            self._failed.add((kind.name, ref))
+            if error.status != _NOT_FOUND:  # deleted meanwhile: the watch tells
+                self._fail(target, error)
             return False
-        self.source.index.apply(kind.name, read(kind.name, raw))
+        self._failed.pop(target, None)
+        self._written[target] = (found, patch)
+        self._due[target] = trio.current_time() + PACE
         return True
+
+    def _fail(self, target: Target, error: ApiError) -> None:
+        failure = self._failed.setdefault(target, _Failure())
+        self._due[target] = trio.current_time() + failure.backoff.next()
+        if error.status != _CONFLICT and str(error) != failure.said:  # a conflict: the watch brings what it is now
+            failure.said = str(error)
+            log.warning("Status not written, will retry", kind=target[0], object=str(target[1]), error=str(error))
 
     async def _wait_event(self, kind: ResourceKind, found: McpServer | VirtualServerObject, ready: Raw) -> None:
         ref, now = found.ref, _now()

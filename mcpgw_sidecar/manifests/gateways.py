@@ -9,7 +9,7 @@ import attrs
 from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.envoy.clusters import Resource
 from mcpgw_sidecar.envoy.istio import IstioSettings, envoy_filter
-from mcpgw_sidecar.manifests.sidecar import BROKER, ROUTER, Sidecar, inject, overlay
+from mcpgw_sidecar.manifests.sidecar import BROKER, ENVOY_CONTAINER, ROUTER, Sidecar, inject, overlay
 from mcpgw_sidecar.model.names import ENDPOINT
 from mcpgw_sidecar.resources.kinds import GATEWAY_GROUP
 
@@ -30,13 +30,12 @@ class Gateway:
     labels: dict[str, str]
     public_hosts: tuple[str, ...]
     internal_hosts: tuple[str, ...]
-    max_body: int
     scripts: dict[str, str]
 
 
 def istio(gateway: Gateway, sidecar: Sidecar, dump: Any) -> list[Document]:  # noqa: ANN401  # turns a value into YAML
     """The EnvoyFilter, the route of clients to the broker, and the ConfigMap by which Istio adds the sidecar to gateways of its own."""
-    return [_filter(gateway), _broker_entry(gateway), _broker_route(gateway), defaults(gateway, sidecar, dump)]
+    return [_filter(gateway, sidecar), _broker_entry(gateway), _broker_route(gateway), defaults(gateway, sidecar, dump)]
 
 
 def defaults(gateway: Gateway, sidecar: Sidecar, dump: Any) -> Document:  # noqa: ANN401
@@ -61,7 +60,7 @@ def plain_envoy(gateway: Gateway, sidecar: Sidecar) -> list[Document]:
         "runAsUser": 101,
     }
     envoy = {
-        "name": "envoy",
+        "name": sidecar.envoy_container or ENVOY_CONTAINER,
         "image": ENVOY_IMAGE,
         "ports": [{"name": "mcp", "containerPort": LISTENER_PORT}],
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
@@ -81,7 +80,7 @@ def plain_envoy(gateway: Gateway, sidecar: Sidecar) -> list[Document]:
     return [account, deployment, service]
 
 
-def _filter(gateway: Gateway) -> Resource:
+def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:
     return envoy_filter(
         IstioSettings(
             name=PROGRAM,
@@ -91,7 +90,7 @@ def _filter(gateway: Gateway) -> Resource:
             internal_hosts=gateway.internal_hosts,
             broker=BROKER,
             router=ROUTER,
-            max_body=gateway.max_body,
+            max_body=sidecar.max_body,
             heal=gateway.scripts["heal"],
             events=gateway.scripts["events"],
             calls=gateway.scripts["istio"],
@@ -126,7 +125,7 @@ def _broker_route(gateway: Gateway) -> Document:
         "metadata": {"name": "mcp-route", "namespace": gateway.namespace},
         "spec": {
             "parentRefs": [{"name": gateway.name}],
-            "hostnames": list(gateway.public_hosts),
+            **({"hostnames": list(gateway.public_hosts)} if "*" not in gateway.public_hosts else {}),
             "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": ENDPOINT}}], "backendRefs": [backend]}],
         },
     }

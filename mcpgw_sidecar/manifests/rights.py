@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from mcpgw_sidecar import PROGRAM
-from mcpgw_sidecar.resources.kinds import GATEWAY_GROUP, GROUP, LEASE
+from mcpgw_sidecar.resources.kinds import (
+    CONFIG_MAP_NAME,
+    GATEWAY_GROUP,
+    GROUP,
+    LEASE,
+    LEASE_NAME,
+    SESSION_KEY_NAME,
+    WEBHOOK_CA_NAME,
+)
 
-CONFIG_MAP, SESSION_KEY, WEBHOOK_CA = "mcp-gateway-config", f"{PROGRAM}-session-key", f"{PROGRAM}-webhook-ca"
 CREDENTIALS, FOLLOWER, WEBHOOK = f"{PROGRAM}-credentials", f"{PROGRAM}-follower", f"{PROGRAM}-webhook"
 _RBAC = "rbac.authorization.k8s.io"
 Document = dict[str, Any]
@@ -25,14 +32,15 @@ def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> lis
         _rule("", ["events"], ["create"]),
     ]
     shared = [
-        _rule(LEASE.group, ["leases"], ["get", "update"], PROGRAM),
+        _rule(LEASE.group, ["leases"], ["get", "update"], LEASE_NAME),
         _rule(LEASE.group, ["leases"], ["create"]),  # create cannot be bound to a name
-        _rule("", ["configmaps"], [*_WATCH, "patch"], CONFIG_MAP),
+        _rule("", ["configmaps"], [*_WATCH, "patch"], CONFIG_MAP_NAME),
         _rule("", ["configmaps"], ["create"]),
-        _rule("", ["secrets"], _WATCH, SESSION_KEY),
-        _rule("", ["secrets"], ["create"]),
+        # The Secret itself is among the manifests, empty: whoever may create Secrets here could make himself a token of any account.
+        _rule("", ["secrets"], [*_WATCH, "patch"], SESSION_KEY_NAME),
     ]
     return [
+        _secret(SESSION_KEY_NAME, namespace),
         _role("ClusterRole", PROGRAM, None, everywhere),
         # Apart, to be left out or bound by namespace: RBAC knows no labels, so this reads every Secret that it is bound for.
         _role("ClusterRole", CREDENTIALS, None, [_rule("", ["secrets"], _WATCH)]),
@@ -44,7 +52,7 @@ def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> lis
             "Role",
             FOLLOWER,
             namespace,
-            [_rule("", ["configmaps"], _WATCH, CONFIG_MAP), _rule("", ["secrets"], _WATCH, SESSION_KEY)],
+            [_rule("", ["configmaps"], _WATCH, CONFIG_MAP_NAME), _rule("", ["secrets"], _WATCH, SESSION_KEY_NAME)],
         ),
     ]
 
@@ -52,15 +60,21 @@ def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> lis
 def webhook_rights(namespace: str) -> list[Document]:
     """For the webhook's own service account."""
     account = ((namespace, WEBHOOK),)
-    own = [_rule("", ["secrets"], ["get", "update"], WEBHOOK_CA), _rule("", ["secrets"], ["create"])]
+    own = [_rule("", ["secrets"], ["get", "update"], WEBHOOK_CA_NAME)]
     bundle = [_rule("admissionregistration.k8s.io", ["mutatingwebhookconfigurations"], ["get", "patch"], PROGRAM)]
     return [
+        _secret(WEBHOOK_CA_NAME, namespace),
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": WEBHOOK, "namespace": namespace}},
         _role("Role", WEBHOOK, namespace, own),
         _role("ClusterRole", WEBHOOK, None, bundle),
         _binding("Role", WEBHOOK, namespace, account),
         _binding("ClusterRole", WEBHOOK, None, account),
     ]
+
+
+def _secret(name: str, namespace: str) -> Document:
+    """One that is filled in by whoever needs it first."""
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": _meta(name, namespace), "type": "Opaque"}
 
 
 def _rule(group: str, kinds: list[str], verbs: list[str], name: str | None = None) -> Document:

@@ -25,6 +25,7 @@ BOOTSTRAP = f"{ENVOY_DIR}/bootstrap.yaml"
 ROUTER = Endpoint(path=f"{RUN_DIR}/router.sock")
 BROKER = Endpoint(host="127.0.0.1", port=9091)  # 8080, the default, is what gateways like to listen on
 ADMIN_PORT = 9090
+MAX_BODY = 4 << 20  # bytes; the default of `run`
 INJECT_LABEL = "mcpgw.dev/inject"
 INJECTED = "mcpgw.dev/injected"
 ISTIO_CONTAINER, ENVOY_CONTAINER = "istio-proxy", "envoy"
@@ -34,12 +35,16 @@ _TEMPLATED = frozenset({"Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"})
 
 @attrs.frozen(kw_only=True)
 class Sidecar:
-    """How the sidecar is run. `envoy_container` names Envoy's; else it is found by the names that Istio and this program use."""
+    """How the sidecar is run. `envoy_container` names Envoy's; else it is found by the names that Istio and this program use.
+
+    `max_body` is in bytes.
+    """
 
     image: str = f"{PROGRAM}:{__version__}"
     namespace: str = NAMESPACE
     public_hosts: tuple[str, ...] = ()
     envoy_container: str | None = None
+    max_body: int = MAX_BODY
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +68,7 @@ def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
         f"--admin-address=0.0.0.0:{ADMIN_PORT}",
         *(f"--public-host={host}" for host in sidecar.public_hosts),
         *([f"--envoy-dir={ENVOY_DIR}"] if writes_envoy else []),
+        *([f"--max-body={sidecar.max_body}"] if sidecar.max_body != MAX_BODY else []),
     ]
     fields = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
     return {
@@ -106,13 +112,13 @@ def overlay(sidecar: Sidecar) -> dict[str, Any]:
 
 def inject(manifest: Manifest, sidecar: Sidecar) -> list[Injected]:
     """Put the sidecar into every workload of a manifest that runs Envoy; says what became of each, nothing of other kinds."""
-    return [_inject(kind, pod, sidecar) for kind, pod in _pods(manifest)]
+    return [_inject(name, pod, sidecar) for name, pod in _pods(manifest)]
 
 
 def patch(pod: Manifest, sidecar: Sidecar) -> tuple[list[dict[str, Any]], Injected]:
     """The same for one Pod as a JSON patch (RFC 6902), empty where nothing is to be done."""
     changed = copy.deepcopy(pod)
-    done = _inject("Pod", changed, sidecar)
+    done = _inject(f"Pod {_name(changed)}", changed, sidecar)
     operations: list[dict[str, Any]] = []
     for section in ("metadata", "spec"):
         if section not in pod and section in changed:
@@ -128,53 +134,82 @@ def patch(pod: Manifest, sidecar: Sidecar) -> tuple[list[dict[str, Any]], Inject
 
 
 def _pods(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
-    kind = str(manifest.get("kind", ""))
+    kind = manifest.get("kind")
+    items = manifest.get("items")
     if kind == "Pod":
-        yield kind, manifest
+        yield f"Pod {_name(manifest)}", manifest
     elif kind in _TEMPLATED:
-        template = (manifest.get("spec") or {}).get("template")
+        template = _mapping(manifest.get("spec")).get("template")
         if isinstance(template, MutableMapping):
-            meta = manifest.get("metadata") or {}
-            yield f"{kind} {meta.get('name', '')}", template
-    elif kind == "List" or (kind.endswith("List") and isinstance(manifest.get("items"), list)):
-        for item in manifest.get("items") or ():
+            yield f"{kind} {_name(manifest)}", template
+    elif isinstance(kind, str) and kind.endswith("List") and isinstance(items, list):
+        for item in items:
             if isinstance(item, MutableMapping):
                 yield from _pods(item)
 
 
-def _inject(kind: str, pod: Manifest, sidecar: Sidecar) -> Injected:
-    meta = pod.get("metadata") or {}
-    name = kind if kind != "Pod" else f"Pod {meta.get('name') or meta.get('generateName', '')}"
-    if (meta.get("labels") or {}).get(INJECT_LABEL) == "disabled":
+def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
+    if _mapping(_mapping(pod.get("metadata")).get("labels")).get(INJECT_LABEL) == "disabled":
         return Injected(name=name, problem=f"its label {INJECT_LABEL} says disabled")
-    spec = pod.get("spec") or {}
-    envoy = _envoy(spec, sidecar)
-    if envoy is None:
+    spec = pod.get("spec")
+    envoy = _envoy(spec, sidecar) if isinstance(spec, MutableMapping) else None
+    if envoy is None or not isinstance(spec, MutableMapping):
         wanted = sidecar.envoy_container or f"{ISTIO_CONTAINER} or {ENVOY_CONTAINER}"
         return Injected(name=name, problem=f"it has no container {wanted}: name Envoy's with --envoy-container")
+    odd = _odd(pod, spec, envoy)
+    if odd is not None:
+        return Injected(name=name, problem=f"{odd}: correct it first")
     before = copy.deepcopy(pod)
     plain = envoy.get("name") != ISTIO_CONTAINER
     _put(spec, "initContainers", container(sidecar, writes_envoy=plain))
     _put(spec, "volumes", volume())
     _put(envoy, "volumeMounts", _mount())
     remark = _started(envoy) if plain else None
-    if not isinstance(pod.get("metadata"), MutableMapping):
-        pod["metadata"] = {}
-    if not isinstance(pod["metadata"].get("annotations"), MutableMapping):
-        pod["metadata"]["annotations"] = {}
+    for key in ("metadata", "annotations"):
+        owner = pod if key == "metadata" else pod["metadata"]
+        if owner.get(key) is None:
+            owner[key] = {}
     pod["metadata"]["annotations"][INJECTED] = __version__
     return Injected(name=name, changed=pod != before, remark=remark)
 
 
+def _odd(pod: Manifest, spec: Manifest, envoy: Manifest) -> str | None:
+    """What is not what it has to be, so that nothing of it can be kept by changing it."""
+    for what, owner, key in (
+        ("initContainers", spec, "initContainers"),
+        ("volumes", spec, "volumes"),
+        ("volumeMounts", envoy, "volumeMounts"),
+    ):
+        found = owner.get(key)
+        if found is not None and not (isinstance(found, list) and all(isinstance(each, MutableMapping) for each in found)):
+            return f"its {what} are no list of keys and values"
+    meta = pod.get("metadata")
+    for what, found in (("metadata", meta), ("annotations", _mapping(meta).get("annotations"))):
+        if found is not None and not isinstance(found, MutableMapping):
+            return f"its {what} are no keys and values"
+    return None
+
+
+def _mapping(found: object) -> Manifest:
+    return found if isinstance(found, MutableMapping) else {}
+
+
+def _name(manifest: Manifest) -> str:
+    meta = _mapping(manifest.get("metadata"))
+    return str(meta.get("name") or meta.get("generateName") or "")
+
+
 def _envoy(spec: Manifest, sidecar: Sidecar) -> Manifest | None:
-    names = {sidecar.envoy_container} if sidecar.envoy_container else {ISTIO_CONTAINER, ENVOY_CONTAINER}
-    containers = (each for each in spec.get("containers") or () if isinstance(each, MutableMapping))
-    return next((each for each in containers if each.get("name") in names), None)
+    names = (sidecar.envoy_container,) if sidecar.envoy_container else (ISTIO_CONTAINER, ENVOY_CONTAINER)
+    containers = spec.get("containers")
+    found = [each for each in (containers if isinstance(containers, list) else ()) if isinstance(each, MutableMapping)]
+    return next((each for each in found if each.get("name") in names), None)
 
 
 def _started(envoy: Manifest) -> str | None:
     """A plain Envoy has to be started with the bootstrap that the sidecar writes."""
-    words = [*(envoy.get("command") or ()), *(envoy.get("args") or ())]
+    lists = [envoy[key] for key in ("command", "args") if isinstance(envoy.get(key), list)]
+    words = [word for words in lists for word in words]
     if not words:
         envoy["args"] = ["-c", BOOTSTRAP]
         return None
@@ -186,7 +221,7 @@ def _started(envoy: Manifest) -> str | None:
 def _put(owner: Manifest, key: str, item: dict[str, Any]) -> None:
     """Into a list of named things: in the place of one of that name, else at the end."""
     found = owner.get(key)
-    if not isinstance(found, list):
+    if found is None:
         owner[key] = [item]
         return
     for index, each in enumerate(found):

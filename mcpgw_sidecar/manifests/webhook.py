@@ -31,6 +31,8 @@ def webhook(sidecar: Sidecar) -> list[Document]:
             f"--image={sidecar.image}",
             f"--namespace={sidecar.namespace}",
             *(f"--public-host={host}" for host in sidecar.public_hosts),
+            *([f"--envoy-container={sidecar.envoy_container}"] if sidecar.envoy_container else []),
+            f"--max-body={sidecar.max_body}",
         ],
         "ports": [{"name": "webhook", "containerPort": PORT}],
         "readinessProbe": {"httpGet": probe, "periodSeconds": 2},
@@ -46,7 +48,8 @@ def webhook(sidecar: Sidecar) -> list[Document]:
         },
     }
     pod = {"serviceAccountName": WEBHOOK, "containers": [container]}
-    template = {"metadata": {"labels": labels}, "spec": pod}
+    # Without the label a namespace that asks for the sidecar would have the webhook wait for itself.
+    template = {"metadata": {"labels": {**labels, INJECT_LABEL: "disabled"}}, "spec": pod}
     spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
     ports = [{"name": "webhook", "port": 443, "targetPort": "webhook"}]
     return [

@@ -9,9 +9,12 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState
 
+NOT_STARTED = Reject(status=503, code=-32000, message="The gateway has no configuration yet: try again")
+"""What clients are told that waited long enough for a start to be over."""
+
 
 class Started(Protocol):
-    """The first look at the servers: before it is over, what the catalog does not hold may yet come."""
+    """The first look at the servers: before it is over, what the catalog does not hold may yet come, and session keys, too."""
 
     def is_over(self) -> bool:
         """Every server was tried, or patience is over."""

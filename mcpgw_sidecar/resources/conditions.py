@@ -19,6 +19,7 @@ CONTROLLER = f"{GROUP}/sidecar"
 """Our `controllerName` in the status of routes: what others say there stays theirs."""
 
 MAX_MESSAGE = 1024  # characters (the API takes 32,768): a person reads it
+MAX_PARENTS = 32  # of a route's status.parents (Gateway API)
 _SHOWN = 5  # names that a message lists
 Document = dict[str, Any]
 
@@ -61,7 +62,7 @@ def server_status(row: Row, seen: ServerStatus | None, now: str) -> Document | N
             return None  # this process has just started: what another one saw is better than nothing
         verdict = Verdict(status="Unknown", reason="Pending", message="not tried yet")
     tools = seen.tools if seen is not None and row.server is not None else 0
-    document = {**before, "discoveredTools": tools, "conditions": [_ready(verdict, before, row.found.generation, now)]}
+    document = {**before, "discoveredTools": tools, "conditions": _ready(verdict, before, row.found.generation, now)}
     return None if document == before else document
 
 
@@ -74,7 +75,7 @@ def virtual_status(found: VirtualServerObject, tools: Collection[str], now: str)
         message = f"{count}; no server offers {_some(missing)}: check the names (with prefix) and the MCPServers"
         verdict = Verdict(status="False", reason="ToolsNotFound", message=message)
     before = found.status
-    document = {**before, "conditions": [_ready(verdict, before, found.generation, now)]}
+    document = {**before, "conditions": _ready(verdict, before, found.generation, now)}
     return None if document == before else document
 
 
@@ -92,7 +93,8 @@ def route_parents(route: HttpRoute, users: list[Ref], now: str) -> list[Raw] | N
         )
         condition = _conditioned("Programmed", verdict, before.get("conditions"), route.generation, now)
         wanted.append({"parentRef": ref, "controllerName": CONTROLLER, "conditions": [condition]})
-    return None if wanted == ours else [*others, *wanted]
+    wanted = wanted[: max(0, MAX_PARENTS - len(others))]
+    return None if _by_parent(wanted) == _by_parent(ours) else [*others, *wanted]
 
 
 def ready_of(status: Mapping[str, Any]) -> str | None:
@@ -101,8 +103,23 @@ def ready_of(status: Mapping[str, Any]) -> str | None:
     return None if found is None else str(found.get("status"))
 
 
-def _ready(verdict: Verdict, before: Raw, generation: int, now: str) -> Raw:
-    return _conditioned("Ready", verdict, before.get("conditions"), generation, now)
+def ready_condition(document: Raw) -> Raw:
+    """The Ready condition of a document that this module made."""
+    found = _condition(document["conditions"])
+    assert found is not None  # noqa: S101  # it made one
+    return found
+
+
+def _ready(verdict: Verdict, before: Raw, generation: int, now: str) -> list[Raw]:
+    """The conditions with ours in its place; what others say there stays theirs."""
+    ready = _conditioned("Ready", verdict, before.get("conditions"), generation, now)
+    others = [found for found in before.get("conditions") or () if found.get("type") != "Ready"]
+    return [*others, ready]
+
+
+def _by_parent(parents: list[Raw]) -> dict[str, Raw]:
+    """In no order: another controller may have put them into one of its own."""
+    return {repr(sorted(dict(parent.get("parentRef") or {}).items())): parent for parent in parents}
 
 
 def _conditioned(kind: str, verdict: Verdict, before: Any, generation: int, now: str) -> Raw:  # noqa: ANN401  # of the API

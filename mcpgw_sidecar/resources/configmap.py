@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 from mcpgw_sidecar.model.servers import Server, VirtualServer
 
 KEY = "config.yaml"
 LABELS = {"app.kubernetes.io/name": "mcpgw-sidecar", "mcpgw.dev/aggregated": "true"}
+_PLAIN = re.compile(r"(https?://)?[A-Za-z][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]*)?")
+_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 MAX_SIZE = 1_000_000  # bytes; the API takes 1 MiB for the whole object
 
 
@@ -31,8 +34,7 @@ def render(servers: tuple[Server, ...], virtual_servers: tuple[VirtualServer, ..
 
 
 def _text(value: str) -> str:
-    """A YAML scalar: plain where it cannot be taken for anything else, JSON (which YAML reads) otherwise."""
-    plain = value[:1].isalpha() and value.isascii() and all(char.isalnum() or char in "-_./:" for char in value)
-    ambiguous = ":" in value.removeprefix("http:").removeprefix("https:") and "://" not in value
-    words = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
-    return value if plain and not ambiguous and value.lower() not in words else json.dumps(value, ensure_ascii=False)
+    """A YAML scalar: plain where it cannot be taken for anything else, in quotes otherwise."""
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in json.dumps(value, ensure_ascii=False))

@@ -157,10 +157,6 @@ class Index:
         """The MCPServers that reach their server through a route, in their order."""
         return sorted(self._named.get(ServerName(str(route)), ()), key=self._age)
 
-    def of(self, kind: str, expected: type[T]) -> list[T]:
-        """All objects of a kind."""
-        return [found for found in self.objects[kind].values() if isinstance(found, expected)]
-
     def _changed(self, kind: str, ref: Ref) -> set[Ref]:
         if kind == MCP_SERVER.name:
             return self._resolve_all([ref])

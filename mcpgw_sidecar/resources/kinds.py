@@ -43,8 +43,15 @@ GRANT = ResourceKind(name="ReferenceGrant", plural="referencegrants", group=GATE
 SERVICE = ResourceKind(name="Service", plural="services")
 SECRET = ResourceKind(name="Secret", plural="secrets", selector=f"{CREDENTIAL_LABEL}=true")
 CONFIG_MAP = ResourceKind(name="ConfigMap", plural="configmaps")
+ANY_SECRET = ResourceKind(name=SECRET.name, plural=SECRET.plural)
 EVENT = ResourceKind(name="Event", plural="events")
 LEASE = ResourceKind(name="Lease", plural="leases", group="coordination.k8s.io")
+
+CONFIG_MAP_NAME = "mcp-gateway-config"
+LEASE_NAME = "mcpgw-sidecar"
+SESSION_KEY_NAME = "mcpgw-sidecar-session-key"
+WEBHOOK_CA_NAME = "mcpgw-sidecar-webhook-ca"
+"""What the sidecars share in their namespace."""
 
 WATCHED = (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE, GRANT, SERVICE, SECRET)
 """What servers are made of."""

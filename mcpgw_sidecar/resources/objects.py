@@ -85,7 +85,6 @@ class HttpRoute:
     """An HTTPRoute. `parent_refs` and `parents` (of its status) are as the API has them; the latter does not count in comparisons."""
 
     ref: Ref
-    uid: str
     generation: int
     version: str = attrs.field(eq=False)
     hostnames: tuple[str, ...]
@@ -172,7 +171,6 @@ def _http_route(raw: Raw) -> HttpRoute:
     ref = ref_of(raw)
     return HttpRoute(
         ref=ref,
-        uid=meta["uid"],
         generation=meta.get("generation", 0),
         version=meta["resourceVersion"],
         hostnames=tuple(spec.get("hostnames") or ()),

@@ -7,28 +7,36 @@ The ladder, first failure wins, and a failure costs this MCPServer alone:
 3. the HTTPRoute exists                            RouteNotFound
 4. its first rule's first backend is a Service     NoBackend, InvalidBackend
 5. in another namespace: a ReferenceGrant there    RefNotPermitted
-6. the Service exists, and what makes its URL      ServiceNotFound, InvalidBackend
-7. the route's first hostname can be a Host        NoHostname
-8. prefix and path can stand in a configuration    InvalidSpec
+6. the Service exists                              ServiceNotFound
+7. an ExternalName is not this pod itself          InvalidBackend
+8. the route's first hostname can be a Host        NoHostname
+9. all of it can stand in a configuration          InvalidSpec
+
+While a kind cannot be watched, what is missing of it may be there: the words say so.
 
 A credential that is missing or cannot be used costs the credential: the server stays, and its status says so (InvalidCredential).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
-from mcpgw_sidecar.resources.kinds import CREDENTIAL_LABEL, GATEWAY_GROUP, GROUP, HTTP_ROUTE, MCP_SERVER, SERVICE
+from mcpgw_sidecar.resources.kinds import CREDENTIAL_LABEL, GATEWAY_GROUP, GRANT, GROUP, HTTP_ROUTE, MCP_SERVER, SERVICE
 from mcpgw_sidecar.resources.objects import Backend, Grant, HttpRoute, McpServer, Ref, Secret, Service
 
 CLUSTER_DOMAIN = "cluster.local"
+MAX_NAME = 253  # characters of a server's name (config/schema.py)
+MAX_LABEL = 63  # characters between two dots of a host name (RFC 1035 section 2.3.4)
+_HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 _PREFIX = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31})?")
 _PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII; a fragment (#) has no place in a request
 
@@ -81,9 +89,9 @@ def resolve(found: McpServer, lookup: Lookup) -> Resolution:
     if isinstance(reached, Problem):
         return Resolution(server=None, problem=reached)
     origin, hostname = reached
-    if not _PREFIX.fullmatch(found.prefix) or not _PATH.fullmatch(found.path):
-        message = "toolPrefix or path cannot be used: recreate the MCPServer with the CRD of this version"
-        return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=message))
+    fault = _fault(found, str(route.ref), urlsplit(origin).hostname or "", hostname)
+    if fault is not None:
+        return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=fault))
     credential = _credential(found, lookup)
     server = Server(
         name=ServerName(str(route.ref)),
@@ -104,11 +112,11 @@ def _route(found: McpServer, lookup: Lookup) -> HttpRoute | Problem:
         return Problem(reason="InvalidTargetRef", message=message)
     source = (GROUP, MCP_SERVER.name, found.ref.namespace)
     if not _permitted(source, found.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup):
-        return _not_permitted(source, found.route, GATEWAY_GROUP, HTTP_ROUTE.name)
+        return _not_permitted(source, found.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup)
     route = lookup.route(found.route)
     if route is None:
         message = f"HTTPRoute {found.route} not found: create it, or change targetRef"
-        return Problem(reason="RouteNotFound", message=message)
+        return _missing("RouteNotFound", message, HTTP_ROUTE.name, lookup)
     return route
 
 
@@ -125,11 +133,11 @@ def _reached(route: HttpRoute, lookup: Lookup) -> tuple[str, str] | Problem:
         return Problem(reason="InvalidBackend", message=message)
     target, source = Ref(backend.namespace, backend.name), (GATEWAY_GROUP, HTTP_ROUTE.name, route.ref.namespace)
     if not _permitted(source, target, "", SERVICE.name, lookup):
-        return _not_permitted(source, target, "", SERVICE.name)
+        return _not_permitted(source, target, "", SERVICE.name, lookup)
     service = lookup.service(target)
     if service is None:
         message = f"Service {target} not found: create it, or change the backend of HTTPRoute {route.ref}"
-        return Problem(reason="ServiceNotFound", message=message)
+        return _missing("ServiceNotFound", message, SERVICE.name, lookup)
     return _address(route, backend, service)
 
 
@@ -137,7 +145,10 @@ def _address(route: HttpRoute, backend: Backend, service: Service) -> tuple[str,
     https = any("https" in str(parent.get("sectionName", "")) for parent in route.parent_refs)
     port = f":{backend.port}" if backend.port is not None else ""
     if service.external_name is not None:
-        host = service.external_name.rstrip(".")
+        host = service.external_name.rstrip(".").lower()
+        if _is_here(host):
+            message = f"Service {service.ref}: externalName {host} is the gateway's own pod or node, where no MCP server is"
+            return Problem(reason="InvalidBackend", message=message)
         scheme = "https" if https or backend.port in service.https else "http"
         return f"{scheme}://{host}{port}", host
     hostname = route.hostnames[0] if route.hostnames else ""
@@ -155,12 +166,41 @@ def _permitted(source: tuple[str, str, str], target: Ref, group: str, kind: str,
     return any(grant.allows(source, group, kind, target.name) for grant in lookup.grants(target.namespace))
 
 
-def _not_permitted(source: tuple[str, str, str], target: Ref, group: str, kind: str) -> Problem:
+def _is_here(host: str) -> bool:
+    """Whether a name is an address of the pod itself or of its node: whoever may write a Service must not reach what listens there."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_link_local or address.is_unspecified
+
+
+def _fault(found: McpServer, name: str, host: str, hostname: str) -> str | None:
+    """What a configuration could not hold, though the API took it: it would cost all the others."""
+    if not _PREFIX.fullmatch(found.prefix) or not _PATH.fullmatch(found.path):
+        return "toolPrefix or path cannot be used: recreate the MCPServer with the CRD of this version"
+    if len(name) > MAX_NAME:
+        return f"namespace and name of the HTTPRoute have more than {MAX_NAME} characters together: shorten one"
+    for each in (host, hostname):
+        if not _HOST.fullmatch(each) or any(not 0 < len(label) <= MAX_LABEL for label in each.split(".")):
+            return f"{each[:MAX_NAME]!r} is no host name that can be reached: change the Service or the HTTPRoute"
+    return None
+
+
+def _missing(reason: str, message: str, kind: str, lookup: Lookup) -> Problem:
+    """Something is not there, as far as we can see."""
+    trouble = lookup.troubles().get(kind)
+    return Problem(reason=reason, message=message if trouble is None else f"{message} (or it is there, but: {trouble})")
+
+
+def _not_permitted(source: tuple[str, str, str], target: Ref, group: str, kind: str, lookup: Lookup) -> Problem:
     message = (
         f"reference to {kind} {target} is not permitted: create a ReferenceGrant in {target.namespace} "
         f"from {source[1]} ({source[0]}) in {source[2]} to {kind} ({group or 'core'})"
     )
-    return Problem(reason="RefNotPermitted", message=message)
+    return _missing("RefNotPermitted", message, GRANT.name, lookup)
 
 
 def _credential(found: McpServer, lookup: Lookup) -> str | Problem | None:

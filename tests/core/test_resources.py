@@ -234,7 +234,7 @@ def test_only_what_depends_is_touched() -> None:
     assert index.reset(GRANT.name, []) == set()
     assert index.grants["elsewhere"] == {}
     assert index.reset(HTTP_ROUTE.name, [route("rb", backend={"name": "other"})]) == {Ref(NS, "a")}
-    assert [found.ref.name for found in index.of(HTTP_ROUTE.name, HttpRoute)] == ["rb"]
+    assert list(index.objects[HTTP_ROUTE.name]) == [Ref(NS, "rb")]
 
 
 def test_objects_are_what_is_used_of_them() -> None:
