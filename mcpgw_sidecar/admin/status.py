@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from mcpgw_sidecar import __version__
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.servers import Desired
+from mcpgw_sidecar.model.servers import Desired, VirtualServer
 from mcpgw_sidecar.model.statuses import ServerStatus
 
 
@@ -27,12 +27,24 @@ class Facts:
     envoy_error: str | None
     store: tuple[str, str | None] | None = None
     """URL of the session store, and why it is lost; None without a store."""
+    writes: tuple[bool, str | None] | None = None
+    """Whether this sidecar holds the Lease, and why nobody may; None where there is nothing to write."""
+    tools: Collection[str] = ()
+    """The names of all tools, as clients see them."""
 
 
 def document(facts: Facts) -> dict[str, Any]:
     """`/status` (interface.md)."""
     desired = facts.desired
-    shared = {"sessionStore": {"url": facts.store[0], "error": facts.store[1]}} if facts.store is not None else {}
+    shared: dict[str, Any] = (
+        {"sessionStore": {"url": facts.store[0], "error": facts.store[1]}} if facts.store is not None else {}
+    )
+    if facts.writes is not None:
+        shared["kubernetes"] = {"writesStatus": facts.writes[0], "error": facts.writes[1]}
+    if desired.refused:
+        shared["refused"] = [attrs.asdict(refused) for refused in desired.refused]
+    if desired.virtual_servers:
+        shared["virtualServers"] = [_virtual(found, facts.tools) for found in desired.virtual_servers]
     return {
         "version": __version__,
         "config": {
@@ -46,6 +58,11 @@ def document(facts: Facts) -> dict[str, Any]:
         "envoy": {"accepted": facts.envoy_accepted, "error": facts.envoy_error},
         **shared,
     }
+
+
+def _virtual(found: VirtualServer, tools: Collection[str]) -> dict[str, Any]:
+    missing = [tool for tool in found.tools if tool not in tools]
+    return {"name": found.name, "tools": len(found.tools) - len(missing), "missing": missing}
 
 
 def server(status: ServerStatus) -> dict[str, Any]:

@@ -38,13 +38,15 @@ Task = Callable[[], Awaitable[None]]
 class Inputs:
     """`values` with the configuration in them, the keys of the moment, and the tasks that follow both for ever.
 
-    `loaded` are set once each of them is there: at once with files, when the API has answered with Kubernetes.
+    `loaded` are set once each of them is there: at once with files, when the API has answered with Kubernetes. `lease` is held by whoever
+    writes into the cluster.
     """
 
     values: Values
     keys: Callable[[], SessionKeys]
     loaded: tuple[trio.Event, ...] = ()
     tasks: tuple[Task, ...]
+    lease: LeaseHolder | None = None
 
 
 @contextlib.asynccontextmanager
@@ -76,35 +78,40 @@ def _of_kubernetes(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs
         if values.desired.publish(new):
             loaded(metrics, new, old)
 
+    lease: LeaseHolder | None = None
     tasks: list[Task]
     if where is not None:
         followed = ConfigMapSource(api, where, values.desired, publish)
         ready, tasks = followed.loaded, [followed.wait_following]
     else:
-        watched = KubernetesSource(api, values.desired, publish)
-        ready, tasks = watched.loaded, [watched.wait_following, *_writing(api, watched, namespace, values)]
+        watched, lease = KubernetesSource(api, values.desired, publish), _lease(api, namespace)
+        ready, tasks = watched.loaded, [watched.wait_following, *_writing(api, watched, lease, values)]
     if settings.session_key_file is not None:
         file = KeyFile(settings.session_key_file)
-        return Inputs(values=values, keys=lambda: file.keys, loaded=(ready,), tasks=(*tasks, partial(wait_keys, file)))
+        tasks.append(partial(wait_keys, file))
+        return Inputs(values=values, keys=lambda: file.keys, loaded=(ready,), tasks=tuple(tasks), lease=lease)
     secret = SecretKeys(api, namespace)
-    return Inputs(
-        values=values,
-        keys=lambda: secret.keys,
-        loaded=(ready, secret.loaded),
-        tasks=(*tasks, secret.wait_following),
-    )
+    tasks.append(secret.wait_following)
+    return Inputs(values=values, keys=lambda: secret.keys, loaded=(ready, secret.loaded), tasks=tuple(tasks), lease=lease)
 
 
-def _writing(api: KubeApi, source: KubernetesSource, namespace: str, values: Values) -> list[Task]:
-    """What only the holder of the Lease does."""
+def _lease(api: KubeApi, namespace: str) -> LeaseHolder:
     # Pods of two namespaces may have one name, and share the Lease.
     pod = f"{os.environ.get('POD_NAMESPACE') or api.namespace}/{os.environ.get('POD_NAME') or socket.gethostname()}"
-    identity = f"{pod}_{secrets.token_hex(4)}"
-    lease = LeaseHolder(api, Ref(namespace, LEASE_NAME), identity)
+    return LeaseHolder(api, Ref(namespace, LEASE_NAME), f"{pod}_{secrets.token_hex(4)}")
+
+
+def _writing(api: KubeApi, source: KubernetesSource, lease: LeaseHolder, values: Values) -> list[Task]:
+    """What only the holder of the Lease does."""
     writer = Writer(
-        api=api, source=source, identity=identity, leading=lease.held, statuses=values.statuses, live=values.live
+        api=api,
+        source=source,
+        identity=lease.identity,
+        leading=lease.held,
+        statuses=values.statuses,
+        live=values.live,
     )
     config_map = ConfigMapWriter(
-        api=api, namespace=namespace, desired=values.desired, loaded=source.loaded, leading=lease.held
+        api=api, namespace=lease.namespace, desired=values.desired, loaded=source.loaded, leading=lease.held
     )
     return [lease.wait_holding, writer.wait_writing, config_map.wait_writing]

@@ -35,6 +35,7 @@ from mcpgw_sidecar.broker.supervisor import Supervisor
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles
 from mcpgw_sidecar.extproc.service import Router
+from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime import http
@@ -103,6 +104,8 @@ class _Parts:
             gateway_sessions=counts.gateway,
             upstream_sessions=counts.upstream,
             envoy_accepted=seen.accepted if self.written is not None else None,
+            writes=(lease.held.value, lease.error) if (lease := self.inputs.lease) is not None else None,
+            tools=self.values.live.value.of(TOOL).owned,
             store=(self.store.name, self.store.error) if self.store.shared else None,
             envoy_error=(self.written.error or seen.error) if self.written is not None else error,
         )

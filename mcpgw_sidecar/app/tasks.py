@@ -63,7 +63,8 @@ def loaded(metrics: Metrics, new: Desired, old: Desired | None) -> None:
     if old is not None and new.failed_loads > old.failed_loads:
         metrics.reloads.labels("failed").inc()
         for problem in (new.error or "").splitlines():
-            log.error("Configuration not reloaded, the last good one stays", problem=problem)
+            what = "Configuration not reloaded, the last good one stays" if new.generation else "No configuration yet"
+            log.error(what, problem=problem)
         return
     if old is not None and new.generation == old.generation:
         return  # only what stands in the way of the next one

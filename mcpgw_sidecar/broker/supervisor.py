@@ -319,9 +319,13 @@ def _hint(server: Server, error: UpstreamError) -> str:
     match error.reason, error.status:
         case "Unauthorized", _:
             known = server.credential or server.credential_file
-            return ": check its credential" if known else ": give it a credential or credentialFile"
+            return (
+                ": check its credential"
+                if known
+                else ": give it a credential (credential or credentialFile; in Kubernetes credentialRef)"
+            )
         case "HttpError", 404 | 405:
-            return ": check the path of its url"
+            return ": check its path"
         case _:
             return ""
 

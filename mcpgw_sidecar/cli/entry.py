@@ -73,8 +73,13 @@ def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401
     With --envoy-dir it writes what a plain Envoy needs; start that with: envoy -c DIR/bootstrap.yaml
     """
     _set_up_logs(log_level, log_format)
-    if values.pop("kubernetes") == (values["config"] is not None):
-        raise click.UsageError("Where do the servers come from? Give --config FILE or --kubernetes, one of the two")
+    kubernetes, config = values.pop("kubernetes"), values["config"]
+    if kubernetes and config is not None:
+        raise click.UsageError(
+            "--config (MCPGW_CONFIG) and --kubernetes (MCPGW_KUBERNETES) are both given: give one of the two"
+        )
+    if not kubernetes and config is None:
+        raise click.UsageError("Where do the servers come from? Give --config FILE or --kubernetes")
     settings = Settings(**values, debug=_is_debug(log_level))
     _check_tls(settings)
     _check_addresses(settings)
@@ -213,7 +218,8 @@ def inject_command(paths: tuple[Path, ...], in_place: bool, **values: Any) -> No
     """Put the sidecar into Kubernetes manifests: FILEs, or stdin without any or for -.
 
     Pods, Deployments, DaemonSets, StatefulSets and Lists of them, wherever a container of Envoy runs; everything else passes as it is.
-    What has the sidecar gets it as it is now. What was done is said on stderr; exit 1 when nothing has the sidecar.
+    What has the sidecar gets it as it is now, and keeps the options, environment and image that are not given here. What was done is said
+    on stderr; exit 1 when nothing has the sidecar.
 
     \b
       mcpgw-sidecar inject gateway.yaml | kubectl apply -f -
@@ -236,7 +242,9 @@ def inject_command(paths: tuple[Path, ...], in_place: bool, **values: Any) -> No
     for line in told(results):
         click.echo(line, err=True)
     if all(result.problem is not None for result in results):
-        raise RefusedError("nothing has the sidecar: there is no workload with a container of Envoy")
+        raise RefusedError(
+            "nothing has the sidecar: there is no Pod, Deployment, DaemonSet, StatefulSet or ReplicaSet with a container of Envoy"
+        )
 
 
 @cli.command("webhook")
@@ -386,7 +394,13 @@ def _sidecar(values: Mapping[str, Any]) -> Sidecar:
         public_hosts=values["public_hosts"],
         envoy_container=values["envoy_container"],
         max_body=values["max_body"],
+        given=frozenset(name for name in values if _is_given(name)),
     )
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in {None, click.core.ParameterSource.DEFAULT}
 
 
 def _pair(text: str) -> tuple[str, str]:

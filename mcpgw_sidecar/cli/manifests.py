@@ -56,7 +56,8 @@ def text_of(section: str, wanted: Wanted) -> str:
         return "---\n".join(dump(document) for document in GENERATED[section](wanted))
     directory = (PACKAGED if PACKAGED.exists() else CHECKOUT) / section
     found = sorted(path for path in directory.glob("*.yaml") if path.name != "kustomization.yaml")
-    return "---\n".join(path.read_text(encoding="utf-8") for path in found)
+    text = "---\n".join(path.read_text(encoding="utf-8") for path in found)
+    return text.replace(f"image: {Sidecar().image}", f"image: {wanted.sidecar.image}")  # the samples' servers are in it
 
 
 class _Dumper(yaml.SafeDumper):

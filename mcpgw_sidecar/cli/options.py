@@ -10,7 +10,19 @@ import attrs
 import click
 
 from mcpgw_sidecar.app import Settings
-from mcpgw_sidecar.cli.types import ADDRESS, BODY_SIZE, CONFIG, DURATION, HOST, INTERVAL, LIMIT, ORIGIN, UNIX_OR_ADDRESS
+from mcpgw_sidecar.cli.types import (
+    ADDRESS,
+    BODY_SIZE,
+    CONFIG,
+    DURATION,
+    HOST,
+    IMAGE,
+    INTERVAL,
+    LIMIT,
+    NAMESPACE as NAMESPACE_NAME,
+    ORIGIN,
+    UNIX_OR_ADDRESS,
+)
 from mcpgw_sidecar.manifests.sidecar import NAMESPACE, Sidecar
 from mcpgw_sidecar.observability.logs import LEVELS
 
@@ -115,8 +127,13 @@ shared_options = _stack(
 
 sidecar_options = _stack(
     [
-        option("--image", default=Sidecar().image, help="The sidecar's image."),
-        option("--namespace", default=NAMESPACE, help="Where the sidecars keep ConfigMap, Lease and session keys."),
+        option("--image", default=Sidecar().image, type=IMAGE, help="The sidecar's image."),
+        option(
+            "--namespace",
+            default=NAMESPACE,
+            type=NAMESPACE_NAME,
+            help="Where the sidecars keep ConfigMap, Lease and session keys.",
+        ),
         option(
             "--public-host",
             "public_hosts",
@@ -142,6 +159,7 @@ run_options = _stack(
         option("--kubernetes", is_flag=True, help="The configuration is MCPServer resources; instead of --config."),
         option(
             "--namespace",
+            type=NAMESPACE_NAME,
             help="Where sidecars keep ConfigMap, Lease and session keys in Kubernetes.  [default: their own namespace]",
         ),
         envoy_dir_option,

@@ -94,8 +94,17 @@ def _lines(document: dict[str, Any]) -> list[str]:
     lines = [
         f"{ready} of {len(enabled)} servers ready, {tools} tools",
         f"{sessions['gateway']} sessions with clients, {sessions['upstream']} with servers",
-        f"configuration {config['source']}, generation {config['generation']}, loaded {config['loadedAt']}",
+        f"configuration {config['source']}, generation {config['generation']}, loaded {config['loadedAt'] or 'not yet'}",
     ]
+    lines += [f"REFUSED MCPServer {bad['name']}: {bad['reason']}: {bad['message']}" for bad in document.get("refused", ())]
+    for virtual in document.get("virtualServers", ()):
+        missing = f"; no server offers {', '.join(virtual['missing'])}" if virtual["missing"] else ""
+        lines.append(f"virtual server {virtual['name']}: {virtual['tools']} tools{missing}")
+    kubernetes = document.get("kubernetes")
+    if kubernetes is not None:
+        writes = "this sidecar" if kubernetes["writesStatus"] else "another sidecar"
+        error = kubernetes["error"]
+        lines.append(f"status and ConfigMap are written by {writes}" if error is None else f"NOT WRITING STATUS: {error}")
     if config["error"]:
         what = "INCOMPLETE" if config["source"] == "kubernetes" else "LAST RELOAD REFUSED"
         lines.append(f"{what}: {config['error']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def _origin(text: str) -> str:
 
 def _config(text: str) -> Path | Ref:
     if not text.startswith(_CONFIG_MAP):
+        if text.lower().startswith("configmap") and not Path(text).exists():
+            raise ValueError(f"{text!r} is no file; a ConfigMap is written like configmap:mcp-system/mcp-gateway-config")
         return Path(text)
     return Ref(*_named(text.removeprefix(_CONFIG_MAP)))
 
@@ -76,6 +79,18 @@ def _named(text: str) -> tuple[str, str]:
     if not namespace or not slash or not name or "/" in name:
         raise ValueError(f"{text!r} is not NAMESPACE/NAME")
     return namespace, name
+
+
+def _namespace(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise ValueError(f"{text!r} is no name of a namespace: use lower-case letters, digits and -")
+    return text
+
+
+def _image(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(f"{text!r} is no image: write it like registry.example.com/mcpgw-sidecar:1.0")
+    return text
 
 
 def _host(text: str) -> str:
@@ -94,6 +109,8 @@ ORIGIN = Parsed("ORIGIN", _origin)
 CONFIG = Parsed("FILE|configmap:NS/NAME", _config)
 NAMED = Parsed("NAMESPACE/NAME", _named)
 HOST = Parsed("HOST", _host)
+NAMESPACE = Parsed("NAMESPACE", _namespace)
+IMAGE = Parsed("IMAGE", _image)
 DURATION = Parsed("DURATION", parse_duration)
 ADDRESS = Parsed("HOST:PORT", parse_address)
 UNIX_OR_ADDRESS = Parsed("HOST:PORT|unix:PATH", _unix_or_tcp)

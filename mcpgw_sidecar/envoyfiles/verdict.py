@@ -43,6 +43,8 @@ async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict])
 
 
 async def _wait_verdict(http: httpx2.AsyncClient, admin: str, files: EnvoyFiles) -> Verdict:
+    if not files.versions:
+        return Verdict(None, "nothing was written yet: there is no configuration")
     try:
         answer = await http.get(f"http://{admin}/config_dump?mask=")
         return judge(answer.json(), files.versions, files.clusters)

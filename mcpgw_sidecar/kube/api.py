@@ -97,10 +97,11 @@ class KubeApi:
                     raise ApiError(_words(answer.status_code, await answer.aread()), status=answer.status_code)
                 yield answer
         except trio.TooSlowError:
-            raise ApiError(f"the Kubernetes API at {self._access.http.base_url.host} was silent for {TIMEOUT:g} s") from None
+            raise ApiError(f"the Kubernetes API at {self._access.configuration.host} was silent for {TIMEOUT:g} s") from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
-            why = str(error) or type(error).__name__
-            raise ApiError(f"the Kubernetes API at {self._access.http.base_url.host} did not answer: {why}") from None
+            raise ApiError(
+                f"the Kubernetes API at {self._access.configuration.host} did not answer: {_why(error)}"
+            ) from None
 
     async def _wait_renewed(self, refused: _Access) -> None:
         """Read configuration and credentials again, once however many were refused."""
@@ -156,7 +157,8 @@ def _load() -> _Access:
             namespace = (active or {}).get("context", {}).get("namespace", "default")
         return _Access(configuration, _client(configuration), namespace)
     except Exception as error:  # noqa: BLE001  # the client raises whatever its parsers do
-        msg = f"no Kubernetes API: {error}; run in a pod with a service account, or name a kubeconfig with KUBECONFIG"
+        where = f" (KUBECONFIG={os.environ['KUBECONFIG']})" if os.environ.get("KUBECONFIG") else ""
+        msg = f"no Kubernetes API{where}: {error}; run in a pod with a service account, or name a kubeconfig with KUBECONFIG"
         raise UnavailableError(msg) from None
 
 
@@ -188,6 +190,16 @@ def _decoded(text: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ApiError("what answers is not the Kubernetes API: its answer is no JSON object")
     return value
+
+
+def _why(error: BaseException) -> str:
+    """The telling words (a refused certificate, say), which libraries wrap into errors without any."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if str(inner):
+            return str(inner)
+        inner = inner.__cause__ or inner.__context__
+    return type(error).__name__
 
 
 def _words(status: int, text: bytes) -> str:

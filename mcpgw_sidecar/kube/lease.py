@@ -24,16 +24,21 @@ _NOT_FOUND, _CONFLICT = 404, 409
 
 
 class LeaseHolder:
-    """Tries for ever to hold a Lease; `held` says whether it does."""
+    """Tries for ever to hold a Lease; `held` says whether it does, `error` why it cannot even try."""
 
     def __init__(self, api: KubeApi, where: Ref, identity: str) -> None:
         self._api = api
         self._where = where
-        self._identity = identity
+        self.identity = identity
         self._observed = Observed(identity)
         self._renewed = -DURATION
-        self._said: str | None = None
+        self.error: str | None = None
         self.held = Watched(False)  # noqa: FBT003  # the value
+
+    @property
+    def namespace(self) -> str:
+        """Where the Lease is."""
+        return self._where.namespace
 
     async def wait_holding(self) -> None:
         """Take it when it is free, renew it, and give it back at the end."""
@@ -53,7 +58,7 @@ class LeaseHolder:
         with trio.CancelScope(deadline=min(end, let_go)):
             await wait()
         if self.held.value and trio.current_time() >= self._renewed + LET_GO:
-            log.warning("Lease lost: it could not be renewed in time", lease=str(self._where), identity=self._identity)
+            log.warning("Lease lost: it could not be renewed in time", lease=str(self._where), identity=self.identity)
             self.held.publish(False)  # noqa: FBT003  # the value
 
     async def _wait_tried(self) -> None:
@@ -61,11 +66,11 @@ class LeaseHolder:
         try:
             won = await self._wait_taken()
         except ApiError as error:
-            if str(error) != self._said:
+            if str(error) != self.error:
                 log.warning("Lease not renewed", lease=str(self._where), error=str(error))
-            self._said = str(error)
+            self.error = str(error)
             return
-        self._said = None
+        self.error = None
         if won:
             self._renewed = began
         self._hold(held=won)
@@ -76,7 +81,7 @@ class LeaseHolder:
             lease = await self._api.wait_json("GET", path)
             if not self._observed.may_take(lease, trio.current_time()):
                 return False
-            await self._api.wait_json("PUT", path, body=taken(lease, self._identity, _now()))
+            await self._api.wait_json("PUT", path, body=taken(lease, self.identity, _now()))
         except ApiError as error:
             if error.status == _CONFLICT:
                 return False  # another one was faster
@@ -89,7 +94,7 @@ class LeaseHolder:
         meta = {"name": self._where.name, "namespace": self._where.namespace}
         new = {"apiVersion": f"{LEASE.group}/{LEASE.version}", "kind": LEASE.name, "metadata": meta}
         try:
-            await self._api.wait_json("POST", LEASE.path(self._where.namespace), body=taken(new, self._identity, _now()))
+            await self._api.wait_json("POST", LEASE.path(self._where.namespace), body=taken(new, self.identity, _now()))
         except ApiError as error:
             if error.status == _CONFLICT:
                 return False
@@ -100,7 +105,7 @@ class LeaseHolder:
         path = LEASE.path(self._where.namespace, self._where.name)
         try:
             lease = await self._api.wait_json("GET", path)
-            if (lease.get("spec") or {}).get("holderIdentity") == self._identity:
+            if (lease.get("spec") or {}).get("holderIdentity") == self.identity:
                 await self._api.wait_json("PUT", path, body=released(lease, _now()))
         except ApiError as error:
             log.debug("Lease not given back", lease=str(self._where), error=str(error))
@@ -108,7 +113,7 @@ class LeaseHolder:
     def _hold(self, *, held: bool) -> None:
         if self.held.publish(held):
             message = "This sidecar writes status and ConfigMap now" if held else "Another sidecar writes from now on"
-            log.info(message, lease=str(self._where), identity=self._identity)
+            log.info(message, lease=str(self._where), identity=self.identity)
 
 
 def _now() -> str:

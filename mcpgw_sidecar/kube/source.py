@@ -90,8 +90,9 @@ class KubernetesSource:
     def _publish(self) -> None:
         now = self._desired.value
         servers, virtual, error = self.index.servers(), self.index.virtual_servers(), self._error()
+        refused = self.index.refused()
         if self.loaded.is_set() and (servers, virtual) == (now.servers, now.virtual_servers):
-            self._push(attrs.evolve(now, error=error))
+            self._push(attrs.evolve(now, error=error, refused=refused))
             return
         self.loaded.set()
         self._push(
@@ -99,6 +100,7 @@ class KubernetesSource:
                 now,
                 servers=servers,
                 virtual_servers=virtual,
+                refused=refused,
                 generation=now.generation + 1,
                 loaded_at=time.time(),
                 error=error,

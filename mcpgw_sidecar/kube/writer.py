@@ -43,6 +43,7 @@ log = get_logger(__name__)
 
 COLLECT = 0.1  # seconds in which changes that come together become one write for each object
 AT_ONCE = 8  # writes under way
+EVENT_AGAIN = 60.0  # seconds until an Event of the same reason is written again: a server that flaps is one Event a minute
 PACE = 1.0  # seconds between two writes of one object
 AGAIN, AGAIN_CAP = 2.0, 60.0  # seconds after which what could not be written is tried again, and at the most
 MAX_REPORTER = 128  # characters of an Event's reportingInstance
@@ -75,6 +76,7 @@ class Writer:
     _dirty: set[Target] = attrs.field(factory=set)
     _due: dict[Target, float] = attrs.field(factory=dict)
     _failed: dict[Target, _Failure] = attrs.field(factory=dict)
+    _events: dict[tuple[str, Ref, str], float] = attrs.field(factory=dict)
     _written: dict[Target, tuple[objects.Watched, Raw]] = attrs.field(factory=dict)
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _limit: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(AT_ONCE))
@@ -165,6 +167,7 @@ class Writer:
                 case _:  # it has gone meanwhile
                     for memory in (self._failed, self._written, self._due):
                         memory.pop((kind, ref), None)
+                    self._events = {said: at for said, at in self._events.items() if said[:2] != (kind, ref)}
 
     async def _wait_virtual(self, found: VirtualServerObject) -> None:
         if self.live.version == 0 or not all(status.health.tried for status in self.statuses.value):
@@ -199,8 +202,8 @@ class Writer:
     async def _wait_status(self, kind: ResourceKind, found: McpServer | VirtualServerObject, document: Document) -> None:
         if not await self._wait_patched(kind, found, {"status": document}):
             return
-        ready = ready_condition(document)
-        if ready["status"] != "Unknown" and ready["status"] != ready_of(found.status):
+        ready, before = ready_condition(document), ready_of(found.status)
+        if ready["status"] != "Unknown" and (ready["status"], ready["reason"]) != before:
             await self._wait_event(kind, found, ready)
 
     async def _wait_patched(
@@ -228,7 +231,10 @@ class Writer:
             log.warning("Status not written, will retry", kind=target[0], object=str(target[1]), error=str(error))
 
     async def _wait_event(self, kind: ResourceKind, found: McpServer | VirtualServerObject, ready: Raw) -> None:
-        ref, now = found.ref, _now()
+        ref, now, said = found.ref, _now(), (kind.name, found.ref, ready["reason"])
+        if trio.current_time() - self._events.get(said, -math.inf) < EVENT_AGAIN:
+            return
+        self._events[said] = trio.current_time()
         event = {
             "metadata": {"name": f"{ref.name[:200]}.{secrets.token_hex(8)}", "namespace": ref.namespace},
             "involvedObject": {

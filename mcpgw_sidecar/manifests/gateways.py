@@ -35,7 +35,13 @@ class Gateway:
 
 def istio(gateway: Gateway, sidecar: Sidecar, dump: Any) -> list[Document]:  # noqa: ANN401  # turns a value into YAML
     """The EnvoyFilter, the route of clients to the broker, and the ConfigMap by which Istio adds the sidecar to gateways of its own."""
-    return [_filter(gateway, sidecar), _broker_entry(gateway), _broker_route(gateway), defaults(gateway, sidecar, dump)]
+    return [
+        _namespace(gateway),
+        _filter(gateway, sidecar),
+        _broker_entry(gateway),
+        _broker_route(gateway),
+        defaults(gateway, sidecar, dump),
+    ]
 
 
 def defaults(gateway: Gateway, sidecar: Sidecar, dump: Any) -> Document:  # noqa: ANN401
@@ -77,7 +83,11 @@ def plain_envoy(gateway: Gateway, sidecar: Sidecar) -> list[Document]:
     ports = [{"name": "mcp", "port": LISTENER_PORT, "targetPort": "mcp"}]
     service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": labels, "ports": ports}}
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
-    return [account, deployment, service]
+    return [_namespace(gateway), account, deployment, service]
+
+
+def _namespace(gateway: Gateway) -> Document:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": gateway.namespace}}
 
 
 def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:

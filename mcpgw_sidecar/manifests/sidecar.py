@@ -37,7 +37,8 @@ _TEMPLATED = frozenset({"Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"})
 class Sidecar:
     """How the sidecar is run. `envoy_container` names Envoy's; else it is found by the names that Istio and this program use.
 
-    `max_body` is in bytes.
+    `max_body` is in bytes. `given` are the names of the fields that the user set: what is injected again keeps its own in the others, and whatever
+    else was added to it by hand.
     """
 
     image: str = f"{PROGRAM}:{__version__}"
@@ -45,6 +46,7 @@ class Sidecar:
     public_hosts: tuple[str, ...] = ()
     envoy_container: str | None = None
     max_body: int = MAX_BODY
+    given: frozenset[str] = frozenset()
 
 
 @attrs.frozen(kw_only=True)
@@ -161,7 +163,8 @@ def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
         return Injected(name=name, problem=f"{odd}: correct it first")
     before = copy.deepcopy(pod)
     plain = envoy.get("name") != ISTIO_CONTAINER
-    _put(spec, "initContainers", container(sidecar, writes_envoy=plain))
+    there = next((each for each in spec.get("initContainers") or () if each.get("name") == PROGRAM), None)
+    _put(spec, "initContainers", _kept(container(sidecar, writes_envoy=plain), there, sidecar))
     _put(spec, "volumes", volume())
     _put(envoy, "volumeMounts", _mount())
     remark = _started(envoy) if plain else None
@@ -171,6 +174,32 @@ def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
             owner[key] = {}
     pod["metadata"]["annotations"][INJECTED] = __version__
     return Injected(name=name, changed=pod != before, remark=remark)
+
+
+_FIELDS = {"namespace": "--namespace", "public_hosts": "--public-host", "max_body": "--max-body"}
+
+
+def _kept(new: dict[str, Any], there: Manifest | None, sidecar: Sidecar) -> dict[str, Any]:
+    """The container with what stands in the one that is there and was not asked to change: options, environment, image, resources."""
+    if there is None:
+        return new
+    kept = {option for field, option in _FIELDS.items() if field not in sidecar.given}
+    before = [str(each) for each in there.get("args") or () if str(each).startswith("--")]
+    known = {_option(each) for each in new["args"]} | set(_FIELDS.values())
+    arguments: list[str] = []
+    for option in dict.fromkeys(map(_option, new["args"])):
+        mine = [each for each in before if _option(each) == option] if option in kept else []
+        arguments += mine or [each for each in new["args"] if _option(each) == option]
+    arguments += [each for each in before if _option(each) not in known or (_option(each) in kept and each not in arguments)]
+    own = {each["name"] for each in new["env"]}
+    environment = [*new["env"], *(each for each in there.get("env") or () if each.get("name") not in own)]
+    image = there.get("image", new["image"]) if "image" not in sidecar.given else new["image"]
+    found = {**new, "image": image, "args": arguments, "env": environment}
+    return {**found, "resources": there.get("resources", new["resources"])}
+
+
+def _option(argument: str) -> str:
+    return argument.partition("=")[0]
 
 
 def _odd(pod: Manifest, spec: Manifest, envoy: Manifest) -> str | None:

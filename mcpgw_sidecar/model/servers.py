@@ -49,6 +49,15 @@ class VirtualServer:
 
 
 @attrs.frozen(kw_only=True)
+class Refused:
+    """Something that was asked for and is no server (or one that lacks something), and why."""
+
+    name: str
+    reason: str
+    message: str
+
+
+@attrs.frozen(kw_only=True)
 class Desired:
     """A whole configuration: the published value of the configuration source.
 
@@ -59,6 +68,7 @@ class Desired:
     source: str
     servers: tuple[Server, ...] = ()
     virtual_servers: tuple[VirtualServer, ...] = ()
+    refused: tuple[Refused, ...] = ()
     generation: int = 0
     loaded_at: float = 0.0
     error: str | None = None

@@ -97,10 +97,10 @@ def route_parents(route: HttpRoute, users: list[Ref], now: str) -> list[Raw] | N
     return None if _by_parent(wanted) == _by_parent(ours) else [*others, *wanted]
 
 
-def ready_of(status: Mapping[str, Any]) -> str | None:
-    """The status of the Ready condition, None without one."""
+def ready_of(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Status and reason of the Ready condition, None without one."""
     found = _condition(status.get("conditions"))
-    return None if found is None else str(found.get("status"))
+    return None if found is None else (str(found.get("status")), str(found.get("reason")))
 
 
 def ready_condition(document: Raw) -> Raw:

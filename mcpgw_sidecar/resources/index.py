@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName, VirtualName
-from mcpgw_sidecar.model.servers import Server, VirtualServer
+from mcpgw_sidecar.model.servers import Refused, Server, VirtualServer
 from mcpgw_sidecar.resources.kinds import GRANT, HTTP_ROUTE, MCP_SERVER, SECRET, SERVICE, VIRTUAL_SERVER
 from mcpgw_sidecar.resources.objects import (
     Grant,
@@ -139,6 +139,14 @@ class Index:
     def servers(self) -> tuple[Server, ...]:
         """The servers, in that order."""
         return tuple(row.server for row in self.rows() if row.server is not None)
+
+    def refused(self) -> tuple[Refused, ...]:
+        """The MCPServers with a problem, in that order."""
+        return tuple(
+            Refused(name=str(row.found.ref), reason=row.problem.reason, message=row.problem.message)
+            for row in self.rows()
+            if row.problem is not None
+        )
 
     def virtual_servers(self) -> tuple[VirtualServer, ...]:
         """The virtual servers, by name."""

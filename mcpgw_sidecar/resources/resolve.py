@@ -211,7 +211,7 @@ def _credential(found: McpServer, lookup: Lookup) -> str | Problem | None:
     secret = lookup.secret(ref)
     if secret is None:
         why = lookup.troubles().get("Secret")
-        fault = f'Secret {ref} not found: create it, with the label {CREDENTIAL_LABEL}: "true"'
+        fault = f'Secret {ref} not found, or without the label {CREDENTIAL_LABEL}: "true": create it, or label it'
         return _invalid(fault if why is None else f"Secrets cannot be read ({why})")
     value = secret.text(key)
     if value is None:

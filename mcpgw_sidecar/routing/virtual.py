@@ -27,7 +27,7 @@ def wanted(path: str, headers: Mapping[str, str]) -> VirtualName | Reject | None
     """The virtual server that a request names (rungs 1 and 2), None when it names none. `path` is without its query."""
     if path != ENDPOINT and not path.startswith(_BELOW):
         return Reject(status=404, code=INVALID_REQUEST, message=f"Not found: the endpoint is {ENDPOINT}")
-    by_path = path.removeprefix(_BELOW) if path != ENDPOINT else None
+    by_path = (path.removeprefix(_BELOW).rstrip("/") or None) if path != ENDPOINT else None
     by_header = headers.get(h.X_VIRTUAL)
     if by_path is not None and by_header is not None and by_path != by_header:
         message = f"Two virtual servers are named, one by the path and another by {h.X_VIRTUAL}: name one"

@@ -94,6 +94,43 @@ def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path, text: str) -> Non
         injected("a: 1\n---\nb: [}\n", "f", Sidecar())
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GATEWAY.replace("name: gw}", 'name: "{{ .Release.Name }}"}'), r"f:4: a template"),
+        (GATEWAY.replace("{name: gw}", "\n  name: {{ .Release.Name }}"), r"f:5: a template"),
+        ("{{- if .Values.x }}\n" + GATEWAY, r"f:1: not YAML: .*a template\? Render it first"),
+        (GATEWAY.replace("name: istio-proxy", "<<: &c {name: istio-proxy}") + "      - <<: *c\n", r"f:18: an alias \(\*c\)"),
+        ("[" * 5000, "f:1: nested too deeply"),
+    ],
+)
+def test_what_would_not_come_out_as_it_was(text: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        injected(text, "f", Sidecar())
+
+
+def test_a_template_elsewhere_is_nobodys_business() -> None:
+    other = "---\nkind: ConfigMap\ndata: {x: '{{ go }}'}\n"
+    text, _ = injected(GATEWAY + other, "f", Sidecar())
+    assert text.endswith(other)
+
+
+def test_line_ends_and_indents_stay() -> None:
+    windows = GATEWAY.replace("\n", "\r\n")
+    text, _ = injected(windows, "f", Sidecar())
+    assert text.count("\n") == text.count("\r\n")
+    wide = "kind: Pod\nspec:\n    containers:\n      - name: envoy\n        x:\n            y: 1\n"
+    assert all(line in injected(wide, "f", Sidecar())[0].splitlines() for line in wide.splitlines())
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real.yaml").write_text(GATEWAY)
+    (tmp_path / "link.yaml").symlink_to("real.yaml")
+    assert run("-i", str(tmp_path / "link.yaml")).exit_code == 0
+    assert (tmp_path / "link.yaml").is_symlink()
+    assert "mcpgw-sidecar" in (tmp_path / "real.yaml").read_text()
+
+
 def test_nothing_to_inject() -> None:
     for text in ("", "---\n", "kind: Service\n", "- a\n", "just text\n"):
         done = run(text=text)

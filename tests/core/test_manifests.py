@@ -36,11 +36,57 @@ def test_it_is_idempotent_and_follows_its_options() -> None:
     (again,) = inject(found, SIDECAR)
     assert not again.changed
     assert found == once
-    (other,) = inject(found, Sidecar(image="x:2"))
+    (other,) = inject(found, Sidecar(image="x:2", given=frozenset({"image"})))
     assert other.changed
     assert [each["name"] for each in found["spec"]["initContainers"]] == ["first", "mcpgw-sidecar"]
     assert found["spec"]["initContainers"][1]["image"] == "x:2"
     assert len(found["spec"]["volumes"]) == 2
+
+
+def test_what_is_not_given_stays_as_it_was() -> None:
+    """Options, environment, image and resources that somebody set by hand or before."""
+    found = pod()
+    inject(found, Sidecar(image="x:1", public_hosts=("a.example", "b.example"), namespace="own", max_body=1 << 20))
+    sidecar = found["spec"]["initContainers"][0]
+    sidecar["env"].append({"name": "MCPGW_SESSION_STORE", "value": "valkey://x"})
+    sidecar["args"].append("--call-timeout=9s")
+    sidecar["resources"] = {"limits": {"memory": "1Gi"}}
+    before = copy.deepcopy(found)
+    (again,) = inject(found, Sidecar(public_hosts=("default.example",)))
+    assert not again.changed
+    assert found == before
+    changed = Sidecar(image="x:2", public_hosts=("c.example",), given=frozenset({"image", "public_hosts", "max_body"}))
+    inject(found, changed)
+    sidecar = found["spec"]["initContainers"][0]
+    assert [
+        each for each in sidecar["args"] if each.startswith(("--public-host", "--namespace", "--max-body", "--call"))
+    ] == [
+        "--namespace=own",
+        "--public-host=c.example",
+        "--call-timeout=9s",
+    ]
+    assert (sidecar["image"], sidecar["env"][-1]["value"]) == ("x:2", "valkey://x")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"spec": "hi"}, {"spec": {"containers": 5}}, {"metadata": "hi"}, {"metadata": {"labels": "foo"}},
+        {"metadata": {"annotations": "x"}}, {"spec": {"containers": [7, {"name": "envoy"}], "initContainers": ["x"]}},
+        {"spec": {"containers": [{"name": "envoy"}], "volumes": {"a": "b"}}},
+        {"spec": {"containers": [{"name": "envoy", "volumeMounts": "x"}]}},
+        {"spec": {"containers": [{"name": ["a"]}]}},
+    ],
+)  # fmt: skip
+def test_what_is_not_what_it_should_be_is_left_alone(odd: dict[str, Any]) -> None:
+    found = {"kind": "Pod", **copy.deepcopy({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "envoy"}]}}), **odd}
+    before = copy.deepcopy(found)
+    (done,) = inject(found, SIDECAR)
+    if "labels" in str(odd):
+        assert done.changed  # labels that are none say nothing
+    else:
+        assert done.problem
+        assert found == before
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"])

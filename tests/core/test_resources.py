@@ -9,7 +9,14 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.statuses import Conflict, Health, Invalid, ServerStatus
 from mcpgw_sidecar.resources import leases
-from mcpgw_sidecar.resources.conditions import CONTROLLER, ready_of, route_parents, server_status, virtual_status
+from mcpgw_sidecar.resources.conditions import (
+    CONTROLLER,
+    ready_condition,
+    ready_of,
+    route_parents,
+    server_status,
+    virtual_status,
+)
 from mcpgw_sidecar.resources.index import Index, Row
 from mcpgw_sidecar.resources.kinds import (
     GRANT,
@@ -168,6 +175,20 @@ def test_urls(objects: tuple[Any, ...], url: str, hostname: str) -> None:
         ((mcp(toolPrefix="-x"), route(), service()), "InvalidSpec"),
         ((mcp(path="/a#b"), route(), service()), "InvalidSpec"),
         ((mcp(path="mcp"), route(), service()), "InvalidSpec"),
+        ((mcp(route="r" * 250), route("r" * 250), service()), "InvalidSpec"),
+        ((mcp(), route(hosts=("a..b",)), service()), "InvalidSpec"),
+        ((mcp(), route(), service(type="ExternalName", externalName="x" * 64 + ".example")), "InvalidSpec"),
+        *(
+            (
+                (
+                    mcp(path="/quitquitquit"),
+                    route(backend={"name": "svc", "port": 9901}),
+                    service(type="ExternalName", externalName=name),
+                ),
+                "InvalidBackend",
+            )
+            for name in ("localhost", "Localhost.", "a.localhost", "127.0.0.1", "127.1.2.3", "169.254.169.254", "0.0.0.0")
+        ),
     ],
 )
 def test_the_ladder(objects: tuple[Any, ...], expected: str) -> None:
@@ -201,6 +222,16 @@ def test_credentials() -> None:
     assert "Secrets cannot be read (forbidden)" in found.problem.message
     assert index.trouble(SECRET.name, "forbidden") == set()
     assert index.trouble(SECRET.name, None) == {Ref(NS, "s")}
+
+
+def test_what_cannot_be_watched_may_be_there() -> None:
+    index = filled(mcp())
+    index.trouble(HTTP_ROUTE.name, "forbidden")
+    found = index.row(Ref(NS, "s"))
+    assert found is not None
+    assert found.problem is not None
+    assert found.problem.message.endswith("(or it is there, but: forbidden)")
+    assert [(each.name, each.reason) for each in index.refused()] == [("mcp-test/s", "RouteNotFound")]
 
 
 def test_the_older_one_keeps_the_route() -> None:
@@ -271,7 +302,9 @@ def test_ready_is_the_truth_about_the_server() -> None:
             }
         ],
     }
-    assert ready_of(document) == "True"
+    assert ready_of(document) == ("True", "Ready")
+    assert ready_condition(document)["reason"] == "Ready"
+    assert ready_of({}) is None
     down = server_status(good, seen(good.server, ready=False, reason="Unreachable", message="cannot be reached: no"), NOW)
     assert down is not None
     assert down["conditions"][0]["reason"] == "Unreachable"
@@ -297,6 +330,17 @@ def test_what_is_left_out_is_named() -> None:
     assert "tool t0 (owned by ns/x)" in message
     assert "and 2 more" in message
     assert "not usable: tool  (bad)" in message
+
+
+def test_conditions_of_others_stay_theirs() -> None:
+    good = row(mcp(), route(), service())
+    assert good.server is not None
+    theirs = {"type": "Accepted", "status": "True"}
+    raw = {"metadata": meta("s"), "spec": {"targetRef": {"name": "r"}}, "status": {"conditions": [theirs]}}
+    found: Any = read(MCP_SERVER.name, raw)
+    document = server_status(Row(found=found, server=good.server, problem=None), seen(good.server), NOW)
+    assert document is not None
+    assert [each["type"] for each in document["conditions"]] == ["Accepted", "Ready"]
 
 
 def test_a_status_is_written_only_when_it_differs() -> None:
@@ -350,6 +394,12 @@ def test_what_is_said_at_a_route() -> None:
     assert other is not None
     assert other[1]["conditions"][0]["lastTransitionTime"] == NOW
     assert route_parents(again, [], LATER) == [theirs]
+    turned = route(status={"parents": list(reversed(parents))})
+    assert route_parents(turned, [Ref(NS, "s")], LATER) is None  # another controller's order is no change
+    many = [{"name": f"gw{n}"} for n in range(32)]
+    full = route_parents(route(spec={"parentRefs": many}, status={"parents": [theirs] * 30}), [Ref(NS, "s")], NOW)
+    assert full is not None
+    assert len(full) == 32  # more the API would refuse
     assert route_parents(found, [], LATER) is None
 
 

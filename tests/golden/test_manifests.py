@@ -53,8 +53,28 @@ def test_options_reach_what_they_are_for() -> None:
     assert {"kind": "ServiceAccount", "namespace": "gw-ns", "name": "sa"} in subjects
 
 
+def test_any_host_may_be_public() -> None:
+    documents = list(yaml.safe_load_all(printed("istio", "--public-host=*")))
+    (route,) = (found for found in documents if found["kind"] == "HTTPRoute")
+    assert "hostnames" not in route["spec"]
+    assert "(?i)" not in printed("istio", "--public-host=*", "--internal-host=*")
+    assert "image: reg/x:1" in printed("samples", "--image=reg/x:1")
+    deployment = next(
+        found for found in yaml.safe_load_all(printed("envoy", "--envoy-container=proxy")) if found["kind"] == "Deployment"
+    )
+    assert deployment["spec"]["template"]["spec"]["initContainers"]
+
+
 def test_options_that_cannot_be_used() -> None:
-    for wrong in (["--label", "x"], ["--gateway", "x"], ["--public-host", "a/b"], ["--service-account", "x"], ["nothing"]):
+    for wrong in (
+        ["--label", "x"],
+        ["--gateway", "x"],
+        ["--public-host", "a/b"],
+        ["--service-account", "x"],
+        ["--namespace", "A B"],
+        ["--image", ""],
+        ["nothing"],
+    ):
         assert CliRunner().invoke(cli, ["manifests", *wrong]).exit_code != 0
 
 

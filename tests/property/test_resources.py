@@ -94,7 +94,11 @@ _VIRTUAL = st.builds(
     lambda space, name, tools: VirtualServer(name=VirtualName(f"{space}/{name}"), tools=tuple(dict.fromkeys(tools))),
     _LABEL,
     _LABEL,
-    st.lists(st.text(min_size=1, max_size=12, alphabet=st.characters(exclude_categories=["Cs", "Cc"])), max_size=4),
+    st.lists(
+        st.text(min_size=1, max_size=12, alphabet=st.characters(exclude_categories=["Cs"]))
+        | st.sampled_from(["http:", "a://b:", "x\x7f", "x\x85y", "yes", "1e5", "\u2028", "\ufeff", "-", "# x", "{"]),
+        max_size=4,
+    ),
 )
 
 
