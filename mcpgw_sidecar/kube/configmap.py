@@ -46,7 +46,6 @@ class ConfigMapWriter:
             while True:
                 versions = self._desired.version, self._leading.version, self._found.version
                 done = await self._wait_written()
-                await trio.sleep(PACE)
                 with trio.move_on_after(math.inf if done else AGAIN):
                     await self._wait_changed(*versions)
 
@@ -88,6 +87,7 @@ class ConfigMapWriter:
             serverCount=len(desired.servers),
             virtualServerCount=len(desired.virtual_servers),
         )
+        await trio.sleep(PACE)
         return True
 
     async def _wait_put(self, found: Raw | None, text: str) -> Raw:

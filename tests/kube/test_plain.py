@@ -83,7 +83,9 @@ def test_the_pod(cluster: Cluster, pod: Pod) -> None:
         with Client(pod.url) as client:
             wait_until(lambda: client.tools() == ["test_greet"], "the tools")
             assert wait_until(lambda: client.call("test_greet").status_code == 200, "a call")
-            assert cluster.get("lease", "mcpgw-sidecar", "mcp-system")["spec"]["holderIdentity"] == "mcp-gateway-abc"
+            assert cluster.get("lease", "mcpgw-sidecar", "mcp-system")["spec"]["holderIdentity"].startswith(
+                "gateway-system/mcp-gateway-abc_"
+            )
             routes = (pod.directory / "envoy/rds.yaml").read_text()
             assert f"{NAMESPACE}/server1-route" in routes
             pod.sidecar.signal(signal.SIGKILL)

@@ -151,7 +151,7 @@ def test_a_credential_is_used_rotated_and_missing(cluster: Cluster, client: Clie
     condition = wait_until(lambda: (c := cluster.ready("mcpserver", "keyed", NAMESPACE)) and c, "a verdict")
     assert (condition["status"], condition["reason"]) == ("False", "InvalidCredential")
     assert condition["message"].startswith(
-        "Credential validation failed: Secret mcp-test/the-key not found: create it, with the label"
+        "Credential validation failed: Secret mcp-test/the-key not found, or without the label"
     )
     cluster.apply(secret(NAMESPACE, "the-key", token="Bearer first-secret"))
     wait_until(lambda: two.requests and two.requests[-1].headers.get("authorization") == "Bearer first-secret", "it is used")
