@@ -78,6 +78,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for namespace in (NAMESPACE, SYSTEM):
             found.kubectl("create", "namespace", namespace)
         found.account(*ACCOUNT)
+        found.apply(*SHIPPED)
         yield found
 
 
