@@ -33,7 +33,7 @@ from mcpgw_sidecar.broker.store import SessionStore, Unshared
 from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.broker.supervisor import Supervisor
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
-from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles
+from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory
 from mcpgw_sidecar.extproc.service import Router
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.logs import get_logger
@@ -137,6 +137,8 @@ async def wait_running(settings: Settings) -> None:
     """The sidecar, until it has drained. Raises ConfigurationError or UnavailableError when it cannot start."""
     raise_file_limit()
     metrics = Metrics()
+    if settings.envoy_dir is not None:
+        make_directory(settings.envoy_dir)  # before the session key, which may lie in it: each error names its own option
     async with opened(settings, metrics) as inputs:
         await _wait_serving(settings, metrics, inputs)
 

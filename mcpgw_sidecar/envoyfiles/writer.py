@@ -7,8 +7,10 @@ out (seen with Envoy 1.40).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +50,11 @@ class EnvoyFiles:
 
         Raises UnavailableError.
         """
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._directory)
+        with _told(self._directory):
             self._write(BOOTSTRAP, _dump(bootstrap(self._settings)))
             if anew or not all((self._directory / name).exists() for name in (CDS, RDS, LDS)):
                 self._write_all(servers)
-        except OSError as error:
-            msg = f"cannot write to {self._directory}: {error.strerror}; choose another directory with --envoy-dir"
-            raise UnavailableError(msg) from None
 
     async def wait_following(self, desired: Watched[Desired]) -> None:
         """Follow the desired servers for ever. A failed write leaves the file as it was and is tried again."""
@@ -93,6 +92,21 @@ class EnvoyFiles:
 
     def _write(self, name: str, text: str) -> None:
         replace_text(self._directory / name, _HEAD + text)
+
+
+def make_directory(directory: Path) -> None:
+    """Make the directory of Envoy's files, if it is missing. Raises UnavailableError."""
+    with _told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"cannot write to {directory}: {error.strerror}; choose another directory with --envoy-dir"
+        raise UnavailableError(msg) from None
 
 
 class _Dumper(yaml.CSafeDumper):
