@@ -21,6 +21,7 @@ from tests.kube.gateway import KubeGateway, kube_gateway
 DOC = (ROOT / "docs/understanding.md").read_text()
 # What needs pods with logs, Istio's own tools, or a browser.
 ELSEWHERE = (
+    "export",
     "kubectl port-forward",
     "kubectl logs",
     "kubectl set env",
