@@ -76,7 +76,7 @@ class ConfigMapWriter:
             )
             return True
         try:
-            self._found.publish((True, await self._wait_put(found, text)))
+            await self._wait_put(found, text)  # what it is now, the watch says
         except ApiError as error:
             if error.status != _CONFLICT:  # another one made it just now: the watch brings it
                 self._say(f"{error}; will retry")
@@ -90,13 +90,14 @@ class ConfigMapWriter:
         await trio.sleep(PACE)
         return True
 
-    async def _wait_put(self, found: Raw | None, text: str) -> Raw:
+    async def _wait_put(self, found: Raw | None, text: str) -> None:
         body = {"metadata": {"labels": LABELS}, "data": {KEY: text}}
         if found is not None:
-            return await self._api.wait_json("PATCH", CONFIG_MAP.path(self._where.namespace, self._where.name), body=body)
+            await self._api.wait_json("PATCH", CONFIG_MAP.path(self._where.namespace, self._where.name), body=body)
+            return
         meta = {"name": self._where.name, "namespace": self._where.namespace, "labels": LABELS}
         new = {"apiVersion": "v1", "kind": CONFIG_MAP.name, **body, "metadata": meta}
-        return await self._api.wait_json("POST", CONFIG_MAP.path(self._where.namespace), body=new)
+        await self._api.wait_json("POST", CONFIG_MAP.path(self._where.namespace), body=new)
 
     def _say(self, error: str) -> None:
         if error != self._said:
