@@ -66,3 +66,13 @@ class ApiError(GatewayError):
     def __init__(self, message: str, *, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says; libraries wrap the telling one (a refused certificate, say) into others without words."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if str(inner):
+            return str(inner)
+        inner = inner.__cause__ or inner.__context__
+    return type(error).__name__

@@ -17,7 +17,7 @@ import httpx2
 import trio
 
 from mcpgw_sidecar.broker.pool import HttpClients
-from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.errors import UpstreamError, words_of
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
@@ -240,13 +240,13 @@ class UpstreamClient:
                 raise UpstreamError("Unreachable", message) from None
             raise UpstreamError("Timeout", f"was silent for {silence or self.timeout:g} s") from None
         except httpx2.ConnectError as error:
-            raise UpstreamError("Unreachable", f"cannot be reached: {_words(error)}") from None
+            raise UpstreamError("Unreachable", f"cannot be reached: {words_of(error)}") from None
         except httpx2.LocalProtocolError:  # its words repeat the header, and that may be a credential
             raise UpstreamError("BadRequest", "was not asked: a header of the request cannot be sent") from None
         except (UnicodeError, httpx2.InvalidURL):
             raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
         except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise UpstreamError("BadAnswer", f"broke off or answered no HTTP: {_words(error)}") from None
+            raise UpstreamError("BadAnswer", f"broke off or answered no HTTP: {words_of(error)}") from None
 
     async def _wait_replied(
         self, server: Server, session: UpstreamSession, headers: Mapping[str, str], request: Request | Notification
@@ -350,7 +350,7 @@ async def _wait_words(answer: httpx2.Response) -> str:
     except ValueError:
         return ""
     error = next((member.value for member in members if member.key == "error"), None)
-    return _error_words(error) if error is not None else ""
+    return _errorwords_of(error) if error is not None else ""
 
 
 def _error_words(error: object) -> str:
@@ -410,13 +410,3 @@ def _fault(message: Message | Malformed) -> str:
             return text
         case Request() | Notification() | Response():
             return f"a {type(message).__name__.lower()}"
-
-
-def _words(error: BaseException) -> str:
-    """What an error says; libraries wrap the telling one (a refused certificate, say) into others without words."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if str(inner):
-            return str(inner)
-        inner = inner.__cause__ or inner.__context__
-    return type(error).__name__

@@ -19,7 +19,7 @@ import httpx2
 import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.errors import ApiError, UnavailableError
+from mcpgw_sidecar.errors import ApiError, UnavailableError, words_of
 from mcpgw_sidecar.protocol.headers import is_header_value
 
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -100,7 +100,7 @@ class KubeApi:
             raise ApiError(f"the Kubernetes API at {self._access.configuration.host} was silent for {TIMEOUT:g} s") from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             raise ApiError(
-                f"the Kubernetes API at {self._access.configuration.host} did not answer: {_why(error)}"
+                f"the Kubernetes API at {self._access.configuration.host} did not answer: {words_of(error)}"
             ) from None
 
     async def _wait_renewed(self, refused: _Access) -> None:
@@ -190,16 +190,6 @@ def _decoded(text: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ApiError("what answers is not the Kubernetes API: its answer is no JSON object")
     return value
-
-
-def _why(error: BaseException) -> str:
-    """The telling words (a refused certificate, say), which libraries wrap into errors without any."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if str(inner):
-            return str(inner)
-        inner = inner.__cause__ or inner.__context__
-    return type(error).__name__
 
 
 def _words(status: int, text: bytes) -> str:

@@ -45,6 +45,8 @@ def judge(row: Row, seen: ServerStatus | None) -> Verdict | None:
         more = hint if health.reason in {"Unreachable", "Timeout"} else ""
         return Verdict(status="False", reason=health.reason, message=f"MCP server {health.message}{more}")
     parts = [f"{seen.tools} tools, protocol version {health.protocol_version}"]
+    if row.same_host:
+        parts.append(f"has one host name with {_some(list(row.same_host))}: behind Istio give each HTTPRoute its own")
     if seen.conflicts:
         shown = [f"{clash.kind} {clash.name} (owned by {clash.owner})" for clash in seen.conflicts]
         parts.append(f"left out, change toolPrefix to have them: {_some(shown)}")

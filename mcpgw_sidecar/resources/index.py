@@ -32,11 +32,15 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """An MCPServer and what it stands for. Of two for one HTTPRoute the younger has no server and the problem says so."""
+    """An MCPServer and what it stands for. Of two for one HTTPRoute the younger has no server and the problem says so.
+
+    `same_host` are other servers with its host name: where Envoy routes by that (Istio), calls of all would go to one of them.
+    """
 
     found: McpServer
     server: Server | None
     problem: Problem | None
+    same_host: tuple[ServerName, ...] = ()
 
 
 class _Noting:
@@ -79,6 +83,7 @@ class Index:
         self._seen: dict[Ref, set[Dependency]] = {}
         self._dependents: dict[Dependency, set[Ref]] = defaultdict(set)
         self._named: dict[ServerName, set[Ref]] = defaultdict(set)
+        self._hosts: dict[str, set[Ref]] = defaultdict(set)
 
     def apply(self, kind: str, found: Watched) -> set[Ref]:
         """An object is there, or is different."""
@@ -129,7 +134,13 @@ class Index:
             if first != ref:
                 message = f"HTTPRoute {server.name} is referenced by the older MCPServer {first}, which keeps it: delete one"
                 return Row(found=found, server=None, problem=Problem(reason="NameConflict", message=message))
-        return Row(found=found, server=server, problem=problem)
+        return Row(
+            found=found, server=server, problem=problem, same_host=self._same_host(server) if server is not None else ()
+        )
+
+    def _same_host(self, server: Server) -> tuple[ServerName, ...]:
+        there = (self._resolutions[ref].server for ref in self._hosts[server.hostname])
+        return tuple(sorted({other.name for other in there if other is not None} - {server.name}))
 
     def rows(self) -> list[Row]:
         """All MCPServers, in the order that decides conflicts."""
@@ -195,17 +206,21 @@ class Index:
             self._dependents[dependency].add(ref)
         if resolution.server is not None:
             self._named[resolution.server.name].add(ref)
-            changed |= self._named[resolution.server.name]
+            self._hosts[resolution.server.hostname].add(ref)
+            changed |= self._named[resolution.server.name] | self._hosts[resolution.server.hostname]
         return changed
 
     def _leave(self, ref: Ref, before: Resolution | None) -> set[Ref]:
         if before is None or before.server is None:
             return set()
-        others = self._named[before.server.name]
-        others.discard(ref)
-        if not others:
-            del self._named[before.server.name]
-        return set(others)
+        changed: set[Ref] = set()
+        for table, key in ((self._named, before.server.name), (self._hosts, before.server.hostname)):
+            others: set[Ref] = table[key]  # type: ignore[index]  # each table has its own keys
+            others.discard(ref)
+            if not others:
+                del table[key]  # type: ignore[arg-type]
+            changed |= others
+        return changed
 
     def _age(self, ref: Ref) -> tuple[str, Ref]:
         found: Any = self.objects[MCP_SERVER.name].get(ref)

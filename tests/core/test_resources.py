@@ -251,9 +251,30 @@ def test_the_older_one_keeps_the_route() -> None:
     assert index.row(Ref(NS, "z")) is None
 
 
+def test_two_servers_with_one_host_name_are_told() -> None:
+    index = filled(mcp("a", "ra"), route("ra"), service(), mcp("b", "rb"))
+    assert index.apply(HTTP_ROUTE.name, route("rb")) == {Ref(NS, "a"), Ref(NS, "b")}
+    found = index.row(Ref(NS, "a"))
+    assert found is not None
+    assert found.server is not None
+    assert found.same_host == ("mcp-test/rb",)
+    document = server_status(found, seen(found.server), NOW)
+    assert document is not None
+    assert "has one host name with mcp-test/rb" in document["conditions"][0]["message"]
+    assert index.apply(HTTP_ROUTE.name, route("rb", hosts=("other",))) == {Ref(NS, "a"), Ref(NS, "b")}
+    again = index.row(Ref(NS, "a"))
+    assert again is not None
+    assert again.same_host == ()
+
+
 def test_only_what_depends_is_touched() -> None:
     index = filled(
-        mcp("a", "ra"), mcp("b", "rb"), route("ra"), route("rb", backend={"name": "other"}), service(), service("other")
+        mcp("a", "ra"),
+        mcp("b", "rb"),
+        route("ra"),
+        route("rb", backend={"name": "other"}, hosts=("rb",)),
+        service(),
+        service("other"),
     )
     assert index.apply(SERVICE.name, service("other")) == set()  # the same again
     assert index.apply(SERVICE.name, service("other", type="ExternalName", externalName="x")) == {Ref(NS, "b")}
@@ -264,7 +285,7 @@ def test_only_what_depends_is_touched() -> None:
     assert index.apply(GRANT.name, granted) == set()
     assert index.reset(GRANT.name, []) == set()
     assert index.grants["elsewhere"] == {}
-    assert index.reset(HTTP_ROUTE.name, [route("rb", backend={"name": "other"})]) == {Ref(NS, "a")}
+    assert index.reset(HTTP_ROUTE.name, [route("rb", backend={"name": "other"}, hosts=("rb",))]) == {Ref(NS, "a")}
     assert list(index.objects[HTTP_ROUTE.name]) == [Ref(NS, "rb")]
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.stack import PROGRAM, Process, environment, free_ports, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.objects import NAMESPACE
+from tests.servers.scripted import ScriptedServer, tool
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +39,15 @@ def sdk_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]
         yield json.loads(process.text.splitlines()[0])
     finally:
         process.stop()
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[ScriptedServer]:
+    with ScriptedServer(tool("greet"), tool("time")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[ScriptedServer]:
+    with ScriptedServer(tool("hello_world")) as server:
+        yield server

@@ -16,21 +16,9 @@ from tests.kube.cluster import Cluster, program
 from tests.kube.conftest import shipped
 from tests.kube.gateway import SYSTEM, KubeGateway, kube_gateway
 from tests.kube.objects import NAMESPACE, mcp_server, server_objects
-from tests.servers.scripted import ScriptedServer, tool
+from tests.servers.scripted import ScriptedServer
 
 LEASE = ("lease", "mcpgw-sidecar", SYSTEM)
-
-
-@pytest.fixture(scope="module")
-def one() -> Iterator[ScriptedServer]:
-    with ScriptedServer(tool("greet")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[ScriptedServer]:
-    with ScriptedServer(tool("hello_world")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +50,7 @@ def test_the_api_server_stops_and_comes_back(
     wait_until(
         lambda: running.logged("WARN Kubernetes watch failed, will retry with backoff resource=mcpservers"), "it is said"
     )
-    assert client.tools() == ["test_greet"]
+    assert client.tools() == ["test_greet", "test_time"]
     assert client.call("test_greet").status_code == 200
     wait_until(lambda: "did not answer" in (running.status()["config"]["error"] or ""), "and shown")
     quiet(3.0)
@@ -79,7 +67,7 @@ def test_the_api_server_is_silent_for_a_while(cluster: Cluster, client: Client, 
     try:
         quiet(3.0)
         assert client.call("test_greet").status_code == 200
-        assert client.tools() == ["test_greet"]
+        assert client.tools() == ["test_greet", "test_time"]
     finally:
         cluster.api.signal(signal.SIGCONT)
     comes_and_goes(cluster, client, two, "silent")
@@ -108,7 +96,7 @@ def test_the_history_was_compacted(cluster: Cluster, running: KubeGateway, clien
     cluster.delete("mcpserver", "noise", NAMESPACE)
     cluster.delete("mcpserver", "missed", NAMESPACE)
     cluster.apply(mcp_server("server1", "server1-route", "test_"))
-    wait_until(lambda: client.tools() == ["test_greet"], "as before")
+    wait_until(lambda: client.tools() == ["test_greet", "test_time"], "as before")
 
 
 def test_a_token_that_is_no_longer_good(cluster: Cluster, running: KubeGateway, client: Client, two: ScriptedServer) -> None:
@@ -169,7 +157,7 @@ def test_a_sidecar_that_follows_the_configmap(
     source = (f"--config=configmap:{SYSTEM}/mcp-gateway-config",)
     with kube_gateway(cluster, tmp_path / "follower", kubeconfig=kubeconfig, source=source) as follower:
         with follower.client() as seen, running.client() as first:
-            wait_until(lambda: seen.tools() == ["test_greet"], "the servers")
+            wait_until(lambda: seen.tools() == ["test_greet", "test_time"], "the servers")
             comes_and_goes(cluster, seen, two, "live")
             assert seen.call("test_greet").status_code == 200
             with follower.client(mcp_session_id=first.session) as shared:
@@ -198,15 +186,15 @@ def test_a_configmap_that_is_missing_or_broken(cluster: Cluster, one: ScriptedSe
         ) as follower,
         follower.client() as client,
     ):
-        wait_until(lambda: client.tools() == ["a_greet"], "its server")
+        wait_until(lambda: client.tools() == ["a_greet", "a_time"], "its server")
         cluster.apply(config_map("servers: [{name: a}]"))
         wait_until(lambda: "'url' is missing" in (follower.status()["config"]["error"] or ""), "refused, with the place")
-        assert client.tools() == ["a_greet"]
+        assert client.tools() == ["a_greet", "a_time"]
         cluster.delete("configmap", "own", "team-c")
         wait_until(lambda: "was deleted" in (follower.status()["config"]["error"] or ""), "deleted")
         assert client.call("a_greet").status_code == 200
         cluster.apply(config_map(f'servers: [{{name: a, url: "{one.url}", toolPrefix: b_}}]'))
-        wait_until(lambda: client.tools() == ["b_greet"], "back, and different")
+        wait_until(lambda: client.tools() == ["b_greet", "b_time"], "back, and different")
         assert follower.status()["config"]["error"] is None
 
 
@@ -229,7 +217,7 @@ def test_crds_that_come_later(one: ScriptedServer, tmp_path: Path) -> None:
             bare.install()
             bare.apply(*server_objects("server1", one.port, "test_"))
             wait_until(lambda: waiting.readyz().status_code == 200, "ready")
-            wait_until(lambda: waiting.server(f"{NAMESPACE}/server1-route").get("tools") == 1, "the tools")
+            wait_until(lambda: waiting.server(f"{NAMESPACE}/server1-route").get("tools") == 2, "the tools")
             wait_until(lambda: bare.ready("mcpserver", "server1", NAMESPACE).get("status") == "True", "status")
         finally:
             waiting.stop()

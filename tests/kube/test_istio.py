@@ -101,18 +101,6 @@ class IstioGateway:
 
 
 @pytest.fixture(scope="module")
-def one() -> Iterator[ScriptedServer]:
-    with ScriptedServer(tool("greet"), tool("time")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[ScriptedServer]:
-    with ScriptedServer(tool("hello_world")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def running(
     cluster: Cluster, one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[IstioGateway]:

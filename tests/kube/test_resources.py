@@ -17,18 +17,6 @@ from tests.servers.scripted import ScriptedServer, tool
 
 
 @pytest.fixture(scope="module")
-def one() -> Iterator[ScriptedServer]:
-    with ScriptedServer(tool("greet"), tool("time")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[ScriptedServer]:
-    with ScriptedServer(tool("hello_world")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def running(cluster: Cluster, one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeGateway]:
     cluster.apply(*server_objects("server1", one.port, "test_"))
     with kube_gateway(cluster, tmp_path_factory.mktemp("gateway")) as found:
