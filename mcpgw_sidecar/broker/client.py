@@ -350,7 +350,7 @@ async def _wait_words(answer: httpx2.Response) -> str:
     except ValueError:
         return ""
     error = next((member.value for member in members if member.key == "error"), None)
-    return _errorwords_of(error) if error is not None else ""
+    return _error_words(error) if error is not None else ""
 
 
 def _error_words(error: object) -> str:
