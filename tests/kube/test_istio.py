@@ -14,6 +14,7 @@ import httpx2
 import pytest
 import yaml
 
+from tests.e2e.conftest import quiet
 from tests.e2e.stack import PROGRAM, ROOT, Client, Process, environment, free_ports, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.istio import POD_IP, Istio
@@ -92,6 +93,16 @@ class IstioGateway:
         self.sidecar = Process(command, self.directory / "sidecar.log", **env)
         wait_until(lambda: httpx2.get(f"{self.admin}/readyz", trust_env=False).status_code == 200, "ready")
         return self.sidecar
+
+    def settle(self) -> None:
+        """Wait until Istio pushes nothing more: a cluster that is just being exchanged answers no filter."""
+
+        def still() -> bool:
+            seen = self.istio.stat("update_success")
+            quiet(1.0)
+            return self.istio.stat("update_success") == seen
+
+        wait_until(still, "Istio has pushed everything")
 
     def client(self, **headers: str) -> Client:
         return Client(self.url, host=HOST, **headers)
@@ -211,7 +222,8 @@ def test_other_hosts_of_the_gateway_are_left_alone(running: IstioGateway, client
     assert "jsonrpc" not in answered.text
 
 
-def test_a_session_that_a_server_forgot_is_healed(client: Client, one: ScriptedServer) -> None:
+def test_a_session_that_a_server_forgot_is_healed(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
+    running.settle()
     assert client.call("test_greet").status_code == 200
     one.sessions.clear()
     calls = len(one.calls("tools/call"))
