@@ -131,6 +131,12 @@ class Writer:
                 self.touch(MCP_SERVER.name, {owner})
             if status.health.ready and not (old is not None and old.health.ready):
                 log.info("Successfully got status from endpoint", url=status.server.shown_url)
+        if self._is_settled() and not all(status.health.tried for status in before.values()):
+            self._listed()
+
+    def _is_settled(self) -> bool:
+        """Whether every server was tried: until then, tools that nobody has listed are not missing."""
+        return self.live.version > 0 and all(status.health.tried for status in self._seen.values())
 
     def _listed(self) -> None:
         self.touch(VIRTUAL_SERVER.name, set(self.source.index.objects[VIRTUAL_SERVER.name]))
@@ -170,8 +176,8 @@ class Writer:
                     self._events = {said: at for said, at in self._events.items() if said[:2] != (kind, ref)}
 
     async def _wait_virtual(self, found: VirtualServerObject) -> None:
-        if self.live.version == 0 or not all(status.health.tried for status in self.statuses.value):
-            return  # a start: tools that nobody has listed yet are not missing
+        if not self._is_settled():
+            return
         document = virtual_status(found, self.live.value.of(TOOL).owned, _now())
         if document is not None:
             await self._wait_status(VIRTUAL_SERVER, found, document)
