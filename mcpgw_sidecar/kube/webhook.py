@@ -124,7 +124,7 @@ class Certificates:
     async def wait_current(self) -> None:
         """Read, make or replace the authority; have it trusted; serve with it. Raises ApiError, ValueError."""
         authority, bundle = await self._wait_authority()
-        await self._wait_trusted(bundle)
+        await self._wait_trusted(authority, bundle)
         now = datetime.now(UTC)
         if self.identity is None or self.identity.signer != authority or self.identity.due(now):
             self.identity = make_server(authority, self.names, now)
@@ -163,11 +163,12 @@ class Certificates:
         body = {"apiVersion": "v1", "kind": SECRET.name, "metadata": meta, "type": "Opaque", "data": data}
         await self.api.wait_json("POST", ANY_SECRET.path(self.namespace), body=body)
 
-    async def _wait_trusted(self, bundle: bytes) -> None:
+    async def _wait_trusted(self, authority: Authority, bundle: bytes) -> None:
+        """Write the bundle where our authority is missing; one that has it and more is of a replica that has replaced it already."""
         path, wanted = CONFIGURATION.path(name=PROGRAM), base64.b64encode(bundle).decode()
         found = await self.api.wait_json("GET", path)
         hooks: list[dict[str, Any]] = found.get("webhooks") or []
-        if all(hook["clientConfig"].get("caBundle") == wanted for hook in hooks):
+        if all(authority.certificate in base64.b64decode(hook["clientConfig"].get("caBundle") or "") for hook in hooks):
             return
         hooks = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": wanted}} for hook in hooks]
         meta = {"resourceVersion": found["metadata"]["resourceVersion"]}
