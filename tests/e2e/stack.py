@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,14 +28,26 @@ HEADERS = {"content-type": "application/json", "accept": "application/json, text
 CLIENT = {"name": "test-client", "version": "1.2.3"}
 
 
+def _candidates() -> Iterator[int]:
+    """Ports below those that the system gives to outgoing connections, for each worker of pytest-xdist its own: nobody takes one before it is bound."""
+    worker = int("0" + os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    start = random.randrange(4500)  # noqa: S311  # another suite may run on this machine
+    while True:
+        yield 12_000 + worker * 4_500 + start
+        start = (start + 1) % 4_500
+
+
+_ports = _candidates()
+
+
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    found: list[int] = []
+    while len(found) < count:
+        port = next(_ports)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
