@@ -46,7 +46,6 @@ GENERATED: dict[str, Callable[[Wanted], list[Document]]] = {
     "envoy": lambda wanted: plain_envoy(wanted.gateway, wanted.sidecar),
     "webhook": lambda wanted: [*webhook_rights(wanted.sidecar.namespace), *webhook(wanted.sidecar)],
 }
-STATIC = ("crds", "samples")
 SECTIONS = ("crds", "rbac", "istio", "envoy", "webhook", "samples")
 
 

@@ -60,7 +60,6 @@ class IstioSettings:
     heal: str
     events: str
     calls: str
-    debug: bool = False
 
 
 def envoy_filter(settings: IstioSettings) -> Resource:
@@ -71,7 +70,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
     chain = [
         lua("mcpgw_events", settings.events),  # first, so last for answers: see listener.py
         only("mcpgw_buffer", buffer(settings.max_body), for_us),
-        only("mcpgw_router", router(debug=settings.debug), for_us),
+        only("mcpgw_router", router(debug=False), for_us),
         _refusal(settings.internal_hosts),
         lua("mcpgw_calls", settings.calls),
     ]

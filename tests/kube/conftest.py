@@ -8,7 +8,8 @@ import pytest
 
 from tests.e2e.stack import PROGRAM, Process, environment, free_ports, wait_until
 from tests.kube.cluster import Cluster
-from tests.kube.objects import NAMESPACE
+from tests.kube.gateway import KubeGateway, kube_gateway
+from tests.kube.objects import NAMESPACE, server_objects
 from tests.servers.scripted import ScriptedServer, tool
 
 
@@ -51,3 +52,11 @@ def one() -> Iterator[ScriptedServer]:
 def two() -> Iterator[ScriptedServer]:
     with ScriptedServer(tool("hello_world")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def running(cluster: Cluster, one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeGateway]:
+    """A sidecar with Envoy, and a first server."""
+    cluster.apply(*server_objects("server1", one.port, "test_"))
+    with kube_gateway(cluster, tmp_path_factory.mktemp("gateway")) as found:
+        yield found

@@ -21,13 +21,6 @@ from tests.servers.scripted import ScriptedServer
 LEASE = ("lease", "mcpgw-sidecar", SYSTEM)
 
 
-@pytest.fixture(scope="module")
-def running(cluster: Cluster, one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeGateway]:
-    cluster.apply(*server_objects("server1", one.port, "test_"))
-    with kube_gateway(cluster, tmp_path_factory.mktemp("gateway")) as found:
-        yield found
-
-
 @pytest.fixture
 def client(running: KubeGateway) -> Iterator[Client]:
     with running.client() as found:

@@ -11,16 +11,9 @@ import yaml
 from tests.e2e.conftest import quiet
 from tests.e2e.stack import Client, wait_until
 from tests.kube.cluster import Cluster, secret
-from tests.kube.gateway import SYSTEM, KubeGateway, kube_gateway
+from tests.kube.gateway import SYSTEM, KubeGateway
 from tests.kube.objects import NAMESPACE, mcp_server, route, server_objects, service
 from tests.servers.scripted import ScriptedServer, tool
-
-
-@pytest.fixture(scope="module")
-def running(cluster: Cluster, one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeGateway]:
-    cluster.apply(*server_objects("server1", one.port, "test_"))
-    with kube_gateway(cluster, tmp_path_factory.mktemp("gateway")) as found:
-        yield found
 
 
 @pytest.fixture
