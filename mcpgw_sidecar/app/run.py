@@ -9,6 +9,7 @@ The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once w
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -40,6 +41,7 @@ from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime import http
 from mcpgw_sidecar.runtime.listeners import open_listener
+from mcpgw_sidecar.runtime.systemd import ServiceManager
 
 log = get_logger(__name__)
 
@@ -59,6 +61,7 @@ class _Parts:
     directory: Directory
     supervisor: Supervisor
     ready: Readiness
+    manager: ServiceManager
 
     def router(self) -> Router:
         """The router."""
@@ -119,9 +122,16 @@ class _Parts:
         nursery.start_soon(self.directory.wait_sharing)
         for task in self.inputs.tasks:
             nursery.start_soon(task)
-        nursery.start_soon(self.ready.wait_started, values.desired, self.inputs.loaded)
+        nursery.start_soon(self._wait_ready)
+        nursery.start_soon(self.manager.wait_alive)
         if self.written is not None:
             nursery.start_soon(wait_reading, str(self.settings.envoy_admin_address), self.written, values.verdict)
+
+    async def _wait_ready(self) -> None:
+        """Tell systemd once clients can come; `systemctl start` returns then."""
+        await self.ready.wait_started(self.values.desired, self.inputs.loaded)
+        if self.ready.waiting_for is None:
+            self.manager.notify("READY=1", f"STATUS=Serving, {len(self.values.desired.value.enabled)} servers configured")
 
     async def _wait_configured(self) -> None:
         """Follow the configuration as soon as there is one: until then Envoy serves what it was last told."""
@@ -136,27 +146,33 @@ class _Parts:
 async def wait_running(settings: Settings) -> None:
     """The sidecar, until it has drained. Raises ConfigurationError or UnavailableError when it cannot start."""
     raise_file_limit()
-    metrics = Metrics()
+    metrics, manager = Metrics(), ServiceManager.of_environment(os.environ, os.getpid())
     if settings.envoy_dir is not None:
         make_directory(settings.envoy_dir)  # before the session key, which may lie in it: each error names its own option
     async with opened(settings, metrics) as inputs:
-        await _wait_serving(settings, metrics, inputs)
+        await _wait_serving(settings, metrics, inputs, manager)
 
 
-async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs) -> None:
+async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, manager: ServiceManager) -> None:
     stop = trio.Event()
-    router_listener, router_at = await open_listener(settings.router_address, "--router-address")
-    broker_listener, broker_at = await open_listener(settings.broker_address, "--broker-address")
-    admin_listener, admin_at = await open_listener(settings.admin_address, "--admin-address")
+    (router_listener, router_at), (broker_listener, broker_at), (admin_listener, admin_at) = [
+        await open_listener(address, option, manager.take(address))
+        for address, option in (
+            (settings.router_address, "--router-address"),
+            (settings.broker_address, "--broker-address"),
+            (settings.admin_address, "--admin-address"),
+        )
+    ]
+    manager.check_all_taken()
     written = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
     if written is not None:
         written.write_first(inputs.values.desired.value.enabled, anew=not inputs.loaded)
     clients = HttpClients()
     async with _session_store(settings) as store, trio.open_nursery() as forever:
-        parts = _built(settings, inputs, metrics, written, clients, store, forever)
+        parts = _built(settings, inputs, metrics, written, clients, store, forever, manager)
         await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain_time=0.0))
         async with trio.open_nursery() as serving:
-            forever.start_soon(wait_signals, stop, parts.ready, parts.streams)
+            forever.start_soon(wait_signals, stop, parts.ready, parts.streams, manager)
             drain, router = settings.drain_time, parts.router()
             await serving.start(partial(router.server().serve, router_listener, stop, drain_time=drain))
             await serving.start(partial(http.serve, parts.broker(router), broker_listener, stop, drain_time=drain))
@@ -185,6 +201,7 @@ def _built(  # everything that is made of everything
     clients: HttpClients,
     store: SessionStore,
     forever: trio.Nursery,
+    manager: ServiceManager,
 ) -> _Parts:
     values = inputs.values
     client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
@@ -218,4 +235,5 @@ def _built(  # everything that is made of everything
         directory=directory,
         supervisor=supervisor,
         ready=Readiness(supervisor.all_tried),
+        manager=manager,
     )

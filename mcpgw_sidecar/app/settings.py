@@ -12,15 +12,9 @@ from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address
+from mcpgw_sidecar.runtime.trust import system_bundle
 
 log = get_logger(__name__)
-
-_CA_BUNDLES = (  # where the systems that Envoy runs on keep theirs; Envoy has no default of its own
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +67,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         events=(files("mcpgw_sidecar.envoy") / "events.lua").read_text(encoding="utf-8"),
         tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,
         tls_key=str(settings.gateway_tls_key.resolve()) if settings.gateway_tls_key else None,
-        ca_bundle=next((path for path in _CA_BUNDLES if Path(path).exists()), None),
+        ca_bundle=system_bundle(),
         allowed_origins=settings.allowed_origins,
         debug=settings.debug,
     )

@@ -17,6 +17,7 @@ from mcpgw_sidecar.errors import EXIT_SIGNAL_BASE
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.runtime.systemd import ServiceManager
 from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
@@ -31,7 +32,7 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def wait_signals(stop: trio.Event, ready: Readiness, streams: Streams) -> None:
+async def wait_signals(stop: trio.Event, ready: Readiness, streams: Streams, manager: ServiceManager) -> None:
     """Drain at the first SIGTERM or SIGINT, end at once at the second (128 + its number)."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
@@ -43,6 +44,7 @@ async def wait_signals(stop: trio.Event, ready: Readiness, streams: Streams) -> 
                 os._exit(EXIT_SIGNAL_BASE + number)
             log.info("Draining", signal=signal.Signals(number).name)
             ready.drain()
+            manager.notify("STOPPING=1", "STATUS=Draining")
             stop.set()
             streams.close_all()
 

@@ -12,6 +12,7 @@ import trio
 
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.runtime.trust import system_bundle
 
 
 @attrs.define
@@ -37,11 +38,11 @@ class HttpClients:
     async def _wait_made(self, trust: str, server: Server) -> httpx2.AsyncClient:
         context: ssl.SSLContext | bool = False
         if trust != "none":
-            make = partial(ssl.create_default_context, cafile=server.ca_file)
+            make = partial(ssl.create_default_context, cafile=server.ca_file or system_bundle())
             try:
                 context = await trio.to_thread.run_sync(make)
             except (OSError, ssl.SSLError) as error:
-                reason = f"caFile {server.ca_file} cannot be used: {error}"
+                reason = f"{server.ca_file or system_bundle()} cannot be used as trusted certificates: {error}"
                 raise UpstreamError("BadCaFile", reason) from None
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
         # One client speaks for many: a cookie that a server gives to one of them must reach nobody else.

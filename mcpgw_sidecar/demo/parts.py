@@ -16,11 +16,6 @@ _PR_SET_PDEATHSIG = 1
 _LINE = 1 << 20  # bytes: a longer line is cut into lines
 
 
-def own_program(*args: str) -> list[str]:
-    """The command line of this program itself, from a checkout, an installation or a frozen binary."""
-    return [sys.executable, *args] if getattr(sys, "frozen", False) else [sys.executable, "-m", "mcpgw_sidecar", *args]
-
-
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -15,9 +15,10 @@ import httpx2
 import trio
 import yaml
 
-from mcpgw_sidecar.demo.parts import Part, own_program
+from mcpgw_sidecar.demo.parts import Part
 from mcpgw_sidecar.demo.servers import API_KEY
 from mcpgw_sidecar.errors import UnavailableError
+from mcpgw_sidecar.runtime.frozen import FROZEN, own_program
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 
 START_TIMEOUT = 30.0  # seconds for all parts to answer: importing on a cold, slow disk takes its time
@@ -117,7 +118,7 @@ def _banner(options: dict[str, Any], directory: Path) -> str:
         },
     }
     program = f"{Path(sys.argv[0])}"
-    if program.endswith("__main__.py"):
+    if not FROZEN and program.endswith("__main__.py"):
         program = f"{sys.executable} -m mcpgw_sidecar"
     admin = options["admin_address"]
     return f"""

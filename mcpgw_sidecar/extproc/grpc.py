@@ -25,6 +25,7 @@ from grpclib.config import Configuration
 from grpclib.encoding.proto import ProtoCodec
 from grpclib.events import _DispatchServerEvents
 from h2.connection import H2Connection
+from h2.events import PingAckReceived
 from h2.settings import SettingCodes
 
 from mcpgw_sidecar.observability.logs import get_logger
@@ -32,6 +33,9 @@ from mcpgw_sidecar.observability.logs import get_logger
 log = get_logger(__name__)
 
 READ_SIZE = 65536
+GOAWAY_READ = 1.0  # seconds that a peer may take to read that it has to go elsewhere
+_MAX_STREAM_ID = (1 << 31) - 1
+_DRAINING = b"draining"  # eight bytes of our own, which the peer sends back
 HIGH_WATER = 1 << 18  # bytes waiting for the socket above which streams stop producing
 T = TypeVar("T")
 
@@ -116,13 +120,20 @@ class _Connection(protocol.Connection):
         self.write_ready = _Event()  # type: ignore[assignment]
         self.write_ready.set()
         self.stream_close_waiter = _Event()  # type: ignore[assignment]
+        self.goaway_read = False
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Any = None) -> protocol.Stream:  # noqa: ANN401
         return _Stream(self, self._connection, self._transport, stream_id=stream_id, wrapper=wrapper)
 
 
 class _EventsProcessor(protocol.EventsProcessor):
+    connection: _Connection
+    changed: _Event
+
     def process(self, event: Any) -> None:  # noqa: ANN401  # any of h2's events
+        if isinstance(event, PingAckReceived) and event.ping_data == _DRAINING:
+            self.connection.goaway_read = True
+            self.changed.set()
         handler = getattr(self, "processors", {}).get(event.__class__)
         if handler is not None:
             handler(event)
@@ -173,6 +184,7 @@ class _Transport:
 
 class _Protocol(protocol.H2Protocol):
     connection: _Connection
+    processor: _EventsProcessor
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401  # our _Transport, which is no asyncio one
         sock = transport.get_extra_info("socket")
@@ -188,13 +200,15 @@ class _Protocol(protocol.H2Protocol):
         self.processor = _EventsProcessor(self.handler, self.connection)
 
     def send_goaway(self) -> None:
-        """Tell the peer to open no more streams here; those that are open go on.
+        """Tell the peer to open no more streams here; those that are open, or on their way, go on.
 
+        The highest stream id there is refuses none (RFC 9113 section 6.8), and the answer to the ping says that the peer has read it.
         Written by hand: h2's own close_connection() forbids every further send.
         """
-        last = self.connection._connection.highest_inbound_stream_id  # noqa: SLF001  # h2's public value
-        payload = last.to_bytes(4, "big") + bytes(4)
+        payload = _MAX_STREAM_ID.to_bytes(4, "big") + bytes(4)
         self.connection._transport.write(len(payload).to_bytes(3, "big") + b"\x07\x00" + bytes(4) + payload)  # noqa: SLF001
+        self.connection._connection.ping(_DRAINING)  # noqa: SLF001  # h2's public method
+        self.connection.flush()
 
 
 class _Acceptor(protocol.AbstractHandler):
@@ -232,7 +246,8 @@ class GrpcServer:
         )
         self._connections: set[_Protocol] = set()
         self.streams = 0
-        self._idle = _Event()
+        self._changed = _Event()
+        self._draining = False
 
     async def serve(
         self,
@@ -252,15 +267,21 @@ class GrpcServer:
                 await stop.wait()
                 accepting.cancel_scope.cancel()
             await listener.aclose()
-            for peer in list(self._connections):
+            self._draining = True
+            for peer in self._connections:
                 peer.send_goaway()
+            await trio.lowlevel.checkpoint()  # what was accepted last begins, and is told
             with trio.move_on_after(drain_time):
-                while self.streams:
-                    self._idle.clear()
-                    await self._idle.wait()
-                await trio.lowlevel.checkpoint()
+                with trio.move_on_after(GOAWAY_READ):
+                    await self._wait_until(lambda: all(peer.connection.goaway_read for peer in self._connections))
+                await self._wait_until(lambda: not self.streams)
                 await trio.sleep(0.02)  # what the last stream wrote leaves the process
             connections.cancel_scope.cancel()
+
+    async def _wait_until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _wait_handled(self, stream: _Stream, headers: Any, release: Callable[[], None]) -> None:  # noqa: ANN401
         try:
@@ -270,7 +291,7 @@ class GrpcServer:
         finally:
             release()
             self.streams -= 1
-            self._idle.set()
+            self._changed.set()
 
     async def _wait_method(self, stream: _Stream, headers: dict[str, str]) -> None:
         # grpclib's own request_handler is bound to asyncio tasks; this is what it does for a plain call.
@@ -312,7 +333,10 @@ class GrpcServer:
             peer = _Protocol(_Acceptor(self, nursery), self._config, self._h2_config)
             transport.protocol = peer
             peer.connection_made(transport)
+            peer.processor.changed = self._changed
             self._connections.add(peer)
+            if self._draining:
+                peer.send_goaway()
             nursery.start_soon(transport.wait_written)
             try:
                 while data := await stream.receive_some(READ_SIZE):
@@ -321,6 +345,7 @@ class GrpcServer:
                         break
             finally:
                 self._connections.discard(peer)
+                self._changed.set()
                 peer.processor.close("Connection lost")
                 nursery.cancel_scope.cancel()
 

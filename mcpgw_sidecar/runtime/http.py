@@ -1,6 +1,7 @@
-"""Serving an ASGI application with hypercorn's Trio worker, with two of its edges taken off.
+"""Serving an ASGI application with hypercorn's Trio worker, with three of its edges taken off.
 
 - a client that stops reading would block its task for ever: every write has a deadline, and a short one at shutdown;
+- a connection that is kept alive would be closed just when its client sends the next request on it: clients are told first;
 - its own `serve` opens the sockets itself and cannot say which option was wrong; here the listener is handed in.
 """
 
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 WRITE_TIMEOUT = 20.0  # seconds that a client may take to accept one write before its connection is closed
 LAST_WRITE_TIMEOUT = 1.0  # the same once the process drains
+LAST_REQUESTS = (
+    0.5  # seconds in which connections are still served after the end was asked for, each with `connection: close`
+)
 
 
 class _BoundedTCPServer(TCPServer):
@@ -50,8 +54,19 @@ class _BoundedTCPServer(TCPServer):
                 await self.protocol.handle(Closed())
 
 
-def _config() -> Config:
-    config = Config()
+class _Config(Config):
+    """Hypercorn's, and whether clients are told to send no more on their connections."""
+
+    draining = False
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        """The headers that every response has."""
+        told = [(b"connection", b"close")] if self.draining else []
+        return super().response_headers(protocol) + told
+
+
+def _config() -> _Config:
+    config = _Config()
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
@@ -109,7 +124,11 @@ async def serve(
             accepting.start_soon(partial(trio.serve_listeners, handle, [listener], handler_nursery=connections))
             task_status.started()
             await stop.wait()
-            await context.terminated.set()
             accepting.cancel_scope.cancel()
         await listener.aclose()
         connections.cancel_scope.deadline = trio.current_time() + drain_time
+        config.draining = True
+        with trio.move_on_after(min(LAST_REQUESTS, drain_time / 2)):
+            while connections.child_tasks:  # noqa: ASYNC110  # a nursery has no event for its last task
+                await trio.sleep(0.02)
+        await context.terminated.set()

@@ -41,11 +41,15 @@ def parse_address(text: str, *, unix: bool = False) -> Address:
     return Address(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))  # noqa: S104  # asked for by ":PORT"
 
 
-async def open_listener(address: Address, option: str) -> tuple[trio.SocketListener, Address]:
-    """Bind and listen; gives the listener and the address with its real port.
+async def open_listener(
+    address: Address, option: str, held: socket.socket | None = None
+) -> tuple[trio.SocketListener, Address]:
+    """Bind and listen; gives the listener and the address with its real port. A socket that is `held` there already is used as it is.
 
     Raises UnavailableError, naming `option`, when the address is taken or not this machine's.
     """
+    if held is not None:
+        return trio.SocketListener(trio.socket.from_stdlib_socket(held)), address
     try:
         if address.path is not None:
             return _unix_listener(address.path), address

@@ -72,13 +72,18 @@ def environment() -> dict[str, str]:
 
 
 class Process:
-    """A program whose output goes to a file."""
+    """A program whose output goes to a file. `fds` are file descriptors that it inherits."""
 
-    def __init__(self, command: list[str], output: Path, **env: str) -> None:
+    def __init__(self, command: list[str], output: Path, *, fds: tuple[int, ...] = (), **env: str) -> None:
         self.output = output
         self._file = output.open("ab")
         self.popen = subprocess.Popen(
-            command, stdout=self._file, stderr=subprocess.STDOUT, env=environment() | env, start_new_session=True
+            command,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            env=environment() | env,
+            pass_fds=fds,
+            start_new_session=True,
         )
 
     @property
@@ -110,6 +115,8 @@ class Gateway:
     source: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
     envoy_options: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
+    fds: tuple[int, ...] = ()
 
     def __init__(self, directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True) -> None:
         self.directory = directory
@@ -132,8 +139,8 @@ class Gateway:
         addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in self.ports.items()]
         directory = f"--envoy-dir={self.directory / 'envoy'}"
         source = self.source or (f"--config={self.config}",)
-        command = [*PROGRAM, "run", *source, directory, *addresses, *self.options]
-        self.sidecar = Process(command, self.directory / "sidecar.log", **self.env)
+        command = [*self.launcher, *PROGRAM, "run", *source, directory, *addresses, *self.options]
+        self.sidecar = Process(command, self.directory / "sidecar.log", fds=self.fds, **self.env)
         try:
             self.wait_ready()
         except AssertionError:
