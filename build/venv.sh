@@ -1,4 +1,4 @@
-# Sourced by build/demo and build/test: makes .venv out of a lock file, once per change of that file.
+# Sourced by build/demo, build/test and build/package: makes a virtual environment out of a lock file, once per change of that file.
 # Python 3.11 or later is all that has to be there.
 
 find_python() {
@@ -13,16 +13,17 @@ find_python() {
     exit 69
 }
 
-# install LOCK: the locked packages and this checkout into .venv. dev.txt holds all of demo.txt: after it, nothing is left to do.
+# install LOCK [DIRECTORY]: the locked packages and this checkout into .venv. dev.txt holds all of demo.txt: after it, nothing is left to do.
 install() {
+    venv="${2:-.venv}"
     stamp="$(cat build/requirements/*.txt pyproject.toml | cksum)"
-    case "$(cat .venv/installed 2>/dev/null)" in
+    case "$(cat "$venv/installed" 2>/dev/null)" in
         "$stamp $1" | "$stamp build/requirements/dev.txt") return ;;
     esac
     python="$(find_python)"
-    echo "Installing into .venv with $("$python" --version) (once; about a minute) ..."
-    "$python" -m venv .venv
-    .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r "$1"
-    .venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet -e .
-    echo "$stamp $1" > .venv/installed
+    echo "Installing into $venv with $("$python" --version) (once; about a minute) ..."
+    "$python" -m venv --clear "$venv"
+    "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes -r "$1"
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet -e .
+    echo "$stamp $1" > "$venv/installed"
 }

@@ -210,7 +210,9 @@ async def opened(url: str) -> AsyncIterator[RedisStore]:
         raise ConfigurationError([f"--session-store {name}: {_REMEDY}"])
     try:
         import coredis  # noqa: PLC0415  # 0.4 s and 18 MB that most sidecars do not need
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "coredis":
+            raise
         raise ConfigurationError(["--session-store needs coredis: pip install 'mcpgw-sidecar[redis]'"]) from None
     try:
         redis = coredis.Redis.from_url(f"{_SCHEMES[scheme]}://{rest}", decode_responses=True, verify_version=False)

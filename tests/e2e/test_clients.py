@@ -86,7 +86,7 @@ def test_the_inspector_in_a_browser(guide: Gateway, tmp_path: Path) -> None:
             [str(ROOT / "build" / "inspect-gateway"), guide.url],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment() | ports | home,
+            env=environment() | {"PATH": os.environ["PATH"]} | ports | home,
             start_new_session=True,
         )
     try:
