@@ -37,9 +37,17 @@ inspect-gateway url="http://127.0.0.1:8888/mcp":
 cover:
     build/cover
 
+# What a start of each form of the program costs
+bench-start *args:
+    .venv/bin/python -m tests.benchmarks.start "$@"
+
 # What sessions and calls cost; figures with their machine belong into tests/benchmarks/RESULTS.md
 bench *args:
     .venv/bin/python -m tests.benchmarks.sessions "$@"
+
+# The frozen program, an OCI image and a Debian package, into dist/
+build *args:
+    build/package "$@"
 
 # What reads bytes of strangers, searched for inputs that break a law: seconds for each of seven targets
 fuzz seconds="520" *targets:

@@ -20,9 +20,9 @@ install() {
     case "$(cat "$venv/installed" 2>/dev/null)" in
         "$stamp $1" | "$stamp build/requirements/dev.txt") return ;;
     esac
-    python="$(find_python)"
-    echo "Installing into $venv with $("$python" --version) (once; about a minute) ..."
-    "$python" -m venv --clear "$venv"
+    # One that is there and works stays as it is, whichever Python is first on PATH today.
+    "$venv/bin/python" -c "" 2>/dev/null || "$(find_python)" -m venv --clear "$venv"
+    echo "Installing into $venv with $("$venv/bin/python" --version) (once; about a minute) ..."
     "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes -r "$1"
     "$venv/bin/python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet -e .
     echo "$stamp $1" > "$venv/installed"

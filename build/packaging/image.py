@@ -134,8 +134,9 @@ def _libraries(folder: Path) -> dict[str, Path]:
     """Where in the image each library of the system lies that the program asks for, by what ldd says here."""
     found: dict[str, Path] = {}
     files = [folder / PROGRAM, *(path for path in folder.rglob("*.so*") if not path.is_symlink())]
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder / "_internal")}
     for file in files:
+        # The program itself is loaded before it can say where its own libraries are.
+        environment = {**os.environ, "LD_LIBRARY_PATH": "" if file.name == PROGRAM else str(folder / "_internal")}
         said = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=True, env=environment).stdout
         if missing := re.search(r"(\S+) => not found", said):
             raise SystemExit(f"{file} needs {missing[1]}, which is not on this machine")

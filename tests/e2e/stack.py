@@ -133,6 +133,7 @@ class Gateway:
     env: Mapping[str, str] = {}
     envoy_options: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
+    program: tuple[str, ...] = tuple(PROGRAM)
     fds: tuple[int, ...] = ()
 
     def __init__(self, directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True) -> None:
@@ -156,7 +157,7 @@ class Gateway:
         addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in self.ports.items()]
         directory = f"--envoy-dir={self.directory / 'envoy'}"
         source = self.source or (f"--config={self.config}",)
-        command = [*self.launcher, *PROGRAM, "run", *source, directory, *addresses, *self.options]
+        command = [*self.launcher, *self.program, "run", *source, directory, *addresses, *self.options]
         self.sidecar = Process(command, self.directory / "sidecar.log", fds=self.fds, **self.env)
         try:
             self.wait_ready()

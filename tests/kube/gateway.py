@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.e2e.stack import Gateway
+from tests.e2e.stack import SOURCE, Gateway
 from tests.kube.cluster import Cluster
 from tests.kube.dns import ClusterDns
 
@@ -16,7 +16,12 @@ SYSTEM = "mcp-system"
 
 
 class KubeGateway(Gateway):
-    """`kubeconfig` is whose rights the sidecar has; `source` says where its configuration comes from."""
+    """`kubeconfig` is whose rights the sidecar has; `source` says where its configuration comes from.
+
+    Always this checkout: the cluster's names are resolved by a module on PYTHONPATH, which a frozen program does not look at.
+    """
+
+    program = tuple(SOURCE)
 
     def __init__(
         self,

