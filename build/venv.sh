@@ -21,7 +21,10 @@ install() {
         "$stamp $1" | "$stamp build/requirements/dev.txt") return ;;
     esac
     # One that is there and works stays as it is, whichever Python is first on PATH today.
-    "$venv/bin/python" -c "" 2>/dev/null || "$(find_python)" -m venv --clear "$venv"
+    if ! "$venv/bin/python" -c "" 2>/dev/null; then
+        python="$(find_python)"
+        "$python" -m venv --clear "$venv"
+    fi
     echo "Installing into $venv with $("$venv/bin/python" --version) (once; about a minute) ..."
     "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes -r "$1"
     "$venv/bin/python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet -e .

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
+from mcpgw_sidecar import __version__
 from mcpgw_sidecar.cli import version
 
 ORIGINS: dict[str, str] = {}
@@ -95,6 +97,8 @@ def _library(one: metadata.Distribution) -> Component:
         if file.parent.name == "sboms" and file.suffix == ".json"
         for each in json.loads(file.read_text()).get("components", ())
     ]
+    if component["name"] in _PACKAGERS:  # its description names the licence without what makes it possible to use it here
+        component["licenses"] = [{"expression": "GPL-2.0-or-later WITH Bootloader-exception"}]
     return component | ({"components": inside} if inside else {})
 
 
@@ -125,17 +129,26 @@ def of_the_system(path: Path) -> tuple[Component, list[Path]]:
                 package = done.stdout.partition(":")[0]
                 show = ["dpkg-query", "-W", "-f=${source:Package} ${Version}", package]
                 source, number = subprocess.run(show, capture_output=True, text=True, check=True).stdout.split()
-                purl = f"pkg:deb/debian/{package}@{number.replace('+', '%2B')}"
+                purl = f"pkg:deb/{_distribution()}/{package}@{number.replace('+', '%2B')}"
                 text = Path("/usr/share/doc") / package / "copyright"
                 component = {"type": "library", "bom-ref": purl, "name": package, "version": number, "purl": purl}
-                component["description"] = f"of the Debian source package {source}"
+                component["description"] = f"of the source package {source}"
                 return component, [text] if text.exists() else []
         raise SystemExit(f"{path} belongs to no package: whose is it, under which licence?")
     name = path.name
     return {"type": "library", "bom-ref": f"file:{name}", "name": name, "version": "of the build machine"}, []
 
 
+def _distribution() -> str:
+    return platform.freedesktop_os_release()["ID"]
+
+
 def _licences(found: list[tuple[Component, list[Path]]]) -> str:
+    ours = (
+        {"name": "mcpgw-sidecar", "version": __version__, "licenses": [{"license": {"id": "Apache-2.0"}}]},
+        [_ROOT / "LICENSE"],
+    )
+    found = [ours, *found]
     parts = ["mcpgw-sidecar is made of what is listed here; each part is under its own licence.\n"]
     parts += [f"{one['name']} {one['version']}: {_names(one)}" for one, _ in found]
     for one, texts in found:

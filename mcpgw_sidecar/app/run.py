@@ -128,10 +128,15 @@ class _Parts:
             nursery.start_soon(wait_reading, str(self.settings.envoy_admin_address), self.written, values.verdict)
 
     async def _wait_ready(self) -> None:
-        """Tell systemd once clients can come; `systemctl start` returns then."""
-        await self.ready.wait_started(self.values.desired, self.inputs.loaded)
-        if self.ready.waiting_for is None:
-            self.manager.notify("READY=1", f"STATUS=Serving, {len(self.values.desired.value.enabled)} servers configured")
+        """Tell systemd once clients can come (`systemctl start` returns then), and how many servers are configured, for ever."""
+        desired = self.values.desired
+        await self.ready.wait_started(desired, self.inputs.loaded)
+        self.manager.notify("READY=1")
+        version = desired.version
+        while self.ready.waiting_for is None:
+            refused = "; the last reload was refused" if desired.value.error else ""
+            self.manager.notify(f"STATUS=Serving; servers configured: {len(desired.value.enabled)}{refused}")
+            version = await desired.wait_after(version)
 
     async def _wait_configured(self) -> None:
         """Follow the configuration as soon as there is one: until then Envoy serves what it was last told."""

@@ -12,7 +12,7 @@ import trio
 
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.runtime.trust import system_bundle
+from mcpgw_sidecar.runtime import trust
 
 
 @attrs.define
@@ -24,25 +24,25 @@ class HttpClients:
 
     async def wait_for(self, server: Server) -> httpx2.AsyncClient:
         """The client that trusts what this server's configuration trusts."""
-        trust = (server.ca_file or "system") if server.url.startswith("https:") else "none"
+        trusted = (server.ca_file or "system") if server.url.startswith("https:") else "none"
         async with self._lock:
-            if trust not in self._clients:
-                self._clients[trust] = await self._wait_made(trust, server)
-            return self._clients[trust]
+            if trusted not in self._clients:
+                self._clients[trusted] = await self._wait_made(trusted, server)
+            return self._clients[trusted]
 
     async def aclose(self) -> None:
         """Close every connection."""
         for client in self._clients.values():
             await client.aclose()
 
-    async def _wait_made(self, trust: str, server: Server) -> httpx2.AsyncClient:
+    async def _wait_made(self, trusted: str, server: Server) -> httpx2.AsyncClient:
         context: ssl.SSLContext | bool = False
-        if trust != "none":
-            make = partial(ssl.create_default_context, cafile=server.ca_file or system_bundle())
+        if trusted != "none":
+            make = partial(trust.context, server.ca_file)
             try:
                 context = await trio.to_thread.run_sync(make)
             except (OSError, ssl.SSLError) as error:
-                reason = f"{server.ca_file or system_bundle()} cannot be used as trusted certificates: {error}"
+                reason = f"{server.ca_file or trust.system_bundle()} cannot be used as trusted certificates: {error}"
                 raise UpstreamError("BadCaFile", reason) from None
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
         # One client speaks for many: a cookie that a server gives to one of them must reach nobody else.

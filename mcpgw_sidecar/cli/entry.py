@@ -68,8 +68,6 @@ def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
         bill = bill_of_materials()
         click.echo(json.dumps(bill, indent=2) if as_json else words(bill))
         context.exit()
-    if context.invoked_subcommand is None:
-        raise click.UsageError("Missing command")
 
 
 for _command in (manifests_command, inject_command, webhook_command):

@@ -29,6 +29,7 @@ from mcpgw_sidecar.observability.logs import LEVELS
 GUIDE_HOST = "mcp.127-0-0-1.sslip.io"  # the guide's name for this machine
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_ENVOYS_FILE = click.Path(path_type=Path, dir_okay=False, readable=False)  # whoever runs Envoy reads it, and only he has to
 _DEFAULTS = {field.name: field.default for field in attrs.fields(Settings)}
 
 
@@ -164,8 +165,8 @@ run_options = _stack(
         ),
         envoy_dir_option,
         shared_options,
-        option("--gateway-tls-cert", type=_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
-        option("--gateway-tls-key", type=_FILE, help="PEM private key of --gateway-tls-cert."),
+        option("--gateway-tls-cert", type=_ENVOYS_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
+        option("--gateway-tls-key", type=_ENVOYS_FILE, help="PEM private key of --gateway-tls-cert."),
         option(
             "--session-key-file",
             type=_FILE,

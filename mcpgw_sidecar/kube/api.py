@@ -21,7 +21,7 @@ import trio
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.errors import ApiError, UnavailableError, words_of
 from mcpgw_sidecar.protocol.headers import is_header_value
-from mcpgw_sidecar.runtime.trust import system_bundle
+from mcpgw_sidecar.runtime import trust
 
 CONNECT_TIMEOUT = 5.0  # seconds
 TIMEOUT = 15.0  # seconds of silence in an answer: lists come in pages
@@ -170,7 +170,7 @@ def _peer(configuration: Any) -> tuple[Any, ...]:  # noqa: ANN401  # kubernetes 
 
 
 def _client(configuration: Any) -> httpx2.AsyncClient:  # noqa: ANN401  # kubernetes has no types
-    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert or system_bundle())
+    context = trust.context(configuration.ssl_ca_cert)
     # Clusters live for years with an authority without key identifiers, which Python 3.13 refuses by default.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not configuration.verify_ssl:

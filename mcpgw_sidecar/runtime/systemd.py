@@ -19,6 +19,7 @@ from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.runtime.listeners import Address
 
 _FIRST = 3  # the first file descriptor that is handed over (SD_LISTEN_FDS_START)
+_EVERYWHERE = frozenset({"::", "0.0.0.0"})  # noqa: S104  # what listens there listens at each address
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
@@ -32,7 +33,10 @@ class ServiceManager:
 
     @classmethod
     def of_environment(cls, environ: MutableMapping[str, str], pid: int) -> ServiceManager:
-        """Take what is meant for the process `pid`, and the variables away: programs that we start are not meant."""
+        """Take what is meant for the process `pid`, and the variables away: programs that we start are not meant.
+
+        Raises ConfigurationError for what is no listening socket.
+        """
         found = {name: environ.pop(name, "") for name in _VARIABLES}
         sockets = []
         if found["LISTEN_PID"] == str(pid):
@@ -52,7 +56,7 @@ class ServiceManager:
     def check_all_taken(self) -> None:
         """Raises ConfigurationError when a socket is held that nothing serves: whoever connects to it would wait for ever."""
         if left := ", ".join(str(_address(held)) for held in self._sockets):
-            remedy = "give --router-address, --broker-address and --admin-address the addresses of the socket unit"
+            remedy = "MCPGW_ROUTER_ADDRESS, MCPGW_BROKER_ADDRESS and MCPGW_ADMIN_ADDRESS have to be those of the socket unit"
             raise ConfigurationError([f"systemd holds {left}, and no option names it: {remedy}"])
 
     def notify(self, *lines: str) -> None:
@@ -76,8 +80,15 @@ def _number(text: str) -> int:
 
 
 def _taken(fd: int) -> socket.socket:
-    os.set_inheritable(fd, False)  # noqa: FBT003  # positional only in C
-    return socket.socket(fileno=fd)
+    try:
+        os.set_inheritable(fd, False)  # noqa: FBT003  # positional only in C
+        held = socket.socket(fileno=fd)
+        listens = held.type == socket.SOCK_STREAM and held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        listens = 0
+    if not listens:
+        raise ConfigurationError([f"systemd handed over file descriptor {fd}, which is no listening stream socket"])
+    return held
 
 
 def _address(held: socket.socket) -> Address:
@@ -89,8 +100,8 @@ def _is_at(held: socket.socket, address: Address) -> bool:
     bound = _address(held)
     if address.path is not None or bound.path is not None:
         return address.path is not None and bound.path is not None and _same_file(address.path, bound.path)
-    if bound.port != address.port:
-        return False
+    if bound.port != address.port or bound.host in _EVERYWHERE:
+        return bound.port == address.port
     with contextlib.suppress(OSError):
         named = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return bound.host in {info[4][0] for info in named}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 
 _BUNDLES = (  # where the systems that we run on keep theirs; Envoy has no default, and a frozen Python's is its build machine's
@@ -14,5 +15,15 @@ _BUNDLES = (  # where the systems that we run on keep theirs; Envoy has no defau
 
 
 def system_bundle() -> str | None:
-    """The PEM bundle of this system, or the one that SSL_CERT_FILE names; None when there is none."""
-    return os.environ.get("SSL_CERT_FILE") or next((path for path in _BUNDLES if Path(path).exists()), None)
+    """The PEM bundle that SSL_CERT_FILE names, as an absolute path, else this system's; None when there is none."""
+    if named := os.environ.get("SSL_CERT_FILE"):
+        return str(Path(named).resolve())  # Envoy may run elsewhere
+    return next((path for path in _BUNDLES if Path(path).exists()), None)
+
+
+def context(ca_file: str | None) -> ssl.SSLContext:
+    """Trust in what `ca_file` holds; without it in the system's bundle, and the directory that SSL_CERT_DIR names. Raises OSError, ssl.SSLError."""
+    found = ssl.create_default_context(cafile=ca_file or system_bundle())
+    if ca_file is None and (directory := os.environ.get("SSL_CERT_DIR")):
+        found.load_verify_locations(capath=directory)
+    return found

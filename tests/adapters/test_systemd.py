@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.runtime import trust
+from mcpgw_sidecar.runtime import systemd, trust
 from mcpgw_sidecar.runtime.frozen import restore_library_path
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 from mcpgw_sidecar.runtime.systemd import ServiceManager
@@ -124,3 +124,25 @@ def test_trust_is_the_systems_or_what_the_environment_names(monkeypatch: pytest.
     assert trust.system_bundle() == str(bundle)
     monkeypatch.setenv("SSL_CERT_FILE", "/mine.pem")
     assert trust.system_bundle() == "/mine.pem"
+
+
+def test_what_is_no_listening_socket_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_INET, kind) as held:
+            monkeypatch.setattr(systemd, "_FIRST", held.fileno())
+            with pytest.raises(ConfigurationError, match="no listening stream socket"):
+                ServiceManager.of_environment({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
+            held.detach()
+    monkeypatch.setattr(systemd, "_FIRST", 99_999)
+    with pytest.raises(ConfigurationError, match="99999"):
+        ServiceManager.of_environment({"LISTEN_PID": "7", "LISTEN_FDS": "3"}, 7)
+
+
+def test_what_listens_everywhere_listens_at_each_address() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:
+        port = everywhere.getsockname()[1]
+        manager = ServiceManager([everywhere.dup()])
+    assert manager.take(Address("127.0.0.1", port + 1)) is None
+    found = manager.take(Address("127.0.0.1", port))
+    assert found is not None
+    found.close()

@@ -106,7 +106,7 @@ def worker(act: Callable[[], object], stop: threading.Event, seen: Counter[objec
             except Exception as error:  # noqa: BLE001  # a lost call, whatever it looks like
                 seen[repr(error)] += 1
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
 
