@@ -10,6 +10,7 @@ import argparse
 import glob
 import os
 import platform
+import signal
 import socket
 import statistics
 import sys
@@ -81,7 +82,8 @@ def measured(program: list[str], directory: Path) -> tuple[float, float, float, 
         time.sleep(1.0)
         return answered, ready, spent, resident(process.popen.pid)
     finally:
-        process.stop()
+        process.signal(signal.SIGTERM)  # not SIGKILL: the single file's parent would leave its child behind
+        process.wait()
 
 
 def main() -> None:
