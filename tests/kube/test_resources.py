@@ -261,7 +261,12 @@ def test_nothing_is_written_without_a_change(cluster: Cluster, client: Client) -
         )
         return [cluster.get(*each)["metadata"]["resourceVersion"] for each in objects]
 
+    def configured() -> bool:  # written at most once a second: after what the test before did, it may follow late
+        config = cluster.get("configmap", "mcp-gateway-config", SYSTEM)["data"]["config.yaml"]
+        return f"{NAMESPACE}/server1" in config
+
     wait_until(lambda: cluster.ready("mcpserver", "server1", NAMESPACE).get("status") == "True", "settled")
+    wait_until(configured, "the ConfigMap has followed")
     first = wait_until(lambda: (v := versions()) == versions() and v, "still")
     quiet(2.5)  # nothing is waited for: nothing may happen
     assert versions() == first
