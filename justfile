@@ -49,7 +49,7 @@ bench *args:
 build *args:
     build/package "$@"
 
-# What reads bytes of strangers, searched for inputs that break a law: seconds for each of seven targets
+# What reads bytes of strangers, searched for inputs that break a law: seconds for each of eight targets
 fuzz seconds="520" *targets:
     .venv/bin/python -m tests.fuzz --seconds "{{ seconds }}" {{ targets }}
 

@@ -20,8 +20,9 @@ _OUTCOMES = {"503": "unavailable", "504": "timeout", "502": "unavailable", "408"
 
 
 def translate(text: str) -> Iterator[Metric]:
-    """The families `mcpgw_requests` (calls carried by Envoy) and `mcpgw_request_duration_seconds`."""
+    """The families `mcpgw_requests` (calls carried by Envoy), `mcpgw_request_duration_seconds` and `mcpgw_memo_lookups`."""
     counts: dict[_Labels, float] = defaultdict(float)
+    lookups: dict[str, float] = defaultdict(float)
     sums: dict[_Labels, float] = defaultdict(float)
     buckets: dict[_Labels, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for name, labels, value in _samples(text):
@@ -30,6 +31,8 @@ def translate(text: str) -> Iterator[Metric]:
         key = (method, server, tool, outcome_of(labels.get("code", "")))
         if name == f"{CALLS}_total":  # the parser gives every counter this ending
             counts[key] += value
+            if "lookup" in labels and method == "tools/call":
+                lookups[_said(labels["lookup"]) or "hit"] += value
         elif name == f"{DURATION}_sum":
             sums[key] += value / 1000
         elif name == f"{DURATION}_bucket":
@@ -43,7 +46,11 @@ def translate(text: str) -> Iterator[Metric]:
     )
     for key, found in buckets.items():
         durations.add_metric(key, buckets=list(found.items()), sum_value=sums[key])
+    remembered = CounterMetricFamily("mcpgw_memo_lookups", "Calls by what the route memo knew of them", labels=["result"])
+    for result, value in lookups.items():
+        remembered.add_metric([result], value)
     yield calls
+    yield remembered
     yield durations
 
 

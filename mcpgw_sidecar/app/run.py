@@ -16,6 +16,7 @@ from functools import partial
 import attrs
 import trio
 
+from mcpgw_sidecar import __version__
 from mcpgw_sidecar.admin.app import AdminApp
 from mcpgw_sidecar.admin.status import Facts
 from mcpgw_sidecar.app.inputs import Inputs, opened
@@ -33,6 +34,7 @@ from mcpgw_sidecar.broker.relay import Relay
 from mcpgw_sidecar.broker.store import SessionStore, Unshared
 from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.broker.supervisor import Supervisor
+from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory
 from mcpgw_sidecar.extproc.service import Router
@@ -62,6 +64,7 @@ class _Parts:
     supervisor: Supervisor
     ready: Readiness
     manager: ServiceManager
+    stamps: StampFile | Brief | None
 
     def router(self) -> Router:
         """The router."""
@@ -72,6 +75,7 @@ class _Parts:
             guard=guard(self.settings),
             metrics=self.metrics,
             debug=self.settings.debug,
+            stamps=self.stamps,
         )
 
     def broker(self, router: Router) -> BrokerApp:
@@ -124,8 +128,14 @@ class _Parts:
             nursery.start_soon(task)
         nursery.start_soon(self._wait_ready)
         nursery.start_soon(self.manager.wait_alive)
+        if isinstance(self.stamps, StampFile):
+            nursery.start_soon(self.stamps.wait_following, values.live, self.ready, self._depends)
         if self.written is not None:
             nursery.start_soon(wait_reading, str(self.settings.envoy_admin_address), self.written, values.verdict)
+
+    def _depends(self) -> str:
+        """What decisions depend on besides the catalog."""
+        return f"{__version__} {guard(self.settings)} {[key.id for key in self.inputs.keys().keys]}"
 
     async def _wait_ready(self) -> None:
         """Tell systemd once clients can come (`systemctl start` returns then), and how many servers are configured, for ever."""
@@ -210,7 +220,7 @@ def _built(  # everything that is made of everything
 ) -> _Parts:
     values = inputs.values
     client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
-    streams = Streams(values.live)
+    streams, stamps = Streams(values.live), _stamps(settings)
     directory = Directory(
         client=client,
         keys=inputs.keys,
@@ -221,6 +231,8 @@ def _built(  # everything that is made of everything
         streams=streams,
         store=store,
     )
+    if isinstance(stamps, StampFile):
+        directory.ended = stamps.end
     supervisor = Supervisor(
         client=client,
         live=values.live,
@@ -241,4 +253,11 @@ def _built(  # everything that is made of everything
         supervisor=supervisor,
         ready=Readiness(supervisor.all_tried),
         manager=manager,
+        stamps=stamps,
     )
+
+
+def _stamps(settings: Settings) -> StampFile | Brief | None:
+    if not settings.remembers:
+        return None
+    return Brief() if settings.envoy_dir is None else StampFile(settings.envoy_dir / FILE)

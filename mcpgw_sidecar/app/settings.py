@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import attrs
 
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+from mcpgw_sidecar.envoyfiles.scripts import messages, script
+from mcpgw_sidecar.envoyfiles.stamps import FILE
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.resources.objects import Ref
@@ -44,6 +45,12 @@ class Settings:
     refresh_interval: float = 60.0
     drain_time: float = 25.0
     debug: bool = False
+    route_memo: bool = True
+
+    @property
+    def remembers(self) -> bool:
+        """Whether Envoy may repeat decisions: at LOG_LEVEL debug every request is to be seen."""
+        return self.route_memo and not self.debug
 
 
 def guard(settings: Settings) -> Guard:
@@ -55,21 +62,23 @@ def guard(settings: Settings) -> Guard:
 
 def envoy_settings(settings: Settings, broker: Address, router: Address) -> EnvoySettings:
     """What Envoy's resources depend on."""
+    directory = (settings.envoy_dir or Path()).resolve()
     return EnvoySettings(
-        directory=str((settings.envoy_dir or Path()).resolve()),
+        directory=str(directory),
         gateway=_endpoint(settings.gateway_address),
         admin=_endpoint(settings.envoy_admin_address),
         broker=_endpoint(broker),
         router=_endpoint(router),
         max_body=settings.max_body,
         call_timeout=settings.call_timeout,
-        heal=(files("mcpgw_sidecar.envoy") / "heal.lua").read_text(encoding="utf-8"),
-        events=(files("mcpgw_sidecar.envoy") / "events.lua").read_text(encoding="utf-8"),
+        heal=script("heal"),
+        messages=messages(str(directory / FILE) if settings.remembers else None),
         tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,
         tls_key=str(settings.gateway_tls_key.resolve()) if settings.gateway_tls_key else None,
         ca_bundle=system_bundle(),
         allowed_origins=settings.allowed_origins,
         debug=settings.debug,
+        memo=settings.remembers,
     )
 
 

@@ -46,7 +46,10 @@ class _Opening:
 
 
 class Directory:
-    """The `SessionDirectory` of the process. `keys` gives the keys of the moment; `nursery` holds work that outlives a request."""
+    """The `SessionDirectory` of the process. `keys` gives the keys of the moment; `nursery` holds work that outlives a request.
+
+    `ended` is told of each session that is over, before anybody else is.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Directory:
         relay.heal = self._wait_heard_again
         self._streams = streams
         self._store = store
+        self.ended: Callable[[str], None] = lambda _key: None
         self._outgoing: deque[tuple[str, bytes]] = deque()  # short: a store that does not answer is asked once a second
         if store.shared:
             streams.post = self._post
@@ -277,6 +281,7 @@ class Directory:
                 self._over(key)
 
     def _over(self, key: str) -> None:
+        self.ended(key)
         self._relay.stop_session(key)
         self._streams.end_session(key)
 

@@ -15,7 +15,7 @@ import attrs
 from mcpgw_sidecar.catalog import templates
 from mcpgw_sidecar.catalog.aliases import read_alias, write_alias
 from mcpgw_sidecar.catalog.items import MAX_URI
-from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, Kind
+from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.jsontext import dumps
@@ -112,6 +112,19 @@ def changes(old: str | None, new: str) -> list[str]:
     known = old if old is not None and _STATE.fullmatch(old) else " " * len(new)
     marks = zip(KINDS, range(0, len(new), _MARK), strict=True)
     return sorted({kind.changed for kind, at in marks if known[at : at + _MARK] != new[at : at + _MARK]})
+
+
+def fingerprint(snapshot: Snapshot, *more: str) -> str:
+    """A hash of what decisions about tools depend on in a snapshot, and of whatever else they depend on."""
+    found = hashlib.sha256("\n".join(more).encode())
+    for name, server in sorted(snapshot.servers.items()):
+        found.update(repr((name, server.url, server.hostname, server.path)).encode())
+    tools = snapshot.of(TOOL)
+    owned = (tools.owned[key] for key in tools.keys)
+    found.update("\n".join(f"{each.key}\t{each.server.name}\t{each.upstream_key}" for each in owned).encode())
+    for virtual, view in sorted(snapshot.views.items()):
+        found.update(f"\n{virtual}\t{view.of(TOOL).digest}".encode())
+    return found.hexdigest()
 
 
 def build(

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import yaml
 
+from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.manifests.gateways import Gateway, istio, plain_envoy
 from mcpgw_sidecar.manifests.rights import sidecar_rights, webhook_rights
 from mcpgw_sidecar.manifests.sidecar import Sidecar
@@ -30,9 +31,8 @@ class Wanted:
 
 
 def scripts() -> dict[str, str]:
-    """The Lua filters."""
-    where = files("mcpgw_sidecar.envoy")
-    return {name: (where / f"{name}.lua").read_text(encoding="utf-8") for name in ("heal", "events", "istio")}
+    """The Lua filters; the memo's decisions live for a moment, because the sidecar shares no file with this Envoy."""
+    return {"heal": script("heal"), "messages": messages(""), "calls": script("istio")}
 
 
 def _rights(wanted: Wanted) -> list[Document]:

@@ -176,6 +176,13 @@ run_options = _stack(
             "--session-store",
             help="redis://… or valkey://… (with TLS rediss://, valkeys://): sessions are shared by replicas.  [default: in memory]",
         ),
+        option(
+            "--route-memo",
+            type=click.Choice(["on", "off"]),
+            default="on",
+            callback=lambda _context, _option, value: value == "on",
+            help="Envoy repeats decisions of the router; off, and log level debug: every request goes to the router.",
+        ),
         _setting("--drain-time", "drain_time", "25s", type=DURATION, help="For requests in flight at SIGTERM."),
         log_options,
     ]

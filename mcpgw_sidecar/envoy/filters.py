@@ -63,13 +63,35 @@ def decided() -> Resource:
     return {"or_matcher": {"predicate": [header(":method", {"exact": "POST"}), resumed]}}
 
 
+def undecided() -> Resource:
+    """Nobody has said yet where the request goes: memo.lua does, for what it knows."""
+    return {"not_matcher": header(h.X_SERVER, {"safe_regex": {"google_re2": {}, "regex": ".+"}})}
+
+
+def lazily(name: str, extension: Resource, when: Resource) -> Resource:
+    """A filter that is made when a request needs it: an ext_proc that is only skipped costs a call more than all of memo.lua."""
+    action = {
+        "@type": type_url(f"{HTTP}.composite.v3.ExecuteFilterAction"),
+        "typed_config": extension,
+    }
+    matcher = {"predicate": when, "on_match": {"action": {"name": "composite-action", "typed_config": action}}}
+    composite = {
+        "name": "envoy.filters.http.composite",
+        "typed_config": {"@type": type_url(f"{HTTP}.composite.v3.Composite")},
+    }
+    return _matched(name, composite, matcher)
+
+
 def only(name: str, extension: Resource, when: Resource) -> Resource:
     """A filter that is there for some requests alone."""
     skip = {
         "name": "skip",
         "typed_config": {"@type": type_url("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")},
     }
-    matcher = {"predicate": {"not_matcher": when}, "on_match": {"action": skip}}
+    return _matched(name, extension, {"predicate": {"not_matcher": when}, "on_match": {"action": skip}})
+
+
+def _matched(name: str, extension: Resource, matcher: Resource) -> Resource:
     return {
         "name": name,
         "typed_config": {
@@ -132,8 +154,11 @@ def access_log() -> Resource:
     }
 
 
-def counters() -> Resource:
-    """Calls by server, tool and status, counted by Envoy: the sidecar never sees their answers. Read by `/metrics`."""
+def counters(*, memo: bool) -> Resource:
+    """Calls by server, tool and status, counted by Envoy: the sidecar never sees their answers. Read by `/metrics`.
+
+    With `memo` also by what it found: memo.lua says `miss` or `declined`, and nothing of what it knew.
+    """
     values = {
         "method": f"%REQ({h.X_METHOD})%",
         "server": f"%REQ({h.X_SERVER})%",
@@ -141,6 +166,7 @@ def counters() -> Resource:
         "code": "%RESPONSE_CODE%",
     }
     tags = [{"name": name, "value_format": value} for name, value in values.items()]
+    found = [{"name": "lookup", "value_format": f"%DYNAMIC_METADATA({METADATA}:lookup)%"}] if memo else []
     return {
         "name": "mcpgw_counters",
         # What a server answered: the broker counts its own. The router bounds the values: it names only what it knows.
@@ -159,7 +185,7 @@ def counters() -> Resource:
         "typed_config": {
             "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
             "stats_scope": {"prefix": "mcpgw"},
-            "counters": [{"stat": {"name": "calls", "tags": tags}, "value_fixed": 1}],
+            "counters": [{"stat": {"name": "calls", "tags": tags + found}, "value_fixed": 1}],
             "histograms": [
                 {"stat": {"name": "call_duration", "tags": tags}, "value_format": "%DURATION%", "unit": "Milliseconds"}
             ],

@@ -8,16 +8,19 @@ function envoy_on_request(handle)
   headers:remove('x-envoy-attempt-count')
   if attempt == nil or attempt == '1' then return end
   local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
-  if call == nil or call['session'] == nil then return end
+  local key = call ~= nil and call['session'] ~= nil and call['session']:match('^[^ ]+')
+  if not key then return end -- nobody's, or a stream: nothing to heal
 
   local asked = {}
   for name, value in pairs(headers) do
     if name:sub(1, 1) ~= ':' and name ~= 'content-length' and name ~= 'transfer-encoding' then asked[name] = value end
   end
   asked[':method'], asked[':path'], asked[':authority'] = 'POST', '/heal', 'localhost'
-  asked['x-mcp-session'] = call['session']
+  asked['x-mcp-session'] = key
   local answer, id = handle:httpCall('mcpgw_broker', asked, '', 11000, false)
   if answer[':status'] ~= '200' then return end
   handle:headers():replace('mcp-session-id', id)
-  handle:streamInfo():dynamicMetadata():set('mcpgw', 'owner', answer['x-mcp-owner']) -- events.lua names the session that lives
+  local told = handle:streamInfo():dynamicMetadata()
+  told:set('mcpgw', 'session', key .. ' ' .. answer['x-mcp-owner']) -- events.lua names the session that lives
+  told:set('mcpgw', 'healed', call['session']) -- memo.lua forgets the one that does not
 end

@@ -16,5 +16,5 @@ end
 
 function envoy_on_response(handle)
   local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
-  if call ~= nil and call['server'] ~= nil then handle:headers():remove('mcp-session-id') end
+  if call ~= nil and call['session'] ~= nil then handle:headers():remove('mcp-session-id') end
 end

@@ -4,7 +4,7 @@
 |----------------------------------------|----------------------------------------------------------------------------|
 | connection manager: early mutation     | removes what only the router may say, before the first look at the routes  |
 | connection manager: local replies      | Envoy's own answers as JSON-RPC, for our hosts and calls alone             |
-| filters, first of all                  | events; buffer and router, for our hosts and path; refusal; calls  |
+| filters, first of all                  | buffer, messages and router, for our hosts and path; refusal; calls        |
 | Envoy's router: upstream filters       | heals a session that its server has forgotten                              |
 | clusters                               | the sidecar's router and broker, beside this Envoy                         |
 
@@ -27,9 +27,11 @@ from mcpgw_sidecar.envoy.filters import (
     header,
     header_hygiene,
     last,
+    lazily,
     lua,
     only,
     router,
+    undecided,
 )
 from mcpgw_sidecar.envoy.replies import shared_replies
 from mcpgw_sidecar.envoy.settings import Endpoint
@@ -46,7 +48,7 @@ _PATH = rf"{ENDPOINT}([/?].*)?"  # virtual servers are below it
 class IstioSettings:
     """What the EnvoyFilter depends on. `labels` select the gateway's pods; hosts may be `*.x` for all below x.
 
-    `internal_hosts` are those of servers' routes: only the router leads to them. `heal`, `events` and `calls` are texts of Lua filters.
+    `internal_hosts` are those of servers' routes: only the router leads to them. `heal`, `messages` and `calls` are texts of Lua filters.
     """
 
     name: str
@@ -58,7 +60,7 @@ class IstioSettings:
     router: Endpoint
     max_body: int
     heal: str
-    events: str
+    messages: str
     calls: str
 
 
@@ -68,9 +70,10 @@ def envoy_filter(settings: IstioSettings) -> Resource:
     public = _hosts(settings.public_hosts)
     for_us = all_of(header(":authority", _matching(public)), header(":path", _matching(_PATH)), decided())
     chain = [
-        lua("mcpgw_events", settings.events),  # first, so last for answers: see listener.py
         only("mcpgw_buffer", buffer(settings.max_body), for_us),
-        only("mcpgw_router", router(debug=False), for_us),
+        # Before whatever may hold back an answer: see listener.py.
+        only("mcpgw_messages", lua("mcpgw_messages", settings.messages), for_us),
+        lazily("mcpgw_router", router(debug=False), all_of(for_us, undecided())),
         _refusal(settings.internal_hosts),
         lua("mcpgw_calls", settings.calls),
     ]

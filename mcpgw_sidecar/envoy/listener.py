@@ -6,8 +6,10 @@ The chain, in the order in which a request meets it:
                      removes what only the router may say, and Envoy's own control headers
 1. cors              answers preflights and lets pages read answers
 2. buffer            413 above the limit; makes the whole body one message for the router
-3. lua               makes the requests of servers to the client name their server, in the answer's event stream
-4. ext_proc          the router, for POST, and for a GET that resumes a server's stream: others are the broker's whatever they hold
+3. lua               repeats what the router decided before (memo.lua); makes the requests of servers to the client name their server, in
+                     the answer's event stream (events.lua)
+4. ext_proc          the router, for what is not decided by then: a POST, and a GET that resumes a server's stream. Others are the broker's
+                     whatever they hold
 5. router            Envoy's own
 
 Answers meet them the other way round. Nothing behind the Lua filter may hold back the headers of an answer: what it writes into a
@@ -18,7 +20,20 @@ Envoy 1.40, when ext_proc asked for the headers at LOG_LEVEL debug).
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, address, type_url
-from mcpgw_sidecar.envoy.filters import HTTP, access_log, buffer, counters, decided, header_hygiene, last, lua, only, router
+from mcpgw_sidecar.envoy.filters import (
+    HTTP,
+    access_log,
+    all_of,
+    buffer,
+    counters,
+    decided,
+    header_hygiene,
+    last,
+    lazily,
+    lua,
+    router,
+    undecided,
+)
 from mcpgw_sidecar.envoy.replies import local_replies
 from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import EnvoySettings
@@ -93,12 +108,12 @@ def _manager(settings: EnvoySettings) -> Resource:
         "rds": {"route_config_name": ROUTES, "config_source": _source(f"{settings.directory}/rds.yaml")},
         "early_header_mutation_extensions": [header_hygiene({"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}})],
         "local_reply_config": local_replies(settings.max_body),
-        "access_log": [access_log(), counters()],
+        "access_log": [access_log(), counters(memo=settings.memo)],
         "http_filters": [
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             buffer(settings.max_body),
-            lua("mcpgw_events", settings.events),
-            only("mcpgw_router", router(debug=settings.debug), decided()),
+            lua("mcpgw_messages", settings.messages),
+            lazily("mcpgw_router", router(debug=settings.debug), all_of(decided(), undecided())),
             last(settings.heal),
         ],
     }

@@ -1,6 +1,6 @@
 """Envoy's own answers, as JSON-RPC errors (local_reply_config).
 
-The router leaves the raw text of the request's `id` and the server's name as dynamic metadata `mcpgw`; Envoy writes them into the
+The router, or the memo in its place, leaves the raw text of the request's `id` as dynamic metadata `mcpgw`; Envoy writes it into the
 answer unquoted, so an id keeps its type and every digit. Where there is no metadata, the body was never read: `id` is null.
 
 First match wins. An answer of the router (metadata `answered`) is already what the client should get.
@@ -9,13 +9,16 @@ First match wins. An answer of the router (metadata `answered`) is already what 
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource
+from mcpgw_sidecar.model.names import BROKER
+from mcpgw_sidecar.protocol import headers as h
 
 METADATA = "mcpgw"
 _UNREACHABLE = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
 _TOO_SLOW = ["UT", "SI", "UMSDR"]
 _ID = f"%DYNAMIC_METADATA({METADATA}:id)%"
-_SERVER = f"%DYNAMIC_METADATA({METADATA}:server)%"
+_SERVER = f"%REQ({h.X_SERVER})%"
 _WHAT = f"%DYNAMIC_METADATA({METADATA}:what)%"
+_TOOL = f"%REQ({h.X_TOOL})%"
 _LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
 
 
@@ -42,24 +45,27 @@ def _mappers(max_body: int, limit: str, here: Resource | None = None) -> list[Re
     def ours(status: int) -> Resource:
         return _status(status) if here is None else _all(_status(status), here)
 
+    at_server = _all(_has("id"), _header(h.X_SERVER, {"exact": BROKER}, invert_match=True))
     gone = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
     refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
-    slow = f"MCP server {_SERVER} was silent for {limit} in a call of {_WHAT}"
+    slow = f"MCP server {_SERVER} was silent for {limit} in a call of "
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
     large = f"Request body too large: at most {max_body} bytes"
     return [
         _mapper(_has("answered"), None, "%LOCAL_REPLY_BODY%"),
-        _mapper(_all(_flags(_UNREACHABLE), _has("server")), 503, _error(_ID, -32000, refused, _SERVER)),
-        _mapper(_all(_flags(_TOO_SLOW), _has("server")), 504, _error(_ID, -32000, slow, _SERVER)),
-        _mapper(_all(_status(503), _has("server")), 503, _error(_ID, -32000, unknown, _SERVER)),
+        _mapper(_all(_flags(_UNREACHABLE), at_server), 503, _error(_ID, -32000, refused, _SERVER)),
+        _mapper(_all(_flags(_TOO_SLOW), at_server, _has("what")), 504, _error(_ID, -32000, slow + _WHAT, _SERVER)),
+        # The memo leaves no more than it must, and repeats only what needs no quoting (extproc/codec.py).
+        _mapper(_all(_flags(_TOO_SLOW), at_server), 504, _error(_ID, -32000, slow + _TOOL, _SERVER)),
+        _mapper(_all(_status(503), at_server), 503, _error(_ID, -32000, unknown, _SERVER)),
         _mapper(_all(_status(503), _has("id")), 503, _error(_ID, -32000, gone)),
         _mapper(ours(503), 503, _error("null", -32000, gone)),
         _mapper(ours(413), 413, _error("null", -32600, large)),
     ]
 
 
-def _header(name: str, value: Resource) -> Resource:
-    return {"header_filter": {"header": {"name": name, "string_match": value}}}
+def _header(name: str, value: Resource, **more: bool) -> Resource:
+    return {"header_filter": {"header": {"name": name, "string_match": value, **more}}}
 
 
 def _error(ident: str, code: int, message: str, server: str | None = None) -> str:

@@ -18,8 +18,8 @@ class Endpoint:
 class EnvoySettings:
     """`directory` is where Envoy finds its files; `max_body` in bytes, times in seconds. `ca_bundle` is the system's.
 
-    `heal` and `events` are the texts of heal.lua (exchanges a session that its server has forgotten) and events.lua (makes
-    the requests of servers name their server).
+    `heal` and `messages` are texts of Lua filters: one exchanges a session that its server has forgotten, the other repeats the
+    router's decisions and makes the requests of servers name their server (envoyfiles/scripts.py).
     """
 
     directory: str
@@ -30,9 +30,10 @@ class EnvoySettings:
     max_body: int
     call_timeout: float
     heal: str
-    events: str
+    messages: str
     tls_cert: str | None = None
     tls_key: str | None = None
     ca_bundle: str | None = None
     allowed_origins: tuple[str, ...] = ()
     debug: bool = False
+    memo: bool = True

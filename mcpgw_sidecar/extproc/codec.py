@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import assert_never
+
+import attrs
+from google.protobuf.struct_pb2 import Struct
 
 from mcpgw_sidecar.envoy.replies import METADATA
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
@@ -14,13 +18,14 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     ProcessingMode,
     ProcessingResponse,
 )
-from mcpgw_sidecar.model.decisions import Forward, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
 
+_PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # a name that is the same as a header, and between quotes
 _HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RESOURCE}
 
 Told = Forward | ToBroker | Reject
@@ -52,7 +57,16 @@ def response_unchanged() -> ProcessingResponse:
     return response
 
 
-def encode(decision: Told, *, with_body: bool = True) -> ProcessingResponse:
+@attrs.frozen(kw_only=True)
+class Keep:
+    """What Envoy needs besides the decision to repeat it: the request, and as long as what it holds."""
+
+    request: HttpRequest
+    slot: int
+    stamp: str
+
+
+def encode(decision: Told, *, with_body: bool = True, keep: Keep | None = None) -> ProcessingResponse:
     """The answer to a request body, or to the headers of a request without one."""
     response = ProcessingResponse()
     match decision:
@@ -71,12 +85,12 @@ def encode(decision: Told, *, with_body: bool = True) -> ProcessingResponse:
             _set(_phase(response, with_body).header_mutation, values)
         case Forward():
             what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
-            # Session and owner are for the Lua filters: metadata reaches every attempt and no server, a header would reach both.
-            session = (
-                {} if decision.last_event_id is not None else {"session": decision.session_key}
-            )  # a stream has nothing to heal
-            _describe(response, id=decision.id, server=decision.server.name, what=what, owner=decision.owner, **session)
+            # The session is for the Lua filters: metadata reaches every attempt and no server, a header would reach both.
+            session = decision.session_key if decision.last_event_id is None else ""  # a stream has nothing to heal
+            _describe(response, id=decision.id, what=what, session=f"{session} {decision.owner}")
             _forward(_phase(response, with_body), decision)
+            if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
+                _memo(response.dynamic_metadata.fields[METADATA].struct_value.fields["memo"].struct_value, decision, keep)
         case _:
             assert_never(decision)
     return response
@@ -117,6 +131,31 @@ def _describe(response: ProcessingResponse, **values: str) -> None:
     fields = response.dynamic_metadata.fields[METADATA].struct_value.fields
     for key, value in values.items():
         fields[key].string_value = value
+
+
+def _memo(memo: Struct, decision: Forward, keep: Keep) -> None:
+    """What the route memo keeps (envoy/memo.lua): the headers on which the decision depends, and what it repeats."""
+    headers, server = keep.request.headers, decision.server
+    depends = {"host": ":authority", "path": ":path", "origin": "origin", "virtual": h.X_VIRTUAL, "asked": h.VERSION}
+    asked = {name: headers[header] for name, header in depends.items() if header in headers}
+    texts = {
+        **asked,
+        "place": "\n".join(asked.get(name, "") for name in depends),
+        "token": headers.get(h.SESSION, ""),
+        "name": decision.key,
+        "server": server.name,
+        "authority": server.hostname,
+        "to": server.path,
+        "renamed": decision.sent_key if decision.sent_key != dumps(decision.key) else None,
+        "version": decision.protocol_version,
+        "id": decision.session_id,
+        "stamp": keep.stamp,
+    }
+    for name, text in texts.items():
+        if text is not None:
+            memo.fields[name].string_value = text
+    memo.fields["slot"].number_value = keep.slot
+    memo.fields["expires"].number_value = decision.expires
 
 
 def _set(mutation: HeaderMutation, values: Iterable[tuple[str, bytes]]) -> None:

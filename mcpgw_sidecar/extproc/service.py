@@ -21,7 +21,8 @@ from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, OpenSession, Reject, ToBroker
-from mcpgw_sidecar.model.ports import NOT_STARTED, SessionDirectory, Started
+from mcpgw_sidecar.model.kinds import TOOL
+from mcpgw_sidecar.model.ports import NOT_STARTED, SessionDirectory, Stamps, Started
 from mcpgw_sidecar.model.sessions import SessionState
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -42,7 +43,7 @@ _OPENS = 3  # a session may be closed again (server changed) between opening and
 
 
 class Router:
-    """Answers Envoy. `snapshot` gives the catalog of the moment; `debug` logs every step."""
+    """Answers Envoy. `snapshot` gives the catalog of the moment; `debug` logs every step; with `stamps` Envoy may repeat decisions."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Router:
         guard: Guard,
         metrics: Metrics,
         debug: bool,
+        stamps: Stamps | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._started = started
@@ -60,6 +62,7 @@ class Router:
         self._guard = guard
         self._metrics = metrics
         self._debug = debug
+        self._stamps = stamps
 
     def server(self) -> GrpcServer:
         """The gRPC server of this router."""
@@ -128,9 +131,12 @@ class Router:
                     return
 
     async def _wait_answer(self, headers: dict[str, str], body: bytes | None) -> ProcessingResponse:
-        started = time.perf_counter()
+        started, keep = time.perf_counter(), None
+        request = HttpRequest(headers=headers, body=body or b"")
         try:
-            decision = await self.wait_decided(HttpRequest(headers=headers, body=body or b""))
+            decision = await self.wait_decided(request)
+            if isinstance(decision, Forward) and decision.kind is TOOL and self._stamps is not None:
+                keep = _keep(request, decision, self._stamps)
         except Exception:  # a bug of ours: said in the log and to this client, and nobody else is touched
             log.exception("Router failed on a request")
             decision = Reject(status=500, code=INTERNAL_ERROR, message="Internal error of the gateway")
@@ -138,10 +144,16 @@ class Router:
         self._metrics.ext_proc.observe(seconds)
         if isinstance(decision, Reject):
             self._metrics.answered(method=decision.method, server="", outcome=decision.outcome, seconds=seconds)
-        response = codec.encode(decision, with_body=body is not None)
+        response = codec.encode(decision, with_body=body is not None, keep=keep)
         if self._debug:
             _log_decision(decision, response)
         return response
+
+
+def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> codec.Keep | None:
+    """What Envoy needs to repeat a decision. The stamp is of the decision's moment: no await lies between that and this."""
+    stamped = stamps.of(decision.session_key)
+    return None if stamped is None else codec.Keep(request=request, slot=stamped[0], stamp=stamped[1])
 
 
 def _log_decision(decision: codec.Told, response: ProcessingResponse) -> None:

@@ -23,7 +23,7 @@ Document = dict[str, Any]
 
 @attrs.frozen(kw_only=True)
 class Gateway:
-    """A gateway in the cluster. `scripts` are the Lua filters by name: heal, events, calls."""
+    """A gateway in the cluster. `scripts` are the Lua filters by name: heal, messages, calls."""
 
     namespace: str = NAMESPACE
     name: str = GATEWAY
@@ -102,8 +102,8 @@ def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:
             router=ROUTER,
             max_body=sidecar.max_body,
             heal=gateway.scripts["heal"],
-            events=gateway.scripts["events"],
-            calls=gateway.scripts["istio"],
+            messages=gateway.scripts["messages"],
+            calls=gateway.scripts["calls"],
         )
     )
 

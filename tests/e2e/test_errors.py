@@ -101,7 +101,7 @@ def test_get_and_delete_need_a_session_too(running: Gateway) -> None:
 
 def test_a_session_that_expires(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
     with (
-        gateway(tmp_path_factory.mktemp("expiry"), [entry("ns/one", server.url, "s_")], "--session-lifetime=1s") as short,
+        gateway(tmp_path_factory.mktemp("expiry"), [entry("ns/one", server.url, "s_")], "--session-lifetime=3s") as short,
         short.client() as client,
     ):
         wait_until(lambda: client.call("s_echo", "e").status_code == 404)

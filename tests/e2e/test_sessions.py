@@ -119,9 +119,15 @@ def test_sessions_live_on_after_kill_9(running: Gateway, one: ScriptedServer) ->
         client.call("a_one")
         running.sidecar.signal(signal.SIGKILL)
         running.sidecar.wait()
-        down = client.call("a_one", "d")
-        assert (down.status_code, down.json()["id"]) == (503, None)
-        assert "sidecar" in down.json()["error"]["message"]
+        assert text_of(client.call("a_one", "known")), "Envoy remembers whose tool it is, and the session"
+        for down in (
+            client.call("a_both", "d"),
+            client.post("tools/list", ident="d"),
+            client.post("prompts/get", ident="d"),
+        ):
+            assert down.status_code == 503
+            assert "sidecar" in down.json()["error"]["message"]
+        assert client.post("ping", ident="d").json()["id"] == "d"
         assert client.http.get(client.url, headers=client.headers).status_code == 503
         running.start_sidecar()
         wait_until(lambda: client.call("a_one").status_code == 200, "the same session works again")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
-from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +19,7 @@ from lupa.luajit21 import LuaRuntime
 
 from mcpgw_sidecar.catalog.federation import Discovered, federate
 from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.envoyfiles.scripts import messages
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
@@ -34,6 +34,7 @@ from mcpgw_sidecar.protocol.sse import SseError, SseParser
 from mcpgw_sidecar.routing import decide
 from mcpgw_sidecar.sessions.tickets import open_ticket, seal_ticket
 from mcpgw_sidecar.sessions.tokens import parse_keys
+from tests.property.test_memo_lua import agrees
 
 SERVER = Server(name=ServerName("ns/one"), url="http://h/mcp", hostname="h", tool_prefix="p_")
 SESSION = Session(
@@ -157,6 +158,11 @@ def _events(chunks: list[bytes]) -> list[Any] | None:
     return found
 
 
+def memo(data: bytes) -> None:
+    """Envoy's memo reads a message as the router's parser does, or leaves it to that."""
+    agrees(data)
+
+
 def owners(data: bytes) -> None:
     """Envoy and the sidecar make a message name the same owner, and what comes back is what the server wrote."""
     message = parse_message(data)
@@ -278,7 +284,7 @@ async def _wait_peer(data: bytes) -> None:
 
 
 LUA = LuaRuntime(encoding=None)
-LUA.execute((files("mcpgw_sidecar.envoy") / "events.lua").read_bytes())
+LUA.execute(messages("").encode())
 NAME_OWNER, NAME_OWNERS = LUA.globals().name_owner, LUA.globals().name_owners
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"p_greet","arguments":{"a":[1e400,"\\ud800"]}}}'
@@ -310,6 +316,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
             b"data: a\rdata:b\r\r",
         ],
     ),
+    "memo": (memo, MESSAGES),
     "owners": (owners, MESSAGES),
     "tokens": (tokens, [KEYS.seal(SESSION).encode(), TICKET.encode()]),
     "envoys_message": (envoys_message, _envoys()),

@@ -32,7 +32,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "max_body": 4 << 20,
         "call_timeout": 300.0,
         "heal": "-- heal.lua\n",
-        "events": "-- events.lua\n",
+        "messages": "-- json.lua, memo.lua, events.lua\n",
     }
     settings = EnvoySettings(**(defaults | values))
     servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden").servers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
@@ -12,13 +11,14 @@ import pytest
 from hypothesis import given
 from lupa.luajit21 import LuaRuntime
 
+from mcpgw_sidecar.envoyfiles.scripts import messages
 from mcpgw_sidecar.protocol import owners
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, parse_message
 from mcpgw_sidecar.protocol.owners import read_event_owner, read_owner
 from tests.property.test_laws import JSON, TEXT
 
 LUA = LuaRuntime(encoding=None)
-LUA.execute((files("mcpgw_sidecar.envoy") / "events.lua").read_bytes())
+LUA.execute(messages("").encode())
 name_owner, name_owners = LUA.globals().name_owner, LUA.globals().name_owners
 OWNER = b"ns/one:tick-et_"
 IDS = st.integers() | TEXT

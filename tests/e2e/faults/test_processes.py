@@ -95,19 +95,22 @@ def test_envoy_restarted(running: Gateway) -> None:
 def test_a_disk_that_is_full_while_the_files_are_written(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     """No byte can be written any more, neither of Envoy's files nor of the log: nothing is half-written, nothing ends."""
     files = running.directory / "envoy"
-    before = {path.name: path.read_bytes() for path in files.iterdir()}
+    before = {path.name: path.read_bytes() for path in files.glob("*.yaml")}
     pid = running.sidecar.popen.pid
     with running.client() as client:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
         running.write([entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")])
         wait_until(lambda: "cannot write" in (running.status()["envoy"]["error"] or ""))
-        assert {path.name: path.read_bytes() for path in files.iterdir()} == before
+        assert {path.name: path.read_bytes() for path in files.glob("*.yaml")} == before
+        wait_until(lambda: running.logged("Route memo is off: its file cannot be written"))
+        assert not (files / "stamps").exists(), "what cannot be kept up to date is not left to be relied on"
         assert text_of(client.call("a_one"))
         refused = client.call("b_two")
         assert (refused.status_code, "ns/two" in refused.text) == (503, True), "Envoy does not have it yet, and says so"
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         wait_until(lambda: client.call("b_two").status_code == 200)
         assert running.status()["envoy"]["error"] is None
+        wait_until((files / "stamps").exists, "and Envoy remembers again")
     assert running.sidecar.popen.poll() is None
 
 

@@ -1,0 +1,187 @@
+-- The route memo: the router decides a call, this filter repeats the decision (ARCHITECTURE.md, "What Envoy remembers").
+-- It makes none of its own. What does not scan plainly, and what it has not been told, goes to the router, which says beside its answer
+-- what that depended on (mcpgw_sidecar/extproc/codec.py, `_memo`). Each worker remembers, bounded: whose tool a name is, for everybody
+-- who sees the same; and of a client's session what it sees, and its sessions with servers.
+-- How long: STAMPS is a file of the sidecar's (mcpgw_sidecar/envoyfiles/stamps.py). A decision came with 16 of its bytes; as long as they
+-- stand there unchanged, the router would decide the same. Where there is no such file (""), a decision lives for LIFETIME.
+local MAX_BODY, MAX_MEMBERS, LIFETIME = 65536, 100, 1000 -- bytes, of an object, milliseconds
+local MAX_SESSIONS, MAX_TOOLS = 10000, 50000
+local BROKER = {
+  initialize = true, ping = true, ['tools/list'] = true, ['prompts/list'] = true, ['resources/list'] = true,
+  ['resources/templates/list'] = true, ['logging/setLevel'] = true, ['notifications/initialized'] = true,
+  ['notifications/cancelled'] = true, ['notifications/progress'] = true, ['notifications/roots/list_changed'] = true,
+}
+
+-- What was found in the message at hand: places of its members. Upvalues, not a table and closures: they cost nothing.
+local version, method, id, id_end, params, name, name_end, count
+
+local function in_message(s, key, first, last)
+  count = count + 1
+  if count > MAX_MEMBERS or key == 'result' or key == 'error' or find(key, '\\', 1, true) then return false end
+  if key == 'jsonrpc' then
+    if version or sub(s, first, last) ~= '"2.0"' then return false end
+    version = true
+  elseif key == 'method' then
+    if method or byte(s, first) ~= 34 then return false end
+    method = sub(s, first + 1, last - 1)
+  elseif key == 'id' then
+    local c = byte(s, first)
+    if id or c ~= 34 and c ~= 45 and (c < 48 or c > 57) then return false end
+    id, id_end = first, last
+  elseif key == 'params' then
+    if params or byte(s, first) ~= 123 then return false end
+    params = first
+  end
+end
+
+local function in_params(s, key, first, last)
+  count = count + 1
+  if count > MAX_MEMBERS or find(key, '\\', 1, true) then return false end
+  if key == 'name' then
+    if name or byte(s, first) ~= 34 or find(sub(s, first, last), '\\', 1, true) then return false end
+    name, name_end = first + 1, last - 1
+  end
+end
+
+-- What stands plainly in a message: its method, the place of its id (nil: a notification) and, for tools/call, of the name between its
+-- quotes. Nothing where Python's parser (protocol/jsonrpc.py) might say anything else.
+function scan(s)
+  version, method, id, id_end, params, name, name_end, count = nil, nil, nil, nil, nil, nil, nil, 0
+  if not is_object(s, in_message) or not version or not is_utf8(s) then return nil end
+  if BROKER[method] then return method, id, id_end end
+  count = 0
+  if method ~= 'tools/call' or not id or not params or not members(s, params, in_params) or not name then return nil end
+  return method, id, id_end, name, name_end
+end
+
+-- By a client's session id: the headers that it asks with, the tools that it sees for that, its sessions with servers by their names.
+-- Two generations, of which the older is dropped; whoever is met in it moves on.
+local young, old, seen = {}, {}, 0
+local views, tools = {}, 0 -- what is seen, by all headers that decide about it; and how many tools that are
+local living = setmetatable({}, {__mode = 'v'}) -- sessions with servers by their owner's name (protocol/owners.py)
+local generation, file, opened
+
+local function forget_all() young, old, seen, views, tools = {}, {}, 0, {}, 0 end
+
+local function keep(token, known)
+  if seen >= MAX_SESSIONS then old, young, seen = young, {}, 0 end
+  if not young[token] then seen = seen + 1 end
+  young[token] = known
+end
+
+local function recall(token)
+  local known = young[token]
+  if not known and old[token] then
+    known = old[token]
+    keep(token, known)
+  end
+  return known
+end
+
+-- The 16 bytes of a slot as they are now: of all decisions, and of the sessions in this slot. The file is opened anew each second, so that
+-- one which was put in its place does not stay unseen.
+local function stamp(slot, now)
+  if now ~= opened then
+    if file then file:close() end
+    file, opened = io.open(STAMPS, 'rb'), now
+    if file then file:setvbuf('no') end
+  end
+  return file and file:seek('set', slot * 16) and file:read(16)
+end
+
+-- Whether the router would still decide the same.
+local function holds(handle, known, tool, upstream)
+  if upstream.dead then return false end
+  local now = os.time()
+  if now >= known.expires then return false end
+  if STAMPS == '' then
+    local at = handle:timestamp() - LIFETIME
+    return at < tool.at and at < upstream.at
+  end
+  local stands = stamp(known.slot, now)
+  if stands and sub(stands, 1, 8) == generation then return stands == upstream.stamp end
+  forget_all()
+  generation = stands and sub(stands, 1, 8)
+  return false
+end
+
+local function forward(handle, headers, buffer, text, known, tool, upstream)
+  headers:replace(':authority', tool.authority)
+  headers:replace(':path', tool.path)
+  headers:replace('x-mcp-servername', tool.server)
+  headers:replace('x-mcp-method', 'tools/call')
+  headers:replace('x-mcp-toolname', sub(text, name, name_end))
+  headers:replace('mcp-protocol-version', upstream.version)
+  if upstream.id then headers:replace('mcp-session-id', upstream.id) else headers:remove('mcp-session-id') end
+  headers:remove('accept-encoding')
+  if known.origin then headers:remove('origin') end
+  if known.virtual then headers:remove('x-mcp-virtualserver') end
+  if tool.renamed then
+    local size = buffer:setBytes(sub(text, 1, name - 2) .. tool.renamed .. sub(text, name_end + 2))
+    headers:replace('content-length', tostring(size))
+  end
+  local told = handle:streamInfo():dynamicMetadata()
+  told:set('mcpgw', 'id', sub(text, id, id_end))
+  told:set('mcpgw', 'session', upstream.session)
+  handle:clearRouteCache()
+end
+
+function envoy_on_request(handle)
+  if handle:headers():get(':method') ~= 'POST' then return end
+  local buffer = handle:body()
+  local size = buffer and buffer:length() or 0
+  if size == 0 or size > MAX_BODY then return end
+  local text, headers = buffer:getBytes(0, size), handle:headers()
+  if not scan(text) then
+    handle:streamInfo():dynamicMetadata():set('mcpgw', 'lookup', 'declined')
+    return
+  end
+  if not name then
+    if STAMPS == '' then return end -- whether the sidecar wants to see everything (LOG_LEVEL=debug) is not known here
+    headers:replace('x-mcp-servername', 'mcpBroker')
+    headers:replace('x-mcp-method', method)
+    handle:streamInfo():dynamicMetadata():set('mcpgw', 'id', id and sub(text, id, id_end) or 'null')
+    return
+  end
+  -- Of a header that stands there twice Envoy gives both, with a comma: no session, and no place, that the router ever named.
+  local known = recall(headers:get('mcp-session-id') or '')
+  if known and known.host == headers:get(':authority') and known.path == headers:get(':path')
+    and known.origin == headers:get('origin') and known.virtual == headers:get('x-mcp-virtualserver')
+    and known.asked == headers:get('mcp-protocol-version') then
+    local tool = known.tools[sub(text, name, name_end)]
+    local upstream = tool and known.servers[tool.server]
+    if upstream and holds(handle, known, tool, upstream) then
+      forward(handle, headers, buffer, text, known, tool, upstream)
+      return
+    end
+  end
+  handle:streamInfo():dynamicMetadata():set('mcpgw', 'lookup', 'miss')
+end
+
+-- An answer has come: a decision of the router's is kept; a session that its server does not know (any more) is not relied on.
+function remember(handle, call)
+  local status, memo = handle:headers():get(':status'), call['memo']
+  local dead = living[call['healed'] or (status == '404' or status == '401') and call['session']]
+  if dead then dead.dead = true end
+  if not memo or call['healed'] or sub(status, 1, 1) ~= '2' then return end
+  if STAMPS ~= '' then
+    local stands = stamp(memo.slot, os.time())
+    if stands ~= memo.stamp then return end -- decided before the change
+    if sub(stands, 1, 8) ~= generation then forget_all() end
+    generation = sub(stands, 1, 8)
+  end
+  if tools >= MAX_TOOLS then forget_all() end
+  local at, before = handle:timestamp(), recall(memo.token)
+  local view = views[memo.place] or {}
+  if not view[memo.name] then tools = tools + 1 end
+  view[memo.name] = {server = memo.server, authority = memo.authority, path = memo.to, renamed = memo.renamed, at = at}
+  views[memo.place] = view
+  local upstream = {id = memo.id, version = memo.version, session = call['session'], stamp = memo.stamp, at = at}
+  living[call['session']] = upstream
+  local servers = before and before.servers or {}
+  servers[memo.server] = upstream
+  keep(memo.token, {
+    host = memo.host, path = memo.path, origin = memo.origin, virtual = memo.virtual, asked = memo.asked, tools = view,
+    servers = servers, slot = memo.slot, expires = memo.expires,
+  })
+end

@@ -1,0 +1,20 @@
+"""The Lua filters as Envoy gets them: files of mcpgw_sidecar/envoy, put together."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+
+def script(name: str) -> str:
+    """The text of a filter."""
+    return (files("mcpgw_sidecar.envoy") / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def messages(stamps: str | None) -> str:
+    """The filter that sees requests before the router and answers behind it: events.lua, and with `stamps` the route memo.
+
+    `stamps` is the path of the file that says how long a decision holds, "" where there is none; None leaves the memo out.
+    """
+    memo = [] if stamps is None else [f"local STAMPS = {json.dumps(stamps)}\n", script("memo")]
+    return "".join([script("json"), *memo, script("events")])

@@ -1,0 +1,123 @@
+"""How long a decision holds that Envoy remembers (envoy/memo.lua): a small file, changed in place before anything else is told.
+
+SLOTS times 16 characters, hexadecimal. The first eight of a slot are what all decisions depend on (catalog, keys, guard); the last eight
+change whenever a session of this slot ends, and only then. A decision comes with the stamp that stood there when it was made: as long as it
+still stands there, the router would decide the same. So what Envoy remembers is as fresh as the router itself, in every worker, and
+stays as it is while the sidecar is away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from mcpgw_sidecar.catalog.snapshot import Snapshot, fingerprint
+from mcpgw_sidecar.model.ports import Started
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.watch import Watched
+
+log = get_logger(__name__)
+
+FILE = "stamps"
+SLOTS = 4096  # sessions that share one are forgotten together: a miss for them, nothing else
+LOOK = 1.0  # seconds between two looks at what is not announced: session keys
+_HALF = 8
+_SIZE = 2 * _HALF
+
+
+class Brief:
+    """Instead of the file, where Envoy shares none with us: a decision is remembered for a moment, whatever happens."""
+
+    def of(self, session_key: str) -> tuple[int, str]:
+        """Nothing to compare."""
+        del session_key
+        return 0, ""
+
+
+class StampFile:
+    """The file. Until `wait_following` has looked at a complete catalog, no decision is to be remembered."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._generation: str | None = None
+        self._file: int | None = None
+        self._stamps = bytearray()
+        self._said = ""
+
+    def of(self, session_key: str) -> tuple[int, str] | None:
+        """Slot and stamp of a session, None for a decision that nobody may remember."""
+        if self._generation is None:
+            return None
+        slot = _slot(session_key)
+        return slot, self._stamps[slot * _SIZE : (slot + 1) * _SIZE].decode()
+
+    def end(self, session_key: str) -> None:
+        """The session has ended: nothing that was decided for it holds."""
+        if self._generation is not None:
+            at = _slot(session_key) * _SIZE + _HALF
+            self._write(at, secrets.token_hex(_HALF // 2).encode())
+
+    async def wait_following(self, live: Watched[Snapshot], started: Started, depends: Callable[[], str]) -> None:
+        """Follow what decisions depend on, for ever: the catalog, and what `depends` says."""
+        await started.wait_over()
+        while True:
+            version = live.version
+            self._turn(fingerprint(live.value, depends()))
+            with trio.move_on_after(LOOK):
+                await live.wait_after(version)
+
+    def _turn(self, generation: str) -> None:
+        generation = generation[:_HALF]
+        if generation == self._generation:
+            return
+        if self._file is None:
+            self._open()
+        if self._stamps[:_HALF].decode() != generation:
+            stamps = (generation + secrets.token_hex(_HALF // 2) for _ in range(SLOTS))
+            self._write(0, "".join(stamps).encode())
+        if self._file is not None:
+            self._generation, self._said = generation, ""
+
+    def _open(self) -> None:
+        """The file as the process before left it: what Envoy remembers since then holds if nothing has changed."""
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            found = os.pread(self._file, SLOTS * _SIZE, 0)
+        except OSError as error:
+            self._give_up(error)
+            return
+        self._stamps[:] = found if len(found) == SLOTS * _SIZE and found.isascii() else bytes(SLOTS * _SIZE)
+
+    def _write(self, at: int, data: bytes) -> None:
+        self._stamps[at : at + len(data)] = data
+        if self._file is None:
+            return
+        try:
+            written = os.pwrite(self._file, data, at)
+        except OSError as error:
+            self._give_up(error)
+            return
+        if written != len(data):
+            self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def _give_up(self, error: OSError) -> None:
+        """Without the file Envoy remembers nothing: it looks for it each second, and so do we."""
+        if self._said != str(error.strerror):
+            self._said = str(error.strerror)
+            log.error("Route memo is off: its file cannot be written", file=str(self._path), error=error.strerror)
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._generation = None, None
+
+
+def _slot(session_key: str) -> int:
+    return zlib.crc32(session_key.encode()) % SLOTS
