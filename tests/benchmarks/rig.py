@@ -127,7 +127,7 @@ def bare_envoy(directory: Path, name: str, filters: list[Any], ports: Mapping[st
         "access_log": [access_log()],
         "route_config": {
             "virtual_hosts": [
-                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "one"}}]}
+                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": next(iter(ports))}}]}
             ]
         },
         "http_filters": filters,
@@ -204,3 +204,26 @@ def fastmcp_proxy(directory: Path, ports: Mapping[str, int]) -> Iterator[Target]
         yield Target("FastMCP proxy", url, (process.popen.pid,), f"{next(iter(ports))}_t0")
     finally:
         process.stop()
+
+
+class Sessions:
+    """Many sessions of one client program; `step` does one thing in all of them (load/main.go)."""
+
+    def __init__(self, url: str, count: int, message: Mapping[str, Any]) -> None:
+        command = [built_load(), "sessions", "-url", url, "-count", str(count), "-message", json.dumps(message)]
+        self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._popen.stdout is not None
+        self._popen.stdout.readline()
+
+    def step(self, name: str) -> dict[str, float]:
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._popen.stdin.write(f"{name}\n")
+        self._popen.stdin.flush()
+        found: dict[str, float] = json.loads(self._popen.stdout.readline())
+        return found
+
+    def close(self) -> None:
+        assert self._popen.stdin is not None
+        self._popen.stdin.close()
+        self._popen.wait()

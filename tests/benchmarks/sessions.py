@@ -1,122 +1,66 @@
-"""What sessions and calls cost: `just bench`, or `python -m tests.benchmarks.sessions [SESSIONS] [ROUNDS]`. Prints Markdown.
+"""What sessions cost: `just bench sessions [SESSIONS] [ROUNDS]`. Prints Markdown.
 
-Each round opens SESSIONS sessions, each with its notification stream; calls a tool once in each (a session with the server is
-opened), calls it again (the ordinary call), and then all clients vanish at once. CPU comes from the process accounts, so what
-the load itself costs does not count.
+Each round opens SESSIONS sessions, gives each its notification stream, calls a tool in each (a session with the server is opened), calls it again (Envoy
+remembers), rests, and then all clients vanish at once: connections are cut, nobody says good-bye. Their sessions live on for a day.
 """
 
 from __future__ import annotations
 
 import platform
-import sys
 import tempfile
+import time
 from pathlib import Path
 
-import httpx2
-import trio
+from tests.benchmarks.rig import Account, Sessions, call, load_server
+from tests.e2e.stack import Gateway, entry, gateway
 
-from tests.e2e.stack import HEADERS, Gateway, entry, gateway
-from tests.servers.scripted import ScriptedServer, tool
-
-TICKS = 100.0  # of the process accounts, a second
-AT_ONCE = 50
-HEADING = "| round | initialize + stream, ms CPU | first call, ms CPU (Envoy) | next call, ms CPU (Envoy) | RSS open, MB | RSS after, MB | idle CPU, % |"
-
-
-class Account:
-    """CPU and memory of a process."""
-
-    def __init__(self, pid: int) -> None:
-        self._proc = Path(f"/proc/{pid}")
-
-    @property
-    def cpu(self) -> float:
-        fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-    @property
-    def rss(self) -> float:
-        return int((self._proc / "status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+REST = 2.0  # seconds in which what was begun ends, and then as many in which idleness is measured
+HEADING = (
+    "| round | initialize | stream | first call (Envoy) | next call (Envoy) | RSS open, MB | kB a session "
+    "| idle CPU, % | after they vanished: RSS, MB | idle CPU, % | failures |"
+)
 
 
-class Clients:
-    """Many clients in one process."""
-
-    def __init__(self, url: str, http: httpx2.AsyncClient) -> None:
-        self.url, self.http = url, http
-        self.sessions: list[str] = []
-        self.listening = 0
-        self._limit = trio.CapacityLimiter(AT_ONCE)
-
-    async def wait_opened(self, nursery: trio.Nursery) -> None:
-        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-        async with self._limit:
-            answer = await self.http.post(
-                self.url, headers=HEADERS, json={"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
-            )
-        answer.raise_for_status()
-        self.sessions.append(answer.headers["mcp-session-id"])
-        nursery.start_soon(self._wait_listening, self.sessions[-1])
-
-    async def wait_called(self, session: str) -> None:
-        call = {"jsonrpc": "2.0", "id": 0, "method": "tools/call", "params": {"name": "one", "arguments": {}}}
-        async with self._limit:
-            answer = await self.http.post(self.url, headers={**HEADERS, "mcp-session-id": session}, json=call)
-        assert "result" in answer.text, answer.text
-
-    async def _wait_listening(self, session: str) -> None:
-        async with self.http.stream("GET", self.url, headers={**HEADERS, "mcp-session-id": session}) as answer:
-            answer.raise_for_status()
-            self.listening += 1
-            async for _ in answer.aiter_bytes():
-                pass
+def idle(account: Account) -> float:
+    """Percent of a core, after a rest."""
+    time.sleep(REST)
+    before = account.cpu
+    time.sleep(REST)
+    return (account.cpu - before) / REST * 100
 
 
-async def wait_round(number: int, running: Gateway, sessions: int) -> str:
+def measured(number: int, running: Gateway, count: int, start: float) -> str:
     assert running.envoy is not None
     sidecar, envoy = Account(running.sidecar.popen.pid), Account(running.envoy.popen.pid)
-    costs: list[float] = []
-    limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(limits=limits, timeout=60, trust_env=False) as http, trio.open_nursery() as streams:
-        clients = Clients(running.url, http)
-        before = sidecar.cpu
-        for _ in range(sessions):
-            streams.start_soon(clients.wait_opened, streams)
-        while clients.listening < sessions:  # noqa: ASYNC110  # a look at a counter
-            await trio.sleep(0.05)
-        costs.append(sidecar.cpu - before)
-        opened = sidecar.rss
-        for _ in range(2):
-            before, before_envoy = sidecar.cpu, envoy.cpu
-            async with trio.open_nursery() as calls:
-                for session in clients.sessions:
-                    calls.start_soon(clients.wait_called, session)
-            costs += [sidecar.cpu - before, envoy.cpu - before_envoy]
-        streams.cancel_scope.cancel()
-    await trio.sleep(2)
-    before = sidecar.cpu
-    await trio.sleep(2)
-    each = [cost / sessions * 1000 for cost in costs]
+    clients = Sessions(running.url, count, call("t0"))
+    costs, failures = [], 0
+    for step in ("initialize", "listen", "call", "call"):
+        before, before_envoy = sidecar.cpu, envoy.cpu
+        failures += int(clients.step(step)["errors"])
+        time.sleep(0.5)
+        costs.append(((sidecar.cpu - before) / count * 1e3, (envoy.cpu - before_envoy) / count * 1e3))
+    resting = idle(sidecar)
+    opened = sidecar.rss
+    clients.step("vanish")
+    clients.close()
+    gone = idle(sidecar)
+    each = (opened - start) * 1024 / count
     return (
-        f"| {number} | {each[0]:.2f} | {each[1]:.2f} ({each[2]:.2f}) | {each[3]:.2f} ({each[4]:.2f}) "
-        f"| {opened:.0f} | {sidecar.rss:.0f} | {(sidecar.cpu - before) / 2 * 100:.1f} |"
+        f"| {number} | {costs[0][0]:.2f} | {costs[1][0]:.2f} | {costs[2][0]:.2f} ({costs[2][1]:.2f}) | {costs[3][0]:.2f} ({costs[3][1]:.2f}) "
+        f"| {opened:.0f} | {each:.1f} | {resting:.1f} | {sidecar.rss:.0f} | {gone:.1f} | {failures} |"
     )
 
 
-def main(sessions: int = 1000, rounds: int = 3) -> None:
+def main(sessions: str = "2000", rounds: str = "3") -> None:
+    count = int(sessions)
     with (
         tempfile.TemporaryDirectory() as directory,
-        ScriptedServer(tool("one")) as server,
-        gateway(Path(directory), [entry("ns/one", server.url)]) as running,
+        load_server(Path(directory), "one") as port,
+        gateway(Path(directory), [entry("ns/one", f"http://127.0.0.1:{port}/mcp")]) as running,
     ):
+        time.sleep(REST)
         start = Account(running.sidecar.popen.pid).rss
-        print(
-            f"{sessions} sessions; Python {platform.python_version()}, {platform.machine()}; RSS at start {start:.0f} MB\n"
-        )
-        print(HEADING + "\n|" + "---|" * 7)
-        for number in range(1, rounds + 1):
-            print(trio.run(wait_round, number, running, sessions), flush=True)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+        print(f"{count} sessions; Python {platform.python_version()}, {platform.machine()}; RSS at start {start:.0f} MB; ms CPU each\n")
+        print(HEADING + "\n|" + "---|" * 11)
+        for number in range(1, int(rounds) + 1):
+            print(measured(number, running, count, start), flush=True)

@@ -5,6 +5,11 @@
 //
 // `run` opens a session on each connection and says "ready"; each line "SECONDS" on stdin is a round, answered by one line of JSON:
 // {"calls": ..., "errors": ..., "seconds": ..., "p50": ..., "p95": ..., "p99": ...} (milliseconds). The end of stdin ends it.
+//
+//	load sessions -url URL -count N -message JSON
+//
+// `sessions` does on each line of stdin what that says, for all N at once (64 at a time), and answers as above: "initialize", "listen" (a GET
+// stream for each), "call" (the message once in each session), "end" (DELETE), "vanish" (all connections are cut).
 package main
 
 import (
@@ -32,8 +37,10 @@ func main() {
 		err = serve(os.Args[2], os.Args[3])
 	case len(os.Args) > 2 && os.Args[1] == "run":
 		err = run(os.Args[2:])
+	case len(os.Args) > 2 && os.Args[1] == "sessions":
+		err = sessions(os.Args[2:])
 	default:
-		err = fmt.Errorf("usage: load serve ADDRESS TOOLS | load run -url URL -connections N -message JSON")
+		err = fmt.Errorf("usage: load serve ADDRESS TOOLS | load run ... | load sessions ...")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -146,6 +153,135 @@ func run(arguments []string) error {
 	return nil
 }
 
+type session struct {
+	id     string
+	stream net.Conn
+}
+
+const atOnce = 64 // connections for what is not a stream
+
+func sessions(arguments []string) error {
+	flags := flag.NewFlagSet("sessions", flag.ExitOnError)
+	target := flags.String("url", "", "where to")
+	count := flags.Int("count", 1, "sessions")
+	message := flags.String("message", "", "the call")
+	flags.Parse(arguments)
+	to, err := url.Parse(*target)
+	if err != nil {
+		return err
+	}
+	all := make([]*session, *count)
+	for i := range all {
+		all[i] = &session{}
+	}
+	steps := map[string]func(*session, *client) error{
+		"initialize": func(s *session, c *client) error { return s.initialize(to, c) },
+		"listen":     func(s *session, _ *client) error { return s.listen(to) },
+		"call":       func(s *session, c *client) error { return c.expect(http.StatusOK, post(to, s.id, "", *message)) },
+		"end":        func(s *session, c *client) error { return c.expect(http.StatusNoContent, request("DELETE", to, s.id)) },
+		"vanish":     func(s *session, _ *client) error { return s.vanish() },
+	}
+	fmt.Println("ready")
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		step, known := steps[lines.Text()]
+		if !known {
+			return fmt.Errorf("no such step: %s", lines.Text())
+		}
+		each(to, all, step)
+	}
+	return nil
+}
+
+// each does a step for all sessions and prints what came of it.
+func each(to *url.URL, all []*session, step func(*session, *client) error) {
+	begun, todo := time.Now(), make(chan *session)
+	var lock sync.Mutex
+	var times []time.Duration
+	var running sync.WaitGroup
+	errors := 0
+	for range atOnce {
+		running.Go(func() {
+			connection, err := net.Dial("tcp", to.Host)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			defer connection.Close()
+			c := &client{connection: connection, reader: bufio.NewReaderSize(connection, 1<<16)}
+			for s := range todo {
+				at := time.Now()
+				connection.SetDeadline(at.Add(time.Minute))
+				err := step(s, c)
+				lock.Lock()
+				times = append(times, time.Since(at))
+				if err != nil {
+					errors++
+					if errors < 4 {
+						fmt.Fprintln(os.Stderr, err)
+					}
+				}
+				lock.Unlock()
+			}
+		})
+	}
+	for _, s := range all {
+		todo <- s
+	}
+	close(todo)
+	running.Wait()
+	report(times, errors, time.Since(begun))
+}
+
+func (s *session) initialize(to *url.URL, c *client) error {
+	body := `{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"load","version":"1"}}}`
+	status, id, err := c.send(post(to, "", "", body))
+	if err != nil || status != http.StatusOK {
+		return fmt.Errorf("initialize: status %d, %v", status, err)
+	}
+	s.id = id
+	return nil
+}
+
+func (c *client) expect(wanted int, sent []byte) error {
+	status, _, err := c.send(sent)
+	if err == nil && (status != wanted || wanted == http.StatusOK && !bytes.Contains(c.body, []byte(`"result"`))) {
+		err = fmt.Errorf("status %d: %s", status, c.body)
+	}
+	return err
+}
+
+// listen opens the stream and returns when its headers are here.
+func (s *session) listen(to *url.URL) (err error) {
+	if s.stream, err = net.Dial("tcp", to.Host); err != nil {
+		return err
+	}
+	s.stream.SetDeadline(time.Now().Add(time.Minute))
+	if _, err = s.stream.Write(request("GET", to, s.id)); err != nil {
+		return err
+	}
+	head := make([]byte, 12)
+	if _, err = io.ReadFull(s.stream, head); err == nil && string(head[9:]) != "200" {
+		err = fmt.Errorf("stream: %s", head)
+	}
+	s.stream.SetDeadline(time.Time{})
+	return err
+}
+
+func (s *session) vanish() error {
+	if s.stream != nil {
+		s.stream.(*net.TCPConn).SetLinger(0)
+		s.stream.Close()
+	}
+	s.stream = nil
+	return nil
+}
+
+func request(method string, to *url.URL, session string) []byte {
+	return fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\nMcp-Session-Id: %s\r\nMcp-Protocol-Version: 2025-06-18\r\n\r\n",
+		method, to.Path, to.Host, session)
+}
+
 func open(to *url.URL, message, capabilities, accepted string) (*client, error) {
 	connection, err := net.Dial("tcp", to.Host)
 	if err != nil {
@@ -246,13 +382,16 @@ func round(clients []*client, length time.Duration) {
 		running.Go(func() { c.loop(end) })
 	}
 	running.Wait()
-	seconds := time.Since(begun).Seconds()
 	var times []time.Duration
 	errors := 0
 	for _, c := range clients {
 		times = append(times, c.times...)
 		errors += c.errors
 	}
+	report(times, errors, time.Since(begun))
+}
+
+func report(times []time.Duration, errors int, took time.Duration) {
 	slices.Sort(times)
 	at := func(part float64) float64 {
 		if len(times) == 0 {
@@ -261,7 +400,7 @@ func round(clients []*client, length time.Duration) {
 		return float64(times[int(part*float64(len(times)-1))].Microseconds()) / 1000
 	}
 	out, _ := json.Marshal(map[string]any{
-		"calls": len(times), "errors": errors, "seconds": seconds, "p50": at(0.50), "p95": at(0.95), "p99": at(0.99),
+		"calls": len(times), "errors": errors, "seconds": took.Seconds(), "p50": at(0.50), "p95": at(0.95), "p99": at(0.99),
 	})
 	fmt.Println(string(out))
 }

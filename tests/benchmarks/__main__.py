@@ -1,0 +1,26 @@
+"""`just bench NAME [ARGUMENT ...]`: one benchmark; its figures, with their machine, belong into RESULTS.md."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = {
+    "calls": "a tools/call, beside plain Envoy, Envoy's mcp_router and FastMCP's proxy",
+    "lists": "tools/list with few and with many tools",
+    "sessions": "sessions with streams, and their clients vanishing",
+    "storms": "changes of the configuration, a start with dead servers, the sidecar away",
+    "start": "what a start of each form of the program costs",
+    "kube": "MCPServers in Kubernetes",
+}
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+        sys.exit("\n".join([__doc__ or "", *(f"  {name:10} {what}" for name, what in NAMES.items())]))
+    name, arguments = sys.argv[1], sys.argv[2:]
+    importlib.import_module(f"tests.benchmarks.{name}").main(*arguments)
+
+
+if __name__ == "__main__":
+    main()
