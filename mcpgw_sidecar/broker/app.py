@@ -96,6 +96,7 @@ class BrokerApp:
 
     async def _wait_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        scope["headers"] = []  # a stream would hold them as long as it lives
         if scope["method"] != "POST" and await wait_body(receive, SMALL_BODY) is None:
             await _wait_rejected(send, Reject(status=413, code=INVALID_REQUEST, message="Request body too large: send none"))
             return
@@ -261,18 +262,20 @@ class BrokerApp:
         # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
         stream.primed = state.session.protocol_version >= PRIMED
         first = stream.first_event() if stream.primed else KEEP_ALIVE
+        headers.clear()
         self._metrics.streams.inc()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_wait_gone, receive, stream)
-                await _wait_streamed(send, stream, first)
-                nursery.cancel_scope.cancel()
+            await _wait_streamed(receive, send, stream, first)
         finally:
             self._streams.discard(stream)
             self._metrics.streams.dec()
 
 
-async def _wait_streamed(send: Send, stream: Stream, first: bytes) -> None:
+async def _wait_streamed(receive: Receive, send: Send, stream: Stream, first: bytes) -> None:
+    async def wait_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
     await send({"type": "http.response.start", "status": _OK, "headers": _EVENT_STREAM})
 
     def chunk(body: bytes) -> dict[str, Any]:
@@ -280,12 +283,14 @@ async def _wait_streamed(send: Send, stream: Stream, first: bytes) -> None:
 
     await send(chunk(first))  # the headers leave with the first byte of the body
     while not stream.closed:
-        with trio.move_on_after(KEEP_ALIVE_INTERVAL) as silence:
-            await stream.wait_news()
-        if silence.cancelled_caught:
-            await send(chunk(KEEP_ALIVE))
+        if await stream.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
+            return
+        silent = True
         while not stream.closed and (event := stream.next_event()) is not None:
+            silent = False
             await send(chunk(event))
+        if silent and not stream.closed:
+            await send(chunk(KEEP_ALIVE))
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -300,12 +305,6 @@ async def _wait_batch_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes]
     async for answer in answers:
         await send({"type": "http.response.body", "body": event_bytes(answer), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
-
-
-async def _wait_gone(receive: Receive, stream: Stream) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    stream.close()
 
 
 def _no_session(fault: SessionFault, ident: JsonText = NULL) -> Reject:

@@ -11,9 +11,10 @@ since its last stream here; to one that this process does not know at all, every
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import islice
 
 import attrs
@@ -60,39 +61,57 @@ class Stream:
     _hearing: Callable[[str], str]
     _state: str = ""
     pending: set[str] = attrs.field(factory=set)
-    relayed: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=MAX_RELAYED))
+    relayed: list[bytes] = attrs.field(factory=list)  # a deque takes 600 bytes when it is empty, and ten thousand are
     closed: bool = False
     primed: bool = False
     _marked: bool = False
     _id: str = attrs.field(factory=lambda: secrets.token_hex(4))
     _number: int = 0
-    _wake: trio.Event = attrs.field(factory=trio.Event)
+    _news: bool = False
+    _waiting: trio.CancelScope | None = None
 
     def tell(self, method: str, state: str) -> None:
         """Have a notification sent that leads to a state of the lists."""
         self.pending.add(method)
         self._state = state
-        self._wake.set()
+        self._wake()
 
     def send(self, message: bytes) -> None:
         """Have a server's message sent."""
+        if len(self.relayed) >= MAX_RELAYED:
+            del self.relayed[0]
         self.relayed.append(message)
-        self._wake.set()
+        self._wake()
 
     def mark(self) -> None:
         """Have an event sent that holds nothing but its id, where the client takes such (`primed`)."""
         self._marked = self.primed
-        self._wake.set()
+        self._wake()
 
     def close(self) -> None:
         """End the stream."""
         self.closed = True
-        self._wake.set()
+        self._wake()
 
-    async def wait_news(self) -> None:
-        """Wait until there is something to send, or the end."""
-        await self._wake.wait()
-        self._wake = trio.Event()
+    def _wake(self) -> None:
+        self._news = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def wait_news(
+        self, other: Callable[[], Awaitable[object]] = trio.sleep_forever, seconds: float = math.inf
+    ) -> bool:
+        """Wait until there is something to send, or the end, and for `seconds` at most; True when `other` has returned before.
+
+        One task waits for both: a second one for each idle stream would cost more memory than all else of it.
+        """
+        with trio.move_on_after(seconds) as self._waiting:
+            if self._news:
+                self._waiting.cancel()
+            await other()
+            return True
+        self._waiting, self._news = None, False
+        return False
 
     def first_event(self) -> bytes:
         """An event without a message: whoever is cut off before the first one has an id to come back with."""
@@ -101,7 +120,7 @@ class Stream:
     def next_event(self) -> bytes | None:
         """The bytes of the next event, None when nothing waits."""
         if self.relayed:
-            message = self.relayed.popleft()
+            message = self.relayed.pop(0)
             self._number += 1
             if self._owner.sent is None:
                 self._owner.sent = deque(maxlen=MAX_KEPT)

@@ -2,7 +2,8 @@
 
 It looks at the file ten times a second (one stat, some microseconds) instead of asking the kernel for events: renames,
 symlink swaps of mounted ConfigMaps, editors that truncate and write, and network file systems all look the same then. A file
-counts once it has been quiet for one look, so a half-written one is not read.
+counts once it has been quiet for one look, so a half-written one is not read. One that is replaced again and again (moved into place, so
+never half-written) is read once a second.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mcpgw_sidecar.errors import ConfigurationError, UnreadableError
 from mcpgw_sidecar.model.servers import Desired, Server
 
 LOOK = 0.1  # seconds
+RESTLESS = 10  # looks without quiet, after which a file that was replaced by another one counts
 
 _Stamp = tuple[int, int, int, int] | None
 _NEVER: _Stamp = (0, 0, 0, 0)  # what no file is stamped with
@@ -60,16 +62,19 @@ def _refused(current: Desired, error: ConfigurationError) -> Desired:
 async def wait_following(path: Path, current: Desired, publish: Callable[[Desired], None]) -> None:
     """Publish what the file says each time it has changed, for ever. `current` is what it said at start."""
     known = pending = _stamp(path)
+    restless = 0
     while True:
         await trio.sleep(LOOK)
         stamp = _stamp(path)
         if stamp == known:
-            pending = stamp
+            pending, restless = stamp, 0
             continue
         if stamp != pending:
-            pending = stamp  # still being written: look again
-            continue
-        known = stamp
+            replaced = stamp is not None and pending is not None and stamp[:2] != pending[:2]
+            pending, restless = stamp, restless + 1
+            if not replaced or restless < RESTLESS:
+                continue  # still being written: look again
+        known, restless = stamp, 0
         try:
             new = load(path)
             following = attrs.evolve(new, generation=current.generation + 1, failed_loads=current.failed_loads)

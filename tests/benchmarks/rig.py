@@ -127,7 +127,11 @@ def bare_envoy(directory: Path, name: str, filters: list[Any], ports: Mapping[st
         "access_log": [access_log()],
         "route_config": {
             "virtual_hosts": [
-                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": next(iter(ports))}}]}
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": next(iter(ports))}}],
+                }
             ]
         },
         "http_filters": filters,

@@ -60,7 +60,9 @@ def main(sessions: str = "2000", rounds: str = "3") -> None:
     ):
         time.sleep(REST)
         start = Account(running.sidecar.popen.pid).rss
-        print(f"{count} sessions; Python {platform.python_version()}, {platform.machine()}; RSS at start {start:.0f} MB; ms CPU each\n")
+        print(
+            f"{count} sessions; Python {platform.python_version()}, {platform.machine()}; RSS at start {start:.0f} MB; ms CPU each\n"
+        )
         print(HEADING + "\n|" + "---|" * 11)
         for number in range(1, int(rounds) + 1):
             print(measured(number, running, count, start), flush=True)

@@ -33,7 +33,9 @@ def start(rounds: int = 5) -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ports = [stack.enter_context(load_server(directory, f"s{number}", 10)) for number in range(HEALTHY)]
-        mute = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64)).getsockname()[1] for _ in range(MUTE)]
+        mute = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64)).getsockname()[1] for _ in range(MUTE)
+        ]
         every = [*ports, *free_ports(REFUSING), *mute]
         servers = [entry(f"ns/s{n}", f"http://127.0.0.1:{port}/mcp", f"s{n}_") for n, port in enumerate(every)]
         for number in range(rounds):
@@ -41,7 +43,9 @@ def start(rounds: int = 5) -> None:
             home.mkdir()
             found.append(started(home, servers))
     ready, listed, cpu = (statistics.median(column) for column in zip(*found, strict=True))
-    print(f"| {HEALTHY} + {REFUSING} + {MUTE} | {ready:.2f} | {listed:.2f} | {max(each[1] for each in found):.2f} | {cpu:.2f} |")
+    print(
+        f"| {HEALTHY} + {REFUSING} + {MUTE} | {ready:.2f} | {listed:.2f} | {max(each[1] for each in found):.2f} | {cpu:.2f} |"
+    )
 
 
 def started(home: Path, servers: list[dict[str, object]]) -> tuple[float, float, float]:
@@ -132,8 +136,14 @@ def open_sessions(running: Gateway, stop: threading.Event, found: Counter[int]) 
 
 
 TABLES = {
-    "start": (start, "| servers: healthy + refusing + mute | answers /status, s | all healthy listed, s | worst, s | CPU, s |"),
-    "changes": (changes, "| changes | CPU, % (Envoy) | seen after the last, s | notifications a client | idle CPU, % | RSS, MB |"),
+    "start": (
+        start,
+        "| servers: healthy + refusing + mute | answers /status, s | all healthy listed, s | worst, s | CPU, s |",
+    ),
+    "changes": (
+        changes,
+        "| changes | CPU, % (Envoy) | seen after the last, s | notifications a client | idle CPU, % | RSS, MB |",
+    ),
     "away": (away, "| sidecar | calls of 8 known sessions | failed | new sessions with a call, by status |"),
 }
 
