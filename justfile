@@ -37,13 +37,9 @@ inspect-gateway url="http://127.0.0.1:8888/mcp":
 cover:
     build/cover
 
-# What a start of each form of the program costs
-bench-start *args:
-    .venv/bin/python -m tests.benchmarks.start "$@"
-
-# What sessions and calls cost; figures with their machine belong into tests/benchmarks/RESULTS.md
+# One benchmark (calls, lists, sessions, storms, start, kube); figures with their machine belong into tests/benchmarks/RESULTS.md
 bench *args:
-    .venv/bin/python -m tests.benchmarks.sessions "$@"
+    .venv/bin/python -m tests.benchmarks "$@"
 
 # The frozen program, an OCI image and a Debian package, into dist/
 build *args:

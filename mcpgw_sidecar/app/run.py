@@ -83,7 +83,7 @@ class _Parts:
         batches = BatchRunner(
             client=self.client, directory=self.directory, decide=router.wait_decided, silence=self.settings.call_timeout
         )
-        return BrokerApp(
+        app = BrokerApp(
             live=self.values.live,
             started=self.ready,
             directory=self.directory,
@@ -93,6 +93,8 @@ class _Parts:
             max_body=self.settings.max_body,
             batches=batches,
         )
+        app.stamps = self.stamps if isinstance(self.stamps, StampFile) else None
+        return app
 
     def admin(self) -> AdminApp:
         """The admin port's application."""

@@ -19,13 +19,14 @@ from mcpgw_sidecar.broker.streams import Stream, Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import BROKER, NULL, JsonText, ServerName
-from mcpgw_sidecar.model.ports import NOT_STARTED, Started
+from mcpgw_sidecar.model.ports import NOT_STARTED, Stamps, Started
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.eras import classify
 from mcpgw_sidecar.protocol.guard import Guard
+from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, accepts, gzip_around
 from mcpgw_sidecar.protocol.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -35,6 +36,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Notification,
     Request,
     Response,
+    around_result,
     error_text,
     is_batch,
     parse_message,
@@ -61,7 +63,7 @@ _OK = 200
 
 
 class BrokerApp:
-    """The ASGI application."""
+    """The ASGI application. With `stamps` Envoy may remember lists."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class BrokerApp:
         self._metrics = metrics
         self._max_body = max_body
         self._batches = batches
+        self.stamps: Stamps | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. A bug of ours ends in a 500 and a line with its traceback, never in silence."""
@@ -163,15 +166,27 @@ class BrokerApp:
             case Reject():
                 outcome = answered.outcome
                 await _wait_rejected(send, answered)
-            case methods.Result(result, session_id):
+            case methods.Result():
                 outcome = "ok"
                 ident = parsed.id if isinstance(parsed, Request) else NULL
-                extra = [(h.SESSION.encode(), session_id.encode())] if session_id else []
-                await _wait_sent(send, _OK, result_text(ident, result), extra)
+                body, extra = _encoded(ident, answered, headers.get("accept-encoding", ""))
+                extra += self._memo(answered, headers)
+                await _wait_sent(send, _OK, body, extra)
             case None:
                 outcome = "ok"
                 await _wait_sent(send, 202, b"")
         self._metrics.answered(method=method, server=BROKER, outcome=outcome, seconds=time.perf_counter() - started)
+
+    def _memo(self, answered: methods.Result, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        """How long the answer holds, for lists.lua in the Envoy that asks."""
+        if self.stamps is None or answered.session is None or headers.get(h.X_SERVER) != BROKER:
+            return []
+        stamped = self.stamps.of(answered.session.key)
+        return (
+            [(h.X_MEMO.encode(), b"%d %b %d" % (stamped[0], stamped[1].encode(), answered.session.expires))]
+            if stamped
+            else []
+        )
 
     async def _wait_batch(self, headers: dict[str, str], body: bytes, send: Send) -> None:
         texts = split(body)
@@ -220,7 +235,7 @@ class BrokerApp:
             case Request(method="logging/setLevel"):
                 return methods.set_level(parsed, session.session, self._directory, headers)
             case Request():
-                return methods.answer(parsed, snapshot)
+                return methods.answer(parsed, snapshot, session.session)
             case Notification():
                 if parsed.method != "notifications/initialized":
                     self._directory.relay(session, parsed, headers)
@@ -309,6 +324,19 @@ async def _wait_batch_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes]
 
 def _no_session(fault: SessionFault, ident: JsonText = NULL) -> Reject:
     return Reject(status=fault.status, code=SERVER_ERROR, message=fault.message, id=ident)
+
+
+def _encoded(ident: JsonText, answered: methods.Result, accepted: str) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """The body of an answer, compressed where that is worth it and wanted, and the headers that say so."""
+    extra = [(h.SESSION.encode(), answered.session_id.encode())] if answered.session_id else []
+    if answered.packed is None:
+        return result_text(ident, answered.body), extra
+    extra.append((b"vary", b"accept-encoding"))
+    before, behind = around_result(ident)
+    if not accepts(accepted) or len(before) > MAX_AROUND:
+        return result_text(ident, answered.body), extra
+    extra.append((b"content-encoding", b"gzip"))
+    return gzip_around(before, answered.body, answered.packed(answered.body), behind), extra
 
 
 async def _wait_rejected(send: Send, reject: Reject) -> None:

@@ -87,8 +87,8 @@ class Directory:
         client_info: JsonText,
         capabilities: JsonText,
         virtual: VirtualName | None = None,
-    ) -> str:
-        """A new session's id."""
+    ) -> tuple[str, Session]:
+        """A new session's id, and the session."""
         session = Session(
             key=secrets.token_urlsafe(RANDOM_BYTES),
             expires=int(time.time() + self._lifetime),
@@ -98,7 +98,7 @@ class Directory:
         )
         self._table.see(session)
         self._streams.greet(session.key, virtual)
-        return self._keys().seal(session)
+        return self._keys().seal(session), session
 
     def lookup(self, token: str | None) -> SessionState | SessionFault:
         """Verify a session id and give what is known of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 
@@ -21,6 +21,7 @@ from mcpgw_sidecar.routing.stateful import is_addressed
 from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
 
 _LISTS = {kind.list_method: kind for kind in KINDS}
+COMPRESSED = 16384  # bytes from which a list is compressed for clients that take it
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # server/utilities/logging
 _INFO_KEPT = ("name", "title", "version")
 _INFO_VALUE = 64  # characters of each member of clientInfo that is kept when the whole does not fit
@@ -28,10 +29,15 @@ _INFO_VALUE = 64  # characters of each member of clientInfo that is kept when th
 
 @attrs.frozen
 class Result:
-    """A result, as JSON; `session_id` is set for a new session."""
+    """A result, as JSON; `session_id` is set for a new session, `packed` gives the body's blocks for gzip where they are worth it.
+
+    With `session`, Envoy may remember it for whoever sees the same, as long as that session and the catalog stand.
+    """
 
     body: bytes
     session_id: str | None = attrs.field(default=None, repr=False)
+    packed: Callable[[bytes], bytes] | None = None
+    session: Session | None = None
 
 
 def initialize(
@@ -46,7 +52,7 @@ def initialize(
         if key in members and not isinstance(members[key].value, dict):
             return _invalid(request, f"{key} must be an object")
     negotiated = negotiate(version.value)
-    session_id = directory.create(
+    session_id, session = directory.create(
         protocol_version=negotiated,
         client_info=_client_info(request.text, members.get("clientInfo")),
         capabilities=_capabilities(request.text, members.get("capabilities")),
@@ -59,16 +65,16 @@ def initialize(
     }
     if snapshot.instructions:
         result["instructions"] = snapshot.instructions
-    return Result(dumps(result).encode(), session_id)
+    return Result(dumps(result).encode(), session_id, session=session)
 
 
-def answer(request: Request, snapshot: Snapshot) -> Result | Reject:
+def answer(request: Request, snapshot: Snapshot, session: Session) -> Result | Reject:
     """Answer a request of a session that stands."""
     match request.method:
         case "ping":
             return Result(b"{}")
         case method if method in _LISTS:
-            return _list(request, snapshot.of(_LISTS[method]))
+            return _list(request, snapshot.of(_LISTS[method]), session)
         case method if is_addressed(method):
             return _at_broker(request, snapshot)
         case method:
@@ -94,14 +100,14 @@ def _offered(snapshot: Snapshot) -> dict[str, object]:
     return {"tools": {"listChanged": True}, **more, **plain}
 
 
-def _list(request: Request, listing: Listing) -> Result | Reject:
+def _list(request: Request, listing: Listing, session: Session) -> Result | Reject:
     cursor = next((member.value for member in request.params or [] if member.key == "cursor"), None)
     if cursor is not None and not isinstance(cursor, str):
         return _invalid(request, "cursor must be a string")
     page = listing.page(cursor)
     if page is None:
         return _invalid(request, "unknown cursor: start again without one")
-    return Result(page)
+    return Result(page, packed=listing.packed if len(page) >= COMPRESSED else None, session=session)
 
 
 def _at_broker(request: Request, snapshot: Snapshot) -> Reject:

@@ -18,6 +18,7 @@ from mcpgw_sidecar.catalog.items import MAX_URI
 from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol.gzipped import deflated
 from mcpgw_sidecar.protocol.jsontext import dumps
 
 _MARK = 8  # characters of each list in a state
@@ -44,6 +45,16 @@ class Listing:
     digest: str
     _member: str
     _pages: Mapping[str | None, bytes] = attrs.field(repr=False)
+    _packed: dict[bytes, bytes] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+
+    def packed(self, page: bytes) -> bytes:
+        """The blocks of a page as gzip has them, compressed once for each page."""
+        blocks = self._packed.get(page)
+        if blocks is None:
+            blocks = deflated(page)
+            if page in self._pages.values():
+                self._packed[page] = blocks
+        return blocks
 
     def page(self, cursor: str | None) -> bytes | None:
         """The result of the list after a cursor, as JSON; None for a cursor that was never given out.
@@ -115,10 +126,11 @@ def changes(old: str | None, new: str) -> list[str]:
 
 
 def fingerprint(snapshot: Snapshot, *more: str) -> str:
-    """A hash of what decisions about tools depend on in a snapshot, and of whatever else they depend on."""
+    """A hash of what decisions about tools, and lists, depend on in a snapshot, and of whatever else they depend on."""
     found = hashlib.sha256("\n".join(more).encode())
     for name, server in sorted(snapshot.servers.items()):
         found.update(repr((name, server.url, server.hostname, server.path)).encode())
+    found.update(" ".join(snapshot.of(kind).digest for kind in KINDS).encode())
     tools = snapshot.of(TOOL)
     owned = (tools.owned[key] for key in tools.keys)
     found.update("\n".join(f"{each.key}\t{each.server.name}\t{each.upstream_key}" for each in owned).encode())

@@ -59,8 +59,10 @@ end
 
 function envoy_on_response(handle)
   local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
-  if call == nil or call['session'] == nil then return end
-  if remember then remember(handle, call) end -- memo.lua
+  if call == nil then return end
+  if call['asked'] then return remember_list(handle, call['asked']) end -- memo.lua
+  if call['session'] == nil then return end
+  if remember then remember(handle, call) end
   local kind = handle:headers():get('content-type')
   if kind == nil or kind:sub(1, 17) ~= 'text/event-stream' then return end
   if handle:headers():get('content-encoding') then return end -- bytes that are no text: they pass as they came

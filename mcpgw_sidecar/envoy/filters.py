@@ -166,22 +166,13 @@ def counters(*, memo: bool) -> Resource:
         "code": "%RESPONSE_CODE%",
     }
     tags = [{"name": name, "value_format": value} for name, value in values.items()]
+    present = {"header_filter": {"header": {"name": h.X_SERVER, "present_match": True}}}
+    server = {"header_filter": {"header": {"name": h.X_SERVER, "string_match": {"exact": BROKER}, "invert_match": True}}}
     found = [{"name": "lookup", "value_format": f"%DYNAMIC_METADATA({METADATA}:lookup)%"}] if memo else []
     return {
         "name": "mcpgw_counters",
         # What a server answered: the broker counts its own. The router bounds the values: it names only what it knows.
-        "filter": {
-            "and_filter": {
-                "filters": [
-                    {"header_filter": {"header": {"name": h.X_SERVER, "present_match": True}}},
-                    {
-                        "header_filter": {
-                            "header": {"name": h.X_SERVER, "string_match": {"exact": BROKER}, "invert_match": True}
-                        }
-                    },
-                ]
-            }
-        },
+        "filter": {"and_filter": {"filters": [present, server]}},
         "typed_config": {
             "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
             "stats_scope": {"prefix": "mcpgw"},

@@ -13,7 +13,7 @@ local BROKER = {
 }
 
 -- What was found in the message at hand: places of its members. Upvalues, not a table and closures: they cost nothing.
-local version, method, id, id_end, params, name, name_end, count
+local version, method, id, id_end, params, params_end, name, name_end, count
 
 local function in_message(s, key, first, last)
   count = count + 1
@@ -30,7 +30,7 @@ local function in_message(s, key, first, last)
     id, id_end = first, last
   elseif key == 'params' then
     if params or byte(s, first) ~= 123 then return false end
-    params = first
+    params, params_end = first, last
   end
 end
 
@@ -46,7 +46,7 @@ end
 -- What stands plainly in a message: its method, the place of its id (nil: a notification) and, for tools/call, of the name between its
 -- quotes. Nothing where Python's parser (protocol/jsonrpc.py) might say anything else.
 function scan(s)
-  version, method, id, id_end, params, name, name_end, count = nil, nil, nil, nil, nil, nil, nil, 0
+  version, method, id, id_end, params, params_end, name, name_end, count = nil, nil, nil, nil, nil, nil, nil, nil, 0
   if not is_object(s, in_message) or not version or not is_utf8(s) then return nil end
   if BROKER[method] then return method, id, id_end end
   count = 0
@@ -54,14 +54,15 @@ function scan(s)
   return method, id, id_end, name, name_end
 end
 
--- By a client's session id: the headers that it asks with, the tools that it sees for that, its sessions with servers by their names.
--- Two generations, of which the older is dropped; whoever is met in it moves on.
+-- By a client's session id: the headers that it asks with, the view that these give it, its sessions with servers by their names, and as
+-- long as what all that holds. Two generations, of which the older is dropped; whoever is met in it moves on.
 local young, old, seen = {}, {}, 0
-local views, tools = {}, 0 -- what is seen, by all headers that decide about it; and how many tools that are
+local views, tools = {}, 0 -- by those headers: tools by name, lists by what was asked for; and how many tools that are
+local versions = {} -- protocol versions that the router takes
 local living = setmetatable({}, {__mode = 'v'}) -- sessions with servers by their owner's name (protocol/owners.py)
 local generation, file, opened
 
-local function forget_all() young, old, seen, views, tools = {}, {}, 0, {}, 0 end
+local function forget_all() young, old, seen, views, tools, versions = {}, {}, 0, {}, 0, {} end
 
 local function keep(token, known)
   if seen >= MAX_SESSIONS then old, young, seen = young, {}, 0 end
@@ -78,6 +79,17 @@ local function recall(token)
   return known
 end
 
+-- What is known of a request's session, if it asks as it did then. Of a header that stands there twice Envoy gives both, with a comma: no
+-- session, and no place, that the sidecar ever named.
+local function known_of(headers)
+  local known = recall(headers:get('mcp-session-id') or '')
+  if known and known.host == headers:get(':authority') and known.path == headers:get(':path')
+    and known.origin == headers:get('origin') and known.virtual == headers:get('x-mcp-virtualserver')
+    and versions[headers:get('mcp-protocol-version') or ''] then
+    return known
+  end
+end
+
 -- The 16 bytes of a slot as they are now: of all decisions, and of the sessions in this slot. The file is opened anew each second, so that
 -- one which was put in its place does not stay unseen.
 local function stamp(slot, now)
@@ -89,20 +101,42 @@ local function stamp(slot, now)
   return file and file:seek('set', slot * 16) and file:read(16)
 end
 
--- Whether the router would still decide the same.
-local function holds(handle, known, tool, upstream)
-  if upstream.dead then return false end
+-- Whether what was decided for this session still holds.
+local function holds(known)
   local now = os.time()
   if now >= known.expires then return false end
-  if STAMPS == '' then
-    local at = handle:timestamp() - LIFETIME
-    return at < tool.at and at < upstream.at
-  end
   local stands = stamp(known.slot, now)
-  if stands and sub(stands, 1, 8) == generation then return stands == upstream.stamp end
+  if stands and sub(stands, 1, 8) == generation then return stands == known.stamp end
   forget_all()
   generation = stands and sub(stands, 1, 8)
   return false
+end
+
+-- Whether the router would send this call there once more.
+local function serves(handle, known, tool, upstream)
+  if upstream.dead then return false end
+  if STAMPS ~= '' then return holds(known) end
+  local at = handle:timestamp() - LIFETIME
+  return at < tool.at and at < upstream.at and os.time() < known.expires
+end
+
+-- A session, as it stood when the sidecar answered; nil if that has changed since. `asked` are the headers that it asked with.
+local function learn(token, asked, slot, stamped, expires)
+  if STAMPS ~= '' then
+    if stamp(slot, os.time()) ~= stamped then return nil end
+    if sub(stamped, 1, 8) ~= generation then forget_all() end
+    generation = sub(stamped, 1, 8)
+  end
+  if tools >= MAX_TOOLS then forget_all() end
+  local before, place = recall(token), (asked.host or '') .. '\n' .. (asked.path or '') .. '\n' .. (asked.origin or '') .. '\n' .. (asked.virtual or '')
+  views[place] = views[place] or {tools = {}, lists = {}}
+  if asked.version then versions[asked.version] = true end
+  local known = {
+    host = asked.host, path = asked.path, origin = asked.origin, virtual = asked.virtual, view = views[place],
+    servers = before and before.stamp == stamped and before.servers or {}, slot = slot, stamp = stamped, expires = expires,
+  }
+  keep(token, known)
+  return known
 end
 
 local function forward(handle, headers, buffer, text, known, tool, upstream)
@@ -134,28 +168,21 @@ function envoy_on_request(handle)
   local text, headers = buffer:getBytes(0, size), handle:headers()
   if not scan(text) then
     handle:streamInfo():dynamicMetadata():set('mcpgw', 'lookup', 'declined')
-    return
-  end
-  if not name then
-    if STAMPS == '' then return end -- whether the sidecar wants to see everything (LOG_LEVEL=debug) is not known here
+  elseif name then
+    local known = known_of(headers)
+    local tool = known and known.view.tools[sub(text, name, name_end)]
+    local upstream = tool and known.servers[tool.server]
+    if upstream and serves(handle, known, tool, upstream) then
+      forward(handle, headers, buffer, text, known, tool, upstream)
+    else
+      handle:streamInfo():dynamicMetadata():set('mcpgw', 'lookup', 'miss')
+    end
+  elseif STAMPS ~= '' then -- else it is not known here whether the sidecar wants to see everything (LOG_LEVEL=debug)
     headers:replace('x-mcp-servername', 'mcpBroker')
     headers:replace('x-mcp-method', method)
     handle:streamInfo():dynamicMetadata():set('mcpgw', 'id', id and sub(text, id, id_end) or 'null')
-    return
+    if id and LISTED[method] then list(handle, headers, text) end -- lists.lua
   end
-  -- Of a header that stands there twice Envoy gives both, with a comma: no session, and no place, that the router ever named.
-  local known = recall(headers:get('mcp-session-id') or '')
-  if known and known.host == headers:get(':authority') and known.path == headers:get(':path')
-    and known.origin == headers:get('origin') and known.virtual == headers:get('x-mcp-virtualserver')
-    and known.asked == headers:get('mcp-protocol-version') then
-    local tool = known.tools[sub(text, name, name_end)]
-    local upstream = tool and known.servers[tool.server]
-    if upstream and holds(handle, known, tool, upstream) then
-      forward(handle, headers, buffer, text, known, tool, upstream)
-      return
-    end
-  end
-  handle:streamInfo():dynamicMetadata():set('mcpgw', 'lookup', 'miss')
 end
 
 -- An answer has come: a decision of the router's is kept; a session that its server does not know (any more) is not relied on.
@@ -164,24 +191,11 @@ function remember(handle, call)
   local dead = living[call['healed'] or (status == '404' or status == '401') and call['session']]
   if dead then dead.dead = true end
   if not memo or call['healed'] or sub(status, 1, 1) ~= '2' then return end
-  if STAMPS ~= '' then
-    local stands = stamp(memo.slot, os.time())
-    if stands ~= memo.stamp then return end -- decided before the change
-    if sub(stands, 1, 8) ~= generation then forget_all() end
-    generation = sub(stands, 1, 8)
-  end
-  if tools >= MAX_TOOLS then forget_all() end
-  local at, before = handle:timestamp(), recall(memo.token)
-  local view = views[memo.place] or {}
-  if not view[memo.name] then tools = tools + 1 end
-  view[memo.name] = {server = memo.server, authority = memo.authority, path = memo.to, renamed = memo.renamed, at = at}
-  views[memo.place] = view
-  local upstream = {id = memo.id, version = memo.version, session = call['session'], stamp = memo.stamp, at = at}
-  living[call['session']] = upstream
-  local servers = before and before.servers or {}
-  servers[memo.server] = upstream
-  keep(memo.token, {
-    host = memo.host, path = memo.path, origin = memo.origin, virtual = memo.virtual, asked = memo.asked, tools = view,
-    servers = servers, slot = memo.slot, expires = memo.expires,
-  })
+  local known = learn(memo.token, memo, memo.slot, memo.stamp, memo.expires)
+  if not known then return end -- decided before the change
+  local at, found = handle:timestamp(), known.view.tools
+  if not found[memo.name] then tools = tools + 1 end
+  found[memo.name] = {server = memo.server, authority = memo.authority, path = memo.to, renamed = memo.renamed, at = at}
+  local upstream = {id = memo.id, version = memo.speaks, session = call['session'], at = at}
+  living[call['session']], known.servers[memo.server] = upstream, upstream
 end

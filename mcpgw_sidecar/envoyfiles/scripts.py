@@ -12,9 +12,9 @@ def script(name: str) -> str:
 
 
 def messages(stamps: str | None) -> str:
-    """The filter that sees requests before the router and answers behind it: events.lua, and with `stamps` the route memo.
+    """The filter that sees requests before the router and answers behind it: events.lua, and with `stamps` memo.lua and lists.lua.
 
     `stamps` is the path of the file that says how long a decision holds, "" where there is none; None leaves the memo out.
     """
-    memo = [] if stamps is None else [f"local STAMPS = {json.dumps(stamps)}\n", script("memo")]
+    memo = [] if stamps is None else [f"local STAMPS = {json.dumps(stamps)}\n", script("memo"), script("lists")]
     return "".join([script("json"), *memo, script("events")])

@@ -136,18 +136,17 @@ def _describe(response: ProcessingResponse, **values: str) -> None:
 def _memo(memo: Struct, decision: Forward, keep: Keep) -> None:
     """What the route memo keeps (envoy/memo.lua): the headers on which the decision depends, and what it repeats."""
     headers, server = keep.request.headers, decision.server
-    depends = {"host": ":authority", "path": ":path", "origin": "origin", "virtual": h.X_VIRTUAL, "asked": h.VERSION}
-    asked = {name: headers[header] for name, header in depends.items() if header in headers}
+    depends = {"host": ":authority", "path": ":path", "origin": "origin", "virtual": h.X_VIRTUAL, "version": h.VERSION}
+    asked = {"version": "", **{name: headers[header] for name, header in depends.items() if header in headers}}
     texts = {
         **asked,
-        "place": "\n".join(asked.get(name, "") for name in depends),
         "token": headers.get(h.SESSION, ""),
         "name": decision.key,
         "server": server.name,
         "authority": server.hostname,
         "to": server.path,
         "renamed": decision.sent_key if decision.sent_key != dumps(decision.key) else None,
-        "version": decision.protocol_version,
+        "speaks": decision.protocol_version,
         "id": decision.session_id,
         "stamp": keep.stamp,
     }

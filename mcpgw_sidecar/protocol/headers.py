@@ -25,7 +25,10 @@ X_SESSION: Final = "x-mcp-session"
 X_OWNER: Final = "x-mcp-owner"
 """What the server's requests are made to name, from the broker to the healing filter."""
 
-OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER)
+X_MEMO: Final = "x-mcp-memo"
+"""How long an answer of the broker holds, for the route memo."""
+
+OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO)
 """Set by the router alone; whatever a client sends under these names is removed before anything reads it."""
 
 HOP_BY_HOP: Final = frozenset({

@@ -135,7 +135,13 @@ def _classify(text: str, members: list[Member]) -> Message | Malformed:  # noqa:
 
 def result_text(ident: JsonText, result: bytes) -> bytes:
     """A result, as it goes over the wire; `result` is JSON."""
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (ident.encode(), result)
+    before, behind = around_result(ident)
+    return b"".join([before, result, behind])
+
+
+def around_result(ident: JsonText) -> tuple[bytes, bytes]:
+    """What stands before a result and behind it."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":' % ident.encode(), b"}"
 
 
 def error_text(ident: JsonText, code: int, message: str, data: Any = None) -> bytes:  # noqa: ANN401  # any JSON value

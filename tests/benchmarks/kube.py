@@ -1,4 +1,4 @@
-"""What 1,000 MCPServers cost: `python -m tests.benchmarks.kube [SERVERS ...]` (10 and 1000). Prints Markdown.
+"""What 1,000 MCPServers cost: `just bench kube [SERVERS ...]` (10 and 1000). Prints Markdown.
 
 For each number: a real kube-apiserver with so many MCPServers, HTTPRoutes and Services, of which ten lead to a server on this machine and
 the others to none; the sidecar without Envoy from its start to Ready; 100 changes of one of the others (CPU of the sidecar each, status
@@ -7,7 +7,6 @@ written included); and twenty changes that clients can see, from the API's answe
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from tests.benchmarks.sessions import Account
+from tests.benchmarks.rig import Account
 from tests.e2e.stack import Client, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.conftest import shipped
@@ -115,11 +114,7 @@ def _seen(running: KubeGateway, admin: Admin) -> list[float]:
     return sorted(found)
 
 
-def main(*numbers: int) -> None:
+def main(*numbers: str) -> None:
     print(HEADING + "\n|" + "---|" * 7)
-    for servers in numbers or (10, 1000):
+    for servers in map(int, numbers or ("10", "1000")):
         print(measured(servers), flush=True)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What a start costs: `python -m tests.benchmarks.start [PROGRAM ...]`, by default this checkout, and what build/package made.
+"""What a start costs: `just bench start [PROGRAM ...]`, by default this checkout, and what build/package made.
 
 For each program, rounds interleaved, medians: the time from exec until the router answers an ext_proc request over gRPC and until /readyz is 200, the CPU until
 then, and the resident memory (of the program and its children) when it is idle.
@@ -6,14 +6,12 @@ then, and the resident memory (of the program and its children) when it is idle.
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import platform
 import signal
 import socket
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -86,10 +84,7 @@ def measured(program: list[str], directory: Path) -> tuple[float, float, float, 
         process.wait()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("program", nargs="*", help="Programs to measure.")
-    named = parser.parse_args().program
+def main(*named: str) -> None:
     built = [str(ROOT / "dist/mcpgw-sidecar/mcpgw-sidecar")]
     built += [path for path in glob.glob(str(ROOT / "dist/mcpgw-sidecar-*-linux-*")) if not path.endswith((".tar", ".txt"))]
     programs = [[program] for program in named] or [SOURCE, *([path] for path in built if os.path.exists(path))]
@@ -101,8 +96,3 @@ def main() -> None:
         columns = [statistics.median(column) for column in zip(*(one[place] for one in found), strict=True)]
         name = "this checkout" if program == SOURCE else os.path.relpath(program[0], ROOT)
         print(f"| {name} | {columns[0]:.2f} | {columns[1]:.2f} | {columns[2]:.2f} | {columns[3]:.0f} |")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

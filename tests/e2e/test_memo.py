@@ -136,6 +136,62 @@ def test_headers_that_the_decision_depends_on(running: Gateway, one: ScriptedSer
             assert "origin" not in one.calls("tools/call")[-1].headers
 
 
+def test_lists_are_known_too(running: Gateway, one: ScriptedServer) -> None:
+    """For everybody who sees the same, also for a session that has just begun; the id is each client's own."""
+    with running.client() as first:
+        told = first.post("tools/list", ident='a"\\b')
+        assert "x-mcp-memo" not in told.headers
+        with running.client() as second:
+            wait_until(
+                lambda: (
+                    running.metric('mcpgw_requests_total{method="tools/list",outcome="ok",server="mcpBroker",tool=""}') == 1
+                )
+            )
+            running.sidecar.signal(signal.SIGSTOP)
+            try:
+                again = second.post("tools/list", ident='x"\\y')
+                assert again.json() == {**told.json(), "id": 'x"\\y'}
+                assert again.headers["content-type"] == "application/json"
+                assert first.send('{"jsonrpc":"2.0","method":"tools/list","id":1e2}').text.startswith(
+                    '{"jsonrpc":"2.0","id":1e2,"result":{"tools":['
+                )
+            finally:
+                running.sidecar.signal(signal.SIGCONT)
+            for bad in ("nonsense", 7):
+                assert second.post("tools/list", {"cursor": bad}).json()["error"]["code"] == -32602
+            one.tools.append(tool("added"))
+            one.notify("notifications/tools/list_changed")
+            wait_until(lambda: "a_added" in second.tools())
+            assert "a_added" in first.tools()
+            assert second.http.delete(second.url, headers=second.headers).status_code == 204
+            assert second.post("tools/list").status_code == 404
+    wait_until(
+        lambda: running.metric('mcpgw_requests_total{method="tools/list",outcome="ok",server="mcpEnvoy",tool=""}') >= 2
+    )
+
+
+def test_long_lists_are_compressed_once(one: ScriptedServer, tmp_path: Path) -> None:
+    one.tools = [tool(f"t{number}", description=f"What {number} is good for. " * 4) for number in range(1200)]
+    with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
+
+        def listed(accepted: str, cursor: str | None = None) -> Any:
+            found = client.send(
+                {"jsonrpc": "2.0", "id": "i", "method": "tools/list", **({"params": {"cursor": cursor}} if cursor else {})},
+                accept_encoding=accepted,
+            )
+            assert found.headers.get("content-encoding") == ("gzip" if accepted == "gzip" else None)
+            assert found.headers.get("vary", "accept-encoding") == "accept-encoding"
+            return found.json()
+
+        for _ in range(3):
+            page = listed("gzip")
+            assert (len(page["result"]["tools"]), page["id"]) == (1000, "i")
+            assert listed("identity") == listed("gzip;q=0, br") == page
+            rest = listed("gzip", page["result"]["nextCursor"])
+            assert listed("identity", page["result"]["nextCursor"]) == rest
+            assert len({each["name"] for each in page["result"]["tools"] + rest["result"]["tools"]}) == 1200
+
+
 def test_envoys_own_answers_name_id_and_tool(one: ScriptedServer, tmp_path: Path) -> None:
     with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--call-timeout=500ms") as running, running.client() as client:
         assert text_of(client.call("a_one"))
@@ -219,6 +275,15 @@ class MemoMachine(RuleBasedStateMachine):
         url = f"{client.url}/{virtual}" if virtual and by_path else client.url
         response = client.http.post(url, json=call, headers={**client.headers, **headers})
         return response.status_code, response.json()
+
+    @rule(which=st.integers(0, 2), virtual=st.sampled_from([None, None, "v/one", "v/two"]))
+    def lists(self, which: int, virtual: str | None) -> None:
+        found = []
+        for client in self.clients[which % len(self.clients)]:
+            headers = {"x-mcp-virtualserver": virtual} if virtual else {}
+            answered = client.send({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, **headers)
+            found.append((answered.status_code, answered.json()))
+        assert found[0] == found[1]
 
     @rule(number=st.integers(0, 1), prefix=st.sampled_from(["p0_", "p1_", "q_", ""]), enabled=st.booleans())
     def configure(self, number: int, prefix: str, enabled: bool) -> None:
