@@ -137,7 +137,8 @@ class _Parts:
 
     def _depends(self) -> str:
         """What decisions depend on besides the catalog."""
-        return f"{__version__} {guard(self.settings)} {[key.id for key in self.inputs.keys().keys]}"
+        judged, keys = guard(self.settings), self.inputs.keys().keys
+        return f"{__version__} {sorted(judged.hosts)} {sorted(judged.origins)} {[key.id for key in keys]}"
 
     async def _wait_ready(self) -> None:
         """Tell systemd once clients can come (`systemctl start` returns then), and how many servers are configured, for ever."""

@@ -298,14 +298,13 @@ async def _wait_streamed(receive: Receive, send: Send, stream: Stream, first: by
 
     await send(chunk(first))  # the headers leave with the first byte of the body
     while not stream.closed:
-        if await stream.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
-            return
-        silent = True
+        match await stream.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
+            case "other":
+                return
+            case "silence":
+                await send(chunk(KEEP_ALIVE))
         while not stream.closed and (event := stream.next_event()) is not None:
-            silent = False
             await send(chunk(event))
-        if silent and not stream.closed:
-            await send(chunk(KEEP_ALIVE))
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -232,6 +232,8 @@ class Directory:
         """Follow what other replicas do with sessions, for ever."""
 
         def ended(key: str, expires: int) -> None:
+            if self._table.has_ended(key):
+                return  # told again, after the store was away
             self._table.end(key, expires)
             self._over(key)
 

@@ -107,6 +107,8 @@ def _list(request: Request, listing: Listing, session: Session) -> Result | Reje
     page = listing.page(cursor)
     if page is None:
         return _invalid(request, "unknown cursor: start again without one")
+    if not listing.is_prepared(cursor):  # of old or odd cursors there is no end: nothing of them is kept
+        return Result(page)
     return Result(page, packed=listing.packed if len(page) >= COMPRESSED else None, session=session)
 
 

@@ -16,6 +16,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import islice
+from typing import Literal
 
 import attrs
 import trio
@@ -100,8 +101,8 @@ class Stream:
 
     async def wait_news(
         self, other: Callable[[], Awaitable[object]] = trio.sleep_forever, seconds: float = math.inf
-    ) -> bool:
-        """Wait until there is something to send, or the end, and for `seconds` at most; True when `other` has returned before.
+    ) -> Literal["news", "silence", "other"]:
+        """Wait until there may be something to send, or the end, for `seconds` at most, or until `other` has returned.
 
         One task waits for both: a second one for each idle stream would cost more memory than all else of it.
         """
@@ -109,9 +110,10 @@ class Stream:
             if self._news:
                 self._waiting.cancel()
             await other()
-            return True
+            return "other"
+        found: Literal["news", "silence"] = "news" if self._news else "silence"
         self._waiting, self._news = None, False
-        return False
+        return found
 
     def first_event(self) -> bytes:
         """An event without a message: whoever is cut off before the first one has an id to come back with."""

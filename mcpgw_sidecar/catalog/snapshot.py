@@ -47,14 +47,15 @@ class Listing:
     _pages: Mapping[str | None, bytes] = attrs.field(repr=False)
     _packed: dict[bytes, bytes] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
+    def is_prepared(self, cursor: str | None) -> bool:
+        """Whether the page after a cursor lies ready: those that a client meets that begins without one."""
+        return cursor is None or _read_cursor(cursor) in self._pages
+
     def packed(self, page: bytes) -> bytes:
-        """The blocks of a page as gzip has them, compressed once for each page."""
-        blocks = self._packed.get(page)
-        if blocks is None:
-            blocks = deflated(page)
-            if page in self._pages.values():
-                self._packed[page] = blocks
-        return blocks
+        """The blocks of a prepared page as gzip has them, compressed once."""
+        if page not in self._packed:
+            self._packed[page] = deflated(page)
+        return self._packed[page]
 
     def page(self, cursor: str | None) -> bytes | None:
         """The result of the list after a cursor, as JSON; None for a cursor that was never given out.
@@ -125,9 +126,9 @@ def changes(old: str | None, new: str) -> list[str]:
     return sorted({kind.changed for kind, at in marks if known[at : at + _MARK] != new[at : at + _MARK]})
 
 
-def fingerprint(snapshot: Snapshot, *more: str) -> str:
-    """A hash of what decisions about tools, and lists, depend on in a snapshot, and of whatever else they depend on."""
-    found = hashlib.sha256("\n".join(more).encode())
+def fingerprint(snapshot: Snapshot) -> str:
+    """A hash of what decisions about tools, and lists, depend on in a snapshot."""
+    found = hashlib.sha256()
     for name, server in sorted(snapshot.servers.items()):
         found.update(repr((name, server.url, server.hostname, server.path)).encode())
     found.update(" ".join(snapshot.of(kind).digest for kind in KINDS).encode())

@@ -58,11 +58,13 @@ function name_owners(held, chunk, owner)
 end
 
 function envoy_on_response(handle)
-  local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
+  local headers, call = handle:headers(), handle:streamInfo():dynamicMetadata():get('mcpgw')
+  local stamped = headers:get('x-mcp-memo')
+  if stamped then headers:remove('x-mcp-memo') end -- the broker's word to Envoy, whoever else may say it
   if call == nil then return end
-  if call['asked'] then return remember_list(handle, call['asked']) end -- memo.lua
+  if call['asked'] then return stamped and remember_list(handle, call['asked'], stamped) end -- lists.lua
   if call['session'] == nil then return end
-  if remember then remember(handle, call) end
+  if remember then remember(handle, call) end -- memo.lua
   local kind = handle:headers():get('content-type')
   if kind == nil or kind:sub(1, 17) ~= 'text/event-stream' then return end
   if handle:headers():get('content-encoding') then return end -- bytes that are no text: they pass as they came

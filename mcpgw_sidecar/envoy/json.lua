@@ -139,17 +139,18 @@ end
 
 -- Whether the bytes are UTF-8 (RFC 3629: nothing overlong, no surrogates).
 local function is_utf8(s)
-  local i = find(s, '[\128-\255]')
-  while i do
-    local _, last = find(s, '^[\194-\223][\128-\191]', i)
-    if not last then _, last = find(s, '^[\225-\236\238\239][\128-\191][\128-\191]', i) end
-    if not last then _, last = find(s, '^\224[\160-\191][\128-\191]', i) end
-    if not last then _, last = find(s, '^\237[\128-\159][\128-\191]', i) end
-    if not last then _, last = find(s, '^[\241-\243][\128-\191][\128-\191][\128-\191]', i) end
-    if not last then _, last = find(s, '^\240[\144-\191][\128-\191][\128-\191]', i) end
-    if not last then _, last = find(s, '^\244[\128-\143][\128-\191][\128-\191]', i) end
-    if not last then return false end
-    i = find(s, '[\128-\255]', last + 1)
+  local i = find(s, '[\128-\255]') or #s + 1
+  while i <= #s do
+    local c = byte(s, i)
+    local more = c < 128 and 0 or c < 224 and 1 or c < 240 and 2 or 3
+    if c > 127 and c < 194 or c > 244 then return false end
+    for k = i + 1, i + more do
+      local d = byte(s, k)
+      if not d or d < 128 or d > 191 then return false end
+    end
+    local d = more > 0 and byte(s, i + 1)
+    if c == 224 and d < 160 or c == 237 and d > 159 or c == 240 and d < 144 or c == 244 and d > 143 then return false end
+    i = i + more + 1
   end
   return true
 end

@@ -5,7 +5,7 @@
 -- How long: STAMPS is a file of the sidecar's (mcpgw_sidecar/envoyfiles/stamps.py). A decision came with 16 of its bytes; as long as they
 -- stand there unchanged, the router would decide the same. Where there is no such file (""), a decision lives for LIFETIME.
 local MAX_BODY, MAX_MEMBERS, LIFETIME = 65536, 100, 1000 -- bytes, of an object, milliseconds
-local MAX_SESSIONS, MAX_TOOLS = 10000, 50000
+local MAX_SESSIONS, MAX_TOOLS, MAX_VIEWS, MAX_TOKEN, MAX_PLACE = 10000, 50000, 1000, 8192, 512 -- the last two in bytes
 local BROKER = {
   initialize = true, ping = true, ['tools/list'] = true, ['prompts/list'] = true, ['resources/list'] = true,
   ['resources/templates/list'] = true, ['logging/setLevel'] = true, ['notifications/initialized'] = true,
@@ -57,12 +57,13 @@ end
 -- By a client's session id: the headers that it asks with, the view that these give it, its sessions with servers by their names, and as
 -- long as what all that holds. Two generations, of which the older is dropped; whoever is met in it moves on.
 local young, old, seen = {}, {}, 0
-local views, tools = {}, 0 -- by those headers: tools by name, lists by what was asked for; and how many tools that are
+local views, tools, places = {}, 0, 0 -- by those headers: tools by name, lists by what was asked for; how many tools and views
+local kept = 0 -- bytes of lists
 local versions = {} -- protocol versions that the router takes
 local living = setmetatable({}, {__mode = 'v'}) -- sessions with servers by their owner's name (protocol/owners.py)
 local generation, file, opened
 
-local function forget_all() young, old, seen, views, tools, versions = {}, {}, 0, {}, 0, {} end
+local function forget_all() young, old, seen, views, tools, places, kept, versions = {}, {}, 0, {}, 0, 0, 0, {} end
 
 local function keep(token, known)
   if seen >= MAX_SESSIONS then old, young, seen = young, {}, 0 end
@@ -79,8 +80,7 @@ local function recall(token)
   return known
 end
 
--- What is known of a request's session, if it asks as it did then. Of a header that stands there twice Envoy gives both, with a comma: no
--- session, and no place, that the sidecar ever named.
+-- What is known of a request's session, if it asks as it did then.
 local function known_of(headers)
   local known = recall(headers:get('mcp-session-id') or '')
   if known and known.host == headers:get(':authority') and known.path == headers:get(':path')
@@ -121,15 +121,18 @@ local function serves(handle, known, tool, upstream)
 end
 
 -- A session, as it stood when the sidecar answered; nil if that has changed since. `asked` are the headers that it asked with.
+-- Of a header that stands there twice Envoy gives both, with a comma: none of that is kept, nor what only fills memory.
 local function learn(token, asked, slot, stamped, expires)
+  local place = (asked.host or '') .. '\n' .. (asked.path or '') .. '\n' .. (asked.origin or '') .. '\n' .. (asked.virtual or '')
+  if #token > MAX_TOKEN or #place > MAX_PLACE or find(token .. place .. (asked.version or ''), '[,?]') then return nil end
   if STAMPS ~= '' then
     if stamp(slot, os.time()) ~= stamped then return nil end
     if sub(stamped, 1, 8) ~= generation then forget_all() end
     generation = sub(stamped, 1, 8)
   end
-  if tools >= MAX_TOOLS then forget_all() end
-  local before, place = recall(token), (asked.host or '') .. '\n' .. (asked.path or '') .. '\n' .. (asked.origin or '') .. '\n' .. (asked.virtual or '')
-  views[place] = views[place] or {tools = {}, lists = {}}
+  if tools >= MAX_TOOLS or places >= MAX_VIEWS then forget_all() end
+  local before = recall(token)
+  if not views[place] then views[place], places = {tools = {}, lists = {}}, places + 1 end
   if asked.version then versions[asked.version] = true end
   local known = {
     host = asked.host, path = asked.path, origin = asked.origin, virtual = asked.virtual, view = views[place],

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Callable
@@ -30,6 +32,7 @@ SLOTS = 4096  # sessions that share one are forgotten together: a miss for them,
 LOOK = 1.0  # seconds between two looks at what is not announced: session keys
 _HALF = 8
 _SIZE = 2 * _HALF
+_WHOLE = re.compile(rb"[0-9a-f]{%d}" % (SLOTS * _SIZE))
 
 
 class Brief:
@@ -60,16 +63,18 @@ class StampFile:
 
     def end(self, session_key: str) -> None:
         """The session has ended: nothing that was decided for it holds."""
-        if self._generation is not None:
-            at = _slot(session_key) * _SIZE + _HALF
-            self._write(at, secrets.token_hex(_HALF // 2).encode())
+        if self._file is None:
+            self._open()  # also before the first look: Envoy relies on what the process before has left
+        self._write(_slot(session_key) * _SIZE + _HALF, secrets.token_hex(_HALF // 2).encode())
 
     async def wait_following(self, live: Watched[Snapshot], started: Started, depends: Callable[[], str]) -> None:
         """Follow what decisions depend on, for ever: the catalog, and what `depends` says."""
         await started.wait_over()
+        version, catalog = -1, ""
         while True:
-            version = live.version
-            self._turn(fingerprint(live.value, depends()))
+            if live.version != version:
+                version, catalog = live.version, fingerprint(live.value)
+            self._turn(hashlib.sha256(f"{catalog} {depends()}".encode()).hexdigest())
             with trio.move_on_after(LOOK):
                 await live.wait_after(version)
 
@@ -93,7 +98,11 @@ class StampFile:
         except OSError as error:
             self._give_up(error)
             return
-        self._stamps[:] = found if len(found) == SLOTS * _SIZE and found.isascii() else bytes(SLOTS * _SIZE)
+        # One that a killed process has half-written is none.
+        whole = _WHOLE.fullmatch(found) and found == b"".join(
+            found[:_HALF] + found[at + _HALF : at + _SIZE] for at in range(0, len(found), _SIZE)
+        )
+        self._stamps[:] = found if whole else bytes(SLOTS * _SIZE)
 
     def _write(self, at: int, data: bytes) -> None:
         self._stamps[at : at + len(data)] = data
@@ -112,10 +121,12 @@ class StampFile:
         if self._said != str(error.strerror):
             self._said = str(error.strerror)
             log.error("Route memo is off: its file cannot be written", file=str(self._path), error=error.strerror)
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)  # at once, also for whoever has it open
+            os.close(self._file)
         with contextlib.suppress(OSError):
             self._path.unlink()
-        if self._file is not None:
-            os.close(self._file)
         self._file, self._generation = None, None
 
 

@@ -5,6 +5,7 @@ One member, because common decoders read no second one: a stored block, the bloc
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 
@@ -27,14 +28,13 @@ def gzip_around(before: bytes, body: bytes, blocks: bytes, behind: bytes) -> byt
 
 def _stored(data: bytes, *, last: bool = False) -> bytes:
     length = len(data)
-    return struct.pack("<BHH", last, length, length ^ MAX_AROUND) + data
+    return struct.pack("<BHH", last, length, length ^ 0xFFFF) + data
 
 
 def accepts(header: str) -> bool:
     """Whether an `Accept-Encoding` takes gzip (RFC 9110, 12.5.3)."""
-    for part in header.split(","):
-        name, _, parameters = part.partition(";")
-        if name.strip().lower() in {"gzip", "x-gzip", "*"}:
-            weight = parameters.replace(" ", "").lower()
-            return weight not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
-    return False
+    taken: dict[str, bool] = {}
+    for part in header.lower().split(","):
+        name, _, weight = "".join(part.split()).partition(";")
+        taken[name] = re.fullmatch(r"q=0(\.0*)?", weight) is None
+    return taken.get("gzip", taken.get("x-gzip", taken.get("*", False)))

@@ -85,6 +85,10 @@ class SessionTable:
         row = self._seen.pop(key, None)
         return [] if row is None else [Closing(name, upstream) for name, upstream in row.upstreams.items()]
 
+    def has_ended(self, key: str) -> bool:
+        """Whether a session is known to be over."""
+        return key in self._ended
+
     def find(self, key: str) -> Session | None:
         """The session of a key that was seen here and is not over."""
         row = self._seen.get(key)

@@ -157,6 +157,12 @@ def test_lists_are_known_too(running: Gateway, one: ScriptedServer) -> None:
                 )
             finally:
                 running.sidecar.signal(signal.SIGCONT)
+            for params in ({"_meta": {"progressToken": 1}}, {"cursor": "WyJhZnRlciIsImEiXQ=="}):
+                assert "x-mcp-memo" not in second.post("tools/list", params).headers
+            listing = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+            assert second.send(listing, content_type="text/plain").status_code == 415
+            forged = second.send(listing, x_mcp_memo="1 0 9999999999")
+            assert (forged.status_code, "x-mcp-memo" in forged.headers) == (200, False)
             for bad in ("nonsense", 7):
                 assert second.post("tools/list", {"cursor": bad}).json()["error"]["code"] == -32602
             one.tools.append(tool("added"))

@@ -113,6 +113,7 @@ func answer(w http.ResponseWriter, r *http.Request, listed string) {
 // --- the clients ---
 
 type client struct {
+	host       string
 	connection net.Conn
 	reader     *bufio.Reader
 	request    []byte
@@ -287,7 +288,7 @@ func open(to *url.URL, message, capabilities, accepted string) (*client, error) 
 	if err != nil {
 		return nil, err
 	}
-	c := &client{connection: connection, reader: bufio.NewReaderSize(connection, 1<<16)}
+	c := &client{host: to.Host, connection: connection, reader: bufio.NewReaderSize(connection, 1<<16)}
 	initialize := `{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":` + capabilities +
 		`,"clientInfo":{"name":"load","version":"1"}}}`
 	status, session, err := c.send(post(to, "", "", initialize))
@@ -375,6 +376,12 @@ func (c *client) read(size int) error {
 }
 
 func round(clients []*client, length time.Duration) {
+	for _, c := range clients {
+		if err := c.reconnect(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	begun := time.Now()
 	end := begun.Add(length)
 	var running sync.WaitGroup
@@ -403,6 +410,15 @@ func report(times []time.Duration, errors int, took time.Duration) {
 		"calls": len(times), "errors": errors, "seconds": took.Seconds(), "p50": at(0.50), "p95": at(0.95), "p99": at(0.99),
 	})
 	fmt.Println(string(out))
+}
+
+// reconnect begins a round: a server may have closed what rested since the last one.
+func (c *client) reconnect() (err error) {
+	c.connection.Close()
+	if c.connection, err = net.Dial("tcp", c.host); err == nil {
+		c.reader.Reset(c.connection)
+	}
+	return err
 }
 
 // loop sends until the time is over. An answer without a result is an error; a broken connection ends the loop.

@@ -1,0 +1,91 @@
+"""The file that says how long Envoy may rely on what it remembers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mcpgw_sidecar.catalog.snapshot import EMPTY
+from mcpgw_sidecar.envoyfiles.stamps import SLOTS, StampFile
+from mcpgw_sidecar.runtime.watch import Watched
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+class Over:
+    """A start that is over."""
+
+    def is_over(self) -> bool:
+        return True
+
+    async def wait_over(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def followed(path: Path, depends: str = "keys") -> StampFile:
+    """A process that has looked once."""
+    stamps = StampFile(path)
+    with trio.move_on_after(0.5):
+        await stamps.wait_following(Watched(EMPTY), Over(), lambda: depends)
+    return stamps
+
+
+async def test_a_restart_changes_nothing_and_another_key_everything(tmp_path: Path, autojump_clock: MockClock) -> None:
+    del autojump_clock
+    path = tmp_path / "stamps"
+    slot, stamp = (await followed(path)).of("session") or (0, "")
+    assert path.read_text()[slot * 16 : slot * 16 + 16] == stamp
+    assert path.stat().st_size == SLOTS * 16
+    assert (await followed(path)).of("session") == (slot, stamp)
+    changed = (await followed(path, "other keys")).of("session")
+    assert changed is not None
+    assert changed[1][:8] != stamp[:8]
+    assert changed[1][8:] != stamp[8:]
+
+
+async def test_nothing_is_to_be_remembered_before_the_catalog_is_whole(tmp_path: Path) -> None:
+    assert StampFile(tmp_path / "stamps").of("session") is None
+
+
+async def test_a_session_that_ends_changes_its_own_slot_also_before_the_first_look(tmp_path: Path) -> None:
+    path = tmp_path / "stamps"
+    before = (await followed(path)).of("session")
+    starting = StampFile(path)
+    starting.end("session")
+    after = (await followed(path)).of("session")
+    assert before is not None
+    assert after is not None
+    assert (after[0], after[1][:8]) == (before[0], before[1][:8])
+    assert after[1] != before[1]
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"0" * 4096, b"\x00" * 4096])
+async def test_a_file_that_is_half_written_is_none(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "stamps"
+    before = (await followed(path)).of("session")
+    whole = path.read_bytes()
+    path.write_bytes(damage + whole[len(damage) :] if len(damage) > 1 else damage)
+    after = (await followed(path)).of("session")
+    assert before is not None
+    assert after is not None
+    assert after[1] != before[1]
+    assert len({path.read_bytes()[at : at + 8] for at in range(0, SLOTS * 16, 16)}) == 1
+
+
+async def test_a_file_that_cannot_be_written_is_none_for_whoever_has_it_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stamps"
+    stamps = await followed(path)
+    with path.open("rb") as envoys:
+        monkeypatch.setattr(os, "pwrite", lambda *_: 3)
+        stamps.end("session")
+        assert envoys.read() == b""
+    assert not path.exists()
+    assert stamps.of("session") is None
+    monkeypatch.undo()
+    assert (await followed(path)).of("session") is not None
