@@ -49,7 +49,8 @@ class Listing:
 
     def is_prepared(self, cursor: str | None) -> bool:
         """Whether the page after a cursor lies ready: those that a client meets that begins without one."""
-        return cursor is None or _read_cursor(cursor) in self._pages
+        last = None if cursor is None else _read_cursor(cursor)
+        return last in self._pages and (last is None) == (cursor is None)
 
     def packed(self, page: bytes) -> bytes:
         """The blocks of a prepared page as gzip has them, compressed once."""

@@ -137,6 +137,8 @@ def test_a_cursor_outlives_its_snapshot() -> None:
     cursor = json.loads(page)["nextCursor"]
     new = federate((server("a"),), {ServerName("a"): offer(*many[500:], "t9999")}).snapshot
     assert names(new.of(TOOL).page(cursor)) == [*many[PAGE:], "t9999"]
+    assert [old.of(TOOL).is_prepared(each) for each in (None, cursor, "x")] == [True, True, False]
+    assert old.of(TOOL).packed(page) is old.of(TOOL).packed(page), "compressed once"
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "bm9wZQ==", "WzEsMl0=", "é"])

@@ -104,7 +104,9 @@ def test_upstream_sessions_are_found_again_and_closed_with_their_session() -> No
 
 def test_an_ended_session_is_remembered_until_its_token_expires() -> None:
     table = SessionTable()
+    assert not table.has_ended(session().key)
     table.end(*ended(session()))
+    assert table.has_ended(session().key)
     assert table.expire(999) == ([], [])
     assert table.see(session()) is None
     table.expire(1000)
