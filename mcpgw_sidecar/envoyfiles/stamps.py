@@ -94,6 +94,7 @@ class StampFile:
         """The file as the process before left it: what Envoy remembers since then holds if nothing has changed."""
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.fchmod(self._file, 0o644)  # Envoy may run as another user, whatever our umask is
             found = os.pread(self._file, SLOTS * _SIZE, 0)
         except OSError as error:
             self._give_up(error)

@@ -37,9 +37,11 @@ async def followed(path: Path, depends: str = "keys") -> StampFile:
 async def test_a_restart_changes_nothing_and_another_key_everything(tmp_path: Path, autojump_clock: MockClock) -> None:
     del autojump_clock
     path = tmp_path / "stamps"
+    before = os.umask(0o077)
     slot, stamp = (await followed(path)).of("session") or (0, "")
+    os.umask(before)
     assert path.read_text()[slot * 16 : slot * 16 + 16] == stamp
-    assert path.stat().st_size == SLOTS * 16
+    assert (path.stat().st_size, path.stat().st_mode & 0o777) == (SLOTS * 16, 0o644)
     assert (await followed(path)).of("session") == (slot, stamp)
     changed = (await followed(path, "other keys")).of("session")
     assert changed is not None
