@@ -190,14 +190,20 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
+def installed(name: str, requirement: str) -> Path:
+    """An environment of its own for something from PyPI that brings what does not fit to ours, or that only benchmarks want."""
+    home = CACHE / name
+    if not (home / "installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        subprocess.run([str(home / "bin/pip"), "install", "--quiet", requirement], check=True)
+        (home / "installed").touch()
+    return home
+
+
 @contextmanager
 def fastmcp_proxy(directory: Path, ports: Mapping[str, int]) -> Iterator[Target]:
     """FastMCP's proxy in front of the same servers."""
-    home = CACHE / "fastmcp"
-    if not (home / "installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([str(home / "bin/pip"), "install", "--quiet", FASTMCP], check=True)
-        (home / "installed").touch()
+    home = installed("fastmcp", FASTMCP)
     (port,) = free_ports(1)
     servers = {name: {"url": f"http://127.0.0.1:{at}/mcp", "transport": "http"} for name, at in ports.items()}
     code = _PROXY.format(proxied={"mcpServers": servers}, port=port)

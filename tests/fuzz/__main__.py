@@ -65,9 +65,13 @@ def _run_all(names: list[str], corpus: Path, seconds: int, jobs: int) -> int:
             name = waiting.pop(0)
             log = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the target is done
             command = [sys.executable, "-m", "tests.fuzz", "--worker", f"--seconds={seconds}", f"--corpus={corpus}", name]
-            running[subprocess.Popen(command, stdout=log, stderr=log).pid] = (name, log)
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            running[process.pid] = (process, name, log)
         pid, status = os.wait()
-        name, log = running.pop(pid)
+        process, name, log = running.pop(
+            pid
+        )  # held until now: of one that nobody holds, the next Popen takes the status away
+        process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
         said = log.read().decode(errors="replace")
         log.close()

@@ -103,10 +103,11 @@ def test_the_pod(cluster: Cluster, pod: Pod) -> None:
                     == 503
                 )
                 assert (pod.directory / "envoy/rds.yaml").read_text() == routes
-                for answered in (client.post("prompts/get", ident=7), client.post("tools/list", ident=7)):
+                for answered in (client.post("prompts/get", ident=7), client.post("prompts/list", ident=7)):
                     assert (answered.status_code, answered.headers["content-type"]) == (503, "application/json")
                     assert "no configuration yet" in answered.text  # a 404 would have the client give up its session
                 assert client.call("test_greet").status_code == 200, "Envoy remembers"
+                assert client.tools(), "and this, too"
             finally:
                 cluster.account = account  # type: ignore[method-assign]
                 cluster.start_api()
