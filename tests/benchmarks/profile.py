@@ -10,6 +10,7 @@ start       a start with 50 servers
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,12 @@ SERVERS, SESSIONS, SECONDS = 50, 2000, 4.0
 KEPT = ROOT / "tests/benchmarks/profiles"
 STEPS = {"initialize": ("initialize",), "listen": ("initialize", "listen"), "first": ("initialize", "listen", "call")}
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+
+
+def titled(name: str) -> None:
+    """Py-spy's title is its command line, with paths of this machine: the name takes its place."""
+    flames = KEPT / f"{name}.svg"
+    flames.write_text(re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\1just bench profile {name}", flames.read_text()))
 
 
 def spy(*what: str, into: str) -> subprocess.Popen[bytes]:
@@ -85,4 +92,5 @@ def started(stack: ExitStack) -> None:
 def main(*names: str) -> None:
     for name in names or (*STEPS, "call", "lists", "start"):
         profiled(name)
+        titled(name)
         print(KEPT / f"{name}.svg", flush=True)
