@@ -182,11 +182,10 @@ class BrokerApp:
         if self.stamps is None or answered.session is None or headers.get(h.X_SERVER) != BROKER:
             return []
         stamped = self.stamps.of(answered.session.key)
-        return (
-            [(h.X_MEMO.encode(), b"%d %b %d" % (stamped[0], stamped[1].encode(), answered.session.expires))]
-            if stamped
-            else []
-        )
+        if stamped is None:
+            return []
+        slot, stamp = stamped
+        return [(h.X_MEMO.encode(), f"{slot} {stamp} {answered.session.expires}".encode())]
 
     async def _wait_batch(self, headers: dict[str, str], body: bytes, send: Send) -> None:
         texts = split(body)

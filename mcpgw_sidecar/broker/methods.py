@@ -14,6 +14,7 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.names import JsonText, VirtualName
 from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.protocol.gzipped import WORTH
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Request
 from mcpgw_sidecar.protocol.jsontext import Member, dumps
 from mcpgw_sidecar.protocol.versions import negotiate
@@ -21,7 +22,6 @@ from mcpgw_sidecar.routing.stateful import is_addressed
 from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
 
 _LISTS = {kind.list_method: kind for kind in KINDS}
-COMPRESSED = 16384  # bytes from which a list is compressed for clients that take it
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # server/utilities/logging
 _INFO_KEPT = ("name", "title", "version")
 _INFO_VALUE = 64  # characters of each member of clientInfo that is kept when the whole does not fit
@@ -109,7 +109,7 @@ def _list(request: Request, listing: Listing, session: Session) -> Result | Reje
         return _invalid(request, "unknown cursor: start again without one")
     if not listing.is_prepared(cursor):  # of old or odd cursors there is no end: nothing of them is kept
         return Result(page)
-    return Result(page, packed=listing.packed if len(page) >= COMPRESSED else None, session=session)
+    return Result(page, packed=listing.packed if len(page) >= WORTH else None, session=session)
 
 
 def _at_broker(request: Request, snapshot: Snapshot) -> Reject:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 
+from mcpgw_sidecar.protocol.gzipped import WORTH
+
 
 def script(name: str) -> str:
     """The text of a filter."""
@@ -16,5 +18,7 @@ def messages(stamps: str | None) -> str:
 
     `stamps` is the path of the file that says how long a decision holds, "" where there is none; None leaves the memo out.
     """
-    memo = [] if stamps is None else [f"local STAMPS = {json.dumps(stamps)}\n", script("memo"), script("lists")]
-    return "".join([script("json"), *memo, script("events")])
+    if stamps is None:
+        return script("json") + script("events")
+    told = f"local STAMPS = {json.dumps(stamps)}\nlocal WORTH = {WORTH} -- bytes from which the broker compresses\n"
+    return "".join([script("json"), told, script("memo"), script("lists"), script("events")])

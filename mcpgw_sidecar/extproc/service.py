@@ -36,9 +36,8 @@ from mcpgw_sidecar.routing.virtual import wanted
 log = get_logger(__name__)
 
 PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-START_LIMIT = (
-    9.0  # seconds that a call waits for a configuration: the answer has to come before Envoy gives up on the router
-)
+# Seconds that a call waits for a configuration: the answer has to come before Envoy gives up on the router.
+START_LIMIT = 9.0
 _OPENS = 3  # a session may be closed again (server changed) between opening and deciding; then the client tries again
 
 
@@ -82,9 +81,8 @@ class Router:
             session = self._sessions.lookup(request.headers.get(h.SESSION))
             decision = decide(request, self._snapshot(), session)
             if isinstance(decision, Reject) and not self._started.is_over():
-                with trio.move_on_after(
-                    START_LIMIT
-                ):  # it may be that its server has not answered yet, or that keys are still to come
+                # It may be that its server has not answered yet, or that keys are still to come.
+                with trio.move_on_after(START_LIMIT):
                     await self._started.wait_over()
                 if not self._started.is_over():
                     return attrs.evolve(NOT_STARTED, id=decision.id, method=decision.method)

@@ -10,6 +10,7 @@ import struct
 import zlib
 
 _HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no flags, no time, unknown system
+WORTH = 16384  # bytes from which a list is compressed for clients that take it
 MAX_AROUND = 0xFFFF  # bytes before and behind: what a stored block holds
 
 
