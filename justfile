@@ -37,7 +37,7 @@ inspect-gateway url="http://127.0.0.1:8888/mcp":
 cover:
     build/cover
 
-# One benchmark (calls, lists, sessions, storms, start, kube); figures with their machine belong into tests/benchmarks/RESULTS.md
+# One benchmark (calls, lists, sessions, storms, profile, start, kube); figures with their machine belong into tests/benchmarks/RESULTS.md
 bench *args:
     .venv/bin/python -m tests.benchmarks "$@"
 

@@ -1,7 +1,7 @@
 -- Stands behind memo.lua in one filter. Lists that the broker answered once are answered by Envoy, for everybody who sees the same, as long as
 -- the stamps say so; each answer brings them as `x-mcp-memo: SLOT STAMP EXPIRES` (mcpgw_sidecar/broker/app.py, `_memo`). So does initialize: a
 -- new session's first list is known already.
--- Bytes: of a list, of all that are kept, of a cursor.
+-- Bytes: of a list, of all that are kept, of a cursor. (What is kept has the answer's last brace: one byte more than the page that WORTH is about.)
 local MAX_LIST, MAX_LISTS, MAX_CURSOR = 1048576, 16777216, 512
 LISTED = {
   initialize = true, ['tools/list'] = true, ['prompts/list'] = true, ['resources/list'] = true, ['resources/templates/list'] = true,
@@ -18,10 +18,10 @@ function list(handle, headers, text)
   if kind ~= 'application/json' and sub(kind, 1, 17) ~= 'application/json;' then return end -- the broker has something to say
   local known, told = known_of(headers), handle:streamInfo():dynamicMetadata()
   local found = known and known.view.lists[what]
-  if found and not (#found >= WORTH and find(headers:get('accept-encoding') or '', 'gzip', 1, true)) and holds(known) then
+  if found and not (#found > WORTH and find(headers:get('accept-encoding') or '', 'gzip', 1, true)) and holds(known) then
     told:set('mcpgw', 'answered', '1')
     headers:replace('x-mcp-servername', 'mcpEnvoy') -- for log and counters: who answered
-    handle:respond({[':status'] = '200', ['content-type'] = 'application/json', vary = #found >= WORTH and 'accept-encoding' or nil},
+    handle:respond({[':status'] = '200', ['content-type'] = 'application/json', vary = #found > WORTH and 'accept-encoding' or nil},
       '{"jsonrpc":"2.0","id":' .. sub(text, id, id_end) .. ',"result":' .. found)
   end
   told:set('mcpgw', 'asked', {
