@@ -14,23 +14,33 @@ local function named(text, first, last, owner)
   return text:sub(1, first - 1) .. '"mcpgw:' .. owner .. ':' .. raw .. '"' .. text:sub(last + 1)
 end
 
--- A server's message in which what comes back names its owner; any other message as it is.
+-- A server's message in which what comes back names its owner; any other message as it is. Of a repeated member the last counts.
 function name_owner(message, owner)
-  local method, params, first, last, meta, token, token_end
-  local whole = is_object(message, function(_, key, a, b)
-    if key == 'method' then method = sub(message, a, b)
-    elseif key == 'id' then first, last = a, b
-    elseif key == 'params' then params = a end
+  local method, first, last, token, token_end, ended, ended_end
+  local function in_meta(s, key, at)
+    local stop = value_end(s, at)
+    if key == 'progressToken' then token, token_end = at, stop end
+    return stop
+  end
+  local function in_params(s, key, at)
+    if key == '_meta' then token = nil end
+    if key == '_meta' and byte(s, at) == 123 then return members(s, at, in_meta) end
+    local stop = value_end(s, at)
+    if key == 'requestId' then ended, ended_end = at, stop end
+    return stop
+  end
+  local whole = is_object(message, function(s, key, at)
+    if key == 'params' then token, ended = nil, nil end
+    if key == 'params' and byte(s, at) == 123 then return members(s, at, in_params) end
+    local stop = value_end(s, at)
+    if key == 'method' then method = sub(s, at, stop)
+    elseif key == 'id' then first, last = at, stop end
+    return stop
   end)
   if not whole or not method then return message end
   if not first then
-    if method == '"notifications/cancelled"' and params then
-      members(message, params, function(_, key, a, b) if key == 'requestId' then first, last = a, b end end)
-    end
-    return named(message, first, last, owner)
+    return method == '"notifications/cancelled"' and named(message, ended, ended_end, owner) or message
   end
-  if params then members(message, params, function(_, key, a) if key == '_meta' then meta = a end end) end
-  if meta then members(message, meta, function(_, key, a, b) if key == 'progressToken' then token, token_end = a, b end end) end
   if token and token > first then
     return named(named(message, token, token_end, owner), first, last, owner)
   end
@@ -58,17 +68,18 @@ function name_owners(held, chunk, owner)
 end
 
 function envoy_on_response(handle)
-  local headers, call = handle:headers(), handle:streamInfo():dynamicMetadata():get('mcpgw')
-  local stamped = headers:get('x-mcp-memo')
-  if stamped then headers:remove('x-mcp-memo') end -- the broker's word to Envoy, whoever else may say it
+  local headers = handle:headers()
+  local told, status, kind = headers:get('x-mcp-memo'), headers:get(':status'), headers:get('content-type') or ''
+  if told then headers:remove('x-mcp-memo') end -- the broker's word to Envoy, or heal.lua's, whoever else may say it
+  local stream = sub(kind, 1, 17) == 'text/event-stream'
+  if not told and not stream and status ~= '404' and status ~= '401' then return end -- nothing to name, to keep or to forget
+  local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
   if call == nil then return end
-  if call['asked'] then return stamped and remember_list(handle, call['asked'], stamped) end -- lists.lua
+  if call['asked'] then return told and remember_list(handle, call['asked'], told) end -- lists.lua
   if call['session'] == nil then return end
-  if remember then remember(handle, call) end -- memo.lua
-  local kind = handle:headers():get('content-type')
-  if kind == nil or kind:sub(1, 17) ~= 'text/event-stream' then return end
-  if handle:headers():get('content-encoding') then return end -- bytes that are no text: they pass as they came
-  handle:headers():remove('content-length') -- what is renamed gets longer
+  if remember then remember(handle, call, status) end -- memo.lua
+  if not stream or headers:get('content-encoding') then return end -- those are bytes that are no text: they pass as they came
+  headers:remove('content-length') -- what is renamed gets longer
   local held, owner = '', call['session']:match(' (.*)')
   for chunk in handle:bodyChunks() do
     local size = chunk:length()

@@ -13,6 +13,7 @@ from mcpgw_sidecar.protocol.owners import PREFIX
 ROUTER_TIMEOUT = 12.0
 HTTP = "envoy.extensions.filters.http"
 ROUTER = "envoy.filters.http.router"
+_ATTEMPT = "x-envoy-attempt-count"
 _MATCHING = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 
 
@@ -84,11 +85,16 @@ def lazily(name: str, extension: Resource, when: Resource) -> Resource:
 
 def only(name: str, extension: Resource, when: Resource) -> Resource:
     """A filter that is there for some requests alone."""
+    return unless(name, extension, {"not_matcher": when})
+
+
+def unless(name: str, extension: Resource, when: Resource) -> Resource:
+    """A filter that is there for all requests but some."""
     skip = {
         "name": "skip",
         "typed_config": {"@type": type_url("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")},
     }
-    return _matched(name, extension, {"predicate": {"not_matcher": when}, "on_match": {"action": skip}})
+    return _matched(name, extension, {"predicate": when, "on_match": {"action": skip}})
 
 
 def _matched(name: str, extension: Resource, matcher: Resource) -> Resource:
@@ -111,9 +117,18 @@ def lua(name: str, source: str) -> Resource:
 
 
 def last(heal: str) -> Resource:
-    """Envoy's own router, with the filter that runs for each attempt of a call: it heals a session that its server has forgotten."""
+    """Envoy's own router, with filters for each attempt: heal.lua, where there is something for it to do; no server sees the count."""
+    nothing = all_of(header(_ATTEMPT, {"exact": "1"}), {"not_matcher": header(h.X_MEMO, {"exact": h.KEPT})})
+    hidden: Resource = {
+        "@type": type_url(f"{HTTP}.header_mutation.v3.HeaderMutation"),
+        "mutations": {"request_mutations": [{"remove": _ATTEMPT}]},
+    }
     codec = {"@type": type_url(f"{HTTP}.upstream_codec.v3.UpstreamCodec")}
-    upstream = [lua("mcpgw_heal", heal), {"name": "envoy.filters.http.upstream_codec", "typed_config": codec}]
+    upstream = [
+        unless("mcpgw_heal", lua("mcpgw_heal", heal), nothing),
+        {"name": "mcpgw_attempt", "typed_config": hidden},
+        {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
+    ]
     config = {"@type": type_url(f"{HTTP}.router.v3.Router"), "upstream_http_filters": upstream}
     return {"name": ROUTER, "typed_config": config}
 

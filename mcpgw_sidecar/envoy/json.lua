@@ -112,16 +112,16 @@ local function value_end(s, i)
   end
 end
 
--- Calls visit(s, key, first, last) for each member of the object at i; the index of its last byte, nil if it is none.
--- A visit that returns false ends it: nil. The key is as it is written, escapes and all.
+-- Walks the object at i: visit(s, key, first) for each member gives the index of its value's last byte (value_end does), nil or false to
+-- stop. The index of the object's last byte, nil if it is none. The key is as it is written, escapes and all.
 local function members(s, i, visit)
   if byte(s, i) ~= 123 then return nil end
   i = skip(s, i + 1)
   if byte(s, i) == 125 then return i end
   while true do
     local e, first = key_end(s, i)
-    local last = e and value_end(s, first)
-    if not last or visit(s, sub(s, i + 1, e - 1), first, last) == false then return nil end
+    local last = e and visit(s, sub(s, i + 1, e - 1), first)
+    if not last then return nil end
     i = skip(s, last + 1)
     local c = byte(s, i)
     if c == 125 then return i end
@@ -130,16 +130,10 @@ local function members(s, i, visit)
   end
 end
 
--- Whether the text is nothing but one object: visits its members.
-local function is_object(s, visit)
-  plain = not find(s, '[%c\\]')
-  local last = members(s, skip(s, 1), visit)
-  return last ~= nil and skip(s, last + 1) > #s
-end
-
 -- Whether the bytes are UTF-8 (RFC 3629: nothing overlong, no surrogates).
 local function is_utf8(s)
-  local i = find(s, '[\128-\255]') or #s + 1
+  local _, ascii = find(s, '^[%z\1-\127]*')
+  local i = ascii + 1
   while i <= #s do
     local c = byte(s, i)
     local more = c < 128 and 0 or c < 224 and 1 or c < 240 and 2 or 3
@@ -153,4 +147,13 @@ local function is_utf8(s)
     i = i + more + 1
   end
   return true
+end
+
+-- Whether the text is nothing but one object: visits its members.
+-- The patterns are anchored, so that each is one walk in C: one that may start anywhere costs more than all the rest of a scan.
+local function is_object(s, visit)
+  local ascii = find(s, '^[ -~]*$')
+  plain = not find(s, '\\', 1, true) and (ascii or find(s, '^%C*$')) ~= nil
+  local last = members(s, skip(s, 1), visit)
+  return last and skip(s, last + 1) > #s and (ascii or is_utf8(s))
 end

@@ -13,45 +13,53 @@ local BROKER = {
 }
 
 -- What was found in the message at hand: places of its members. Upvalues, not a table and closures: they cost nothing.
-local version, method, id, id_end, params, params_end, name, name_end, count
+local version, method, id, id_end, params, params_end, name, name_end, count, inner
 
-local function in_message(s, key, first, last)
+local function in_params(s, key, first)
+  inner = inner + 1
+  if inner > MAX_MEMBERS or find(key, '\\', 1, true) then return nil end
+  local last = value_end(s, first)
+  if key == 'name' and last then
+    if name or byte(s, first) ~= 34 or find(sub(s, first, last), '\\', 1, true) then return nil end
+    name, name_end = first + 1, last - 1
+  end
+  return last
+end
+
+local function in_message(s, key, first)
   count = count + 1
-  if count > MAX_MEMBERS or key == 'result' or key == 'error' or find(key, '\\', 1, true) then return false end
+  if count > MAX_MEMBERS or key == 'result' or key == 'error' or find(key, '\\', 1, true) then return nil end
+  if key == 'params' then
+    if params then return nil end
+    params, params_end = first, members(s, first, in_params)
+    return params_end
+  end
+  local last = value_end(s, first)
+  if not last then return nil end
   if key == 'jsonrpc' then
-    if version or sub(s, first, last) ~= '"2.0"' then return false end
+    if version or sub(s, first, last) ~= '"2.0"' then return nil end
     version = true
   elseif key == 'method' then
-    if method or byte(s, first) ~= 34 then return false end
+    if method or byte(s, first) ~= 34 then return nil end
     method = sub(s, first + 1, last - 1)
   elseif key == 'id' then
     local c = byte(s, first)
-    if id or c ~= 34 and c ~= 45 and (c < 48 or c > 57) then return false end
+    if id or c ~= 34 and c ~= 45 and (c < 48 or c > 57) then return nil end
     id, id_end = first, last
-  elseif key == 'params' then
-    if params or byte(s, first) ~= 123 then return false end
-    params, params_end = first, last
   end
-end
-
-local function in_params(s, key, first, last)
-  count = count + 1
-  if count > MAX_MEMBERS or find(key, '\\', 1, true) then return false end
-  if key == 'name' then
-    if name or byte(s, first) ~= 34 or find(sub(s, first, last), '\\', 1, true) then return false end
-    name, name_end = first + 1, last - 1
-  end
+  return last
 end
 
 -- What stands plainly in a message: its method, the place of its id (nil: a notification) and, for tools/call, of the name between its
 -- quotes. Nothing where Python's parser (protocol/jsonrpc.py) might say anything else.
 function scan(s)
-  version, method, id, id_end, params, params_end, name, name_end, count = nil, nil, nil, nil, nil, nil, nil, nil, 0
-  if not is_object(s, in_message) or not version or not is_utf8(s) then return nil end
-  if BROKER[method] then return method, id, id_end end
-  count = 0
-  if method ~= 'tools/call' or not id or not params or not members(s, params, in_params) or not name then return nil end
-  return method, id, id_end, name, name_end
+  version, method, id, id_end, params, params_end, name, name_end, count, inner = nil, nil, nil, nil, nil, nil, nil, nil, 0, 0
+  if not is_object(s, in_message) or not version then return nil end
+  if BROKER[method] then
+    name, name_end = nil, nil
+    return method, id, id_end
+  end
+  if method == 'tools/call' and id and name then return method, id, id_end, name, name_end end
 end
 
 -- By a client's session id: the headers that it asks with, the view that these give it, its sessions with servers by their names, and as
@@ -189,8 +197,8 @@ function envoy_on_request(handle)
 end
 
 -- An answer has come: a decision of the router's is kept; a session that its server does not know (any more) is not relied on.
-function remember(handle, call)
-  local status, memo = handle:headers():get(':status'), call['memo']
+function remember(handle, call, status)
+  local memo = call['memo']
   local dead = living[call['healed'] or (status == '404' or status == '401') and call['session']]
   if dead then dead.dead = true end
   if not memo or call['healed'] or sub(status, 1, 1) ~= '2' then return end

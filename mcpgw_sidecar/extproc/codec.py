@@ -90,6 +90,7 @@ def encode(decision: Told, *, with_body: bool = True, keep: Keep | None = None) 
             _describe(response, id=decision.id, what=what, session=f"{session} {decision.owner}")
             _forward(_phase(response, with_body), decision)
             if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
+                _set(_phase(response, with_body).header_mutation, [(h.X_MEMO, h.KEPT.encode())])
                 _memo(response.dynamic_metadata.fields[METADATA].struct_value.fields["memo"].struct_value, decision, keep)
         case _:
             assert_never(decision)

@@ -26,7 +26,9 @@ X_OWNER: Final = "x-mcp-owner"
 """What the server's requests are made to name, from the broker to the healing filter."""
 
 X_MEMO: Final = "x-mcp-memo"
-"""How long an answer of the broker holds, for the route memo."""
+"""For the route memo: how long an answer of the broker holds; KEPT on a call whose answer brings a decision to keep, and on that answer."""
+
+KEPT: Final = "call"
 
 OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO)
 """Set by the router alone; whatever a client sends under these names is removed before anything reads it."""
