@@ -3,6 +3,7 @@
 -- not take (100 levels and more) is left to whoever knows better. Byte by byte and without closures: so LuaJIT compiles it.
 local byte, find, sub = string.byte, string.find, string.sub
 local DEPTH = 100
+local ESCAPED = {[34] = true, [92] = true, [47] = true, [98] = true, [102] = true, [110] = true, [114] = true, [116] = true} -- "\\/bfnrt
 local plain = false -- no string of the text at hand holds an escape or a control character: each ends at the next quote
 local open = {} -- the brackets that are open around a value that is walked over
 
@@ -21,13 +22,12 @@ local function string_end(s, i)
   if plain then return (find(s, '"', i + 1, true)) end
   i = i + 1
   while true do
-    local j = find(s, '["\\%c]', i)
-    local c = j and byte(s, j)
-    if c == 34 then return j end
-    if c == 127 then i = j + 1
-    elseif c ~= 92 then return nil
-    elseif find(s, '^["\\/bfnrt]', j + 1) then i = j + 2
-    elseif find(s, '^u%x%x%x%x', j + 1) then i = j + 6
+    local c = byte(s, i)
+    if c == 34 then return i end
+    if not c or c < 32 then return nil end
+    if c ~= 92 then i = i + 1
+    elseif ESCAPED[byte(s, i + 1)] then i = i + 2
+    elseif find(s, '^u%x%x%x%x', i + 1) then i = i + 6
     else return nil end
   end
 end
@@ -130,10 +130,8 @@ local function members(s, i, visit)
   end
 end
 
--- Whether the bytes are UTF-8 (RFC 3629: nothing overlong, no surrogates).
-local function is_utf8(s)
-  local _, ascii = find(s, '^[%z\1-\127]*')
-  local i = ascii + 1
+-- Whether the bytes from i on are UTF-8 (RFC 3629: nothing overlong, no surrogates).
+local function is_utf8(s, i)
   while i <= #s do
     local c = byte(s, i)
     local more = c < 128 and 0 or c < 224 and 1 or c < 240 and 2 or 3
@@ -149,11 +147,18 @@ local function is_utf8(s)
   return true
 end
 
+-- Index of the first byte that is no printable ASCII, or a backslash. A loop, which LuaJIT compiles: a pattern takes ten times as long.
+local function odd(s)
+  for i = 1, #s do
+    local c = byte(s, i)
+    if c < 32 or c > 126 or c == 92 then return i end
+  end
+end
+
 -- Whether the text is nothing but one object: visits its members.
--- The patterns are anchored, so that each is one walk in C: one that may start anywhere costs more than all the rest of a scan.
 local function is_object(s, visit)
-  local ascii = find(s, '^[ -~]*$')
-  plain = not find(s, '\\', 1, true) and (ascii or find(s, '^%C*$')) ~= nil
+  local at = odd(s)
+  plain = not at or not find(s, '\\', at, true) and find(s, '^%C*$', at) ~= nil
   local last = members(s, skip(s, 1), visit)
-  return last and skip(s, last + 1) > #s and (ascii or is_utf8(s))
+  return last and skip(s, last + 1) > #s and (not at or is_utf8(s, at))
 end

@@ -88,13 +88,13 @@ local function recall(token)
   return known
 end
 
--- What is known of a request's session, if it asks as it did then.
+-- What is known of a request's session, if it asks as it did then; and the protocol version that it asks for ('': for none).
 local function known_of(headers)
   local known = recall(headers:get('mcp-session-id') or '')
   if known and known.host == headers:get(':authority') and known.path == headers:get(':path')
-    and known.origin == headers:get('origin') and known.virtual == headers:get('x-mcp-virtualserver')
-    and versions[headers:get('mcp-protocol-version') or ''] then
-    return known
+    and known.origin == headers:get('origin') and known.virtual == headers:get('x-mcp-virtualserver') then
+    local asked = headers:get('mcp-protocol-version') or ''
+    if versions[asked] then return known, asked end
   end
 end
 
@@ -150,41 +150,39 @@ local function learn(token, asked, slot, stamped, expires)
   return known
 end
 
-local function forward(handle, headers, buffer, text, known, tool, upstream)
+-- Each word with Envoy costs as much as a dozen lines of Lua: nothing is said that stands there already. (That headers have changed makes
+-- it choose the route anew: clear_route_cache of the filter, which is on.)
+local function forward(handle, headers, buffer, text, known, asked, tool, upstream)
   headers:replace(':authority', tool.authority)
-  headers:replace(':path', tool.path)
+  if tool.path ~= known.path then headers:replace(':path', tool.path) end
   headers:replace('x-mcp-servername', tool.server)
   headers:replace('x-mcp-method', 'tools/call')
   headers:replace('x-mcp-toolname', sub(text, name, name_end))
-  headers:replace('mcp-protocol-version', upstream.version)
+  if upstream.version ~= asked then headers:replace('mcp-protocol-version', upstream.version) end
   if upstream.id then headers:replace('mcp-session-id', upstream.id) else headers:remove('mcp-session-id') end
   headers:remove('accept-encoding')
   if known.origin then headers:remove('origin') end
   if known.virtual then headers:remove('x-mcp-virtualserver') end
-  if tool.renamed then
-    local size = buffer:setBytes(sub(text, 1, name - 2) .. tool.renamed .. sub(text, name_end + 2))
-    headers:replace('content-length', tostring(size))
-  end
+  if tool.renamed then buffer:setBytes(sub(text, 1, name - 2) .. tool.renamed .. sub(text, name_end + 2)) end -- and content-length
   local told = handle:streamInfo():dynamicMetadata()
   told:set('mcpgw', 'id', sub(text, id, id_end))
   told:set('mcpgw', 'session', upstream.session)
-  handle:clearRouteCache()
 end
 
 function envoy_on_request(handle)
-  if handle:headers():get(':method') ~= 'POST' then return end
   local buffer = handle:body()
   local size = buffer and buffer:length() or 0
   if size == 0 or size > MAX_BODY then return end
   local text, headers = buffer:getBytes(0, size), handle:headers()
+  if headers:get(':method') ~= 'POST' then return end
   if not scan(text) then
     handle:streamInfo():dynamicMetadata():set('mcpgw', 'lookup', 'declined')
   elseif name then
-    local known = known_of(headers)
+    local known, asked = known_of(headers)
     local tool = known and known.view.tools[sub(text, name, name_end)]
     local upstream = tool and known.servers[tool.server]
     if upstream and serves(handle, known, tool, upstream) then
-      forward(handle, headers, buffer, text, known, tool, upstream)
+      forward(handle, headers, buffer, text, known, asked, tool, upstream)
     else
       handle:streamInfo():dynamicMetadata():set('mcpgw', 'lookup', 'miss')
     end
