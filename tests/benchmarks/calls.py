@@ -57,6 +57,10 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
     native2 = stack.enter_context(bare_envoy(directory, "native2", mcp_router(list(ports)), ports, 2))
     ours, ours2 = gateway(stack, directory / "on", ports), gateway(stack, directory / "on2", ports, workers=2)
     off = gateway(stack, directory / "off", ports, "--route-memo=off")
+    forgetful = gateway(stack, directory / "forgetful", ports)
+    (
+        directory / "forgetful" / "envoy" / "stamps"
+    ).unlink()  # what the router tells Envoy to keep cannot be kept: each call is a first one
     escaped = (
         '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"n\\u0061me":"one_t0","arguments":{"a":"some text","b":7}}}'
     )
@@ -67,6 +71,7 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
         Case("hit, no prefix", ours, call("t0")),
         Case("hit, event stream", ours, call("one_sse")),
         Case("hit, client that can be asked", ours, call("one_t0"), ELICITING),
+        Case("miss: scanned, looked up, then the router, whose answer brings the memo", forgetful, call("one_t0")),
         Case("declined: scanned, then the router", ours, escaped),
         Case("`--route-memo off`", off, call("one_t0")),
         Case("plain Envoy, 2 workers", bare2, call("t0")),

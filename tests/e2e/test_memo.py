@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from mcpgw_sidecar.protocol.gzipped import WORTH
 from tests.e2e.stack import Client, Gateway, answer, entry, gateway, text_of, wait_until
 from tests.e2e.test_virtual import write
 from tests.servers.scripted import ScriptedServer, tool
@@ -196,6 +197,21 @@ def test_long_lists_are_compressed_once(one: ScriptedServer, tmp_path: Path) -> 
             rest = listed("gzip", page["result"]["nextCursor"])
             assert listed("identity", page["result"]["nextCursor"]) == rest
             assert len({each["name"] for each in page["result"]["tools"] + rest["result"]["tools"]}) == 1200
+
+
+@pytest.mark.parametrize(("more", "packed"), [(-1, False), (0, True)])
+def test_broker_and_envoy_agree_on_what_is_worth_compressing(
+    one: ScriptedServer, tmp_path: Path, more: int, packed: bool
+) -> None:
+    around = len('{"tools":[]}') + len(json.dumps(tool("t", description="")))  # the tool is relayed as its server wrote it
+    one.tools = [tool("t", description="x" * (WORTH + more - around))]
+    with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
+        for accepted in ("identity", "gzip", "identity", "gzip"):
+            found = client.send({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, accept_encoding=accepted)
+            assert len(found.text.partition('"result":')[2]) - 1 == WORTH + more
+            assert found.headers.get("content-encoding") == ("gzip" if packed and accepted == "gzip" else None)
+        by_envoy = 'mcpgw_requests_total{method="tools/list",outcome="ok",server="mcpEnvoy",tool=""}'
+        wait_until(lambda: running.metric(by_envoy) == (1 if packed else 3))
 
 
 def test_envoys_own_answers_name_id_and_tool(one: ScriptedServer, tmp_path: Path) -> None:

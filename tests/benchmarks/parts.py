@@ -1,0 +1,156 @@
+"""What the parts of a hit cost: `just bench parts [CONNECTIONS] [ROUNDS]` (16 and 40). Prints Markdown.
+
+Every variant, plain Envoy and mcp_router too, is a listener of one Envoy with one worker: two processes of the same configuration differ by a
+tenth, listeners of one do not. It has a core of its own. Rounds are short and in random order; what a part costs is what a call costs less without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.benchmarks.calls import gateway
+from tests.benchmarks.rig import (
+    Load,
+    Target,
+    bare_manager,
+    call,
+    cluster,
+    listener,
+    load_server,
+    mcp_router,
+    plain,
+    started_envoy,
+)
+from tests.e2e.stack import free_ports
+
+ROUND = 0.15  # seconds
+WARM = 0.6
+LEARNED = 600  # calls after which every session is remembered, whatever is left out from then on
+Manager = dict[str, Any]
+Edit = Callable[[Manager], None]
+
+
+def _filter(manager: Manager, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in manager["http_filters"] if each["name"] == name)
+    return found["typed_config"]  # type: ignore[no-any-return]
+
+
+def without_filter(name: str) -> Edit:
+    def edit(manager: Manager) -> None:
+        manager["http_filters"] = [each for each in manager["http_filters"] if each["name"] != name]
+
+    return edit
+
+
+def lua(*changes: tuple[str, str]) -> Edit:
+    """The messages filter with each first text replaced by the second."""
+
+    def edit(manager: Manager) -> None:
+        source = _filter(manager, "mcpgw_messages")["default_source_code"]
+        for before, after in changes:
+            assert before in source["inline_string"], before
+            source["inline_string"] = source["inline_string"].replace(before, after)
+
+    return edit
+
+
+def _attempt_shown(manager: Manager) -> None:
+    upstream = _filter(manager, "envoy.filters.http.router")["upstream_http_filters"]
+    upstream[:] = [each for each in upstream if each["name"] != "mcpgw_attempt"]
+
+
+def _no_counters(manager: Manager) -> None:
+    del manager["access_log"][1:]
+
+
+def _no_retry(manager: Manager) -> None:
+    for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
+        route.get("route", {}).pop("retry_policy", None)
+
+
+def _later(head: str, answer: str) -> tuple[str, str]:
+    """A function of the Lua text that does nothing but give `answer` once everything is learned."""
+    return head, f"local left = {LEARNED}\n{head}\n  left = left - 1\n  if left < 0 then return {answer} end\n"
+
+
+PARTS: dict[str, Edit] = {
+    "the whole": lambda _: None,
+    "the scanner (the text of the call before is known)": lua(
+        ("  version, method,", "  if s == last_s then return method, id, id_end, name, name_end end\n  last_s = s\n  version, method,")
+    ),
+    "the stamps": lua(_later("local function holds(known)", "true")),
+    "metadata for answers and errors": lua(
+        ("  told:set('mcpgw', 'id', sub(text, id, id_end))\n", ""), ("  told:set('mcpgw', 'session', upstream.session)\n", "")
+    ),
+    "the name's exchange": lua(("  if tool.renamed then", "  if false then")),
+    "the look at the answer": lua(_later("function envoy_on_response(handle)", "")),
+    "the removal of the attempt's count": _attempt_shown,
+    "counters": _no_counters,
+    "cors": without_filter("envoy.filters.http.cors"),
+    "buffer": without_filter("envoy.filters.http.buffer"),
+    "retry": _no_retry,
+}  # fmt: skip
+
+
+def _ours(envoy: Path) -> tuple[Manager, list[Any]]:
+    """The gateway's connection manager with its routes inside, and its clusters, out of the files that the sidecar wrote."""
+    lds, rds, cds = (
+        yaml.safe_load((envoy / name).read_text())["resources"] for name in ("lds.yaml", "rds.yaml", "cds.yaml")
+    )
+    manager: Manager = lds[0]["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    manager["route_config"] = {key: value for key, value in rds[0].items() if key != "@type"}
+    return manager, [{key: value for key, value in each.items() if key != "@type"} for each in cds]
+
+
+def main(connections: str = "16", rounds: str = "40") -> None:
+    with ExitStack() as stack:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[1:] or cores)
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ports = {name: stack.enter_context(load_server(directory, name)) for name in ("one", "two")}
+        gateway(stack, directory / "on", ports)
+        manager, clusters = _ours(directory / "on" / "envoy")
+        variants: list[tuple[str, Manager, str]] = [
+            ("plain Envoy", bare_manager(plain(), "one"), "t0"),
+            ("Envoy's mcp_router", bare_manager(mcp_router(list(ports)), "one"), "one__t0"),
+        ]
+        for name, edit in PARTS.items():
+            edited = copy.deepcopy(manager)
+            edit(edited)
+            variants.append((name, edited, "one_t0"))
+        found = free_ports(len(variants))
+        listeners = [listener(name, port, each) for (name, each, _), port in zip(variants, found, strict=True)]
+        servers = [cluster(name, port) for name, port in ports.items()]
+        os.sched_setaffinity(0, cores[:1])
+        pid = stack.enter_context(started_envoy(directory, "parts", listeners, [*clusters, *servers], 1))
+        os.sched_setaffinity(0, cores[1:] or cores)
+        loads = [
+            (name, Load(Target(name, f"http://127.0.0.1:{port}/mcp", (pid,), tool), int(connections), call(tool)))
+            for (name, _, tool), port in zip(variants, found, strict=True)
+        ]
+        for _, load in loads:
+            load.round(WARM)
+        results: dict[str, list[float]] = {name: [] for name, _, _ in variants}
+        for _ in range(int(rounds)):
+            for name, load in random.sample(loads, len(loads)):
+                figures = load.round(ROUND)
+                assert not figures["errors"], name
+                results[name].append(figures["cpu"])
+        for _, load in loads:
+            load.close()
+        whole = statistics.median(results["the whole"])
+        print("\n| | CPU of a call, us | the part |\n|---|---|---|")
+        for name, values in results.items():
+            cpu = statistics.median(values)
+            print(f"| {name} | {cpu:.1f} | {whole - cpu:.1f} |")
