@@ -85,6 +85,7 @@ def _later(head: str, answer: str) -> tuple[str, str]:
 
 PARTS: dict[str, Edit] = {
     "the whole": lambda _: None,
+    "the whole again, which says how sure the others are": lambda _: None,
     "the scanner (the text of the call before is known)": lua(
         ("  version, method,", "  if s == last_s then return method, id, id_end, name, name_end end\n  last_s = s\n  version, method,")
     ),
