@@ -1,5 +1,5 @@
 -- An upstream filter: it runs behind the route's retry, for a second attempt at a call, and for a call whose answer brings a decision to
--- remember (filters.py: not at all for any other).
+-- remember (filters.py skips it for any other; in Istio, where there is no count, it runs and does nothing).
 -- A server that answers 404 has forgotten the session; the call never ran (basic/transports, Session Management). Envoy's retry
 -- sends it once more, and this filter asks the sidecar for a session that lives before that happens.
 -- It only exchanges the session: an error in here lets the attempt go on as it is, and the client sees the 404.

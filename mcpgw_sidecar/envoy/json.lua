@@ -155,10 +155,10 @@ local function odd(s)
   end
 end
 
--- Whether the text is nothing but one object: visits its members.
+-- Whether the text is nothing but one object: visits its members. Gives the place from which on its bytes may be anything but ASCII.
 local function is_object(s, visit)
   local at = odd(s)
   plain = not at or not find(s, '\\', at, true) and find(s, '^%C*$', at) ~= nil
   local last = members(s, skip(s, 1), visit)
-  return last and skip(s, last + 1) > #s and (not at or is_utf8(s, at))
+  return last and skip(s, last + 1) > #s and (at or #s + 1)
 end

@@ -54,7 +54,8 @@ end
 -- quotes. Nothing where Python's parser (protocol/jsonrpc.py) might say anything else.
 function scan(s)
   version, method, id, id_end, params, params_end, name, name_end, count, inner = nil, nil, nil, nil, nil, nil, nil, nil, 0, 0
-  if not is_object(s, in_message) or not version then return nil end
+  local at = is_object(s, in_message)
+  if not at or not version or not is_utf8(s, at) then return nil end
   if BROKER[method] then
     name, name_end = nil, nil
     return method, id, id_end
@@ -101,16 +102,20 @@ end
 -- The 16 bytes of a slot as they are now: of all decisions, and of the sessions in this slot. The file is opened anew each second, so that
 -- one which was put in its place does not stay unseen. With LuaJIT's ffi that is one system call of compiled code, with io it were two
 -- of interpreted; an Envoy without ffi remembers nothing. (Mapped into memory it were none, but then whoever truncates the file kills Envoy.)
-local there, ffi = pcall(require, 'ffi')
-local C, bytes = there and ffi.C, there and ffi.new('char[16]')
-if there then ffi.cdef('int open(const char *, int, ...); int close(int); long pread(int, void *, unsigned long, long);') end
+local there, ffi, C = pcall(function()
+  local ffi = require('ffi')
+  ffi.cdef('int open(const char *, int, ...); int close(int); long pread(int, void *, unsigned long, long);')
+  return ffi, ffi.C, ffi.C.open, ffi.C.close, ffi.C.pread -- named here, so that one which is missing is seen here
+end)
+local bytes = there and ffi.new('char[16]')
 
 local function stamp(slot, now)
+  if not there then return nil end
   if now ~= opened then
-    if file then C.close(file) end
-    file, opened = C and C.open(STAMPS, 0), now
+    if file then C.close(ffi.gc(file, nil)[0]) end
+    file, opened = ffi.gc(ffi.new('int[1]', C.open(STAMPS, 0)), function(old) C.close(old[0]) end), now
   end
-  return file and C.pread(file, bytes, 16, slot * 16) == 16 and ffi.string(bytes, 16)
+  return C.pread(file[0], bytes, 16, slot * 16) == 16 and ffi.string(bytes, 16)
 end
 
 -- Whether what was decided for this session still holds.

@@ -49,6 +49,7 @@ def test_no_server_sees_what_the_healing_needs(running: Gateway, one: ScriptedSe
         for call in one.calls("tools/call"):
             assert "x-mcp-session" not in call.headers
             assert "x-envoy-attempt-count" not in call.headers
+            assert "x-mcp-memo" not in call.headers
             assert client.session not in str(call.headers)
 
 
