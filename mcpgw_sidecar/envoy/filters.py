@@ -118,6 +118,7 @@ def lua(name: str, source: str) -> Resource:
 
 def last(heal: str) -> Resource:
     """Envoy's own router, with filters for each attempt: heal.lua, where there is something for it to do; no server sees the count."""
+    # Attempts share the headers: heal.lua removes the mark at the first attempt; the second is known by its count.
     nothing = all_of(header(_ATTEMPT, {"exact": "1"}), {"not_matcher": header(h.X_MEMO, {"exact": h.KEPT})})
     hidden: Resource = {
         "@type": type_url(f"{HTTP}.header_mutation.v3.HeaderMutation"),

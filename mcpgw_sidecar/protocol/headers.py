@@ -31,7 +31,7 @@ X_MEMO: Final = "x-mcp-memo"
 KEPT: Final = "call"
 
 OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO)
-"""Set by the router alone; whatever a client sends under these names is removed before anything reads it."""
+"""Set by the router, the broker and the filters alone; whatever a client sends under these names is removed before anything reads it."""
 
 HOP_BY_HOP: Final = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",

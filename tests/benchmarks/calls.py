@@ -18,7 +18,7 @@ from tests.benchmarks.rig import Load, Target, bare_envoy, call, fastmcp_proxy, 
 from tests.e2e.stack import Gateway, entry
 
 WARM, ROUND = 0.5, 0.3  # seconds
-SLOW = "FastMCP proxy"  # a round of its takes seconds: three are enough
+SLOW, SLOW_ROUNDS = "FastMCP proxy", 3  # its rounds take seconds
 SHOWN = ("cpu", "p50", "p95", "p99", "rate")
 ELICITING = ("-capabilities", '{"elicitation":{}}')
 
@@ -60,9 +60,8 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
     ours, ours2 = gateway(stack, directory / "on", ports), gateway(stack, directory / "on2", ports, workers=2)
     off = gateway(stack, directory / "off", ports, "--route-memo=off")
     forgetful = gateway(stack, directory / "forgetful", ports)
-    (
-        directory / "forgetful" / "envoy" / "stamps"
-    ).unlink()  # what the router tells Envoy to keep cannot be kept: each call is a first one
+    # What the router tells Envoy to keep cannot be kept: each call is a first one.
+    (directory / "forgetful" / "envoy" / "stamps").unlink()
     escaped = (
         '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"n\\u0061me":"one_t0","arguments":{"a":"some text","b":7}}}'
     )
@@ -93,7 +92,7 @@ def main(connections: str = "1,8,32,128", rounds: str = "15") -> None:
             results: list[list[dict[str, float]]] = [[] for _ in found]
             for number in range(int(rounds)):
                 for place in random.sample(range(len(found)), len(found)):
-                    if found[place].name != SLOW or number < 3:
+                    if found[place].name != SLOW or number < SLOW_ROUNDS:
                         results[place].append(loads[place].round(ROUND))
             native = 0.0
             print(

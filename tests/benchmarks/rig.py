@@ -30,9 +30,8 @@ class Account:
     """CPU and memory of processes."""
 
     def __init__(self, *pids: int) -> None:
-        self._clocks = [
-            ~pid << 3 | 2 for pid in pids
-        ]  # as clock_getcpuclockid(3) makes them: all threads, to the nanosecond
+        # As clock_getcpuclockid(3) makes them: all threads, to the nanosecond.
+        self._clocks = [~pid << 3 | 2 for pid in pids]
         self._procs = [Path(f"/proc/{pid}") for pid in pids]
 
     @property
@@ -118,7 +117,7 @@ def call(tool: str, **arguments: object) -> dict[str, Any]:
 
 @contextmanager
 def bare_envoy(directory: Path, name: str, filters: list[Any], ports: Mapping[str, int], workers: int) -> Iterator[Target]:
-    """An Envoy without us."""
+    """An Envoy without us, in front of the first of `ports`."""
     (port,) = free_ports(1)
     listeners = [listener(name, port, bare_manager(filters, next(iter(ports))))]
     clusters = [cluster(each, at) for each, at in ports.items()]

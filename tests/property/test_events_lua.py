@@ -113,6 +113,11 @@ def test_the_sidecar_names_owners_as_envoy_does(ident: Any, method: str) -> None
         assert json.loads(ours) == renamed(text)
 
 
+def test_a_request_that_is_no_utf8_is_named_too() -> None:
+    line = b'data:{"id":7,"method":"elicitation/create","params":{"message":"gr\xfc\xdfe"}}\n'
+    assert name_owners(b"", line, OWNER) == (line.replace(b'"id":7', b'"id":"mcpgw:ns/one:tick-et_:7"'), b"")
+
+
 def test_a_line_over_the_limit_passes_as_it_came() -> None:
     line = b'data: {"jsonrpc":"2.0","id":1,"method":"x","params":"' + b"y" * (2 << 20)
     assert name_owners(b"", line, OWNER) == (line, b"")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -132,3 +135,19 @@ def test_any_bytes_are_read_alike_or_declined(body: bytes) -> None:
 )
 def test_what_is_not_plain_is_declined(body: str) -> None:
     assert not agrees(body.encode())
+
+
+def test_the_stamps_are_closed_with_their_lua_state(tmp_path: Path) -> None:
+    """Envoy makes a new state for each change of the listener."""
+    path = tmp_path / "stamps"
+    path.write_bytes(b"0123456789abcdef" * 2)
+    opened = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        lua = LuaRuntime(encoding=None)
+        lua.execute(f"{messages(str(path))}\nlook = stamp".encode())
+        for second in (1, 2):
+            assert lua.globals().look(1, second) == b"0123456789abcdef"
+            assert not lua.globals().look(2, second), "behind its end"
+        del lua
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == opened
