@@ -67,30 +67,43 @@ function name_owners(held, chunk, owner)
   return table.concat(out), rest
 end
 
-function envoy_on_response(handle)
-  local headers = handle:headers()
-  local told, status, kind = headers:get('x-mcp-memo'), headers:get(':status'), headers:get('content-type') or ''
-  if told then headers:remove('x-mcp-memo') end -- the broker's word to Envoy, or heal.lua's, whoever else may say it
-  local stream = sub(kind, 1, 17) == 'text/event-stream'
-  if not told and not stream and status ~= '404' and status ~= '401' then return end -- nothing to name, to keep or to forget
+-- The owner of what a server sends here; nil where the stream is the broker's, which names them itself.
+local function owner_of(handle)
   local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
-  if call == nil then return end
-  if call['asked'] then return told and remember_list(handle, call['asked'], told) end -- lists.lua
-  if call['session'] == nil then return end
-  if remember then remember(handle, call, status) end -- memo.lua
-  if not stream or headers:get('content-encoding') then return end -- those are bytes that are no text: they pass as they came
+  return call ~= nil and call['session'] ~= nil and call['session']:match(' (.*)') or nil
+end
+
+local function name_stream(handle)
+  local headers = handle:headers()
+  if headers:get('content-encoding') then return end -- those are bytes that are no text: they pass as they came
   headers:remove('content-length') -- what is renamed gets longer
-  local held, owner = '', call['session']:match(' (.*)')
+  local held, owner = '', nil -- looked for when there is something to name: most streams bring one answer
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     local bytes = size > 0 and chunk:getBytes(0, size) or ''
+    local last = byte(bytes, -1)
     if size == 0 then
       if held ~= '' then chunk:setBytes(held) end -- the end of the stream: what had no end of a line passes as it came
       held = ''
-    elseif held ~= '' or not bytes:find('[\r\n]$') or bytes:find('"method"', 1, true) or bytes:find('id:', 1, true) then
+    elseif held ~= '' or last ~= 10 and last ~= 13 or find(bytes, '"method"', 1, true) or find(bytes, 'id:', 1, true) then
+      owner = owner or owner_of(handle)
+      if not owner then return end
       local out
       out, held = name_owners(held, bytes, owner)
       if out ~= bytes then chunk:setBytes(out) end
     end
   end
+end
+
+-- In listeners of ours Envoy skips it for most answers that bring nothing to name, to keep or to forget (filters.py, `messages`).
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local told, status = headers:get('x-mcp-memo'), headers:get(':status')
+  if told then headers:remove('x-mcp-memo') end -- the broker's word to Envoy, or heal.lua's, whoever else may say it
+  if told or status == '404' or status == '401' then
+    local call = handle:streamInfo():dynamicMetadata():get('mcpgw') or {}
+    if call['asked'] then return told and remember_list(handle, call['asked'], told) end -- lists.lua
+    if remember and call['session'] then remember(handle, call, status) end -- memo.lua
+  end
+  if sub(headers:get('content-type') or '', 1, 17) == 'text/event-stream' then name_stream(handle) end
 end

@@ -13,7 +13,8 @@ from mcpgw_sidecar.protocol.owners import PREFIX
 ROUTER_TIMEOUT = 12.0
 HTTP = "envoy.extensions.filters.http"
 ROUTER = "envoy.filters.http.router"
-_ATTEMPT = "x-envoy-attempt-count"
+ATTEMPT = "x-envoy-attempt-count"
+_PRESENT: Resource = {"safe_regex": {"google_re2": {}, "regex": ".+"}}
 _MATCHING = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 
 
@@ -61,12 +62,12 @@ def router(*, debug: bool) -> Resource:
 def decided() -> Resource:
     """What the router decides: POST, and GET that resumes a server's stream. The rest is the broker's whatever it holds."""
     resumed = all_of(header(":method", {"exact": "GET"}), header(h.LAST_EVENT, {"prefix": PREFIX}))
-    return {"or_matcher": {"predicate": [header(":method", {"exact": "POST"}), resumed]}}
+    return _any_of(header(":method", {"exact": "POST"}), resumed)
 
 
 def undecided() -> Resource:
     """Nobody has said yet where the request goes: memo.lua does, for what it knows."""
-    return {"not_matcher": header(h.X_SERVER, {"safe_regex": {"google_re2": {}, "regex": ".+"}})}
+    return {"not_matcher": header(h.X_SERVER, _PRESENT)}
 
 
 def lazily(name: str, extension: Resource, when: Resource) -> Resource:
@@ -116,18 +117,28 @@ def lua(name: str, source: str) -> Resource:
     }
 
 
+def messages(source: str) -> Resource:
+    """The Lua filter of calls and their answers: for all but a client's stream, and an answer that brings nothing to name or to keep.
+
+    Envoy looks at a condition on the request once more with the answer: the router must not rewrite what it is about.
+    """
+    listening = all_of(header(":method", {"exact": "GET"}), {"not_matcher": header(h.LAST_EVENT, _PRESENT)})
+    nothing = all_of(
+        _answer("content-type", {"prefix": "application/json"}),
+        _answer(":status", {"exact": "200"}),
+        {"not_matcher": _answer(h.X_MEMO, _PRESENT)},
+    )
+    return unless("mcpgw_messages", lua("mcpgw_messages", source), _any_of(listening, nothing))
+
+
 def last(heal: str) -> Resource:
-    """Envoy's own router, with filters for each attempt: heal.lua, where there is something for it to do; no server sees the count."""
-    # Attempts share the headers: heal.lua removes the mark at the first attempt; the second is known by its count.
-    nothing = all_of(header(_ATTEMPT, {"exact": "1"}), {"not_matcher": header(h.X_MEMO, {"exact": h.KEPT})})
-    hidden: Resource = {
-        "@type": type_url(f"{HTTP}.header_mutation.v3.HeaderMutation"),
-        "mutations": {"request_mutations": [{"remove": _ATTEMPT}]},
-    }
+    """Envoy's own router, with filters for each attempt: heal.lua, where there is something for it to do."""
+    # Attempts share the headers: heal.lua removes the mark at the first attempt.
+    again = header(ATTEMPT, {"safe_regex": {"google_re2": {}, "regex": "[2-9]"}})
+    something = _any_of(again, header(h.X_MEMO, {"exact": h.KEPT}))
     codec = {"@type": type_url(f"{HTTP}.upstream_codec.v3.UpstreamCodec")}
     upstream = [
-        unless("mcpgw_heal", lua("mcpgw_heal", heal), nothing),
-        {"name": "mcpgw_attempt", "typed_config": hidden},
+        only("mcpgw_heal", lua("mcpgw_heal", heal), something),
         {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
     ]
     config = {"@type": type_url(f"{HTTP}.router.v3.Router"), "upstream_http_filters": upstream}
@@ -139,9 +150,22 @@ def all_of(*predicates: Resource) -> Resource:
     return {"and_matcher": {"predicate": list(predicates)}}
 
 
+def _any_of(*predicates: Resource) -> Resource:
+    return {"or_matcher": {"predicate": list(predicates)}}
+
+
 def header(name: str, value: Resource) -> Resource:
-    """A predicate."""
-    found = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": name}
+    """A predicate on the request."""
+    return _header("HttpRequestHeaderMatchInput", name, value)
+
+
+def _answer(name: str, value: Resource) -> Resource:
+    """A predicate on the answer's headers."""
+    return _header("HttpResponseHeaderMatchInput", name, value)
+
+
+def _header(kind: str, name: str, value: Resource) -> Resource:
+    found = {"@type": type_url(f"envoy.type.matcher.v3.{kind}"), "header_name": name}
     return {"single_predicate": {"input": {"name": "header", "typed_config": found}, "value_match": value}}
 
 

@@ -1,5 +1,5 @@
 -- An upstream filter: it runs behind the route's retry, for a second attempt at a call, and for a call whose answer brings a decision to
--- remember (filters.py skips it for any other; in Istio, where there is no count, it runs and does nothing).
+-- remember (filters.py, `last`).
 -- A server that answers 404 has forgotten the session; the call never ran (basic/transports, Session Management). Envoy's retry
 -- sends it once more, and this filter asks the sidecar for a session that lives before that happens.
 -- It only exchanges the session: an error in here lets the attempt go on as it is, and the client sees the 404.
@@ -8,6 +8,7 @@ function envoy_on_request(handle)
   local attempt = headers:get('x-envoy-attempt-count')
   headers:remove('x-mcp-memo')
   if attempt == nil or attempt == '1' then return end
+  headers:remove('x-envoy-attempt-count')
   local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
   local key = call ~= nil and call['session'] ~= nil and call['session']:match('^[^ ]+')
   if not key then return end -- nobody's, or a stream: nothing to heal

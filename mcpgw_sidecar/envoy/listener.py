@@ -30,7 +30,7 @@ from mcpgw_sidecar.envoy.filters import (
     header_hygiene,
     last,
     lazily,
-    lua,
+    messages,
     router,
     undecided,
 )
@@ -112,7 +112,7 @@ def _manager(settings: EnvoySettings) -> Resource:
         "http_filters": [
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             buffer(settings.max_body),
-            lua("mcpgw_messages", settings.messages),
+            messages(settings.messages),
             lazily("mcpgw_router", router(debug=settings.debug), all_of(decided(), undecided())),
             last(settings.heal),
         ],

@@ -3,7 +3,8 @@
 -- what that depended on (mcpgw_sidecar/extproc/codec.py, `_memo`). Each worker remembers, bounded: whose tool a name is, for everybody
 -- who sees the same; and of a client's session what it sees, and its sessions with servers.
 -- How long: STAMPS is a file of the sidecar's (mcpgw_sidecar/envoyfiles/stamps.py). A decision came with 16 of its bytes; as long as they
--- stand there unchanged, the router would decide the same. Where there is no such file (""), a decision lives for LIFETIME.
+-- stand there unchanged, the router would decide the same. Its length changes with each change of its bytes: who has looked at them
+-- once need not look again until it is another. Where there is no such file (""), a decision lives for LIFETIME.
 local MAX_BODY, MAX_MEMBERS, LIFETIME = 65536, 100, 1000 -- bytes, of an object, milliseconds
 local MAX_SESSIONS, MAX_TOOLS, MAX_VIEWS, MAX_TOKEN, MAX_PLACE = 10000, 50000, 1000, 8192, 512 -- the last two in bytes
 local BROKER = {
@@ -99,31 +100,42 @@ local function known_of(headers)
   end
 end
 
--- The 16 bytes of a slot as they are now: of all decisions, and of the sessions in this slot. The file is opened anew each second, so that
--- one which was put in its place does not stay unseen. With LuaJIT's ffi that is one system call of compiled code, with io it were two
--- of interpreted; an Envoy without ffi remembers nothing. (Mapped into memory it were none, but then whoever truncates the file kills Envoy.)
+-- With LuaJIT's ffi a look at the file is one system call of compiled code, with io it were two of interpreted; an Envoy without ffi remembers
+-- nothing. (Mapped into memory it were none, but then whoever truncates the file kills Envoy.)
 local there, ffi, C = pcall(function()
   local ffi = require('ffi')
-  ffi.cdef('int open(const char *, int, ...); int close(int); long pread(int, void *, unsigned long, long);')
-  return ffi, ffi.C, ffi.C.open, ffi.C.close, ffi.C.pread -- named here, so that one which is missing is seen here
+  ffi.cdef('int open(const char *, int, ...); int close(int); long lseek(int, long, int); long pread(int, void *, unsigned long, long);')
+  return ffi, ffi.C, ffi.C.open, ffi.C.close, ffi.C.lseek, ffi.C.pread -- named here, so that one which is missing is seen here
 end)
 local bytes = there and ffi.new('char[16]')
+local SEEK_END, SECOND = 2, 2097152 -- more than the file is ever long
 
-local function stamp(slot, now)
-  if not there then return nil end
+-- A number that stays the same as long as nothing in the file changes, for a second at most. The file is opened anew each second, so that
+-- one which was put in its place does not stay unseen.
+local function state(now)
+  if not there then return -1 end
   if now ~= opened then
     if file then C.close(ffi.gc(file, nil)[0]) end
     file, opened = ffi.gc(ffi.new('int[1]', C.open(STAMPS, 0)), function(old) C.close(old[0]) end), now
   end
-  return C.pread(file[0], bytes, 16, slot * 16) == 16 and ffi.string(bytes, 16)
+  return now * SECOND + tonumber(C.lseek(file[0], 0, SEEK_END))
 end
+
+-- The 16 bytes of a slot as they are now: of all decisions, and of the sessions in this slot.
+local function stamp(slot) return there and C.pread(file[0], bytes, 16, slot * 16) == 16 and ffi.string(bytes, 16) end
 
 -- Whether what was decided for this session still holds.
 local function holds(known)
   local now = os.time()
   if now >= known.expires then return false end
-  local stands = stamp(known.slot, now)
-  if stands and sub(stands, 1, 8) == generation then return stands == known.stamp end
+  local state_now = state(now)
+  if known.state == state_now then return true end
+  local stands = stamp(known.slot) -- looked at after the length: what changes in between is seen the next time
+  if stands and sub(stands, 1, 8) == generation then
+    if stands ~= known.stamp then return false end
+    known.state = state_now
+    return true
+  end
   forget_all()
   generation = stands and sub(stands, 1, 8)
   return false
@@ -143,7 +155,8 @@ local function learn(token, asked, slot, stamped, expires)
   local place = (asked.host or '') .. '\n' .. (asked.path or '') .. '\n' .. (asked.origin or '') .. '\n' .. (asked.virtual or '')
   if #token > MAX_TOKEN or #place > MAX_PLACE or find(token .. place .. (asked.version or ''), '[,?]') then return nil end
   if STAMPS ~= '' then
-    if stamp(slot, os.time()) ~= stamped then return nil end
+    state(os.time())
+    if stamp(slot) ~= stamped then return nil end
     if sub(stamped, 1, 8) ~= generation then forget_all() end
     generation = sub(stamped, 1, 8)
   end
@@ -153,7 +166,7 @@ local function learn(token, asked, slot, stamped, expires)
   if asked.version then versions[asked.version] = true end
   local known = {
     host = asked.host, path = asked.path, origin = asked.origin, virtual = asked.virtual, view = views[place],
-    servers = before and before.stamp == stamped and before.servers or {}, slot = slot, stamp = stamped, expires = expires,
+    servers = before and before.stamp == stamped and before.servers or {}, slot = slot, stamp = stamped, expires = expires, state = 0,
   }
   keep(token, known)
   return known

@@ -1,6 +1,6 @@
 """Routes (RDS): one virtual host, and the header that only the router can set decides.
 
-A request reaches an MCP server only by a route that asks for `x-mcp-servername`. Envoy removes that header from whatever
+A request reaches an MCP server only by the route that `x-mcp-servername` names. Envoy removes that header from whatever
 clients send before it looks at the routes at all (listener.py), so the Host of a server, a forged header or a failing filter lead to the broker or to a 404: it fails
 closed without a rule of its own, and two servers may share a host name.
 """
@@ -8,6 +8,7 @@ closed without a rule of its own, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import BROKER_CLUSTER, Resource, cluster_name, duration, type_url
+from mcpgw_sidecar.envoy.filters import ATTEMPT
 from mcpgw_sidecar.envoy.replies import METADATA
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
@@ -31,18 +32,35 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
                 "domains": ["*"],
                 "include_request_attempt_count": True,
                 "typed_per_filter_config": {_CORS: _cors(settings)},
-                "routes": [*(_server(server, settings) for server in servers), _unknown(), _broker(), _nowhere()],
+                "matcher": _by_server(servers, settings),
             }
         ],
     }
+
+
+def _by_server(servers: tuple[Server, ...], settings: EnvoySettings) -> Resource:
+    """One look at the header finds the route, however many servers there are: routes in a list are tried one after the other, twice a call."""
+    found = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": h.X_SERVER}
+    own = [_broker(), _nowhere()]
+    by_name = {server.name: _choice(_server(server, settings)) for server in servers} | {BROKER: _choice(*own)}
+    return {
+        "matcher_tree": {"input": {"name": "server", "typed_config": found}, "exact_match_map": {"map": by_name}},
+        "on_no_match": _choice(_unknown(), *own),
+    }
+
+
+def _choice(*found: Resource) -> Resource:
+    listed = {"@type": type_url("envoy.config.route.v3.RouteList"), "routes": list(found)}
+    return {"action": {"name": "routes", "typed_config": listed}}
 
 
 def _server(server: Server, settings: EnvoySettings) -> Resource:
     silence = settings.call_timeout if server.call_timeout is None else server.call_timeout
     return {
         "name": server.name,
-        "match": {"prefix": "/", "headers": [{"name": h.X_SERVER, "string_match": {"exact": server.name}}]},
+        "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {METADATA: {"limit": f"{silence:g} s"}}},
+        "request_headers_to_remove": [ATTEMPT],  # "1"; heal.lua looks for later ones, and removes them
         "response_headers_to_remove": [h.SESSION],
         "route": {
             "cluster": cluster_name(server.name),
@@ -63,13 +81,7 @@ def _unknown() -> Resource:
     """Decided for a server whose route Envoy does not have (yet): never the broker's, who would not know the session."""
     return {
         "name": "unknown_server",
-        "match": {
-            "prefix": "/",
-            "headers": [
-                {"name": h.X_SERVER, "present_match": True},
-                {"name": h.X_SERVER, "string_match": {"exact": BROKER}, "invert_match": True},
-            ],
-        },
+        "match": {"prefix": "/", "headers": [{"name": h.X_SERVER, "present_match": True}]},
         "direct_response": {"status": 503},
     }
 

@@ -4,6 +4,9 @@ SLOTS times 16 characters, hexadecimal. The first eight of a slot are what all d
 change whenever a session of this slot ends, and only then. A decision comes with the stamp that stood there when it was made: as long as it
 still stands there, the router would decide the same. So what Envoy remembers is as fresh as the router itself, in every worker, and
 stays as it is while the sidecar is away.
+
+Behind the slots stand zeros, whose number changes with each change of a slot, after it: Envoy asks for the length of the file, which costs
+less than to read it, and reads a slot again when that has changed and once a second (a process that is killed between the two is seen then).
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ SLOTS = 4096  # sessions that share one are forgotten together: a miss for them,
 LOOK = 1.0  # seconds between two looks at what is not announced: session keys
 _HALF = 8
 _SIZE = 2 * _HALF
-_WHOLE = re.compile(rb"[0-9a-f]{%d}" % (SLOTS * _SIZE))
+_ALL = SLOTS * _SIZE
+_TURNS = 1 << 20  # lengths of the file, before they come again: Envoy believes one for a second
+_WHOLE = re.compile(rb"[0-9a-f]{%d}" % _ALL)
 
 
 class Brief:
@@ -52,6 +57,7 @@ class StampFile:
         self._generation: str | None = None
         self._file: int | None = None
         self._stamps = bytearray()
+        self._turns = 0
         self._said = ""
 
     def of(self, session_key: str) -> tuple[int, str] | None:
@@ -95,7 +101,8 @@ class StampFile:
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             os.fchmod(self._file, 0o644)  # Envoy may run as another user, whatever our umask is
-            found = os.pread(self._file, SLOTS * _SIZE, 0)
+            self._turns = os.fstat(self._file).st_size - _ALL
+            found = os.pread(self._file, _ALL, 0)
         except OSError as error:
             self._give_up(error)
             return
@@ -103,14 +110,16 @@ class StampFile:
         whole = _WHOLE.fullmatch(found) and found == b"".join(
             found[:_HALF] + found[at + _HALF : at + _SIZE] for at in range(0, len(found), _SIZE)
         )
-        self._stamps[:] = found if whole else bytes(SLOTS * _SIZE)
+        self._stamps[:] = found if whole else bytes(_ALL)
 
     def _write(self, at: int, data: bytes) -> None:
         self._stamps[at : at + len(data)] = data
         if self._file is None:
             return
+        self._turns = max(self._turns, 0) % _TURNS + 1
         try:
             written = os.pwrite(self._file, data, at)
+            os.ftruncate(self._file, _ALL + self._turns)
         except OSError as error:
             self._give_up(error)
             return

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import trio
+from lupa.luajit21 import LuaRuntime
 from trio.testing import MockClock
 
 from mcpgw_sidecar.catalog.snapshot import EMPTY
+from mcpgw_sidecar.envoyfiles.scripts import messages
 from mcpgw_sidecar.envoyfiles.stamps import SLOTS, StampFile
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -41,7 +44,7 @@ async def test_a_restart_changes_nothing_and_another_key_everything(tmp_path: Pa
     slot, stamp = (await followed(path)).of("session") or (0, "")
     os.umask(before)
     assert path.read_text()[slot * 16 : slot * 16 + 16] == stamp
-    assert (path.stat().st_size, path.stat().st_mode & 0o777) == (SLOTS * 16, 0o644)
+    assert (path.stat().st_size, path.stat().st_mode & 0o777) == (SLOTS * 16 + 1, 0o644)
     assert (await followed(path)).of("session") == (slot, stamp)
     changed = (await followed(path, "other keys")).of("session")
     assert changed is not None
@@ -63,6 +66,37 @@ async def test_a_session_that_ends_changes_its_own_slot_also_before_the_first_lo
     assert after is not None
     assert (after[0], after[1][:8]) == (before[0], before[1][:8])
     assert after[1] != before[1]
+
+
+async def test_each_change_makes_another_length_also_after_a_restart_and_after_the_longest(tmp_path: Path) -> None:
+    path = tmp_path / "stamps"
+    lengths = []
+    for _ in range(2):
+        stamps = await followed(path)
+        for _ in range(3):
+            stamps.end("session")
+            lengths.append(path.stat().st_size)
+    assert [length - SLOTS * 16 for length in lengths] == [2, 3, 4, 5, 6, 7]
+    os.truncate(path, SLOTS * 16 + (1 << 20))
+    (await followed(path)).end("session")
+    assert path.stat().st_size == SLOTS * 16 + 1
+
+
+async def test_what_envoy_remembers_holds_until_its_slot_changes(tmp_path: Path) -> None:
+    """Not until the next second: the length of the file says at once that something is another."""
+    path = tmp_path / "stamps"
+    stamps = await followed(path)
+    slot, stamp = stamps.of("session") or (0, "")
+    lua = LuaRuntime(encoding=None)
+    lua.execute(f"{messages(str(path))}\nask = holds".encode())
+    known = lua.table_from({b"slot": slot, b"stamp": stamp.encode(), b"expires": time.time() + 100, b"state": 0})
+    assert lua.globals().ask(known) is False, "what holds for all decisions was not known yet"
+    for _ in range(3):
+        assert lua.globals().ask(known) is True
+        stamps.end("another session")
+    assert lua.globals().ask(known) is True
+    stamps.end("session")
+    assert lua.globals().ask(known) is False
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"0" * 4096, b"\x00" * 4096])

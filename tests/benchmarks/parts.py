@@ -41,8 +41,8 @@ Edit = Callable[[Manager], None]
 
 
 def _filter(manager: Manager, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(each for each in manager["http_filters"] if each["name"] == name)
-    return found["typed_config"]  # type: ignore[no-any-return]
+    found: dict[str, Any] = next(each for each in manager["http_filters"] if each["name"] == name)["typed_config"]
+    return found["extension_config"]["typed_config"] if "extension_config" in found else found  # type: ignore[no-any-return]
 
 
 def without_filter(name: str) -> Edit:
@@ -64,9 +64,11 @@ def lua(*changes: tuple[str, str]) -> Edit:
     return edit
 
 
-def _attempt_shown(manager: Manager) -> None:
-    upstream = _filter(manager, "envoy.filters.http.router")["upstream_http_filters"]
-    upstream[:] = [each for each in upstream if each["name"] != "mcpgw_attempt"]
+def _answers_seen(manager: Manager) -> None:
+    manager["http_filters"] = [
+        each["typed_config"]["extension_config"] if each["name"] == "mcpgw_messages" else each
+        for each in manager["http_filters"]
+    ]
 
 
 def _no_counters(manager: Manager) -> None:
@@ -74,8 +76,9 @@ def _no_counters(manager: Manager) -> None:
 
 
 def _no_retry(manager: Manager) -> None:
-    for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
-        route.get("route", {}).pop("retry_policy", None)
+    for choice in manager["route_config"]["virtual_hosts"][0]["matcher"]["matcher_tree"]["exact_match_map"]["map"].values():
+        for route in choice["action"]["typed_config"]["routes"]:
+            route.get("route", {}).pop("retry_policy", None)
 
 
 def _later(head: str, answer: str) -> tuple[str, str]:
@@ -94,8 +97,7 @@ PARTS: dict[str, Edit] = {
         ("  told:set('mcpgw', 'id', sub(text, id, id_end))\n", ""), ("  told:set('mcpgw', 'session', upstream.session)\n", "")
     ),
     "the name's exchange": lua(("  if tool.renamed then", "  if false then")),
-    "the look at the answer": lua(_later("function envoy_on_response(handle)", "")),
-    "the removal of the attempt's count": _attempt_shown,
+    "the look at the answer, natively (with Lua instead)": _answers_seen,
     "counters": _no_counters,
     "cors": without_filter("envoy.filters.http.cors"),
     "buffer": without_filter("envoy.filters.http.buffer"),

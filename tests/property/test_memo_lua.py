@@ -144,10 +144,11 @@ def test_the_stamps_are_closed_with_their_lua_state(tmp_path: Path) -> None:
     opened = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         lua = LuaRuntime(encoding=None)
-        lua.execute(f"{messages(str(path))}\nlook = stamp".encode())
+        lua.execute(f"{messages(str(path))}\nopened_at, look = state, stamp".encode())
         for second in (1, 2):
-            assert lua.globals().look(1, second) == b"0123456789abcdef"
-            assert not lua.globals().look(2, second), "behind its end"
+            lua.globals().opened_at(second)
+            assert lua.globals().look(1) == b"0123456789abcdef"
+            assert not lua.globals().look(2), "behind its end"
         del lua
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == opened
