@@ -290,7 +290,8 @@ async def _wait_streamed(receive: Receive, send: Send, stream: Stream, first: by
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    await send({"type": "http.response.start", "status": _OK, "headers": _EVENT_STREAM})
+    # Whoever has listened for hours sends nothing more: Envoy would keep the connection for a minute, and we all that it holds.
+    await send({"type": "http.response.start", "status": _OK, "headers": [*_EVENT_STREAM, (b"connection", b"close")]})
 
     def chunk(body: bytes) -> dict[str, Any]:
         return {"type": "http.response.body", "body": body, "more_body": True}

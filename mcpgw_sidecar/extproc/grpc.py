@@ -40,6 +40,12 @@ HIGH_WATER = 1 << 18  # bytes waiting for the socket above which streams stop pr
 T = TypeVar("T")
 
 
+class _Http2(H2Connection):
+    """h2's remembers 65,536 streams that have closed, 7 MB in each connection; a frame that crosses a close is of one of the last."""
+
+    MAX_CLOSED_STREAMS = 1024
+
+
 class _Event:
     """asyncio.Event's interface: it can be cleared, which Trio's cannot."""
 
@@ -190,7 +196,7 @@ class _Protocol(protocol.H2Protocol):
         sock = transport.get_extra_info("socket")
         if sock.family != trio.socket.AF_UNIX:
             sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
-        connection = H2Connection(config=self.h2_config)
+        connection = _Http2(config=self.h2_config)
         connection.initiate_connection()
         initial = connection.local_settings.initial_window_size
         connection.increment_flow_control_window(self.config.http2_connection_window_size - initial)

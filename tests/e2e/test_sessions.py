@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.stack import CLIENT, Client, Gateway, entry, gateway, text_of, wait_until
+from tests.e2e.stack import CLIENT, Client, Gateway, entry, gateway, listening, text_of, wait_until
 from tests.servers.scripted import ScriptedServer
 
 
@@ -94,6 +96,20 @@ def test_delete_ends_the_session_everywhere(running: Gateway, one: ScriptedServe
         wait_until(lambda: upstream not in one.sessions, "the server's session is closed")
         assert client.call("a_one").status_code == 404
         assert client.http.delete(client.url, headers=client.headers).status_code == 404
+
+
+def test_the_streams_of_ended_sessions_leave_no_connections(running: Gateway) -> None:
+    """Envoy would keep each for a minute, and the sidecar 20 kB with it."""
+    files = Path(f"/proc/{running.sidecar.popen.pid}/fd")
+    with ExitStack() as stack:
+        clients = [stack.enter_context(running.client()) for _ in range(8)]
+        for client in clients:
+            stack.enter_context(listening(client))
+        listened = len(list(files.iterdir()))
+        for client in clients:
+            assert client.http.delete(client.url, headers=client.headers).status_code == 204
+        # One or two may have been opened for the DELETEs.
+        wait_until(lambda: len(list(files.iterdir())) <= listened - len(clients) + 2, "their connections are closed")
 
 
 def test_an_expired_session_is_closed_at_its_servers(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
