@@ -18,10 +18,10 @@ local version, method, id, id_end, params, params_end, name, name_end, count, in
 
 local function in_params(s, key, first)
   inner = inner + 1
-  if inner > MAX_MEMBERS or find(key, '\\', 1, true) then return nil end
+  if inner > MAX_MEMBERS or not plain and find(key, '\\', 1, true) then return nil end
   local last = value_end(s, first)
   if key == 'name' and last then
-    if name or byte(s, first) ~= 34 or find(sub(s, first, last), '\\', 1, true) then return nil end
+    if name or byte(s, first) ~= 34 or not plain and find(sub(s, first, last), '\\', 1, true) then return nil end
     name, name_end = first + 1, last - 1
   end
   return last
@@ -29,7 +29,7 @@ end
 
 local function in_message(s, key, first)
   count = count + 1
-  if count > MAX_MEMBERS or key == 'result' or key == 'error' or find(key, '\\', 1, true) then return nil end
+  if count > MAX_MEMBERS or key == 'result' or key == 'error' or not plain and find(key, '\\', 1, true) then return nil end
   if key == 'params' then
     if params then return nil end
     params, params_end = first, members(s, first, in_params)
@@ -179,7 +179,7 @@ local function forward(handle, headers, buffer, text, known, asked, tool, upstre
   if tool.path ~= known.path then headers:replace(':path', tool.path) end
   headers:replace('x-mcp-servername', tool.server)
   headers:replace('x-mcp-method', 'tools/call')
-  headers:replace('x-mcp-toolname', sub(text, name, name_end))
+  headers:replace('x-mcp-toolname', tool.name)
   if upstream.version ~= asked then headers:replace('mcp-protocol-version', upstream.version) end
   if upstream.id then headers:replace('mcp-session-id', upstream.id) else headers:remove('mcp-session-id') end
   headers:remove('accept-encoding')
@@ -226,7 +226,7 @@ function remember(handle, call, status)
   if not known then return end -- decided before the change
   local at, found = handle:timestamp(), known.view.tools
   if not found[memo.name] then tools = tools + 1 end
-  found[memo.name] = {server = memo.server, authority = memo.authority, path = memo.to, renamed = memo.renamed, at = at}
+  found[memo.name] = {name = memo.name, server = memo.server, authority = memo.authority, path = memo.to, renamed = memo.renamed, at = at}
   local upstream = {id = memo.id, version = memo.speaks, session = call['session'], at = at}
   living[call['session']], known.servers[memo.server] = upstream, upstream
 end

@@ -16,7 +16,7 @@ from tests.e2e.stack import Gateway, entry, gateway
 
 REST = 2.0  # seconds in which what was begun ends, and then as many in which idleness is measured
 HEADING = (
-    "| round | initialize | stream | first call (Envoy) | next call (Envoy) | RSS open, MB | kB a session "
+    "| round | initialize (Envoy) | stream (Envoy) | first call (Envoy) | next call (Envoy) | RSS open, MB | kB a session "
     "| idle CPU, % | after they vanished: RSS, MB | idle CPU, % | failures |"
 )
 
@@ -45,9 +45,9 @@ def measured(number: int, running: Gateway, count: int, start: float) -> str:
     clients.close()
     gone = idle(sidecar)
     each = (opened - start) * 1024 / count
+    steps = " | ".join(f"{ours:.2f} ({envoys:.2f})" for ours, envoys in costs)
     return (
-        f"| {number} | {costs[0][0]:.2f} | {costs[1][0]:.2f} | {costs[2][0]:.2f} ({costs[2][1]:.2f}) | {costs[3][0]:.2f} ({costs[3][1]:.2f}) "
-        f"| {opened:.0f} | {each:.1f} | {resting:.1f} | {sidecar.rss:.0f} | {gone:.1f} | {failures} |"
+        f"| {number} | {steps} | {opened:.0f} | {each:.1f} | {resting:.1f} | {sidecar.rss:.0f} | {gone:.1f} | {failures} |"
     )
 
 
