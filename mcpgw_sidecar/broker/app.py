@@ -59,6 +59,8 @@ SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
 _JSON = (b"content-type", b"application/json")
 _EVENT_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+# Whoever has listened for hours sends nothing more: Envoy would keep the connection for a minute, and we all that it holds.
+_LISTENED = [*_EVENT_STREAM, (b"connection", b"close")]
 _OK = 200
 
 
@@ -254,6 +256,19 @@ class BrokerApp:
         await _wait_sent(send, 204, b"")
 
     async def _wait_stream(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
+        stream = await self._wait_stream_opened(headers, send)
+        if stream is None:
+            return
+        headers.clear()  # as all that is not of the stream: it may live for days
+        self._metrics.streams.inc()
+        try:
+            await _wait_streamed(receive, send, stream)
+        finally:
+            self._streams.discard(stream)
+            self._metrics.streams.dec()
+
+    async def _wait_stream_opened(self, headers: dict[str, str], send: Send) -> Stream | None:
+        """A client's stream; None when it was refused."""
         era = classify(headers.get(h.VERSION))
         session = self._directory.lookup(headers.get(h.SESSION))
         accepted = headers.get("accept", "*/*")
@@ -268,44 +283,35 @@ class BrokerApp:
             message = "Not acceptable: a GET stream is text/event-stream"
             await _wait_rejected(send, Reject(status=406, code=INVALID_REQUEST, message=message))
         else:
-            await self._wait_listened(session, headers, receive, send)
-
-    async def _wait_listened(self, state: SessionState, headers: dict[str, str], receive: Receive, send: Send) -> None:
-        stream = self._streams.open(state.session.key, headers.get(h.LAST_EVENT, ""), named(headers))
-        self._directory.listened(state.session, headers)
-        # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
-        stream.primed = state.session.protocol_version >= PRIMED
-        first = stream.first_event() if stream.primed else KEEP_ALIVE
-        headers.clear()
-        self._metrics.streams.inc()
-        try:
-            await _wait_streamed(receive, send, stream, first)
-        finally:
-            self._streams.discard(stream)
-            self._metrics.streams.dec()
+            stream = self._streams.open(session.session.key, headers.get(h.LAST_EVENT, ""), named(headers))
+            self._directory.listened(session.session, headers)
+            # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
+            stream.primed = session.session.protocol_version >= PRIMED
+            return stream
+        return None
 
 
-async def _wait_streamed(receive: Receive, send: Send, stream: Stream, first: bytes) -> None:
+async def _wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
     async def wait_gone() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    # Whoever has listened for hours sends nothing more: Envoy would keep the connection for a minute, and we all that it holds.
-    await send({"type": "http.response.start", "status": _OK, "headers": [*_EVENT_STREAM, (b"connection", b"close")]})
-
-    def chunk(body: bytes) -> dict[str, Any]:
-        return {"type": "http.response.body", "body": body, "more_body": True}
-
-    await send(chunk(first))  # the headers leave with the first byte of the body
+    await send({"type": "http.response.start", "status": _OK, "headers": _LISTENED})
+    # The headers leave with the first byte of the body.
+    await send(_chunk(stream.first_event() if stream.primed else KEEP_ALIVE))
     while not stream.closed:
         match await stream.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
             case "other":
                 return
             case "silence":
-                await send(chunk(KEEP_ALIVE))
+                await send(_chunk(KEEP_ALIVE))
         while not stream.closed and (event := stream.next_event()) is not None:
-            await send(chunk(event))
+            await send(_chunk(event))
     await send({"type": "http.response.body", "body": b""})
+
+
+def _chunk(body: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 async def _wait_batch_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes], *, events: bool) -> None:
@@ -315,9 +321,9 @@ async def _wait_batch_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes]
         await _wait_sent(send, _OK if found else 202, b"[%b]" % b",".join(found) if found else b"")
         return
     await send({"type": "http.response.start", "status": _OK, "headers": _EVENT_STREAM})
-    await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+    await send(_chunk(KEEP_ALIVE))
     async for answer in answers:
-        await send({"type": "http.response.body", "body": event_bytes(answer), "more_body": True})
+        await send(_chunk(event_bytes(answer)))
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -30,13 +30,29 @@ log = logging.getLogger(__name__)
 
 WRITE_TIMEOUT = 20.0  # seconds that a client may take to accept one write before its connection is closed
 LAST_WRITE_TIMEOUT = 1.0  # the same once the process drains
+_READ_SIZE = 65536
 LAST_REQUESTS = (
     0.5  # seconds in which connections are still served after the end was asked for, each with `connection: close`
 )
 
 
 class _BoundedTCPServer(TCPServer):
-    """A connection whose writes end: with the client, with the deadline, or with the process."""
+    """A connection whose writes end (with the client, with the deadline, or with the process) and whose reads hold nothing."""
+
+    async def _read_data(self) -> None:
+        """Hypercorn's, without its timeout (we set none) and without what was read before: 2 kB that an idle stream would keep."""
+        while True:
+            try:
+                data = await self.stream.receive_some(_READ_SIZE)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            event = RawData(bytes(data))
+            del data
+            await self.protocol.handle(event)
+            if not event.data:
+                break
+            del event
+        await self.protocol.handle(Closed())
 
     async def protocol_send(self, event: Event) -> None:
         if not isinstance(event, RawData):
@@ -72,7 +88,6 @@ def _config() -> _Config:
     config.include_server_header = False
     config.keep_alive_timeout = 120.0  # seconds; Envoy keeps its connections, and closes them first (cluster idle_timeout)
     config.keep_alive_max_requests = 1_000_000_000  # hypercorn closes after 1,000: under load that is a reset now and then
-    config.read_timeout = None
     return config
 
 

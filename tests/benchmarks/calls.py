@@ -68,6 +68,7 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
     return [
         Case("plain Envoy", bare, call("t0")),
         Case("Envoy's mcp_router", native, call("one__t0")),
+        Case("Envoy's mcp_router, event stream", native, call("one__sse")),
         Case("hit, prefix", ours, call("one_t0")),
         Case("hit, no prefix", ours, call("t0")),
         Case("hit, event stream", ours, call("one_sse")),
