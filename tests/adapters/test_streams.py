@@ -152,7 +152,7 @@ async def test_a_silent_stream_is_kept_alive(autojump_clock: MockClock) -> None:
 
     stream = greeted(Streams(Watched(EMPTY)), "s")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_wait_streamed, trio.sleep_forever, send, stream, KEEP_ALIVE)
+        nursery.start_soon(_wait_streamed, trio.sleep_forever, send, stream)
         await trio.sleep(3 * KEEP_ALIVE_INTERVAL + 1)
         stream.send(b'{"a":1}')
         stream.tell(TOOL.changed, "")
