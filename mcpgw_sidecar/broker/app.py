@@ -256,8 +256,9 @@ class BrokerApp:
         await _wait_sent(send, 204, b"")
 
     async def _wait_stream(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
-        stream = await self._wait_stream_opened(headers, send)
-        if stream is None:
+        stream = self._opened_stream(headers)
+        if isinstance(stream, Reject):
+            await _wait_rejected(send, stream)
             return
         headers.clear()  # as all that is not of the stream: it may live for days
         self._metrics.streams.inc()
@@ -267,28 +268,24 @@ class BrokerApp:
             self._streams.discard(stream)
             self._metrics.streams.dec()
 
-    async def _wait_stream_opened(self, headers: dict[str, str], send: Send) -> Stream | None:
-        """A client's stream; None when it was refused."""
+    def _opened_stream(self, headers: dict[str, str]) -> Stream | Reject:
         era = classify(headers.get(h.VERSION))
         session = self._directory.lookup(headers.get(h.SESSION))
         accepted = headers.get("accept", "*/*")
         view = seen(self._live.value, headers)
         if isinstance(era, Reject):
-            await _wait_rejected(send, era)
-        elif isinstance(session, SessionFault):
-            await _wait_rejected(send, _no_session(session))
-        elif isinstance(view, Reject):
-            await _wait_rejected(send, view)
-        elif not any(kind in accepted for kind in ("text/event-stream", "text/*", "*/*")):
-            message = "Not acceptable: a GET stream is text/event-stream"
-            await _wait_rejected(send, Reject(status=406, code=INVALID_REQUEST, message=message))
-        else:
-            stream = self._streams.open(session.session.key, headers.get(h.LAST_EVENT, ""), named(headers))
-            self._directory.listened(session.session, headers)
-            # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
-            stream.primed = session.session.protocol_version >= PRIMED
-            return stream
-        return None
+            return era
+        if isinstance(session, SessionFault):
+            return _no_session(session)
+        if isinstance(view, Reject):
+            return view
+        if not any(kind in accepted for kind in ("text/event-stream", "text/*", "*/*")):
+            return Reject(status=406, code=INVALID_REQUEST, message="Not acceptable: a GET stream is text/event-stream")
+        stream = self._streams.open(session.session.key, headers.get(h.LAST_EVENT, ""), named(headers))
+        self._directory.listened(session.session, headers)
+        # Clients of before could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
+        stream.primed = session.session.protocol_version >= PRIMED
+        return stream
 
 
 async def _wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:

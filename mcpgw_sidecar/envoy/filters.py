@@ -13,8 +13,6 @@ from mcpgw_sidecar.protocol.owners import PREFIX
 ROUTER_TIMEOUT = 12.0
 HTTP = "envoy.extensions.filters.http"
 ROUTER = "envoy.filters.http.router"
-ATTEMPT = "x-envoy-attempt-count"
-_PRESENT: Resource = {"safe_regex": {"google_re2": {}, "regex": ".+"}}
 _MATCHING = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 
 
@@ -67,7 +65,7 @@ def decided() -> Resource:
 
 def undecided() -> Resource:
     """Nobody has said yet where the request goes: memo.lua does, for what it knows."""
-    return {"not_matcher": header(h.X_SERVER, _PRESENT)}
+    return {"not_matcher": header(h.X_SERVER, {"safe_regex": {"google_re2": {}, "regex": ".+"}})}
 
 
 def lazily(name: str, extension: Resource, when: Resource) -> Resource:
@@ -118,23 +116,23 @@ def lua(name: str, source: str) -> Resource:
 
 
 def messages(source: str) -> Resource:
-    """The Lua filter of calls and their answers: for all but a client's stream, and an answer that brings nothing to name or to keep.
+    """The Lua filter of calls and their answers: for all but a client's own stream, and an answer that brings nothing to name or to keep.
 
-    Envoy looks at a condition on the request once more with the answer: the router must not rewrite what it is about.
+    Envoy looks at a condition on the request once more with the answer. `undecided` keeps that from being true only then.
     """
-    listening = all_of(header(":method", {"exact": "GET"}), {"not_matcher": header(h.LAST_EVENT, _PRESENT)})
+    listening = all_of(header(":method", {"exact": "GET"}), {"not_matcher": decided()}, undecided())
     nothing = all_of(
         _answer("content-type", {"prefix": "application/json"}),
         _answer(":status", {"exact": "200"}),
-        {"not_matcher": _answer(h.X_MEMO, _PRESENT)},
+        {"not_matcher": _answer(h.X_MEMO, {"safe_regex": {"google_re2": {}, "regex": ".*"}})},
     )
-    return unless("mcpgw_messages", lua("mcpgw_messages", source), _any_of(listening, nothing))
+    return unless("mcpgw_messages", lua("mcpgw_messages", source), _any_of(nothing, listening))
 
 
 def last(heal: str) -> Resource:
     """Envoy's own router, with filters for each attempt: heal.lua, where there is something for it to do."""
     # Attempts share the headers: heal.lua removes the mark at the first attempt.
-    again = header(ATTEMPT, {"safe_regex": {"google_re2": {}, "regex": "[2-9]"}})
+    again = header(h.ATTEMPT, {"safe_regex": {"google_re2": {}, "regex": "[2-9]"}})
     something = _any_of(again, header(h.X_MEMO, {"exact": h.KEPT}))
     codec = {"@type": type_url(f"{HTTP}.upstream_codec.v3.UpstreamCodec")}
     upstream = [

@@ -8,9 +8,10 @@ function envoy_on_request(handle)
   local attempt = headers:get('x-envoy-attempt-count')
   headers:remove('x-mcp-memo')
   if attempt == nil or attempt == '1' then return end
-  headers:remove('x-envoy-attempt-count')
   local call = handle:streamInfo():dynamicMetadata():get('mcpgw')
-  local key = call ~= nil and call['session'] ~= nil and call['session']:match('^[^ ]+')
+  if call == nil then return end -- in Istio: a request that is not for us
+  headers:remove('x-envoy-attempt-count')
+  local key = call['session'] ~= nil and call['session']:match('^[^ ]+')
   if not key then return end -- nobody's, or a stream: nothing to heal
 
   local asked = {}

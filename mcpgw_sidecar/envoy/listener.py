@@ -113,7 +113,7 @@ def _manager(settings: EnvoySettings) -> Resource:
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             buffer(settings.max_body),
             messages(settings.messages),
-            lazily("mcpgw_router", router(debug=settings.debug), all_of(decided(), undecided())),
+            lazily("mcpgw_router", router(debug=settings.debug), all_of(undecided(), decided())),
             last(settings.heal),
         ],
     }

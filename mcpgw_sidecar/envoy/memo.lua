@@ -108,17 +108,17 @@ local there, ffi, C = pcall(function()
   return ffi, ffi.C, ffi.C.open, ffi.C.close, ffi.C.lseek, ffi.C.pread -- named here, so that one which is missing is seen here
 end)
 local bytes = there and ffi.new('char[16]')
-local SEEK_END, SECOND = 2, 2097152 -- more than the file is ever long
+local SEEK_END = 2
 
 -- A number that stays the same as long as nothing in the file changes, for a second at most. The file is opened anew each second, so that
 -- one which was put in its place does not stay unseen.
-local function state(now)
+local function file_state(now)
   if not there then return -1 end
   if now ~= opened then
     if file then C.close(ffi.gc(file, nil)[0]) end
     file, opened = ffi.gc(ffi.new('int[1]', C.open(STAMPS, 0)), function(old) C.close(old[0]) end), now
   end
-  return now * SECOND + tonumber(C.lseek(file[0], 0, SEEK_END))
+  return now * LENGTHS + tonumber(C.lseek(file[0], 0, SEEK_END))
 end
 
 -- The 16 bytes of a slot as they are now: of all decisions, and of the sessions in this slot.
@@ -128,12 +128,12 @@ local function stamp(slot) return there and C.pread(file[0], bytes, 16, slot * 1
 local function holds(known)
   local now = os.time()
   if now >= known.expires then return false end
-  local state_now = state(now)
-  if known.state == state_now then return true end
+  local state = file_state(now)
+  if known.state == state then return true end
   local stands = stamp(known.slot) -- looked at after the length: what changes in between is seen the next time
   if stands and sub(stands, 1, 8) == generation then
     if stands ~= known.stamp then return false end
-    known.state = state_now
+    known.state = state
     return true
   end
   forget_all()
@@ -154,8 +154,9 @@ end
 local function learn(token, asked, slot, stamped, expires)
   local place = (asked.host or '') .. '\n' .. (asked.path or '') .. '\n' .. (asked.origin or '') .. '\n' .. (asked.virtual or '')
   if #token > MAX_TOKEN or #place > MAX_PLACE or find(token .. place .. (asked.version or ''), '[,?]') then return nil end
+  local state
   if STAMPS ~= '' then
-    state(os.time())
+    state = file_state(os.time())
     if stamp(slot) ~= stamped then return nil end
     if sub(stamped, 1, 8) ~= generation then forget_all() end
     generation = sub(stamped, 1, 8)
@@ -166,7 +167,7 @@ local function learn(token, asked, slot, stamped, expires)
   if asked.version then versions[asked.version] = true end
   local known = {
     host = asked.host, path = asked.path, origin = asked.origin, virtual = asked.virtual, view = views[place],
-    servers = before and before.stamp == stamped and before.servers or {}, slot = slot, stamp = stamped, expires = expires, state = 0,
+    servers = before and before.stamp == stamped and before.servers or {}, slot = slot, stamp = stamped, expires = expires, state = state,
   }
   keep(token, known)
   return known

@@ -8,7 +8,6 @@ closed without a rule of its own, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import BROKER_CLUSTER, Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.filters import ATTEMPT
 from mcpgw_sidecar.envoy.replies import METADATA
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
@@ -39,7 +38,7 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
 
 
 def _by_server(servers: tuple[Server, ...], settings: EnvoySettings) -> Resource:
-    """One look at the header finds the route, however many servers there are: routes in a list are tried one after the other, twice a call."""
+    """One look at the header finds the route, of however many servers: those in a list are tried one after the other, twice a call."""
     found = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": h.X_SERVER}
     own = [_broker(), _nowhere()]
     by_name = {server.name: _choice(_server(server, settings)) for server in servers} | {BROKER: _choice(*own)}
@@ -60,7 +59,7 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
         "name": server.name,
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {METADATA: {"limit": f"{silence:g} s"}}},
-        "request_headers_to_remove": [ATTEMPT],  # "1"; heal.lua looks for later ones, and removes them
+        "request_headers_to_remove": [h.ATTEMPT],  # "1"; heal.lua looks for later ones, and removes them
         "response_headers_to_remove": [h.SESSION],
         "route": {
             "cluster": cluster_name(server.name),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 
+from mcpgw_sidecar.envoyfiles.stamps import LENGTHS
 from mcpgw_sidecar.protocol.gzipped import WORTH
 
 
@@ -20,5 +21,8 @@ def messages(stamps: str | None) -> str:
     """
     if stamps is None:
         return script("json") + script("events")
-    told = f"local STAMPS = {json.dumps(stamps)}\nlocal WORTH = {WORTH} -- bytes from which the broker compresses\n"
+    told = (
+        f"local STAMPS, LENGTHS = {json.dumps(stamps)}, {LENGTHS} -- more than its length, in bytes\n"
+        f"local WORTH = {WORTH} -- bytes from which the broker compresses\n"
+    )
     return "".join([script("json"), told, script("memo"), script("lists"), script("events")])

@@ -5,8 +5,9 @@ change whenever a session of this slot ends, and only then. A decision comes wit
 still stands there, the router would decide the same. So what Envoy remembers is as fresh as the router itself, in every worker, and
 stays as it is while the sidecar is away.
 
-Behind the slots stand zeros, whose number changes with each change of a slot, after it: Envoy asks for the length of the file, which costs
-less than to read it, and reads a slot again when that has changed and once a second (a process that is killed between the two is seen then).
+Behind the slots stand zeros, whose number changes with each change of a slot, after it. Envoy asks for the length of the file, which
+costs less than to read it, and reads a slot again when that has changed, and once a second: so it sees what a process did that was
+killed between the two.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _HALF = 8
 _SIZE = 2 * _HALF
 _ALL = SLOTS * _SIZE
 _TURNS = 1 << 20  # lengths of the file, before they come again: Envoy believes one for a second
+LENGTHS = _ALL + _TURNS + 1
 _WHOLE = re.compile(rb"[0-9a-f]{%d}" % _ALL)
 
 
@@ -57,7 +59,6 @@ class StampFile:
         self._generation: str | None = None
         self._file: int | None = None
         self._stamps = bytearray()
-        self._turns = 0
         self._said = ""
 
     def of(self, session_key: str) -> tuple[int, str] | None:
@@ -101,7 +102,6 @@ class StampFile:
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             os.fchmod(self._file, 0o644)  # Envoy may run as another user, whatever our umask is
-            self._turns = os.fstat(self._file).st_size - _ALL
             found = os.pread(self._file, _ALL, 0)
         except OSError as error:
             self._give_up(error)
@@ -116,10 +116,10 @@ class StampFile:
         self._stamps[at : at + len(data)] = data
         if self._file is None:
             return
-        self._turns = max(self._turns, 0) % _TURNS + 1
         try:
             written = os.pwrite(self._file, data, at)
-            os.ftruncate(self._file, _ALL + self._turns)
+            turns = os.fstat(self._file).st_size - _ALL  # of the file, not of ours: for a moment two processes may write it
+            os.ftruncate(self._file, _ALL + max(turns, 0) % _TURNS + 1)
         except OSError as error:
             self._give_up(error)
             return

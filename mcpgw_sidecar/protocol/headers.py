@@ -30,6 +30,9 @@ X_MEMO: Final = "x-mcp-memo"
 
 KEPT: Final = "call"
 
+ATTEMPT: Final = "x-envoy-attempt-count"
+"""Which attempt at a request this is, from Envoy to its filters."""
+
 OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO)
 """Set by the router, the broker and the filters alone; whatever a client sends under these names is removed before anything reads it."""
 

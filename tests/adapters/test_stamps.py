@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from mcpgw_sidecar.catalog.snapshot import EMPTY
 from mcpgw_sidecar.envoyfiles.scripts import messages
-from mcpgw_sidecar.envoyfiles.stamps import SLOTS, StampFile
+from mcpgw_sidecar.envoyfiles.stamps import LENGTHS, SLOTS, StampFile
 from mcpgw_sidecar.runtime.watch import Watched
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -77,9 +77,35 @@ async def test_each_change_makes_another_length_also_after_a_restart_and_after_t
             stamps.end("session")
             lengths.append(path.stat().st_size)
     assert [length - SLOTS * 16 for length in lengths] == [2, 3, 4, 5, 6, 7]
-    os.truncate(path, SLOTS * 16 + (1 << 20))
+    os.truncate(path, LENGTHS - 1)
     (await followed(path)).end("session")
     assert path.stat().st_size == SLOTS * 16 + 1
+
+
+async def test_two_processes_for_a_moment_make_lengths_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "stamps"
+    first, second = await followed(path), await followed(path)
+    lengths = []
+    for stamps in (first, second, first, second):
+        stamps.end("session")
+        lengths.append(path.stat().st_size)
+    assert len(set(lengths)) == len(lengths)
+
+
+async def test_the_length_changes_after_what_it_tells_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has seen a length may have looked at the bytes right after it."""
+    path = tmp_path / "stamps"
+    stamps = await followed(path)
+    before, found, truncate = path.read_bytes(), [], os.ftruncate
+
+    def look(file: int, length: int) -> None:
+        found.append(path.read_bytes())
+        truncate(file, length)
+
+    monkeypatch.setattr(os, "ftruncate", look)
+    stamps.end("session")
+    assert len(found[0]) == len(before)
+    assert found[0] != before
 
 
 async def test_what_envoy_remembers_holds_until_its_slot_changes(tmp_path: Path) -> None:

@@ -76,6 +76,22 @@ def test_it_can_be_switched_off(one: ScriptedServer, tmp_path: Path, option: str
         assert not (tmp_path / "envoy" / "stamps").exists()
 
 
+@pytest.mark.parametrize("option", ["--route-memo=on", "--route-memo=off"])
+def test_no_client_sees_the_word_that_envoy_gets(one: ScriptedServer, tmp_path: Path, option: str) -> None:
+    """Whoever says it: the broker, the router with a decision, a server that makes it up."""
+
+    def answered(handler: Any, message: Any) -> bool:
+        text = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}})
+        handler.send(200, text.encode(), [("x-mcp-memo", message["params"]["arguments"]["said"])])
+        return True
+
+    with gateway(tmp_path, [entry("ns/one", one.url)], option) as running, running.client() as client:
+        found = [client.call("one"), client.call("one"), client.post("tools/list"), client.post("ping")]
+        one.answers["tools/call"] = answered
+        found += [client.call("one", said=said) for said in ("", " ", "call", "5 00 9999999999")]
+        assert [(each.status_code, "x-mcp-memo" in each.headers) for each in found] == [(200, False)] * 8
+
+
 def test_a_session_that_ends_is_over_in_every_worker(one: ScriptedServer, tmp_path: Path) -> None:
     """Also at a server that keeps no sessions, and so would have taken the call."""
     one.keeps_sessions = False

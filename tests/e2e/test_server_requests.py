@@ -252,6 +252,29 @@ def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gatewa
         assert len(resumed) == 1, "nobody resumes a stream of somebody else"
 
 
+def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway, one: ScriptedServer) -> None:
+    """Also behind an event without an id of the server's, which only somebody makes up: the router hands on an empty one."""
+
+    def cut(handler: Any, _message: Any) -> bool:
+        handler.send(200, b"id: s1/7\ndata:\n\n", kind="text/event-stream")
+        return True
+
+    def go_on(handler: Any) -> bool:
+        handler.send(200, b'id: s1/8\ndata: {"jsonrpc":"2.0","id":5,"method":"ping"}\n\n', kind="text/event-stream")
+        return True
+
+    one.answers["tools/call"] = cut
+    one.resumes = go_on
+    with running.client() as client:
+        (event,) = SseParser(1 << 20).feed(client.call("a_one", 5).content)
+        assert event.id is not None
+        owner = event.id.removesuffix("s1/7")
+        for asked in (event.id, owner):
+            accept = {"accept": "text/event-stream", "last-event-id": asked}
+            resumed = client.http.get(client.url, headers={**client.headers, **accept})
+            assert resumed.text == f'id: {owner}s1/8\ndata: {{"jsonrpc":"2.0","id":"{owner}5","method":"ping"}}\n\n'
+
+
 def test_notifications_of_the_client_reach_its_servers(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     with running.client(authorization="Bearer mine") as client, running.client() as other:
         client.call("a_one")

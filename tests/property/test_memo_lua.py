@@ -144,7 +144,7 @@ def test_the_stamps_are_closed_with_their_lua_state(tmp_path: Path) -> None:
     opened = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         lua = LuaRuntime(encoding=None)
-        lua.execute(f"{messages(str(path))}\nopened_at, look = state, stamp".encode())
+        lua.execute(f"{messages(str(path))}\nopened_at, look = file_state, stamp".encode())
         for second in (1, 2):
             lua.globals().opened_at(second)
             assert lua.globals().look(1) == b"0123456789abcdef"

@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server_object
         server.requests.append(Arrived("GET", self.path, {k.lower(): v for k, v in self.headers.items()}, b""))
-        if server.resumes is not None and self.headers.get("last-event-id") and server.resumes(self):
+        if server.resumes is not None and "last-event-id" in self.headers and server.resumes(self):
             return
         if not server.offers_stream:
             self.send(405, b"")

@@ -26,6 +26,7 @@ def test_a_forgotten_session_is_healed_in_place(running: Gateway, one: ScriptedS
         one.sessions.clear()
         response = client.call("a_one", "x", n=2)
         assert (response.status_code, answer(response)["id"]) == (200, "x")
+        assert "x-mcp-memo" not in response.headers
         refused, ran = one.calls("tools/call")[-2:]
         assert refused.headers["mcp-session-id"] == dead
         assert ran.headers["mcp-session-id"] != dead
