@@ -22,7 +22,7 @@ def messages(stamps: str | None) -> str:
     if stamps is None:
         return script("json") + script("events")
     told = (
-        f"local STAMPS, LENGTHS = {json.dumps(stamps)}, {LENGTHS} -- more than its length, in bytes\n"
+        f"local STAMPS, LENGTHS = {json.dumps(stamps)}, {LENGTHS} -- more than its length in bytes, and one more for none\n"
         f"local WORTH = {WORTH} -- bytes from which the broker compresses\n"
     )
     return "".join([script("json"), told, script("memo"), script("lists"), script("events")])

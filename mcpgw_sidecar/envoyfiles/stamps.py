@@ -38,7 +38,7 @@ _HALF = 8
 _SIZE = 2 * _HALF
 _ALL = SLOTS * _SIZE
 _TURNS = 1 << 20  # lengths of the file, before they come again: Envoy believes one for a second
-LENGTHS = _ALL + _TURNS + 1
+LENGTHS = _ALL + _TURNS + 2  # how many there are, with the -1 of a file that is not there
 _WHOLE = re.compile(rb"[0-9a-f]{%d}" % _ALL)
 
 
