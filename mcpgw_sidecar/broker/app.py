@@ -58,6 +58,7 @@ _METHODS = frozenset({"POST", "GET", "DELETE"})
 SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
 _JSON = (b"content-type", b"application/json")
+_GZIP = (b"content-encoding", b"gzip")
 _EVENT_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
 # Whoever has listened for hours sends nothing more: Envoy would keep the connection for a minute, and we all that it holds.
 _LISTENED = [*_EVENT_STREAM, (b"connection", b"close")]
@@ -172,22 +173,23 @@ class BrokerApp:
                 outcome = "ok"
                 ident = parsed.id if isinstance(parsed, Request) else NULL
                 body, extra = _encoded(ident, answered, headers.get("accept-encoding", ""))
-                extra += self._memo(answered, headers)
+                extra += self._memo(answered, headers, is_packed=_GZIP in extra)
                 await _wait_sent(send, _OK, body, extra)
             case None:
                 outcome = "ok"
                 await _wait_sent(send, 202, b"")
         self._metrics.answered(method=method, server=BROKER, outcome=outcome, seconds=time.perf_counter() - started)
 
-    def _memo(self, answered: methods.Result, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-        """How long the answer holds, for lists.lua in the Envoy that asks."""
+    def _memo(self, answered: methods.Result, headers: dict[str, str], *, is_packed: bool) -> list[tuple[bytes, bytes]]:
+        """How long the answer holds, for lists.lua in the Envoy that asks, and what it needs to pack it around another id."""
         if self.stamps is None or answered.session is None or headers.get(h.X_SERVER) != BROKER:
             return []
         stamped = self.stamps.of(answered.session.key)
         if stamped is None:
             return []
         slot, stamp = stamped
-        return [(h.X_MEMO.encode(), f"{slot} {stamp} {answered.session.expires}".encode())]
+        sums = f" {answered.packed(answered.body).sums}" if is_packed and answered.packed is not None else ""
+        return [(h.X_MEMO.encode(), f"{slot} {stamp} {answered.session.expires}{sums}".encode())]
 
     async def _wait_batch(self, headers: dict[str, str], body: bytes, send: Send) -> None:
         texts = split(body)
@@ -337,8 +339,8 @@ def _encoded(ident: JsonText, answered: methods.Result, accepted: str) -> tuple[
     before, behind = around_result(ident)
     if not accepts(accepted) or len(before) > MAX_AROUND:
         return result_text(ident, answered.body), extra
-    extra.append((b"content-encoding", b"gzip"))
-    return gzip_around(before, answered.body, answered.packed(answered.body), behind), extra
+    extra.append(_GZIP)
+    return gzip_around(before, answered.packed(answered.body), behind), extra
 
 
 async def _wait_rejected(send: Send, reject: Reject) -> None:

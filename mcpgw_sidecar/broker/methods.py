@@ -14,7 +14,7 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.names import JsonText, VirtualName
 from mcpgw_sidecar.model.sessions import Session
-from mcpgw_sidecar.protocol.gzipped import WORTH
+from mcpgw_sidecar.protocol.gzipped import WORTH, Packed
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, Request
 from mcpgw_sidecar.protocol.jsontext import Member, dumps
 from mcpgw_sidecar.protocol.versions import negotiate
@@ -29,14 +29,14 @@ _INFO_VALUE = 64  # characters of each member of clientInfo that is kept when th
 
 @attrs.frozen
 class Result:
-    """A result, as JSON; `session_id` is set for a new session, `packed` gives the body's blocks for gzip where they are worth it.
+    """A result, as JSON; `session_id` is set for a new session, `packed` gives the body as gzip has it, where that is worth it.
 
     With `session`, Envoy may remember it for whoever sees the same, as long as that session and the catalog stand.
     """
 
     body: bytes
     session_id: str | None = attrs.field(default=None, repr=False)
-    packed: Callable[[bytes], bytes] | None = None
+    packed: Callable[[bytes], Packed] | None = None
     session: Session | None = None
 
 

@@ -18,7 +18,7 @@ from mcpgw_sidecar.catalog.items import MAX_URI
 from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.protocol.gzipped import deflated
+from mcpgw_sidecar.protocol.gzipped import Packed, packed
 from mcpgw_sidecar.protocol.jsontext import dumps
 
 _MARK = 8  # characters of each list in a state
@@ -45,17 +45,17 @@ class Listing:
     digest: str
     _member: str
     _pages: Mapping[str | None, bytes] = attrs.field(repr=False)
-    _packed: dict[bytes, bytes] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+    _packed: dict[bytes, Packed] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
     def is_prepared(self, cursor: str | None) -> bool:
         """Whether the page after a cursor lies ready: those that a client meets that begins without one."""
         last = None if cursor is None else _read_cursor(cursor)
         return last in self._pages and (last is None) == (cursor is None)
 
-    def packed(self, page: bytes) -> bytes:
-        """The blocks of a prepared page as gzip has them, compressed once."""
+    def packed(self, page: bytes) -> Packed:
+        """A prepared page as gzip has it, compressed once."""
         if page not in self._packed:
-            self._packed[page] = deflated(page)
+            self._packed[page] = packed(page)
         return self._packed[page]
 
     def page(self, cursor: str | None) -> bytes | None:

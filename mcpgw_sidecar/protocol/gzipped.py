@@ -1,6 +1,8 @@
 """gzip (RFC 1952) of an answer whose large part was compressed before: what stands around it differs with every request, and is not compressed.
 
 One member, because common decoders read no second one: a stored block, the blocks that lie ready, a last stored block (RFC 1951, 3.2.4).
+Nor is the large part looked at for the checksum: what a checksum before it adds to its own, each bit adds by itself (a CRC is linear).
+envoy/lists.lua does the same with what the broker has answered.
 """
 
 from __future__ import annotations
@@ -9,22 +11,43 @@ import re
 import struct
 import zlib
 
+import attrs
+
 _HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no flags, no time, unknown system
 WORTH = 16384  # bytes from which a list is compressed for clients that take it
 MAX_AROUND = 0xFFFF  # bytes before and behind: what a stored block holds
 
 
-def deflated(body: bytes) -> bytes:
-    """The blocks of a body: whole bytes, none of them the last, and without a look at what stood before."""
+@attrs.frozen
+class Packed:
+    """A body in blocks: whole bytes, none of them the last, and without a look at what stands before.
+
+    `sums` are 33 checksums of 8 hexadecimal digits: of the body alone, and what each bit of a checksum before it changes in that.
+    """
+
+    blocks: bytes = attrs.field(repr=False)
+    size: int
+    sums: str = attrs.field(repr=False)
+
+
+def packed(body: bytes) -> Packed:
+    """Compress a body, for many answers."""
     compressor = zlib.compressobj(level=6, wbits=-zlib.MAX_WBITS)
-    return compressor.compress(body) + compressor.flush(zlib.Z_FULL_FLUSH)
+    blocks = compressor.compress(body) + compressor.flush(zlib.Z_FULL_FLUSH)
+    alone = zlib.crc32(body)
+    sums = [alone, *(zlib.crc32(body, 1 << bit) ^ alone for bit in range(32))]
+    return Packed(blocks, len(body), "".join(f"{each:08x}" for each in sums))
 
 
-def gzip_around(before: bytes, body: bytes, blocks: bytes, behind: bytes) -> bytes:
-    """The gzip of `before + body + behind`; `blocks` are the body's. Before and behind are of MAX_AROUND bytes at most."""
-    check = zlib.crc32(behind, zlib.crc32(body, zlib.crc32(before)))
-    size = (len(before) + len(body) + len(behind)) & 0xFFFFFFFF
-    return b"".join([_HEAD, _stored(before), blocks, _stored(behind, last=True), struct.pack("<II", check, size)])
+def gzip_around(before: bytes, body: Packed, behind: bytes) -> bytes:
+    """The gzip of `before + body + behind`. Before and behind are of MAX_AROUND bytes at most."""
+    first, check = zlib.crc32(before), int(body.sums[:8], 16)
+    for bit in range(32):
+        if first >> bit & 1:
+            check ^= int(body.sums[8 * bit + 8 : 8 * bit + 16], 16)
+    size = (len(before) + body.size + len(behind)) & 0xFFFFFFFF
+    end = struct.pack("<II", zlib.crc32(behind, check), size)
+    return b"".join([_HEAD, _stored(before), body.blocks, _stored(behind, last=True), end])
 
 
 def _stored(data: bytes, *, last: bool = False) -> bytes:

@@ -222,12 +222,36 @@ def test_broker_and_envoy_agree_on_what_is_worth_compressing(
     around = len('{"tools":[]}') + len(json.dumps(tool("t", description="")))  # the tool is relayed as its server wrote it
     one.tools = [tool("t", description="x" * (WORTH + more - around))]
     with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
-        for accepted in ("identity", "gzip", "identity", "gzip"):
-            found = client.send({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, accept_encoding=accepted)
+        for number, accepted in enumerate(("identity", "gzip", "identity", "gzip")):
+            found = client.send({"jsonrpc": "2.0", "id": f"id {number}", "method": "tools/list"}, accept_encoding=accepted)
+            assert found.json()["id"] == f"id {number}"
+            assert found.headers.get("vary") == ("accept-encoding" if packed else None)
             assert len(found.text.partition('"result":')[2]) - 1 == WORTH + more
             assert found.headers.get("content-encoding") == ("gzip" if packed and accepted == "gzip" else None)
         by_envoy = 'mcpgw_requests_total{method="tools/list",outcome="ok",server="mcpEnvoy",tool=""}'
-        wait_until(lambda: running.metric(by_envoy) == (1 if packed else 3))
+        wait_until(lambda: running.metric(by_envoy) == (2 if packed else 3))
+
+
+def test_a_large_list_is_given_in_gzip_while_the_sidecar_is_away(one: ScriptedServer, tmp_path: Path) -> None:
+    """To whoever asks as somebody asked before; what is longer around it, or asked for otherwise, is the broker's."""
+    one.tools = [tool(f"t{number}", description="x" * 500) for number in range(300)]
+    with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
+        listing = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+        first = client.send(listing, accept_encoding="gzip, deflate")
+        assert len(first.json()["result"]["tools"]) == 300
+        running.sidecar.signal(signal.SIGSTOP)
+        try:
+            for ident in ("another", 2**60, "x" * 60_000):
+                found = client.send({**listing, "id": ident}, accept_encoding="gzip, deflate")
+                assert (found.status_code, found.headers["content-encoding"]) == (200, "gzip")
+                assert found.json() == {**first.json(), "id": ident}
+        finally:
+            running.sidecar.signal(signal.SIGCONT)
+        other = client.send(listing, accept_encoding="gzip;q=0, deflate")
+        assert ("content-encoding" in other.headers, other.json()) == (False, first.json())
+        one.tools.append(tool("added"))
+        one.notify("notifications/tools/list_changed")
+        wait_until(lambda: "added" in client.send(listing, accept_encoding="gzip, deflate").text)
 
 
 def test_envoys_own_answers_name_id_and_tool(one: ScriptedServer, tmp_path: Path) -> None:

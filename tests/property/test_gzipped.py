@@ -6,18 +6,46 @@ import zlib
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from lupa.luajit21 import LuaRuntime
 
-from mcpgw_sidecar.protocol.gzipped import accepts, deflated, gzip_around
+from mcpgw_sidecar.envoyfiles.scripts import messages
+from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, accepts, gzip_around, packed
+
+LUA = LuaRuntime(encoding=None)
+LUA.execute(messages("").encode())
+take_apart, put_together = LUA.globals().take_apart, LUA.globals().put_together
 
 
 @given(st.binary(max_size=300), st.binary(max_size=5000) | st.text(min_size=500).map(str.encode), st.binary(max_size=300))
 def test_it_is_what_gzip_reads(before: bytes, body: bytes, behind: bytes) -> None:
-    packed = gzip_around(before, body, deflated(body), behind)
-    assert gzip.decompress(packed) == before + body + behind
+    answer = gzip_around(before, packed(body), behind)
+    assert gzip.decompress(answer) == before + body + behind
     decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # what HTTP clients use: it reads one member
-    assert decoder.decompress(packed) + decoder.flush() == before + body + behind
+    assert decoder.decompress(answer) + decoder.flush() == before + body + behind
     assert decoder.eof
     assert decoder.unused_data == b""
+
+
+@given(st.binary(max_size=300), st.binary(min_size=1, max_size=300), st.binary(max_size=5000))
+def test_envoy_puts_it_around_another_beginning(before: bytes, other: bytes, body: bytes) -> None:
+    whole = packed(body)
+    apart = take_apart(gzip_around(before, whole, b"}"), whole.sums.encode())
+    assert put_together(other, apart) == gzip_around(other, whole, b"}")
+    longest = other + b"0" * (MAX_AROUND - len(other))
+    assert gzip.decompress(put_together(longest, apart)) == longest + body + b"}"
+
+
+@given(st.binary(max_size=60))
+def test_envoy_keeps_nothing_else(text: bytes) -> None:
+    whole = packed(b"{}")
+    answer = gzip_around(b"1", whole, b"}")
+    for other, sums in (
+        (text, whole.sums),
+        (answer, whole.sums[1:]),
+        (gzip_around(b"1", whole, b"}\n"), whole.sums),
+        (gzip.compress(text), whole.sums),
+    ):
+        assert take_apart(other, sums.encode()) is None
 
 
 @pytest.mark.parametrize(
