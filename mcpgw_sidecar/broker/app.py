@@ -26,7 +26,7 @@ from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.eras import classify
 from mcpgw_sidecar.protocol.guard import Guard
-from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, accepts, gzip_around
+from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, Packed, accepts, gzip_around
 from mcpgw_sidecar.protocol.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -58,7 +58,6 @@ _METHODS = frozenset({"POST", "GET", "DELETE"})
 SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
 _JSON = (b"content-type", b"application/json")
-_GZIP = (b"content-encoding", b"gzip")
 _EVENT_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
 # Whoever has listened for hours sends nothing more: Envoy would keep the connection for a minute, and we all that it holds.
 _LISTENED = [*_EVENT_STREAM, (b"connection", b"close")]
@@ -172,15 +171,15 @@ class BrokerApp:
             case methods.Result():
                 outcome = "ok"
                 ident = parsed.id if isinstance(parsed, Request) else NULL
-                body, extra = _encoded(ident, answered, headers.get("accept-encoding", ""))
-                extra += self._memo(answered, headers, is_packed=_GZIP in extra)
+                body, extra, packed = _encoded(ident, answered, headers.get("accept-encoding", ""))
+                extra += self._memo(answered, headers, packed)
                 await _wait_sent(send, _OK, body, extra)
             case None:
                 outcome = "ok"
                 await _wait_sent(send, 202, b"")
         self._metrics.answered(method=method, server=BROKER, outcome=outcome, seconds=time.perf_counter() - started)
 
-    def _memo(self, answered: methods.Result, headers: dict[str, str], *, is_packed: bool) -> list[tuple[bytes, bytes]]:
+    def _memo(self, answered: methods.Result, headers: dict[str, str], packed: Packed | None) -> list[tuple[bytes, bytes]]:
         """How long the answer holds, for lists.lua in the Envoy that asks, and what it needs to pack it around another id."""
         if self.stamps is None or answered.session is None or headers.get(h.X_SERVER) != BROKER:
             return []
@@ -188,7 +187,7 @@ class BrokerApp:
         if stamped is None:
             return []
         slot, stamp = stamped
-        sums = f" {answered.packed(answered.body).sums}" if is_packed and answered.packed is not None else ""
+        sums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
         return [(h.X_MEMO.encode(), f"{slot} {stamp} {answered.session.expires}{sums}".encode())]
 
     async def _wait_batch(self, headers: dict[str, str], body: bytes, send: Send) -> None:
@@ -330,17 +329,20 @@ def _no_session(fault: SessionFault, ident: JsonText = NULL) -> Reject:
     return Reject(status=fault.status, code=SERVER_ERROR, message=fault.message, id=ident)
 
 
-def _encoded(ident: JsonText, answered: methods.Result, accepted: str) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """The body of an answer, compressed where that is worth it and wanted, and the headers that say so."""
+def _encoded(
+    ident: JsonText, answered: methods.Result, accepted: str
+) -> tuple[bytes, list[tuple[bytes, bytes]], Packed | None]:
+    """The body of an answer, compressed where that is worth it and wanted, the headers that say so, and what it was compressed from."""
     extra = [(h.SESSION.encode(), answered.session_id.encode())] if answered.session_id else []
     if answered.packed is None:
-        return result_text(ident, answered.body), extra
+        return result_text(ident, answered.body), extra, None
     extra.append((b"vary", b"accept-encoding"))
     before, behind = around_result(ident)
     if not accepts(accepted) or len(before) > MAX_AROUND:
-        return result_text(ident, answered.body), extra
-    extra.append(_GZIP)
-    return gzip_around(before, answered.packed(answered.body), behind), extra
+        return result_text(ident, answered.body), extra, None
+    extra.append((b"content-encoding", b"gzip"))
+    packed = answered.packed(answered.body)
+    return gzip_around(before, packed, behind), extra, packed
 
 
 async def _wait_rejected(send: Send, reject: Reject) -> None:

@@ -15,7 +15,7 @@ def script(name: str) -> str:
 
 
 def messages(stamps: str | None) -> str:
-    """The filter that sees requests before the router and answers behind it: events.lua, and with `stamps` memo.lua and lists.lua.
+    """The filter that sees requests before the router and answers behind it: events.lua, and with `stamps` memo.lua, gzip.lua and lists.lua.
 
     `stamps` is the path of the file that says how long a decision holds, "" where there is none; None leaves the memo out.
     """
@@ -25,4 +25,4 @@ def messages(stamps: str | None) -> str:
         f"local STAMPS, LENGTHS = {json.dumps(stamps)}, {LENGTHS} -- more than its length in bytes, and one more for none\n"
         f"local WORTH = {WORTH} -- bytes from which the broker compresses\n"
     )
-    return "".join([script("json"), told, script("memo"), script("lists"), script("events")])
+    return "".join([script("json"), told, script("memo"), script("gzip"), script("lists"), script("events")])
