@@ -6,8 +6,8 @@ The chain, in the order in which a request meets it:
                      removes what only the router may say, and Envoy's own control headers
 1. cors              answers preflights and lets pages read answers
 2. buffer            413 above the limit; makes the whole body one message for the router
-3. lua               repeats what the router decided and the broker listed before (memo.lua, lists.lua); makes the requests of servers to the client name their server, in
-                     the answer's event stream (events.lua)
+3. lua               repeats what the router decided and the broker listed before (memo.lua, gzip.lua, lists.lua); makes the requests of
+                     servers to the client name their server, in the answer's event stream (events.lua); skipped where an answer brings nothing
 4. ext_proc          the router, for what is not decided by then: a POST, and a GET that resumes a server's stream. Others are the broker's
                      whatever they hold
 5. router            Envoy's own
