@@ -17,6 +17,7 @@ from mcpgw_sidecar.broker.batches import BatchRunner, is_asking, split
 from mcpgw_sidecar.broker.directory import Directory
 from mcpgw_sidecar.broker.streams import Stream, Streams
 from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.envoy.contract import HEAL_PATH, list_mark
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import BROKER, NULL, JsonText, ServerName
 from mcpgw_sidecar.model.ports import NOT_STARTED, Stamps, Started
@@ -52,7 +53,6 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-HEAL = "/heal"
 START_LIMIT = 10.0  # seconds that a client waits for a configuration: below what clients and proxies give a request
 _METHODS = frozenset({"POST", "GET", "DELETE"})
 SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
@@ -105,7 +105,7 @@ class BrokerApp:
         if scope["method"] != "POST" and await wait_body(receive, SMALL_BODY) is None:
             await _wait_rejected(send, Reject(status=413, code=INVALID_REQUEST, message="Request body too large: send none"))
             return
-        if scope["path"] == HEAL:
+        if scope["path"] == HEAL_PATH:
             await self._wait_heal(headers, send)
             return
         refused = self._guard.refuses(headers.get("host", ""), headers.get("origin"))
@@ -187,8 +187,7 @@ class BrokerApp:
         if stamped is None:
             return []
         slot, stamp = stamped
-        sums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
-        return [(h.X_MEMO.encode(), f"{slot} {stamp} {answered.session.expires}{sums}".encode())]
+        return [(h.X_MEMO.encode(), list_mark(slot, stamp, answered.session.expires, packed).encode())]
 
     async def _wait_batch(self, headers: dict[str, str], body: bytes, send: Send) -> None:
         texts = split(body)

@@ -6,14 +6,13 @@ import ipaddress
 from typing import Any
 from urllib.parse import urlsplit
 
+from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER, ROUTER_CLUSTER
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 
 Resource = dict[str, Any]
 
-BROKER_CLUSTER = "mcpgw_broker"
-ROUTER_CLUSTER = "mcpgw_router"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_TIMEOUT = "5s"
 # Below the 5 s after which uvicorn, hypercorn and Node close idle connections: Envoy lets go first, so that no call is

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from mcpgw_sidecar.envoy.clusters import ROUTER_CLUSTER, Resource, duration, type_url
-from mcpgw_sidecar.envoy.replies import METADATA
+from mcpgw_sidecar.envoy.clusters import Resource, duration, type_url
+from mcpgw_sidecar.envoy.contract import LOOKUP, METADATA, ROUTER_CLUSTER
+from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.owners import PREFIX
 
-# The router answers at once, but for a call that first opens a session with its server: that may take what
-# broker.client allows (10 s), and the router's own answer must come before Envoy gives up on it.
-ROUTER_TIMEOUT = 12.0
 HTTP = "envoy.extensions.filters.http"
 ROUTER = "envoy.filters.http.router"
 _MATCHING = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
@@ -40,7 +38,7 @@ def router(*, debug: bool) -> Resource:
         "@type": type_url(f"{HTTP}.ext_proc.v3.ExternalProcessor"),
         "grpc_service": {"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}},
         "stat_prefix": "mcpgw_router",
-        "message_timeout": duration(ROUTER_TIMEOUT),
+        "message_timeout": duration(timeouts.ROUTER),
         "status_on_error": {"code": "ServiceUnavailable"},
         "mutation_rules": {"allow_all_routing": True},
         "metadata_options": {"receiving_namespaces": {"untyped": [METADATA]}},
@@ -206,7 +204,7 @@ def counters(*, memo: bool) -> Resource:
     tags = [{"name": name, "value_format": value} for name, value in values.items()]
     present = {"header_filter": {"header": {"name": h.X_SERVER, "present_match": True}}}
     server = {"header_filter": {"header": {"name": h.X_SERVER, "string_match": {"exact": BROKER}, "invert_match": True}}}
-    found = [{"name": "lookup", "value_format": f"%DYNAMIC_METADATA({METADATA}:lookup)%"}] if memo else []
+    found = [{"name": "lookup", "value_format": f"%DYNAMIC_METADATA({METADATA}:{LOOKUP})%"}] if memo else []
     return {
         "name": "mcpgw_counters",
         # What a server answered: the broker counts its own. The router bounds the values: it names only what it knows.

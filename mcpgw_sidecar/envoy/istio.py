@@ -17,7 +17,8 @@ import re
 
 import attrs
 
-from mcpgw_sidecar.envoy.clusters import BROKER_CLUSTER, ROUTER_CLUSTER, Resource, own_cluster, type_url
+from mcpgw_sidecar.envoy.clusters import Resource, own_cluster, type_url
+from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER, ROUTER_CLUSTER
 from mcpgw_sidecar.envoy.filters import (
     HTTP,
     ROUTER,

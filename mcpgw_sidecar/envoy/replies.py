@@ -9,15 +9,15 @@ First match wins. An answer of the router (metadata `answered`) is already what 
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource
+from mcpgw_sidecar.envoy.contract import ANSWERED, ID, METADATA, WHAT
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 
-METADATA = "mcpgw"
 _UNREACHABLE = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
 _TOO_SLOW = ["UT", "SI", "UMSDR"]
-_ID = f"%DYNAMIC_METADATA({METADATA}:id)%"
+_ID = f"%DYNAMIC_METADATA({METADATA}:{ID})%"
 _SERVER = f"%REQ({h.X_SERVER})%"
-_WHAT = f"%DYNAMIC_METADATA({METADATA}:what)%"
+_WHAT = f"%DYNAMIC_METADATA({METADATA}:{WHAT})%"
 _TOOL = f"%REQ({h.X_TOOL})%"
 _LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
 
@@ -45,20 +45,20 @@ def _mappers(max_body: int, limit: str, here: Resource | None = None) -> list[Re
     def ours(status: int) -> Resource:
         return _status(status) if here is None else _all(_status(status), here)
 
-    at_server = _all(_has("id"), _header(h.X_SERVER, {"exact": BROKER}, invert_match=True))
+    at_server = _all(_has(ID), _header(h.X_SERVER, {"exact": BROKER}, invert_match=True))
     gone = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
     refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
     slow = f"MCP server {_SERVER} was silent for {limit} in a call of "
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
     large = f"Request body too large: at most {max_body} bytes"
     return [
-        _mapper(_has("answered"), None, "%LOCAL_REPLY_BODY%"),
+        _mapper(_has(ANSWERED), None, "%LOCAL_REPLY_BODY%"),
         _mapper(_all(_flags(_UNREACHABLE), at_server), 503, _error(_ID, -32000, refused, _SERVER)),
-        _mapper(_all(_flags(_TOO_SLOW), at_server, _has("what")), 504, _error(_ID, -32000, slow + _WHAT, _SERVER)),
+        _mapper(_all(_flags(_TOO_SLOW), at_server, _has(WHAT)), 504, _error(_ID, -32000, slow + _WHAT, _SERVER)),
         # The memo leaves no more than it must, and repeats only what needs no quoting (extproc/codec.py).
         _mapper(_all(_flags(_TOO_SLOW), at_server), 504, _error(_ID, -32000, slow + _TOOL, _SERVER)),
         _mapper(_all(_status(503), at_server), 503, _error(_ID, -32000, unknown, _SERVER)),
-        _mapper(_all(_status(503), _has("id")), 503, _error(_ID, -32000, gone)),
+        _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, gone)),
         _mapper(ours(503), 503, _error("null", -32000, gone)),
         _mapper(ours(413), 413, _error("null", -32600, large)),
     ]

@@ -7,8 +7,8 @@ closed without a rule of its own, and two servers may share a host name.
 
 from __future__ import annotations
 
-from mcpgw_sidecar.envoy.clusters import BROKER_CLUSTER, Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.replies import METADATA
+from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
+from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER, FORGOTTEN, METADATA, RETRY_ON
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
@@ -65,11 +65,10 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
             "cluster": cluster_name(server.name),
             "timeout": "0s",  # an answer may stream for hours; what ends it is silence
             "idle_timeout": duration(silence),
-            # Only what has certainly not run: the connection was refused, the request was never written to it, or the
-            # server does not know the session (404; heal.lua exchanges it before the second attempt).
+            # A call that certainly has not run; heal.lua exchanges a forgotten session before the second attempt.
             "retry_policy": {
-                "retry_on": "connect-failure,refused-stream,reset-before-request,retriable-status-codes",
-                "retriable_status_codes": [404],
+                "retry_on": RETRY_ON,
+                "retriable_status_codes": [FORGOTTEN],
                 "num_retries": 1,
             },
         },

@@ -1,28 +1,26 @@
-"""The Lua filters as Envoy gets them: files of mcpgw_sidecar/envoy, put together."""
+"""The Lua filters as Envoy gets them: the files of mcpgw_sidecar/envoy/lua behind what they share with Python."""
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 
-from mcpgw_sidecar.envoyfiles.stamps import LENGTHS
-from mcpgw_sidecar.protocol.gzipped import WORTH
+from mcpgw_sidecar.envoy.contract import prelude
 
 
 def script(name: str) -> str:
-    """The text of a filter."""
-    return (files("mcpgw_sidecar.envoy") / f"{name}.lua").read_text(encoding="utf-8")
+    """The text of the filter `heal` or `istio`."""
+    return prelude() + _file(name)
 
 
 def messages(stamps: str | None) -> str:
-    """The filter that sees requests before the router and answers behind it: events.lua, and with `stamps` memo.lua, gzip.lua and lists.lua.
+    """The filter that meets requests before the router, and answers behind it.
 
-    `stamps` is the path of the file that says how long a decision holds, "" where there is none; None leaves the memo out.
+    `stamps` is the path of the file that says how long an entry of the memo holds, "" where there is
+    none; None leaves the memo out (memo.lua, gzip.lua, lists.lua), and events.lua is all that is left.
     """
-    if stamps is None:
-        return script("json") + script("events")
-    told = (
-        f"local STAMPS, LENGTHS = {json.dumps(stamps)}, {LENGTHS} -- more than its length in bytes, and one more for none\n"
-        f"local WORTH = {WORTH} -- bytes from which the broker compresses\n"
-    )
-    return "".join([script("json"), told, script("memo"), script("gzip"), script("lists"), script("events")])
+    memo = ("memo", "gzip", "lists") if stamps is not None else ()
+    return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "events"))
+
+
+def _file(name: str) -> str:
+    return (files("mcpgw_sidecar.envoy") / "lua" / f"{name}.lua").read_text(encoding="utf-8")

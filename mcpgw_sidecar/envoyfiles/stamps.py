@@ -1,13 +1,16 @@
-"""How long a decision holds that Envoy remembers (envoy/memo.lua): a small file, changed in place before anything else is told.
+"""The stamps' file: it says how long the decisions hold that Envoy remembers (envoy/lua/memo.lua).
 
-SLOTS times 16 characters, hexadecimal. The first eight of a slot are what all decisions depend on (catalog, keys, guard); the last eight
-change whenever a session of this slot ends, and only then. A decision comes with the stamp that stood there when it was made: as long as it
-still stands there, the router would decide the same. So what Envoy remembers is as fresh as the router itself, in every worker, and
-stays as it is while the sidecar is away.
+It is small, and is changed in place before anything else learns of the change.
 
-Behind the slots stand zeros, whose number changes with each change of a slot, after it. Envoy asks for the length of the file, which
-costs less than to read it, and reads a slot again when that has changed, and once a second: so it sees what a process did that was
-killed between the two.
+The file holds SLOTS stamps of STAMP hexadecimal characters. The first half of a stamp is a hash of what
+all decisions depend on (catalog, keys, guard); the second half changes whenever a session of this slot
+ends, and only then. A decision comes with the stamp of its moment: as long as that stands in the file,
+the router would decide the same. So what Envoy remembers is as fresh as the router itself, in every
+worker, and stays valid while the sidecar is away.
+
+Behind the stamps stand zeros, whose number changes with each change of a stamp, after it. Envoy asks
+for the length of the file, which costs less than to read it, and reads a stamp again when the length has
+changed, and once a second: so it also sees the change of a process that was killed between the two.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from pathlib import Path
 import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot, fingerprint
+from mcpgw_sidecar.envoy.contract import SLOTS, STAMP, TURNS
 from mcpgw_sidecar.model.ports import Started
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.watch import Watched
@@ -32,21 +36,17 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 FILE = "stamps"
-SLOTS = 4096  # sessions that share one are forgotten together: a miss for them, nothing else
 LOOK = 1.0  # seconds between two looks at what is not announced: session keys
-_HALF = 8
-_SIZE = 2 * _HALF
-_ALL = SLOTS * _SIZE
-_TURNS = 1 << 20  # lengths of the file, before they come again: Envoy believes one for a second
-LENGTHS = _ALL + _TURNS + 2  # how many there are, with the -1 of a file that is not there
+_HALF = STAMP // 2
+_ALL = SLOTS * STAMP
 _WHOLE = re.compile(rb"[0-9a-f]{%d}" % _ALL)
 
 
 class Brief:
-    """Instead of the file, where Envoy shares none with us: a decision is remembered for a moment, whatever happens."""
+    """Stands for the file where Envoy shares none with us: a decision is remembered for a moment."""
 
     def of(self, session_key: str) -> tuple[int, str]:
-        """Nothing to compare."""
+        """A slot and a stamp that nobody compares."""
         del session_key
         return 0, ""
 
@@ -66,13 +66,13 @@ class StampFile:
         if self._generation is None:
             return None
         slot = _slot(session_key)
-        return slot, self._stamps[slot * _SIZE : (slot + 1) * _SIZE].decode()
+        return slot, self._stamps[slot * STAMP : (slot + 1) * STAMP].decode()
 
     def end(self, session_key: str) -> None:
         """The session has ended: nothing that was decided for it holds."""
         if self._file is None:
             self._open()  # also before the first look: Envoy relies on what the process before has left
-        self._write(_slot(session_key) * _SIZE + _HALF, secrets.token_hex(_HALF // 2).encode())
+        self._write(_slot(session_key) * STAMP + _HALF, secrets.token_hex(_HALF // 2).encode())
 
     async def wait_following(self, live: Watched[Snapshot], started: Started, depends: Callable[[], str]) -> None:
         """Follow what decisions depend on, for ever: the catalog, and what `depends` says."""
@@ -108,7 +108,7 @@ class StampFile:
             return
         # One that a killed process has half-written is none.
         whole = _WHOLE.fullmatch(found) and found == b"".join(
-            found[:_HALF] + found[at + _HALF : at + _SIZE] for at in range(0, len(found), _SIZE)
+            found[:_HALF] + found[at + _HALF : at + STAMP] for at in range(0, len(found), STAMP)
         )
         self._stamps[:] = found if whole else bytes(_ALL)
 
@@ -119,7 +119,7 @@ class StampFile:
         try:
             written = os.pwrite(self._file, data, at)
             turns = os.fstat(self._file).st_size - _ALL  # of the file, not of ours: for a moment two processes may write it
-            os.ftruncate(self._file, _ALL + max(turns, 0) % _TURNS + 1)
+            os.ftruncate(self._file, _ALL + max(turns, 0) % TURNS + 1)
         except OSError as error:
             self._give_up(error)
             return

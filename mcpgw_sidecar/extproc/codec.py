@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import assert_never
 
-import attrs
 from google.protobuf.struct_pb2 import Struct
 
-from mcpgw_sidecar.envoy.replies import METADATA
+from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, MEMO_FIELDS, METADATA, OWNER, REMOVED, WHAT, Keep, memo_entry
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
     HeaderMutation,
@@ -18,7 +17,7 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     ProcessingMode,
     ProcessingResponse,
 )
-from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Forward, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
@@ -57,28 +56,19 @@ def response_unchanged() -> ProcessingResponse:
     return response
 
 
-@attrs.frozen(kw_only=True)
-class Keep:
-    """What Envoy needs besides the decision to repeat it: the request, and as long as what it holds."""
-
-    request: HttpRequest
-    slot: int
-    stamp: str
-
-
 def encode(decision: Told, *, with_body: bool = True, keep: Keep | None = None) -> ProcessingResponse:
     """The answer to a request body, or to the headers of a request without one."""
     response = ProcessingResponse()
     match decision:
         case Reject():
-            _describe(response, answered="1")
+            _describe(response, **{ANSWERED: "1"})
             immediate = response.immediate_response
             immediate.status.code = decision.status
             immediate.body = error_text(decision.id, decision.code, decision.message, decision.data)
             immediate.details = f"mcpgw_rejected_{-decision.code}"
             _set(immediate.headers, [("content-type", b"application/json")])
         case ToBroker():
-            _describe(response, id=decision.id)
+            _describe(response, **{ID: decision.id})
             values = [(h.X_SERVER, BROKER.encode())]
             if decision.method:
                 values.append((h.X_METHOD, h.value_of(decision.method).encode()))
@@ -87,11 +77,11 @@ def encode(decision: Told, *, with_body: bool = True, keep: Keep | None = None) 
             what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
             # The session is for the Lua filters: metadata reaches every attempt and no server, a header would reach both.
             session = decision.session_key if decision.last_event_id is None else ""  # a stream has nothing to heal
-            _describe(response, id=decision.id, what=what, session=f"{session} {decision.owner}")
+            _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{session} {decision.owner}"})
             _forward(_phase(response, with_body), decision)
             if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
                 _set(_phase(response, with_body).header_mutation, [(h.X_MEMO, h.KEPT.encode())])
-                _memo(response.dynamic_metadata.fields[METADATA].struct_value.fields["memo"].struct_value, decision, keep)
+                _memo(response.dynamic_metadata.fields[METADATA].struct_value.fields[MEMO].struct_value, decision, keep)
         case _:
             assert_never(decision)
     return response
@@ -102,9 +92,7 @@ def _phase(response: ProcessingResponse, with_body: bool) -> CommonResponse:  # 
 
 
 def _forward(common: CommonResponse, decision: Forward) -> None:
-    # Origin was judged here; the server, which knows its own name alone, would refuse it.
-    # Accept-Encoding goes too: in compressed event streams the requests of servers could not be made to name their server.
-    common.header_mutation.remove_headers.extend(["origin", "accept-encoding", h.X_VIRTUAL])
+    common.header_mutation.remove_headers.extend(REMOVED)
     values = [
         (h.X_SERVER, decision.server.name.encode()),
         (h.VERSION, decision.protocol_version.encode()),
@@ -135,27 +123,18 @@ def _describe(response: ProcessingResponse, **values: str) -> None:
 
 
 def _memo(memo: Struct, decision: Forward, keep: Keep) -> None:
-    """What the route memo keeps (envoy/memo.lua): the headers on which the decision depends, and what it repeats."""
-    headers, server = keep.request.headers, decision.server
-    depends = {"host": ":authority", "path": ":path", "origin": "origin", "virtual": h.X_VIRTUAL, "version": h.VERSION}
-    asked = {"version": "", **{name: headers[header] for name, header in depends.items() if header in headers}}
-    texts = {
-        **asked,
-        "token": headers.get(h.SESSION, ""),
-        "name": decision.key,
-        "server": server.name,
-        "authority": server.hostname,
-        "to": server.path,
-        "renamed": decision.sent_key if decision.sent_key != dumps(decision.key) else None,
-        "speaks": decision.protocol_version,
-        "id": decision.session_id,
-        "stamp": keep.stamp,
-    }
-    for name, text in texts.items():
-        if text is not None:
-            memo.fields[name].string_value = text
-    memo.fields["slot"].number_value = keep.slot
-    memo.fields["expires"].number_value = decision.expires
+    """Leave the entry that memo.lua keeps."""
+    entry = memo_entry(decision, keep)
+    for name in MEMO_FIELDS:
+        value = getattr(entry, name)
+        if isinstance(value, str):
+            memo.fields[name].string_value = value
+        elif isinstance(value, int):
+            memo.fields[name].number_value = value
+        elif value is not None:
+            headers = memo.fields[name].struct_value.fields
+            for header, text in value.items():
+                headers[header].string_value = text
 
 
 def _set(mutation: HeaderMutation, values: Iterable[tuple[str, bytes]]) -> None:

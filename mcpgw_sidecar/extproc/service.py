@@ -17,6 +17,7 @@ from grpclib.server import Stream
 
 from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.envoy.contract import Keep
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
@@ -148,10 +149,10 @@ class Router:
         return response
 
 
-def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> codec.Keep | None:
+def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | None:
     """What Envoy needs to repeat a decision. The stamp is of the decision's moment: no await lies between that and this."""
     stamped = stamps.of(decision.session_key)
-    return None if stamped is None else codec.Keep(request=request, slot=stamped[0], stamp=stamped[1])
+    return None if stamped is None else Keep(request=request, slot=stamped[0], stamp=stamped[1])
 
 
 def _log_decision(decision: codec.Told, response: ProcessingResponse) -> None:

@@ -19,5 +19,8 @@ ENDPOINT = "/mcp"
 BROKER = ServerName("mcpBroker")
 """Value of `x-mcp-servername` when no server but the broker answers."""
 
+ENVOY = ServerName("mcpEnvoy")
+"""The same when Envoy repeats a list that the broker has answered."""
+
 NULL = JsonText("null")
 """The `id` of an answer to a request whose own id could not be read."""

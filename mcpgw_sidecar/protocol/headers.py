@@ -47,6 +47,9 @@ _OF_THE_MESSAGE: Final = frozenset({
 _ENVOY: Final = ("x-envoy-", "x-request-id", "x-forwarded-")
 
 
+MAX_TOKEN: Final = 8192
+"""Characters of a session id: what common servers take as a header."""
+
 MAX_VALUE: Final = (
     8192  # characters of a name in a header: the longest URI that is federated; proxies take 60 KiB of headers
 )

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.sessions import Session, SessionFault
+from mcpgw_sidecar.protocol.headers import MAX_TOKEN
 
 RANDOM_BYTES = 16
 MIN_KEY_CHARACTERS = 32  # 128 bits even of hexadecimal digits
-MAX_TOKEN = 8192  # what common servers take as a header, in bytes
 MAX_CLIENT = 2048  # of client_info and of capabilities each, in bytes as sealed: both fit into MAX_TOKEN after base64
 _PURPOSE = b"mcpgw-sidecar session v1"
 _TICKETS = b"mcpgw-sidecar ticket v1"

@@ -12,8 +12,9 @@ from lupa.luajit21 import LuaRuntime
 from trio.testing import MockClock
 
 from mcpgw_sidecar.catalog.snapshot import EMPTY
+from mcpgw_sidecar.envoy.contract import LENGTHS, SLOTS
 from mcpgw_sidecar.envoyfiles.scripts import messages
-from mcpgw_sidecar.envoyfiles.stamps import LENGTHS, SLOTS, StampFile
+from mcpgw_sidecar.envoyfiles.stamps import StampFile
 from mcpgw_sidecar.runtime.watch import Watched
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")

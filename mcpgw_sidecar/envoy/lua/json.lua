@@ -1,6 +1,8 @@
--- JSON (RFC 8259) as text with places, for memo.lua and events.lua, which stand behind this text in one filter: nothing is decoded.
--- Strict, as jsontext.py is: what this takes, Python's parser takes, and reads alike (tests/property/test_memo_lua.py). What it does
--- not take (more than 100 levels below a member that is walked) is left to whoever knows better. Byte by byte and without closures: so LuaJIT compiles it.
+-- JSON (RFC 8259) as text with places, for memo.lua and events.lua, which stand behind this text in one
+-- filter. Nothing is decoded. It is strict, as jsontext.py is: what it takes, Python's parser takes, and
+-- reads alike (tests/property/test_memo_lua.py). What it does not take (more than DEPTH levels below a
+-- member that is walked) is left to the router. It goes byte by byte and makes no closures, so that
+-- LuaJIT compiles it.
 local byte, find, sub = string.byte, string.find, string.sub
 local DEPTH = 100
 local ESCAPED = {[34] = true, [92] = true, [47] = true, [98] = true, [102] = true, [110] = true, [114] = true, [116] = true} -- "\\/bfnrt

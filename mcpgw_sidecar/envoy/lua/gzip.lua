@@ -1,7 +1,7 @@
--- gzip (RFC 1952) of a list around another id, for lists.lua, behind this text in the same filter: as mcpgw_sidecar/protocol/gzipped.py makes it.
--- An answer is: head (10 bytes), a stored block (1 byte that it is not the last, its length, that inverted: 2 each) of what stands before
--- the list, the list's blocks, a stored block of the last brace, checksum and size (4 each).
-local MAX_AROUND = 65535 -- bytes that a stored block holds
+-- gzip (RFC 1952) of a list around another id, for lists.lua, as mcpgw_sidecar/protocol/gzipped.py makes it.
+-- An answer is: head (10 bytes), a stored block (1 byte that says that it is not the last, its length
+-- and the inverted length, 2 each) of the text before the list, the blocks of the list, a stored block
+-- of the last brace, checksum and size (4 each).
 local HEAD, POLYNOMIAL = '\31\139\8\0\0\0\0\0\0\255\0', 0xEDB88320
 local band, bnot, bxor, rshift = bit.band, bit.bnot, bit.bxor, bit.rshift
 
@@ -42,7 +42,8 @@ function put_together(before, packed)
     .. little(crc32('}', check), 4) .. little(size + packed.size, 4)
 end
 
--- What is the same in every answer with this list; nil if that does not give this answer again. `sums` are two checksums in hexadecimal.
+-- The part that is the same in every answer with this list; nil if this answer cannot be made of it again.
+-- `sums` are two checksums in hexadecimal.
 function take_apart(text, sums)
   if #sums ~= 16 or #text < 30 then return nil end
   local size = number(text, 12, 2)

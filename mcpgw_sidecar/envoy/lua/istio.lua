@@ -1,0 +1,20 @@
+-- What our own routes say (routes.py), for gateways whose routes are Istio's: a call that has
+-- certainly not run may be sent once more, and no client sees the session of a server.
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local server = headers:get(X_SERVER)
+  if server == nil or server == BROKER then return end
+  local theirs = {}
+  for name in pairs(headers) do
+    if name:sub(1, 8) == 'x-envoy-' then theirs[#theirs + 1] = name end -- Envoy obeys them, and a client may have sent them
+  end
+  for _, name in ipairs(theirs) do headers:remove(name) end
+  headers:add('x-envoy-retry-on', RETRY_ON)
+  headers:add('x-envoy-retriable-status-codes', FORGOTTEN)
+  headers:add('x-envoy-max-retries', '1')
+end
+
+function envoy_on_response(handle)
+  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
+  if call ~= nil and call[OWNER] ~= nil then handle:headers():remove(SESSION) end
+end

@@ -1,0 +1,275 @@
+-- The route memo: the router decides a call, and this filter repeats the decision (ARCHITECTURE.md,
+-- "What Envoy remembers"). It decides nothing itself. A message that does not scan plainly, and a call
+-- that it has no entry for, go to the router, which leaves an entry beside its answer: what the
+-- decision depended on, and what it is (mcpgw_sidecar/envoy/contract.py, MemoEntry). Each worker keeps
+-- entries within bounds: for everybody who sees the same tools, which server owns a name; for a client's
+-- session, what it sees, and its sessions with servers.
+-- How long an entry holds: STAMPS is a file of the sidecar's (mcpgw_sidecar/envoyfiles/stamps.py). An
+-- entry comes with STAMP of its bytes; as long as they stand there unchanged, the router would decide
+-- the same. The file's length changes with each change of its bytes: once this filter has looked at the
+-- bytes, it looks again only when the length has changed. Without such a file ("") an entry lives for LIFETIME.
+local MAX_BODY, MAX_MEMBERS, LIFETIME = 65536, 100, 1000 -- bytes, members of an object, milliseconds
+local MAX_SESSIONS, MAX_TOOLS, MAX_VIEWS, MAX_PLACE = 10000, 50000, 1000, 512 -- the last in bytes
+local HALF = STAMP / 2 -- of a stamp: what all entries depend on
+
+local function set_of(names)
+  local set = {}
+  for _, name in ipairs(names) do set[name] = true end
+  return set
+end
+
+local IS_BROKERS, IS_LIST, IS_DEPENDED = set_of(BROKERS), set_of(LISTS), set_of(DEPENDS)
+IS_LIST[INITIALIZE] = true -- its answer teaches a session, as that of a list does
+
+-- Places of the members of the message at hand. Upvalues, not a table and closures: they cost nothing.
+local version, method, id, id_end, params, params_end, name, name_end, count, inner
+
+local function in_params(s, key, first)
+  inner = inner + 1
+  if inner > MAX_MEMBERS or not plain and find(key, '\\', 1, true) then return nil end
+  local last = value_end(s, first)
+  if key == 'name' and last then
+    if name or byte(s, first) ~= 34 or not plain and find(sub(s, first, last), '\\', 1, true) then return nil end
+    name, name_end = first + 1, last - 1
+  end
+  return last
+end
+
+local function in_message(s, key, first)
+  count = count + 1
+  if count > MAX_MEMBERS or key == 'result' or key == 'error' or not plain and find(key, '\\', 1, true) then return nil end
+  if key == 'params' then
+    if params then return nil end
+    params, params_end = first, members(s, first, in_params)
+    return params_end
+  end
+  local last = value_end(s, first)
+  if not last then return nil end
+  if key == 'jsonrpc' then
+    if version or sub(s, first, last) ~= '"2.0"' then return nil end
+    version = true
+  elseif key == 'method' then
+    if method or byte(s, first) ~= 34 then return nil end
+    method = sub(s, first + 1, last - 1)
+  elseif key == 'id' then
+    local c = byte(s, first)
+    if id or c ~= 34 and c ~= 45 and (c < 48 or c > 57) then return nil end
+    id, id_end = first, last
+  end
+  return last
+end
+
+-- The method of a plain message, the place of its id (nil: a notification) and, for tools/call, that of
+-- the name between its quotes. Nothing where Python's parser (protocol/jsonrpc.py) might read it otherwise.
+function scan(s)
+  version, method, id, id_end, params, params_end, name, name_end, count, inner = nil, nil, nil, nil, nil, nil, nil, nil, 0, 0
+  local at = is_object(s, in_message)
+  if not at or not version or not is_utf8(s, at) then return nil end
+  if IS_BROKERS[method] then
+    name, name_end = nil, nil
+    return method, id, id_end
+  end
+  if method == CALL and id and name then return method, id, id_end, name, name_end end
+end
+
+-- Entries of clients' sessions by their ids, in two generations: when the young one is full, the old one
+-- is dropped. An entry found in the older generation moves to the newer one. An entry holds the values
+-- of the headers in DEPENDS, the view that these give the client, its sessions with servers by their
+-- names, and how long all of it holds.
+local young, old, young_count = {}, {}, 0
+local views, tools_count, views_count = {}, 0, 0 -- by the values of DEPENDS: tools by name, lists by request
+local lists_size = 0 -- bytes of all lists
+local accepted = {} -- values of ACCEPTED that the router takes
+local by_owner = setmetatable({}, {__mode = 'v'}) -- sessions with servers by their owner's name (protocol/owners.py)
+local generation, file, opened
+
+local function forget_all()
+  young, old, young_count, views, tools_count, views_count, lists_size, accepted = {}, {}, 0, {}, 0, 0, 0, {}
+end
+
+local function keep(token, session)
+  if young_count >= MAX_SESSIONS then old, young, young_count = young, {}, 0 end
+  if not young[token] then young_count = young_count + 1 end
+  young[token] = session
+end
+
+local function recall(token)
+  local session = young[token]
+  if not session and old[token] then
+    session = old[token]
+    keep(token, session)
+  end
+  return session
+end
+
+-- The values of DEPENDS in a request, by name: what `learn` takes.
+local function depends_of(headers)
+  local values = {}
+  for i = 1, #DEPENDS do values[DEPENDS[i]] = headers:get(DEPENDS[i]) end
+  return values
+end
+
+-- The entry of a request's session, if every header in DEPENDS is as it was then; and the request's value
+-- of ACCEPTED ('' for none).
+local function session_of(headers)
+  local session = recall(headers:get(SESSION) or '')
+  if not session then return nil end
+  local values = session.values
+  for i = 1, #DEPENDS do
+    if headers:get(DEPENDS[i]) ~= values[i] then return nil end
+  end
+  local version = headers:get(ACCEPTED) or ''
+  if accepted[version] then return session, version end
+end
+
+-- With LuaJIT's ffi a look at the file is one system call of compiled code; with io it were two of
+-- interpreted code. An Envoy without ffi keeps no entry. (A mapping of the file were no call at all, but
+-- then whoever truncates the file kills Envoy.)
+local there, ffi, C = pcall(function()
+  local ffi = require('ffi')
+  ffi.cdef('int open(const char *, int, ...); int close(int); long lseek(int, long, int); long pread(int, void *, unsigned long, long);')
+  return ffi, ffi.C, ffi.C.open, ffi.C.close, ffi.C.lseek, ffi.C.pread -- named here, so that one which is missing is seen here
+end)
+local bytes = there and ffi.new('char[16]')
+local SEEK_END = 2
+
+-- A number that stays the same as long as nothing in the file changes, for a second at most. The file is
+-- opened anew each second, so that a file which was put in its place is seen.
+local function file_state(now)
+  if not there then return -1 end
+  if now ~= opened then
+    if file then C.close(ffi.gc(file, nil)[0]) end
+    file, opened = ffi.gc(ffi.new('int[1]', C.open(STAMPS, 0)), function(old) C.close(old[0]) end), now
+  end
+  return now * LENGTHS + tonumber(C.lseek(file[0], 0, SEEK_END))
+end
+
+-- The stamp of a slot as it is now.
+local function stamp(slot)
+  return there and C.pread(file[0], bytes, STAMP, slot * STAMP) == STAMP and ffi.string(bytes, STAMP)
+end
+
+-- Whether the entry of a session still holds.
+local function holds(session)
+  local now = os.time()
+  if now >= session.expires then return false end
+  local state = file_state(now)
+  if session.state == state then return true end
+  local current = stamp(session.slot) -- read after the length: a change in between is seen the next time
+  if current and sub(current, 1, HALF) == generation then
+    if current ~= session.stamp then return false end
+    session.state = state
+    return true
+  end
+  forget_all()
+  generation = current and sub(current, 1, HALF)
+  return false
+end
+
+-- Whether the router would send this call there once more.
+local function serves(handle, session, tool, upstream)
+  if upstream.dead then return false end
+  if STAMPS ~= '' then return holds(session) end
+  local oldest = handle:timestamp() - LIFETIME
+  return oldest < tool.at and oldest < upstream.at and os.time() < session.expires
+end
+
+-- Request headers that a session's calls lose on the way to a server: those of REMOVED that it may have.
+local function removed(values)
+  local names = {}
+  for _, name in ipairs(REMOVED) do
+    if values[name] or not IS_DEPENDED[name] then names[#names + 1] = name end
+  end
+  return names
+end
+
+-- Makes the entry of a session as it stood when the sidecar answered; nil if that has changed since, or if
+-- the request is none whose answer is kept: a header that stands there twice (Envoy joins the values with
+-- a comma), a query, and what only fills memory. `question` has the token, the values of DEPENDS and of ACCEPTED.
+local function learn(token, question, slot, stamp_then, expires)
+  local values, place = {}, ''
+  for i = 1, #DEPENDS do
+    local value = question.headers[DEPENDS[i]]
+    values[i], place = value, place .. (value or '') .. '\n'
+  end
+  if #token > MAX_TOKEN or #place > MAX_PLACE or find(token .. place .. (question.version or ''), '[,?]') then return nil end
+  local state
+  if STAMPS ~= '' then
+    state = file_state(os.time())
+    if stamp(slot) ~= stamp_then then return nil end
+    if sub(stamp_then, 1, HALF) ~= generation then forget_all() end
+    generation = sub(stamp_then, 1, HALF)
+  end
+  if tools_count >= MAX_TOOLS or views_count >= MAX_VIEWS then forget_all() end
+  local before = recall(token)
+  if not views[place] then views[place], views_count = {tools = {}, lists = {}}, views_count + 1 end
+  if question.version then accepted[question.version] = true end
+  local session = {
+    values = values, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
+    servers = before and before.stamp == stamp_then and before.servers or {},
+    slot = slot, stamp = stamp_then, expires = expires, state = state,
+  }
+  keep(token, session)
+  return session
+end
+
+-- Each call of Envoy costs as much as a dozen lines of Lua: no header is set that has its value already.
+-- (Changed headers make Envoy choose the route anew: clear_route_cache of the filter, which is on.)
+local function forward(handle, buffer, text, session, version, tool, upstream)
+  local headers = handle:headers()
+  headers:replace(':authority', tool.authority)
+  if tool.path ~= session.path then headers:replace(':path', tool.path) end
+  headers:replace(X_SERVER, tool.server)
+  headers:replace(X_METHOD, CALL)
+  headers:replace(X_TOOL, tool.name)
+  if upstream.version ~= version then headers:replace(ACCEPTED, upstream.version) end
+  if upstream.id then headers:replace(SESSION, upstream.id) else headers:remove(SESSION) end
+  local names = session.removed
+  for i = 1, #names do headers:remove(names[i]) end
+  if tool.renamed then buffer:setBytes(sub(text, 1, name - 2) .. tool.renamed .. sub(text, name_end + 2)) end -- and content-length
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set(METADATA, ID, sub(text, id, id_end))
+  metadata:set(METADATA, OWNER, upstream.owner)
+end
+
+function envoy_on_request(handle)
+  local buffer = handle:body()
+  local size = buffer and buffer:length() or 0
+  if size == 0 or size > MAX_BODY then return end
+  local text, headers = buffer:getBytes(0, size), handle:headers()
+  if headers:get(':method') ~= 'POST' then return end
+  if not scan(text) then
+    handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, DECLINED)
+  elseif name then
+    local session, version = session_of(headers)
+    local tool = session and session.view.tools[sub(text, name, name_end)]
+    local upstream = tool and session.servers[tool.server]
+    if upstream and serves(handle, session, tool, upstream) then
+      forward(handle, buffer, text, session, version, tool, upstream)
+    else
+      handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, MISS)
+    end
+  elseif STAMPS ~= '' then -- else it is not known here whether the sidecar wants to see everything (LOG_LEVEL=debug)
+    headers:replace(X_SERVER, BROKER)
+    headers:replace(X_METHOD, method)
+    handle:streamInfo():dynamicMetadata():set(METADATA, ID, id and sub(text, id, id_end) or 'null')
+    if id and IS_LIST[method] then list(handle, headers, text) end -- lists.lua
+  end
+end
+
+-- Keeps the entry that came with an answer, and forgets a session that its server does not know (any more).
+function remember(handle, call, status)
+  local entry = call[MEMO]
+  local dead = by_owner[call[HEALED] or (status == FORGOTTEN or status == '401') and call[OWNER]]
+  if dead then dead.dead = true end
+  if not entry or call[HEALED] or sub(status, 1, 1) ~= '2' then return end
+  local session = learn(entry.token, entry, entry.slot, entry.stamp, entry.expires)
+  if not session then return end -- decided before the change
+  local at, tools = handle:timestamp(), session.view.tools
+  if not tools[entry.name] then tools_count = tools_count + 1 end
+  tools[entry.name] = {
+    name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
+  }
+  local upstream = {id = entry.session_id, version = entry.speaks, owner = call[OWNER], at = at}
+  by_owner[call[OWNER]], session.servers[entry.server] = upstream, upstream
+end

@@ -1,0 +1,48 @@
+"""The methods of the stateful era, by who answers them; model/kinds.py has what differs between kinds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TOOL
+
+INITIALIZE: Final = "initialize"
+CALL: Final = "tools/call"
+SET_LEVEL: Final = "logging/setLevel"
+SUBSCRIBE: Final = "resources/subscribe"
+UNSUBSCRIBE: Final = "resources/unsubscribe"
+COMPLETE: Final = "completion/complete"
+"""Names its prompt or resource template in `params.ref` (server/utilities/completion)."""
+
+PROGRESS: Final = "notifications/progress"
+INITIALIZED: Final = "notifications/initialized"
+
+TARGETS: Final = {
+    CALL: TOOL,
+    "prompts/get": PROMPT,
+    "resources/read": RESOURCE,
+    SUBSCRIBE: RESOURCE,
+    UNSUBSCRIBE: RESOURCE,
+}
+"""Methods whose `params` name what they are for, by the key of its kind."""
+
+ADDRESSED: Final = frozenset({*TARGETS, COMPLETE})
+"""Requests that one server answers."""
+
+LISTS: Final = tuple(kind.list_method for kind in KINDS)
+"""Requests for a list, in the order of KINDS."""
+
+BROKERS: Final = (
+    INITIALIZE,
+    "ping",
+    *LISTS,
+    SET_LEVEL,
+    INITIALIZED,
+    "notifications/cancelled",
+    PROGRESS,
+    "notifications/roots/list_changed",
+)
+"""What the broker answers or hands on, and no decision is needed for."""
+
+KNOWN: Final = ADDRESSED | frozenset(BROKERS)
+"""Every method that clients send in the stateful era."""

@@ -1,0 +1,339 @@
+"""The assembled Lua filters, run whole against a handle like Envoy's and the router's own answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from mcpgw_sidecar.envoy import contract
+from mcpgw_sidecar.envoy.contract import Keep, list_mark
+from mcpgw_sidecar.envoyfiles.scripts import messages, script
+from mcpgw_sidecar.extproc import codec
+from mcpgw_sidecar.model.decisions import Forward, HttpRequest
+from mcpgw_sidecar.model.kinds import TOOL
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.gzipped import gzip_around, packed
+from mcpgw_sidecar.protocol.jsonrpc import around_result
+from tests.adapters.lua import Exchange, Filter, text_of
+
+FOREVER = 1 << 40
+BOUNDS = "= 10000, 50000, 1000, 512 --"
+STAMP = "0123456789abcdef"
+HEADERS = {
+    ":method": "POST",
+    ":path": "/mcp",
+    ":authority": "gateway:8888",
+    "content-type": "application/json",
+    "mcp-session-id": "token",
+    "mcp-protocol-version": "2025-11-25",
+}
+SERVER = Server(name=ServerName("ns/one"), url="http://one/there", hostname="one", tool_prefix="one_")
+
+
+def call(name: str = "one_greet", ident: str = "7") -> bytes:
+    return f'{{"jsonrpc":"2.0","id":{ident},"method":"tools/call","params":{{"name":"{name}"}}}}'.encode()
+
+
+def listing(ident: str = "7") -> bytes:
+    return f'{{"jsonrpc":"2.0","id":{ident},"method":"tools/list"}}'.encode()
+
+
+class Memo(Filter):
+    """A filter with the file of stamps, and the router and the broker behind it."""
+
+    def __init__(self, directory: Path, bounds: str = BOUNDS) -> None:
+        self.stamps = directory / "stamps"
+        self.change(STAMP)
+        source = messages(str(self.stamps))
+        assert BOUNDS in source
+        super().__init__(source.replace(BOUNDS, bounds))
+
+    def change(self, stamp: str) -> None:
+        """Put another stamp into every slot; the file's length says so."""
+        turns = self.stamps.stat().st_size % 16 + 1 if self.stamps.exists() else 0
+        self.stamps.write_bytes(stamp.encode() * 4 + bytes(turns))
+
+    def decided(self, headers: Mapping[str, str], body: bytes, status: str = "200", **more: Any) -> str:
+        """A call and its answer; what the lookup was."""
+        metadata = self.metadata()
+        request = self.request(headers, body, metadata)
+        before = metadata[b"mcpgw"]
+        if request.headers.get(h.X_SERVER):
+            return "hit"
+        lookup = str(before[b"lookup"].decode())
+        if lookup == "miss":
+            name = json.loads(body)["params"]["name"]
+            values = {
+                "server": SERVER,
+                "kind": TOOL,
+                "key": name,
+                "method": "tools/call",
+                "id": JsonText("7"),
+                "session_key": "key",
+                "expires": FOREVER,
+                "session_id": "upstream",
+                "protocol_version": "2025-06-18",
+                "owner": "ns/one:ticket",
+                "body": body,
+                "sent_key": JsonText('"greet"'),
+            }
+            decision = Forward(**(values | more))
+            keep = Keep(request=HttpRequest(headers=dict(headers), body=body), slot=1, stamp=STAMP)
+            told = MessageToDict(codec.encode(decision, keep=keep).dynamic_metadata)
+            metadata[b"mcpgw"] = self.table(told["mcpgw"])
+            self.response({":status": status, h.X_MEMO: h.KEPT}, [], metadata)
+        return lookup
+
+    def listed(self, headers: Mapping[str, str], body: bytes, answer: bytes, **more: str) -> Exchange:
+        """A request for a list; what the broker says to it, unless the filter answers."""
+        metadata = self.metadata()
+        request = self.request(headers, body, metadata)
+        if request.answer is None:
+            mark = list_mark(1, STAMP, FOREVER, None)
+            size = {"content-length": str(len(answer))}
+            self.response({":status": "200", h.X_MEMO: mark, **size, **more}, [answer], metadata)
+        return request
+
+
+@pytest.fixture
+def memo(tmp_path: Path) -> Memo:
+    return Memo(tmp_path)
+
+
+def test_a_decision_is_repeated_with_the_headers_of_the_router(memo: Memo) -> None:
+    headers = HEADERS | {
+        "origin": "http://localhost",
+        h.X_VIRTUAL: "ns/some",
+        "accept-encoding": "gzip",
+        "authorization": "x",
+    }
+    assert memo.decided(headers, call()) == "miss"
+    metadata = memo.metadata()
+    again = memo.request(headers, call(ident='"é"'), metadata)
+    assert again.headers == {
+        ":method": "POST",
+        ":path": "/there",
+        ":authority": "one",
+        "content-type": "application/json",
+        "authorization": "x",
+        "mcp-session-id": "upstream",
+        "mcp-protocol-version": "2025-06-18",
+        h.X_SERVER: "ns/one",
+        h.X_METHOD: "tools/call",
+        h.X_TOOL: "one_greet",
+    }
+    assert json.loads(again.body) == {"jsonrpc": "2.0", "id": "é", "method": "tools/call", "params": {"name": "greet"}}
+    assert metadata[b"mcpgw"][b"id"].decode() == '"é"'
+    assert metadata[b"mcpgw"][b"session"] == b"key ns/one:ticket"
+
+
+@pytest.mark.parametrize("name", [*contract.DEPENDS, contract.ACCEPTED, h.SESSION])
+def test_it_depends_on_each_header_of_the_contract(memo: Memo, name: str) -> None:
+    assert memo.decided(HEADERS, call()) == "miss"
+    assert memo.decided(HEADERS, call()) == "hit"
+    assert memo.decided(HEADERS | {name: "another"}, call()) == "miss"
+    without = {header: value for header, value in HEADERS.items() if header != name}
+    if without != HEADERS:
+        assert memo.decided(without, call()) == "miss"
+
+
+def test_a_header_that_is_added_to_the_contract_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a change in Lua."""
+    monkeypatch.setattr(contract, "DEPENDS", (*contract.DEPENDS, "x-tenant"))
+    memo = Memo(tmp_path)
+    ours = HEADERS | {"x-tenant": "ours"}
+    assert [memo.decided(ours, call()) for _ in range(2)] == ["miss", "hit"]
+    assert [memo.decided(HEADERS | {"x-tenant": "theirs"}, call()) for _ in range(2)] == ["miss", "hit"]
+    assert memo.decided(HEADERS, call()) == "miss"
+    assert memo.listed(ours, listing(), b'{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}').answer is None
+    assert memo.listed(ours, listing(), b"").answer is not None
+    assert memo.listed(HEADERS, listing(), b"").answer is None
+
+
+def test_it_holds_as_long_as_its_stamp_stands(memo: Memo) -> None:
+    assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
+    memo.change(STAMP[:8] + "ffffffff")
+    assert memo.decided(HEADERS, call()) == "miss"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        HEADERS | {":path": "/mcp?x=1"},
+        HEADERS | {"origin": "http://localhost,http://evil"},
+        HEADERS | {":authority": "g" * 600},
+        HEADERS | {"mcp-session-id": "t" * 8193},
+    ],
+    ids=["query", "a header twice", "a long place", "a long token"],
+)
+def test_what_only_fills_memory_is_not_kept(memo: Memo, headers: dict[str, str]) -> None:
+    assert [memo.decided(headers, call()) for _ in range(2)] == ["miss", "miss"]
+
+
+def test_an_answer_that_is_no_success_brings_no_entry(memo: Memo) -> None:
+    assert [memo.decided(HEADERS, call(), status="500") for _ in range(2)] == ["miss", "miss"]
+    assert memo.decided(HEADERS, call(), sent_key=None, session_id=None) == "miss"
+    again = memo.request(HEADERS, call(), memo.metadata())
+    assert h.SESSION not in again.headers
+    assert again.body == call()
+
+
+@pytest.mark.parametrize("status", ["404", "401"])
+def test_a_session_that_its_server_refuses_is_not_relied_on(memo: Memo, status: str) -> None:
+    assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
+    metadata = memo.metadata()
+    memo.request(HEADERS, call(), metadata)
+    memo.response({":status": status}, [], metadata)
+    assert memo.decided(HEADERS, call()) == "miss"
+
+
+def test_the_oldest_sessions_make_room(tmp_path: Path) -> None:
+    """Two generations of 100: an entry found in the older one moves to the newer one."""
+    memo = Memo(tmp_path, "= 100, 50000, 1000, 512 --")
+    memo.decided(HEADERS, call())
+    for number in range(100):
+        memo.decided(HEADERS | {"mcp-session-id": f"a{number}"}, call())
+    assert memo.decided(HEADERS, call()) == "hit", "the older generation is still there"
+    for number in range(99):
+        memo.decided(HEADERS | {"mcp-session-id": f"b{number}"}, call())
+    assert memo.decided(HEADERS, call()) == "hit", "it was moved"
+    assert memo.decided(HEADERS | {"mcp-session-id": "a5"}, call()) == "miss"
+
+
+@pytest.mark.parametrize("what", ["tools", "views"])
+def test_tools_and_views_are_bounded(tmp_path: Path, what: str) -> None:
+    memo = Memo(tmp_path, "= 10000, 30, 30, 512 --")
+
+    def decide(number: int) -> str:
+        host = {":authority": f"host-{number}"} if what == "views" else {}
+        return memo.decided(HEADERS | host, call(f"one_{number}" if what == "tools" else "one_greet"))
+
+    for number in range(30):
+        assert decide(number) == "miss"
+    assert decide(29) == "hit"
+    assert decide(30) == "miss"
+    assert decide(1) == "miss", "all of it made room"
+    assert decide(1) == "hit"
+
+
+def test_lists_are_answered_around_another_id_and_bounded(memo: Memo) -> None:
+    page = json.dumps({"tools": [{"name": "one_greet"}]}).encode()
+    before, behind = around_result(JsonText("1"))
+    assert memo.listed(HEADERS, listing("1"), before + page + behind).answer is None
+    answer = memo.listed(HEADERS, listing('"x"'), b"").answer
+    assert answer is not None
+    assert json.loads(answer[1]) == {"jsonrpc": "2.0", "id": "x", "result": json.loads(page)}
+    assert answer[0] == {":status": "200", "content-type": "application/json"}
+    large = before + b'{"tools":["%b"]}' % (b"x" * 900_000) + behind
+    for number in range(19):  # 16 MiB hold 18
+        cursor = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"c%d"}}' % number
+        assert memo.listed(HEADERS, cursor, large).answer is None
+        assert memo.listed(HEADERS, cursor, large).answer is not None
+    assert memo.listed(HEADERS, listing(), before + page + behind).answer is None, "all lists made room"
+
+
+def test_a_large_list_is_given_in_gzip_to_who_got_it_so(memo: Memo) -> None:
+    body = packed(b'{"tools":[%b]}' % (b'"x",' * 9000 + b'"y"'))
+    headers, metadata = HEADERS | {"accept-encoding": "gzip, br"}, memo.metadata()
+    before, behind = around_result(JsonText("1"))
+    answer = gzip_around(before, body, behind)
+    memo.request(headers, listing("1"), metadata)
+    size = {"content-length": str(len(answer)), "content-encoding": "gzip"}
+    memo.response({":status": "200", h.X_MEMO: list_mark(1, STAMP, FOREVER, body), **size}, [answer], metadata)
+    again = memo.request(headers, listing('"x"'), memo.metadata()).answer
+    assert again is not None
+    assert again[1] == gzip_around(around_result(JsonText('"x"'))[0], body, behind)
+    assert again[0]["content-encoding"] == "gzip"
+    assert memo.request(HEADERS | {"accept-encoding": "br"}, listing(), memo.metadata()).answer is None
+
+
+def test_without_a_file_an_entry_lives_for_a_moment() -> None:
+    memo = Memo.__new__(Memo)
+    Filter.__init__(memo, messages(""))
+    assert memo.decided(HEADERS, call()) == "miss"
+    assert memo.decided(HEADERS, call()) == "hit"
+    memo.now = 999
+    assert memo.decided(HEADERS, call()) == "hit"
+    memo.now = 1000
+    assert memo.decided(HEADERS, call()) == "miss"
+    assert h.X_SERVER not in memo.request(HEADERS, listing(), memo.metadata()).headers, "the router sees lists"
+
+
+def test_what_is_odd_is_declined_or_left_alone(memo: Memo) -> None:
+    assert memo.decided(HEADERS, b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"n\\u0061me":"x"}}') == "declined"
+    for headers, body in ((HEADERS | {":method": "PUT"}, call()), (HEADERS, b""), (HEADERS, call("x" * 70_000))):
+        metadata = memo.metadata()
+        assert memo.request(headers, body, metadata).headers == headers
+        assert metadata[b"mcpgw"] is None
+
+
+def test_a_second_attempt_gets_a_session_that_lives(memo: Memo) -> None:
+    heal = Filter(script("heal"))
+    metadata = heal.table({"mcpgw": {"id": "7", "session": "key ns/one:ticket"}})
+    assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
+    sent = HEADERS | {"mcp-session-id": "upstream", h.X_SERVER: "ns/one", h.ATTEMPT: "2", "content-length": "9"}
+    answer = heal.table([{":status": "200", h.X_OWNER: "ns/one:new"}, "new"])
+    again = heal.request(sent, b"", metadata, answer)
+    assert again.headers["mcp-session-id"] == "new"
+    assert h.ATTEMPT not in again.headers
+    assert again.question == {
+        ":method": "POST",
+        ":path": contract.HEAL_PATH,
+        ":authority": "localhost",
+        "content-type": "application/json",
+        "mcp-protocol-version": "2025-11-25",
+        "mcp-session-id": "upstream",
+        h.X_SERVER: "ns/one",
+        h.X_SESSION: "key",
+        "limit": str(int(1000 * contract.HEALING)),
+    }
+    assert metadata[b"mcpgw"][b"session"] == b"key ns/one:new"
+    marked = heal.response({":status": "200"}, [], metadata)
+    assert marked.headers[h.X_MEMO] == h.KEPT
+    left = memo.response(marked.headers, [], memo.table({"mcpgw": text_of(metadata[b"mcpgw"])}))
+    assert left.headers == {":status": "200"}
+    assert memo.decided(HEADERS, call()) == "miss", "the session that was replaced is not relied on"
+
+
+@pytest.mark.parametrize("attempt", ["1", "2"])
+def test_nothing_to_heal(attempt: str) -> None:
+    heal = Filter(script("heal"))
+    for told in ({}, {"mcpgw": {"session": " ns/one:ticket"}}, {"mcpgw": {"id": "1"}}):
+        sent = heal.request({h.ATTEMPT: attempt, h.X_MEMO: h.KEPT}, b"", heal.table(told))
+        assert sent.question is None
+        assert h.X_MEMO not in sent.headers
+
+
+def test_event_streams_name_their_owner_piece_by_piece(memo: Memo) -> None:
+    metadata = memo.table({"mcpgw": {"session": "key ns/one:ticket"}})
+    stream = b'id: 5\ndata: {"jsonrpc":"2.0","id":1,"method":"ping"}\n\n'
+    pieces = [stream[at : at + 1] for at in range(len(stream))]
+    answer = memo.response(
+        {":status": "200", "content-type": "text/event-stream", "content-length": "9"}, [*pieces, b""], metadata
+    )
+    assert (
+        answer.body == b'id: mcpgw:ns/one:ticket:5\ndata: {"jsonrpc":"2.0","id":"mcpgw:ns/one:ticket:1","method":"ping"}\n\n'
+    )
+    assert "content-length" not in answer.headers
+
+
+def test_istios_routes_say_what_ours_do() -> None:
+    istio = Filter(script("istio"))
+    sent = istio.request({h.X_SERVER: "ns/one", "x-envoy-max-retries": "9", "x": "y"}, b"", istio.metadata())
+    assert sent.headers == {
+        h.X_SERVER: "ns/one",
+        "x": "y",
+        "x-envoy-retry-on": contract.RETRY_ON,
+        "x-envoy-retriable-status-codes": "404",
+        "x-envoy-max-retries": "1",
+    }
+    assert istio.request({h.X_SERVER: "mcpBroker"}, b"", istio.metadata()).headers == {h.X_SERVER: "mcpBroker"}
+    answer = istio.response({h.SESSION: "upstream"}, [], istio.table({"mcpgw": {"session": "key owner"}}))
+    assert answer.headers == {}
