@@ -24,26 +24,34 @@ from mcpgw_sidecar.app.readiness import Readiness
 from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard
 from mcpgw_sidecar.app.tasks import raise_file_limit, wait_signals
 from mcpgw_sidecar.app.values import Values
-from mcpgw_sidecar.broker import redisstore
-from mcpgw_sidecar.broker.app import BrokerApp
-from mcpgw_sidecar.broker.batches import BatchRunner
-from mcpgw_sidecar.broker.client import UpstreamClient
-from mcpgw_sidecar.broker.directory import Directory
-from mcpgw_sidecar.broker.pool import HttpClients
-from mcpgw_sidecar.broker.relay import Relay
-from mcpgw_sidecar.broker.store import SessionStore, Unshared
-from mcpgw_sidecar.broker.streams import Streams
-from mcpgw_sidecar.broker.supervisor import Supervisor
+from mcpgw_sidecar.directory import redisstore
+from mcpgw_sidecar.directory.deciding import Decider
+from mcpgw_sidecar.directory.directory import Directory
+from mcpgw_sidecar.directory.driver import Driver
+from mcpgw_sidecar.directory.opensessions import OpenSessions
+from mcpgw_sidecar.directory.store import SessionStore, Unshared
+from mcpgw_sidecar.directory.telling import Teller
 from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory
 from mcpgw_sidecar.extproc.service import Router
+from mcpgw_sidecar.front import stateful
+from mcpgw_sidecar.front.app import BrokerApp
+from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.heal import Healer
+from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime import http
 from mcpgw_sidecar.runtime.listeners import open_listener
 from mcpgw_sidecar.runtime.systemd import ServiceManager
+from mcpgw_sidecar.sessions.hub import SessionHub
+from mcpgw_sidecar.upstream.carrier import Carrier
+from mcpgw_sidecar.upstream.exchange import Exchanger
+from mcpgw_sidecar.upstream.pool import HttpClients
+from mcpgw_sidecar.upstream.stateful import UpstreamClient
+from mcpgw_sidecar.upstream.supervisor import Supervisor
 
 log = get_logger(__name__)
 
@@ -61,6 +69,7 @@ class _Parts:
     store: SessionStore
     streams: Streams
     directory: Directory
+    decider: Decider
     supervisor: Supervisor
     ready: Readiness
     manager: ServiceManager
@@ -68,33 +77,27 @@ class _Parts:
 
     def router(self) -> Router:
         """The router."""
-        return Router(
-            snapshot=lambda: self.values.live.value,
-            started=self.ready,
-            sessions=self.directory,
-            guard=guard(self.settings),
-            metrics=self.metrics,
-            debug=self.settings.debug,
-            stamps=self.stamps,
-        )
+        return Router(decider=self.decider, metrics=self.metrics, debug=self.settings.debug, stamps=self.stamps)
 
-    def broker(self, router: Router) -> BrokerApp:
-        """The broker's application; it has the messages of a batch decided by the router."""
+    def broker(self) -> BrokerApp:
+        """The broker's application."""
+        carrier = Carrier(client=self.client, heal=self.directory.wait_healed, silence=self.settings.call_timeout)
         batches = BatchRunner(
-            client=self.client, directory=self.directory, decide=router.wait_decided, silence=self.settings.call_timeout
+            decider=self.decider,
+            carrier=carrier,
+            metrics=self.metrics,
+            answer_own=lambda inbound, headers: stateful.answer(inbound, self.directory, headers),
         )
-        app = BrokerApp(
-            live=self.values.live,
-            started=self.ready,
+        return BrokerApp(
+            decider=self.decider,
             directory=self.directory,
             streams=self.streams,
-            guard=guard(self.settings),
+            batches=batches,
+            healer=Healer(self.directory, lambda: self.values.live.value.servers),
             metrics=self.metrics,
             max_body=self.settings.max_body,
-            batches=batches,
+            stamps=self.stamps if isinstance(self.stamps, StampFile) else None,
         )
-        app.stamps = self.stamps if isinstance(self.stamps, StampFile) else None
-        return app
 
     def admin(self) -> AdminApp:
         """The admin port's application."""
@@ -191,9 +194,9 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
         await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain_time=0.0))
         async with trio.open_nursery() as serving:
             forever.start_soon(wait_signals, stop, parts.ready, parts.streams, manager)
-            drain, router = settings.drain_time, parts.router()
-            await serving.start(partial(router.server().serve, router_listener, stop, drain_time=drain))
-            await serving.start(partial(http.serve, parts.broker(router), broker_listener, stop, drain_time=drain))
+            drain = settings.drain_time
+            await serving.start(partial(parts.router().server().serve, router_listener, stop, drain_time=drain))
+            await serving.start(partial(http.serve, parts.broker(), broker_listener, stop, drain_time=drain))
             log.info("Listening", router=str(router_at), broker=str(broker_at), admin=str(admin_at))
             parts.start(forever)
         log.info("Drained")
@@ -221,21 +224,22 @@ def _built(  # everything that is made of everything
     forever: trio.Nursery,
     manager: ServiceManager,
 ) -> _Parts:
-    values = inputs.values
-    client = UpstreamClient(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds))
-    streams, stamps = Streams(values.live), _stamps(settings)
-    directory = Directory(
+    values, stamps, hub = inputs.values, _stamps(settings), SessionHub(shared=store.shared)
+    client = UpstreamClient(Exchanger(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds)))
+    streams = Streams(values.live, hub.hearing)
+    sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
+    driver = Driver(
+        hub=hub,
+        sessions=sessions,
         client=client,
-        keys=inputs.keys,
-        lifetime=settings.session_lifetime,
-        nursery=forever,
-        servers=lambda: values.live.value.servers,
-        relay=Relay(client=client, streams=streams, live=values.live, store=store, nursery=forever),
-        streams=streams,
         store=store,
+        streams=streams,
+        live=values.live,
+        nursery=forever,
+        over=stamps.end if isinstance(stamps, StampFile) else lambda _key: None,
     )
-    if isinstance(stamps, StampFile):
-        directory.ended = stamps.end
+    teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, client=client, nursery=forever)
+    directory = Directory(hub=hub, driver=driver, teller=teller, keys=inputs.keys, lifetime=settings.session_lifetime)
     supervisor = Supervisor(
         client=client,
         live=values.live,
@@ -243,6 +247,7 @@ def _built(  # everything that is made of everything
         refresh_interval=settings.refresh_interval,
         changed=directory.forget_server,
     )
+    ready = Readiness(supervisor.all_tried)
     return _Parts(
         settings=settings,
         inputs=inputs,
@@ -253,8 +258,9 @@ def _built(  # everything that is made of everything
         store=store,
         streams=streams,
         directory=directory,
+        decider=Decider(snapshot=lambda: values.live.value, started=ready, directory=directory, guard=guard(settings)),
         supervisor=supervisor,
-        ready=Readiness(supervisor.all_tried),
+        ready=ready,
         manager=manager,
         stamps=stamps,
     )

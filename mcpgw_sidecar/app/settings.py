@@ -9,8 +9,8 @@ import attrs
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.envoyfiles.stamps import FILE
+from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address
 from mcpgw_sidecar.runtime.trust import system_bundle

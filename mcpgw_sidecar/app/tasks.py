@@ -10,10 +10,10 @@ from pathlib import Path
 import trio
 
 from mcpgw_sidecar.app.readiness import Readiness
-from mcpgw_sidecar.broker.streams import Streams
 from mcpgw_sidecar.config.keys import KeyFile
 from mcpgw_sidecar.config.source import wait_following
 from mcpgw_sidecar.errors import EXIT_SIGNAL_BASE
+from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import attrs
 
-from mcpgw_sidecar.broker.supervisor import Statuses
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
 from mcpgw_sidecar.envoyfiles.verdict import Verdict
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.upstream.supervisor import Statuses
 
 
 @attrs.frozen

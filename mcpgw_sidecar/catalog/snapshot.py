@@ -15,9 +15,10 @@ import attrs
 from mcpgw_sidecar.catalog import templates
 from mcpgw_sidecar.catalog.aliases import read_alias, write_alias
 from mcpgw_sidecar.catalog.items import MAX_URI
+from mcpgw_sidecar.catalog.offers import Offer
 from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, TOOL, Kind
-from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.names import JsonText, Scope, ServerName, VirtualName
+from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.protocol.gzipped import Packed, packed
 from mcpgw_sidecar.protocol.jsontext import dumps
 
@@ -76,18 +77,17 @@ class Listing:
 class Snapshot:
     """One immutable state of the catalog. `capabilities` are those of the servers that answer, besides the lists.
 
-    `views` are what clients of each virtual server see of it: snapshots of the same servers with fewer tools and nothing else.
+    `offers` are its servers, with what was discovered of them. `virtual_servers` are definitions: what
+    their clients see is made by catalog/views.py when somebody asks, and kept in `views`.
     """
 
-    servers: Mapping[ServerName, Server]
+    offers: Mapping[ServerName, Offer]
+    servers: Mapping[ServerName, Server] = attrs.field(eq=False)
     lists: Mapping[str, Listing]
     instructions: str = attrs.field(repr=False)
     capabilities: frozenset[str]
-    views: Mapping[VirtualName, Snapshot] = attrs.field(factory=dict)
-
-    def view(self, name: VirtualName | None) -> Snapshot | None:
-        """What a client of this virtual server sees (of none: everything); None for a name that there is not."""
-        return self if name is None else self.views.get(name)
+    virtual_servers: Mapping[VirtualName, VirtualServer] = attrs.field(factory=dict)
+    views: dict[Scope, Snapshot] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
     @property
     def state(self) -> str:
@@ -100,19 +100,19 @@ class Snapshot:
 
     def find(self, kind: Kind, key: str) -> Owned | None:
         """Who owns a key; a URI that nobody lists belongs to the template that makes it, an alias to the server that it names."""
-        found = self.of(kind).owned.get(key)
-        if found is not None or kind is not RESOURCE or len(key) > MAX_URI:
-            return found
-        found = self._made(key)
+        item = self.of(kind).owned.get(key)
+        if item is not None or kind is not RESOURCE or len(key) > MAX_URI:
+            return item
+        item = self._template_of(key)
         alias = read_alias(key)
-        if found is not None or alias is None:
-            return found
-        own = self.of(kind).owned.get(alias[1]) or self._made(alias[1])
-        return own if own is not None and own.server.name == alias[0] else None
+        if item is not None or alias is None:
+            return item
+        aliased = self.of(kind).owned.get(alias[1]) or self._template_of(alias[1])
+        return aliased if aliased is not None and aliased.server.name == alias[0] else None
 
-    def _made(self, uri: str) -> Owned | None:
-        made = templates.match(self.of(TEMPLATE).keys, uri)
-        return self.of(TEMPLATE).owned[made] if made is not None else None
+    def _template_of(self, uri: str) -> Owned | None:
+        template = templates.match(self.of(TEMPLATE).keys, uri)
+        return self.of(TEMPLATE).owned[template] if template is not None else None
 
     def shown_uri(self, server: ServerName, uri: str) -> str:
         """A server's URI as its clients know it."""
@@ -122,36 +122,37 @@ class Snapshot:
 
 def changes(old: str | None, new: str) -> list[str]:
     """The notifications that lead from one state of the lists to another; all of them from one that nobody knows."""
-    known = old if old is not None and _STATE.fullmatch(old) else " " * len(new)
+    before = old if old is not None and _STATE.fullmatch(old) else " " * len(new)
     marks = zip(KINDS, range(0, len(new), _MARK), strict=True)
-    return sorted({kind.changed for kind, at in marks if known[at : at + _MARK] != new[at : at + _MARK]})
+    return sorted({kind.changed for kind, at in marks if before[at : at + _MARK] != new[at : at + _MARK]})
 
 
 def fingerprint(snapshot: Snapshot) -> str:
     """A hash of what decisions about tools, and lists, depend on in a snapshot."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, server in sorted(snapshot.servers.items()):
-        found.update(repr((name, server.url, server.hostname, server.path)).encode())
-    found.update(" ".join(snapshot.of(kind).digest for kind in KINDS).encode())
+        digest.update(repr((name, server.url, server.hostname, server.path)).encode())
+    digest.update(" ".join(snapshot.of(kind).digest for kind in KINDS).encode())
     tools = snapshot.of(TOOL)
-    owned = (tools.owned[key] for key in tools.keys)
-    found.update("\n".join(f"{each.key}\t{each.server.name}\t{each.upstream_key}" for each in owned).encode())
-    for virtual, view in sorted(snapshot.views.items()):
-        found.update(f"\n{virtual}\t{view.of(TOOL).digest}".encode())
-    return found.hexdigest()
+    items = (tools.owned[key] for key in tools.keys)
+    digest.update("\n".join(f"{item.key}\t{item.server.name}\t{item.upstream_key}" for item in items).encode())
+    for _, virtual in sorted(snapshot.virtual_servers.items()):
+        digest.update(repr((virtual.name, virtual.tools)).encode())
+    return digest.hexdigest()
 
 
 def build(
-    servers: Mapping[ServerName, Server],
+    offers: Mapping[ServerName, Offer],
     owned: Mapping[str, Mapping[str, Owned]],
     *,
     instructions: str = "",
     capabilities: frozenset[str] = frozenset(),
-    views: Mapping[VirtualName, Snapshot] | None = None,
+    virtual_servers: Mapping[VirtualName, VirtualServer] | None = None,
 ) -> Snapshot:
     """A snapshot with every page of every list serialised; `owned` is by kind's name, then by key."""
     lists = {kind.name: _listing(kind, owned.get(kind.name, {})) for kind in KINDS}
-    return Snapshot(servers, lists, instructions, capabilities, views or {})
+    servers = {name: offer.server for name, offer in offers.items()}
+    return Snapshot(offers, servers, lists, instructions, capabilities, virtual_servers or {})
 
 
 def _listing(kind: Kind, owned: Mapping[str, Owned]) -> Listing:

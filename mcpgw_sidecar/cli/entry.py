@@ -34,8 +34,8 @@ from mcpgw_sidecar.errors import (
     GatewayError,
     RefusedError,
 )
+from mcpgw_sidecar.inbound.guard import host_name
 from mcpgw_sidecar.observability import logs
-from mcpgw_sidecar.protocol.guard import host_name
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.runtime.frozen import restore_library_path
 

@@ -12,13 +12,13 @@ import attrs
 import click
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.broker.client import UpstreamClient
-from mcpgw_sidecar.broker.pool import HttpClients
 from mcpgw_sidecar.errors import GatewayError, RefusedError, UnavailableError, UpstreamError
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.upstream.exchange import Exchanger
+from mcpgw_sidecar.upstream.pool import HttpClients
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
 _UNAVAILABLE = frozenset({502, 503, 504})
 _CLIENT_INFO = dumps({"name": f"{PROGRAM}-tools", "version": __version__})
@@ -63,12 +63,10 @@ async def wait_call(
 @attrs.frozen
 class _Gateway:
     client: UpstreamClient
-    server: Server
-    session: UpstreamSession
-    headers: Mapping[str, str]
+    upstream: Upstream
 
     async def wait_result(self, method: str, params: str) -> dict[str, Any]:
-        text, _ = await self.client.wait_result(self.server, self.session, method, params, self.headers)
+        text, _ = await self.client.wait_result(self.upstream, method, params)
         result: dict[str, Any] = json.loads(text)["result"]
         return result
 
@@ -87,14 +85,15 @@ def _failure(url: str, error: UpstreamError) -> GatewayError:
 @asynccontextmanager
 async def _session(url: str, headers: Mapping[str, str], timeout: float) -> AsyncIterator[_Gateway]:
     clients = HttpClients()
-    client = UpstreamClient(clients, lambda _server, _seconds: None, timeout or math.inf)
+    client = UpstreamClient(Exchanger(clients, lambda _server, _seconds: None, timeout or math.inf))
     server = Server(name=ServerName("gateway"), url=url, hostname="")
     try:
         shake = await client.wait_initialized(server, client_info=_CLIENT_INFO, capabilities="{}", headers=headers)
+        upstream = Upstream(server, shake.session, headers)
         try:
-            yield _Gateway(client, server, shake.session, headers)
+            yield _Gateway(client, upstream)
         finally:
-            await client.wait_closed(server, shake.session, headers)
+            await client.wait_closed(upstream)
     except UpstreamError as error:
         raise _failure(url, error) from None
     finally:

@@ -8,6 +8,7 @@ from typing import assert_never
 
 from google.protobuf.struct_pb2 import Struct
 
+from mcpgw_sidecar.directory.deciding import Settled
 from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, MEMO_FIELDS, METADATA, OWNER, REMOVED, WHAT, Keep, memo_entry
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
@@ -26,9 +27,6 @@ from mcpgw_sidecar.protocol.jsontext import dumps
 
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # a name that is the same as a header, and between quotes
 _HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RESOURCE}
-
-Told = Forward | ToBroker | Reject
-"""The decisions that can be told to Envoy; OpenSession never leaves the router."""
 
 
 def request_headers(message: HttpHeaders) -> dict[str, str]:
@@ -56,7 +54,7 @@ def response_unchanged() -> ProcessingResponse:
     return response
 
 
-def encode(decision: Told, *, with_body: bool = True, keep: Keep | None = None) -> ProcessingResponse:
+def encode(decision: Settled, *, with_body: bool = True, keep: Keep | None = None) -> ProcessingResponse:
     """The answer to a request body, or to the headers of a request without one."""
     response = ProcessingResponse()
     match decision:

@@ -12,15 +12,24 @@ from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session
 
-_OUTCOMES = {200: "rpc_error", 503: "unavailable", 504: "timeout"}  # 200: an answer of JSON-RPC, not of HTTP
+_OUTCOMES = {
+    200: "rpc_error",
+    503: "unavailable",
+    504: "timeout",
+}  # 200: an answer of JSON-RPC, not of HTTP
 
 
 @attrs.frozen(kw_only=True)
 class HttpRequest:
-    """A client's POST as Envoy saw it. Header names are lower case; `:authority` and `:path` are among them."""
+    """A client's request as Envoy saw it. Header names are lower case; `:method`, `:authority` and `:path` are among them."""
 
     headers: Mapping[str, str]
     body: bytes
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return self.headers.get(":method", "POST")
 
     @property
     def path(self) -> str:
@@ -30,7 +39,11 @@ class HttpRequest:
 
 @attrs.frozen(kw_only=True)
 class Reject:
-    """Answer the client with a JSON-RPC error; nothing reaches a server. `method` is the request's, where it could be read."""
+    """Answer the client with a JSON-RPC error; nothing reaches a server.
+
+    `method` is the request's, where it could be read; `server` and `tool` are what it is about, where
+    that is known: they are for metrics and logs.
+    """
 
     status: int
     code: int
@@ -38,6 +51,8 @@ class Reject:
     id: JsonText = NULL
     data: Any = None
     method: str = ""
+    server: str = ""
+    tool: str = ""
 
     @property
     def outcome(self) -> str:
@@ -60,6 +75,8 @@ class OpenSession:
     server: Server
     session: Session
     id: JsonText
+    method: str
+    tool: str = ""
 
 
 @attrs.frozen(kw_only=True)

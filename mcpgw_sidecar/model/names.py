@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NewType
 
+import attrs
+
 ServerName = NewType("ServerName", str)
 """Unique name of an MCP server in the configuration; `<namespace>/<HTTPRoute name>` in Kubernetes."""
 
@@ -12,6 +14,14 @@ VirtualName = NewType("VirtualName", str)
 
 JsonText = NewType("JsonText", str)
 """One JSON value as it was written by its author; relayed, never re-serialised."""
+
+
+@attrs.frozen
+class Scope:
+    """Who sees what: the virtual server that a client named, None for everything."""
+
+    virtual: VirtualName | None = None
+
 
 ENDPOINT = "/mcp"
 """Path of the one MCP endpoint."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState
 
 NOT_STARTED = Reject(status=503, code=-32000, message="The gateway has no configuration yet: try again")
 """What clients are told that waited long enough for a start to be over."""
 
 
 class Started(Protocol):
-    """The first look at the servers: before it is over, what the catalog does not hold may yet come, and session keys, too."""
+    """The first look at the servers: before it is over, servers that the catalog lacks, and session keys, may yet come."""
 
     def is_over(self) -> bool:
         """Every server was tried, or patience is over."""
@@ -27,20 +24,20 @@ class Stamps(Protocol):
     """How long a decision holds that Envoy remembers."""
 
     def of(self, session_key: str) -> tuple[int, str] | None:
-        """A slot, and what stands there as long as decisions for this session hold; None: not to be remembered."""
+        """A slot, and the stamp that stands there as long as decisions for this session hold; None: not to be remembered."""
 
 
-class SessionDirectory(Protocol):
-    """Who a session id belongs to; shared by router and broker."""
+class ClientStreams(Protocol):
+    """The streams of clients in this process; `key` is a session's."""
 
-    def lookup(self, token: str | None) -> SessionState | SessionFault:
-        """Verify a session id and give what is known of it."""
+    def send(self, key: str, message: bytes) -> None:
+        """Send a message on the newest stream of a session, or keep it until there is one."""
 
-    def subscribed(self, session: Session, server: Server, uri: str, *, wanted: bool) -> None:
-        """A client's subscription to a resource (or its end) is on its way to the server."""
+    def hold(self, key: str, message: bytes) -> None:
+        """Keep a message until the session has a stream here."""
 
-    async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
-        """Open this session's session with a server, once however many ask; None when it is open.
+    def mark(self, key: str) -> None:
+        """Let the session's stream say at once what is heard for it."""
 
-        `headers` are those of the client's request: the server is to see the client, not the gateway.
-        """
+    def end_session(self, key: str) -> None:
+        """The session is over: its streams end."""

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from mcpgw_sidecar.protocol.methods import KNOWN
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and histogram that nobody asked for
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-KNOWN_METHODS = frozenset({
-    "initialize", "ping", "tools/list", "tools/call", "prompts/list", "prompts/get", "resources/list", "resources/read",
-    "resources/templates/list", "resources/subscribe", "resources/unsubscribe", "completion/complete", "logging/setLevel", "notifications/initialized", "notifications/cancelled",
-    "notifications/progress", "notifications/roots/list_changed",
-})  # fmt: skip  # a client may write anything as a method: other values are counted as "other"
+_HTTP = frozenset({"GET", "DELETE"})  # streams and ends of sessions carry no method of JSON-RPC
 
 
 class Metrics:
@@ -55,8 +53,10 @@ class Metrics:
         for outcome in ("ok", "failed"):
             self.reloads.labels(outcome)
 
-    def answered(self, *, method: str, server: str, outcome: str, seconds: float) -> None:
-        """One request that the sidecar answered itself."""
-        labels = (method if method in KNOWN_METHODS else "other", server, "", outcome)
+    def answered(self, *, method: str, server: str, tool: str, outcome: str, seconds: float) -> None:
+        """One request that the sidecar answered itself; `tool` is a name that is known."""
+        # A client may write anything as a method.
+        known_method = method if method in KNOWN or method in _HTTP else "other"
+        labels = (known_method, server, tool, outcome)
         self._requests.labels(*labels).inc()
         self._durations.labels(*labels).observe(seconds)

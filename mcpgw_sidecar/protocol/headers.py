@@ -15,6 +15,8 @@ X_RESOURCE: Final = "x-mcp-resourceuri"
 X_SERVER: Final = "x-mcp-servername"
 
 LAST_EVENT: Final = "last-event-id"
+JSON: Final = "application/json"
+EVENT_STREAM: Final = "text/event-stream"
 
 X_VIRTUAL: Final = "x-mcp-virtualserver"
 """Names the virtual server that a client wants to see; the client's own, and of no use to servers."""

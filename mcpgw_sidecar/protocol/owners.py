@@ -72,6 +72,16 @@ def read_event_owner(text: str) -> Owner | None:
     return Owner(ServerName(server), ticket, JsonText(raw)) if server and colon else None
 
 
+def read_hearing(event_id: str) -> list[tuple[ServerName, str]]:
+    """Server and ticket of each session with a server that was heard when an event of the broker's was sent.
+
+    Such an id is `<stream>.<number>.<state>[.<server>:<ticket>,...]` (front/streams.py).
+    """
+    hearing = event_id.split(".", 3)[3:]
+    owners = [owner.partition(":") for owner in (hearing[0].split(",") if hearing else ())]
+    return [(ServerName(server), ticket) for server, _, ticket in owners if ticket]
+
+
 def _token(request: Request) -> list[tuple[int, int]]:
     """Where the token of a request for progress stands, if it has one that can be found."""
     meta = _last(request.params, "_meta")

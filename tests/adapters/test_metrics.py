@@ -48,8 +48,8 @@ def test_codes_of_one_outcome_are_one_series() -> None:
 
 def test_what_envoy_and_the_sidecar_count_is_one_metric() -> None:
     metrics = Metrics()
-    metrics.answered(method="ping", server="mcpBroker", outcome="ok", seconds=0.01)
-    metrics.answered(method="x" * 1000, server="mcpBroker", outcome="rpc_error", seconds=0.01)
+    metrics.answered(method="ping", server="mcpBroker", tool="", outcome="ok", seconds=0.01)
+    metrics.answered(method="x" * 1000, server="mcpBroker", tool="", outcome="rpc_error", seconds=0.01)
     text = rendered(*metrics.registry.collect(), *translate(ENVOY))
     assert text.count("# TYPE mcpgw_requests_total counter") == 1
     assert 'method="ping",outcome="ok",server="mcpBroker",tool=""} 1.0' in text

@@ -7,7 +7,6 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mcpgw_sidecar.errors import UnavailableError
-from mcpgw_sidecar.model.ports import SessionDirectory
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 from mcpgw_sidecar.runtime.watch import Watched
@@ -59,7 +58,3 @@ async def test_a_taken_address_names_its_option() -> None:
             await open_listener(address, "--x-address")
     with pytest.raises(UnavailableError, match="--x-address"):
         await open_listener(Address("no.such.host.invalid", 1), "--x-address")
-
-
-def test_the_port_of_the_router_is_what_the_broker_offers() -> None:
-    assert {"lookup", "wait_open"} <= set(dir(SessionDirectory))

@@ -5,8 +5,9 @@ import json
 import attrs
 import pytest
 
-from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import EMPTY, PAGE
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import ServerName

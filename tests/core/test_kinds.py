@@ -5,15 +5,16 @@ import json
 import pytest
 
 from mcpgw_sidecar.catalog.aliases import write_alias
-from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.templates import match
 from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, Reject
 from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, Kind
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionState, UpstreamSession
-from mcpgw_sidecar.routing import decide
+from tests.climb import decide
 
 ONE = Server(name=ServerName("one"), url="http://one/mcp", hostname="one", tool_prefix="a_")
 TWO = Server(name=ServerName("two"), url="http://two/mcp?key=secret", hostname="two", tool_prefix="b_")

@@ -4,22 +4,23 @@ import json
 
 import pytest
 
+from mcpgw_sidecar.inbound.eras import Era, era_of
+from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.protocol.eras import Era, classify
-from mcpgw_sidecar.protocol.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.protocol.headers import for_upstream, is_header_value, value_of
+from mcpgw_sidecar.protocol.owners import read_hearing
 from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes, one_line
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate
 
 
 @pytest.mark.parametrize("version", [None, *STATEFUL])
 def test_stateful_versions(version: str | None) -> None:
-    assert classify(version) is Era.STATEFUL
+    assert era_of(version) is Era.STATEFUL
 
 
 @pytest.mark.parametrize("version", ["2026-07-28", "2024-11-05", "", "x"])
 def test_other_versions_are_told_what_is_spoken_here(version: str) -> None:
-    refused = classify(version)
+    refused = era_of(version)
     assert isinstance(refused, Reject)
     assert (refused.status, refused.code) == (400, -32022)
     assert refused.data == {"supported": list(STATEFUL), "requested": version}
@@ -150,3 +151,17 @@ def test_a_message_over_several_lines_is_made_one() -> None:
     assert json.loads(one_line(text)) == json.loads(text)
     assert b"\n" not in one_line(text)
     assert b"\r" not in one_line(text)
+
+
+@pytest.mark.parametrize(
+    ("event_id", "expected"),
+    [
+        ("", []),
+        ("s.1.state", []),
+        ("s.1.state.", []),
+        ("s.1.state.ns/one:t1,a.b/c.d:t2,broken", [("ns/one", "t1"), ("a.b/c.d", "t2")]),
+        ("mcpgw:ns/one:t:1", []),
+    ],
+)
+def test_an_events_id_says_which_servers_were_heard(event_id: str, expected: list[tuple[str, str]]) -> None:
+    assert read_hearing(event_id) == expected

@@ -5,14 +5,15 @@ import json
 import attrs
 import pytest
 
-from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
-from mcpgw_sidecar.routing import decide
+from tests.climb import decide
 
 SERVER = Server(name=ServerName("ns/one"), url="http://one.example/mcp?x=1", hostname="one.local", tool_prefix="test_")
 SESSION = Session(key="k", expires=9, protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText("{}"))
@@ -132,13 +133,22 @@ def test_without_a_session_nothing_is_called(fault: SessionFault, status: int) -
 
 
 def test_a_first_call_opens_a_session_with_its_server() -> None:
-    assert ask(call('"test_greet"'), FRESH) == OpenSession(server=SERVER, session=SESSION, id="1")  # type: ignore[arg-type]
+    opens = OpenSession(server=SERVER, session=SESSION, id=JsonText("1"), method="tools/call", tool="test_greet")
+    assert ask(call('"test_greet"'), FRESH) == opens
+    read = '{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"a:"}}'
+    assert isinstance(ask(read, FRESH), Reject), "nobody owns it"
 
 
 @pytest.mark.parametrize("method", ["initialize", "tools/list", "ping", "x", "server/discover"])
-def test_everything_else_is_the_brokers_whatever_the_session(method: str) -> None:
+def test_everything_else_is_the_brokers(method: str) -> None:
     body = f'{{"jsonrpc":"2.0","id":1,"method":"{method}"}}'
-    assert ask(body, SessionFault.MISSING) == ToBroker(method=method, id="1")  # type: ignore[arg-type]
+    assert ask(body) == ToBroker(method=method, id=JsonText("1"))
+    without = ask(body, SessionFault.MISSING)
+    if method == "initialize":
+        assert without == ToBroker(method=method, id=JsonText("1"))
+    else:  # the verdict that the broker would give
+        assert isinstance(without, Reject)
+        assert (without.status, without.id, without.method) == (400, "1", method)
 
 
 def test_notifications_are_the_brokers() -> None:
@@ -184,7 +194,9 @@ def test_a_stream_goes_on_at_the_server_that_its_last_event_names() -> None:
 @pytest.mark.parametrize("event_id", ["", "7", "mcpgw:ns/one:t2:7", "mcpgw:ns/other:t1:7", "mcpgw:ns/one:t1"])
 def test_a_stream_that_no_server_goes_on_with_is_the_brokers(event_id: str) -> None:
     assert resume(event_id) == ToBroker(method="")
-    assert resume("mcpgw:ns/one:t1:7", SessionFault.UNKNOWN) == ToBroker(method="")
+    refused = resume("mcpgw:ns/one:t1:7", SessionFault.UNKNOWN)
+    assert isinstance(refused, Reject)
+    assert (refused.status, refused.method) == (404, "GET")
 
 
 def test_a_version_that_is_not_spoken_here() -> None:
@@ -211,9 +223,12 @@ def test_when_a_server_has_moved() -> None:
 
 
 def test_a_batch_is_the_brokers_in_the_version_that_has_them() -> None:
-    early = attrs.evolve(OPEN, session=attrs.evolve(SESSION, protocol_version="2025-03-26"))
-    assert ask(f" [{call('test_greet')}]", early) == ToBroker(method="")
+    batch, early = (
+        "[" + call('"test_greet"') + "]",
+        attrs.evolve(OPEN, session=attrs.evolve(SESSION, protocol_version="2025-03-26")),
+    )
+    assert ask(f" {batch}", early) == ToBroker(method="")
     for session in (OPEN, SessionFault.MISSING):
-        found = ask(f"[{call('test_greet')}]", session)
+        found = ask(batch, session)
         assert isinstance(found, Reject)
         assert (found.status, found.code) == (400, -32600)

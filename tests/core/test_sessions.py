@@ -6,15 +6,12 @@ import pytest
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, SessionFault, UpstreamSession, Wishes
-from mcpgw_sidecar.sessions import table as table_module
-from mcpgw_sidecar.sessions.table import Closing, SessionTable
+from mcpgw_sidecar.model.sessions import Session, SessionFault, UpstreamSession
 from mcpgw_sidecar.sessions.tickets import open_ticket, seal_ticket
 from mcpgw_sidecar.sessions.tokens import parse_keys
 
 ONE, TWO = "1" * 43, "2" * 43
 KEYS = parse_keys(ONE, "f")
-NAME = ServerName("a/b")
 UPSTREAM = UpstreamSession(id="u1", protocol_version="2025-06-18")
 
 
@@ -26,10 +23,6 @@ def session(key: str = "k", expires: int = 1000) -> Session:
         client_info=JsonText('{"name":"é","big":9007199254740993}'),
         capabilities=JsonText('{"elicitation":{}}'),
     )
-
-
-def ended(over: Session) -> tuple[str, int]:
-    return over.key, over.expires
 
 
 def test_a_token_says_what_was_sealed() -> None:
@@ -90,107 +83,8 @@ def test_keys_and_ids_do_not_show_in_reprs() -> None:
     assert "u1" not in repr(UPSTREAM)
 
 
-def test_upstream_sessions_are_found_again_and_closed_with_their_session() -> None:
-    table = SessionTable()
-    assert table.see(session()) == {}
-    assert table.opened(session(), NAME, UPSTREAM)
-    assert table.see(session()) == {NAME: UPSTREAM}
-    assert table.statistics() == table_module.SessionCounts(gateway=1, upstream={NAME: 1})
-    assert table.end(*ended(session())) == [Closing(NAME, UPSTREAM)]
-    assert table.see(session()) is None
-    assert not table.opened(session(), NAME, UPSTREAM)
-    assert table.end(*ended(session())) == []
-
-
-def test_an_ended_session_is_remembered_until_its_token_expires() -> None:
-    table = SessionTable()
-    assert not table.has_ended(session().key)
-    table.end(*ended(session()))
-    assert table.has_ended(session().key)
-    assert table.expire(999) == ([], [])
-    assert table.see(session()) is None
-    table.expire(1000)
-    assert table.see(session()) == {}
-
-
-def test_expiry_gives_what_has_to_be_closed() -> None:
-    table = SessionTable()
-    table.opened(session(), NAME, UPSTREAM)
-    table.opened(session("later", 2000), NAME, UPSTREAM)
-    assert table.expire(1000) == (["k"], [Closing(NAME, UPSTREAM)])
-    assert table.statistics().gateway == 1
-
-
-def test_a_server_that_left_is_forgotten_everywhere() -> None:
-    table = SessionTable()
-    table.opened(session(), NAME, UPSTREAM)
-    table.see(session("other"))
-    assert table.forget_server(NAME) == [Closing(NAME, UPSTREAM)]
-    assert table.see(session()) == {}
-
-
-def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_module, "MAX_SESSIONS", 2)
-    table = SessionTable()
-    for key in "abc":
-        table.see(session(key))
-    assert table.statistics().gateway == 2
-
-
 def test_an_id_of_none_is_a_server_without_sessions() -> None:
     assert attrs.evolve(UPSTREAM, id=None).id is None
-
-
-def test_a_dead_upstream_session_is_forgotten_once() -> None:
-    """Two calls find the same session dead; the second must not throw away what the first one opened."""
-    table = SessionTable()
-    fresh = attrs.evolve(UPSTREAM, id="u2")
-    table.opened(session(), NAME, UPSTREAM)
-    table.forget(session(), NAME, UPSTREAM)
-    table.opened(session(), NAME, fresh)
-    table.forget(session(), NAME, UPSTREAM)
-    assert table.see(session()) == {NAME: fresh}
-    table.forget(session("unseen"), NAME, UPSTREAM)
-    assert table.find("k") == session()
-    assert table.find("unseen") is None
-
-
-def test_ended_sessions_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_module, "MAX_SESSIONS", 2)
-    table = SessionTable()
-    for key in "abc":
-        table.end(*ended(session(key)))
-    assert table.see(session("a")) == {}
-    assert table.see(session("c")) is None
-
-
-def test_what_a_client_asked_to_hear_of_is_repeated_to_a_new_session() -> None:
-    table = SessionTable()
-    table.see(session())
-    assert table.wishes(session(), NAME) == Wishes()
-    table.wish_level(session(), "debug")
-    for uri in ("a:", "b:", "x" * 10_000):
-        table.wish_resource(session(), NAME, uri, wanted=True)
-    table.wish_resource(session(), NAME, "a:", wanted=False)
-    assert table.wishes(session(), NAME) == Wishes(level="debug", resources=frozenset({"b:"}))
-    assert table.wishes(session(), ServerName("other")) == Wishes(level="debug")
-
-
-def test_a_session_that_is_over_wishes_nothing() -> None:
-    table = SessionTable()
-    table.end(*ended(session()))
-    table.wish_level(session(), "debug")
-    table.wish_resource(session(), NAME, "a:", wanted=True)
-    assert table.wishes(session(), NAME) == Wishes()
-
-
-def test_wishes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_module, "MAX_RESOURCES", 2)
-    table = SessionTable()
-    table.see(session())
-    for uri in ("a:", "b:", "c:"):
-        table.wish_resource(session(), NAME, uri, wanted=True)
-    assert table.wishes(session(), NAME).resources == {"a:", "b:"}
 
 
 def test_a_session_is_closed_with_the_authorization_that_opened_it() -> None:

@@ -4,16 +4,19 @@ import json
 
 import pytest
 
-from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog import views
+from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, read_item
-from mcpgw_sidecar.catalog.snapshot import Snapshot, fingerprint
+from mcpgw_sidecar.catalog.offers import Discovered
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, fingerprint
+from mcpgw_sidecar.catalog.views import state_of, view_of
+from mcpgw_sidecar.inbound.virtual import scope_of
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
-from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
+from mcpgw_sidecar.model.names import JsonText, Scope, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.model.sessions import Session, SessionState, UpstreamSession
-from mcpgw_sidecar.routing import decide
-from mcpgw_sidecar.routing.virtual import named, seen, wanted
+from tests.climb import decide
 
 ONE, TWO = (
     Server(name=ServerName(f"ns/{name}"), url=f"http://{name}/mcp", hostname=name, tool_prefix=f"{name}_")
@@ -44,17 +47,26 @@ def snapshot() -> Snapshot:
 
 
 def test_a_view_holds_its_tools_and_nothing_else(snapshot: Snapshot) -> None:
-    few = snapshot.view(FEW)
+    few = view_of(snapshot, Scope(FEW))
     assert few is not None
     assert few.of(TOOL).keys == ("one_b", "two_c")
     assert few.of(PROMPT).keys == few.of(RESOURCE).keys == ()
     assert few.state != snapshot.state
-    assert snapshot.view(None) is snapshot
-    assert snapshot.view(VirtualName("other")) is None
+    assert view_of(snapshot, Scope(FEW)) is few, "made once"
+    assert view_of(snapshot, Scope()) is snapshot
+    assert view_of(snapshot, Scope(VirtualName("other"))) is None
+    assert state_of(snapshot, Scope(VirtualName("other"))) == EMPTY.state
+
+
+def test_views_are_bounded(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot) -> None:
+    monkeypatch.setattr(views, "MAX_VIEWS", 1)
+    for name in (FEW, VirtualName("only"), FEW):
+        assert view_of(snapshot, Scope(name)) is not None
+        assert list(snapshot.views) == [Scope(name)]
 
 
 def test_a_view_tells_of_its_own_servers_alone(snapshot: Snapshot) -> None:
-    only = snapshot.view(VirtualName("only"))
+    only = view_of(snapshot, Scope(VirtualName("only")))
     assert only is not None
     assert "about one" in only.instructions
     assert "about two" not in only.instructions
@@ -70,6 +82,7 @@ def test_a_view_tells_of_its_own_servers_alone(snapshot: Snapshot) -> None:
         ("/mcp/ns/few", {"x-mcp-virtualserver": "ns/few"}, "ns/few"),
         ("/mcp/", {}, None),
         ("/mcp/ns/few/", {}, "ns/few"),
+        ("/mcp/ns%2Ffew", {}, "ns/few"),
         ("/mcp", {"x-mcp-virtualserver": ""}, ""),
         ("/mcp/ns/few", {"x-mcp-virtualserver": "ns/other"}, 400),
         ("/mcpx", {}, 404),
@@ -77,17 +90,15 @@ def test_a_view_tells_of_its_own_servers_alone(snapshot: Snapshot) -> None:
     ],
 )
 def test_which_is_named(path: str, headers: dict[str, str], expected: str | int | None) -> None:
-    found = wanted(path, headers)
-    assert (found.status if isinstance(found, Reject) else found) == expected
+    scope = scope_of(path, headers)
+    assert (scope.status if isinstance(scope, Reject) else scope.virtual) == expected
 
 
 def test_an_unknown_name_is_never_everything(snapshot: Snapshot) -> None:
     for name in ("ns/none", "", "NS/FEW", "ns/few "):
-        refused = seen(snapshot, {"x-mcp-virtualserver": name})
+        refused = call(snapshot, "one_b", x_mcp_virtualserver=name)
         assert isinstance(refused, Reject), name
         assert refused.status == 404
-    assert seen(snapshot, {}) is snapshot
-    assert named({}) is None
 
 
 def call(snapshot: Snapshot, name: str, **headers: str) -> Forward | Reject:

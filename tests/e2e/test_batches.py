@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcpgw_sidecar.broker.batches import MAX_BATCH
+from mcpgw_sidecar.inbound.classify import MAX_BATCH
 from tests.e2e.stack import Client, Gateway, entry, gateway, wait_until
 from tests.e2e.test_server_requests import Asking
 from tests.servers.scripted import ScriptedServer

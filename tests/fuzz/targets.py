@@ -17,11 +17,12 @@ import trio
 from google.protobuf.message import DecodeError
 from lupa.luajit21 import LuaRuntime
 
-from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.envoyfiles.scripts import messages
 from mcpgw_sidecar.extproc import codec
-from mcpgw_sidecar.extproc.grpc import GrpcServer, bidirectional
+from mcpgw_sidecar.extproc.h2server import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, OpenSession, Reject
 from mcpgw_sidecar.model.kinds import RESOURCE, TEMPLATE, TOOL, Kind
@@ -31,9 +32,9 @@ from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, Up
 from mcpgw_sidecar.protocol.jsonrpc import Malformed, Notification, Request, Response, parse_message
 from mcpgw_sidecar.protocol.owners import name_owner, read_owner
 from mcpgw_sidecar.protocol.sse import SseError, SseParser
-from mcpgw_sidecar.routing import decide
 from mcpgw_sidecar.sessions.tickets import open_ticket, seal_ticket
 from mcpgw_sidecar.sessions.tokens import parse_keys
+from tests.climb import decide
 from tests.property.test_memo_lua import agrees
 
 SERVER = Server(name=ServerName("ns/one"), url="http://h/mcp", hostname="h", tool_prefix="p_")

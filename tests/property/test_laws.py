@@ -9,8 +9,9 @@ from itertools import pairwise
 import hypothesis.strategies as st
 from hypothesis import given
 
-from mcpgw_sidecar.catalog.federation import Discovered, federate
+from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
@@ -19,8 +20,8 @@ from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, Up
 from mcpgw_sidecar.protocol.jsonrpc import Malformed, Request, parse_message
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_array, parse_object
 from mcpgw_sidecar.protocol.sse import SseParser, event_bytes
-from mcpgw_sidecar.routing import decide
 from mcpgw_sidecar.sessions.tokens import parse_keys
+from tests.climb import decide
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
 JSON = st.recursive(

@@ -16,7 +16,7 @@ from lupa.luajit21 import LuaRuntime
 from mcpgw_sidecar.envoyfiles.scripts import messages
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, parse_message
 from mcpgw_sidecar.protocol.jsontext import only
-from mcpgw_sidecar.routing.stateful import is_addressed
+from mcpgw_sidecar.protocol.methods import ADDRESSED
 from tests.property.test_laws import JSON, TEXT
 
 LUA = LuaRuntime(encoding=None)
@@ -44,7 +44,7 @@ def agrees(body: bytes) -> bool:
     else:
         assert first is None
     if name is None:
-        assert not is_addressed(message.method)
+        assert message.method not in ADDRESSED
         return True
     assert (message.method, isinstance(message, Request)) == ("tools/call", True)
     member = only(message.params or [], "name")

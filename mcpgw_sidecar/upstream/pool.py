@@ -24,20 +24,20 @@ class HttpClients:
 
     async def wait_for(self, server: Server) -> httpx2.AsyncClient:
         """The client that trusts what this server's configuration trusts."""
-        trusted = (server.ca_file or "system") if server.url.startswith("https:") else "none"
+        bundle = (server.ca_file or "system") if server.url.startswith("https:") else "none"
         async with self._lock:
-            if trusted not in self._clients:
-                self._clients[trusted] = await self._wait_made(trusted, server)
-            return self._clients[trusted]
+            if bundle not in self._clients:
+                self._clients[bundle] = await self._wait_client(bundle, server)
+            return self._clients[bundle]
 
     async def aclose(self) -> None:
         """Close every connection."""
         for client in self._clients.values():
             await client.aclose()
 
-    async def _wait_made(self, trusted: str, server: Server) -> httpx2.AsyncClient:
+    async def _wait_client(self, bundle: str, server: Server) -> httpx2.AsyncClient:
         context: ssl.SSLContext | bool = False
-        if trusted != "none":
+        if bundle != "none":
             make = partial(trust.context, server.ca_file)
             try:
                 context = await trio.to_thread.run_sync(make)

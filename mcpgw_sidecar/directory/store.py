@@ -73,6 +73,7 @@ class SessionStore(Protocol):
         """Tell of other replicas, for ever."""
 
 
+MAX_KEPT = 100  # messages of servers that are kept for a client whose stream broke
 LEASE = 15.0  # seconds after which another replica may hear a server in a dead one's place
 
 

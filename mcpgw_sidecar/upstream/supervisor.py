@@ -15,27 +15,29 @@ any             failures reach LOSE_AFTER   its tools leave the catalog; the sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import attrs
 import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.broker.client import FORGOTTEN, Handshake, Position, UpstreamClient, own_headers
-from mcpgw_sidecar.catalog.federation import Discovered, Federation, federate
-from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
+from mcpgw_sidecar.catalog.federation import Federation, federate
+from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, TOOL, Kind
+from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, TOOL
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired, Server, VirtualServer
 from mcpgw_sidecar.model.statuses import Health, ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_array
+from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.upstream.exchange import Position, own_headers
+from mcpgw_sidecar.upstream.listing import wait_discovered
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
 
 log = get_logger(__name__)
 
@@ -44,13 +46,11 @@ RETRY_BASE = 1.0  # seconds
 RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
 LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again (base of a back-off up to RETRY_CAP)
 PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
-MAX_LIST = 64 << 20  # bytes of one list over all pages
-MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
-MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
 _CHANGES = frozenset(kind.changed for kind in KINDS)
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
-# Servers list tools that ask the client something only to clients that can be asked. Clients that can are behind the gateway, so
-# the broker's own session has to see these tools; it calls none of them, so it is never asked.
+# Servers list tools that ask the client something only to clients that can be asked. Such clients are
+# behind the gateway, so the broker's own session has to see these tools; it calls none of them, so no
+# server asks it anything.
 _CAPABILITIES = dumps({"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}})
 
 Statuses = tuple[ServerStatus, ...]
@@ -101,12 +101,12 @@ class Supervisor:
                 self._apply(desired.value, nursery)
 
     def _apply(self, desired: Desired, nursery: trio.Nursery) -> None:
-        wanted = {server.name: server for server in desired.enabled}
-        for name in [name for name in self._entries if name not in wanted]:
+        servers = {server.name: server for server in desired.enabled}
+        for name in [name for name in self._entries if name not in servers]:
             self._entries.pop(name).scope.cancel()
             self._changed(name)
-            log.info("Server unregistered", server=name, totalServers=len(wanted))
-        for name, server in wanted.items():
+            log.info("Server unregistered", server=name, totalServers=len(servers))
+        for name, server in servers.items():
             entry = self._entries.get(name)
             if entry is not None and entry.server == server:
                 continue
@@ -180,30 +180,31 @@ class Supervisor:
         shake = await self._client.wait_initialized(
             server, client_info=_CLIENT_INFO, capabilities=_CAPABILITIES, headers=headers
         )
+        upstream = Upstream(server, shake.session, headers)
         try:
-            self._discovered(entry, shake, await self._wait_offer(server, shake, headers))
+            self._discovered(entry, shake, await wait_discovered(self._client, upstream, shake))
             backoff.reset()
             wake = _Wake()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_listening, server, shake, headers, wake)
+                nursery.start_soon(self._wait_listening, upstream, wake)
                 while True:
                     await trio.sleep(PACE)
                     with trio.move_on_after(self._refresh):
                         await wake.wait()
                     if own_headers(server) != headers:
                         break  # the credential was rotated: connect again with the new one
-                    self._discovered(entry, shake, await self._wait_offer(server, shake, headers))
+                    self._discovered(entry, shake, await wait_discovered(self._client, upstream, shake))
                 nursery.cancel_scope.cancel()
         except* UpstreamError as group:
             raise _first(group) from None
         finally:
             with trio.CancelScope(shield=True):  # bounded by CLOSE_TIMEOUT
-                await self._client.wait_closed(server, shake.session, headers)
+                await self._client.wait_closed(upstream)
 
-    async def _wait_listening(self, server: Server, shake: Handshake, headers: Mapping[str, str], wake: _Wake) -> None:
+    async def _wait_listening(self, upstream: Upstream, wake: _Wake) -> None:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
 
-        def heard(message: Message) -> None:
+        def handle(message: Message) -> None:
             if isinstance(message, Notification) and message.method in _CHANGES:
                 wake.set()
 
@@ -211,66 +212,19 @@ class Supervisor:
         while True:
             opened = trio.current_time()
             try:
-                if not await self._client.wait_events(server, shake.session, headers, heard, own=True, position=position):
+                if not await self._client.wait_events(upstream, handle, own=True, position=position):
                     return
             except UpstreamError as error:
                 if error.status == FORGOTTEN:
                     return  # a server without such a path, or one that forgot the session: the next check finds out
-                log.debug("Notification stream lost", server=server.name, reason=error.reason, error=str(error))
+                log.debug("Notification stream lost", server=upstream.server.name, reason=error.reason, error=str(error))
             if trio.current_time() - opened > RETRY_CAP:
                 again.reset()
             await trio.sleep(again.next(position.retry))
             wake.set()  # what changed while nobody listened
 
-    async def _wait_offer(self, server: Server, shake: Handshake, headers: Mapping[str, str]) -> Discovered:
-        """Everything that the server lists. Tools are asked for in any case: not every server declares what it has."""
-        items: dict[str, tuple[Item, ...]] = {}
-        unusable: list[Unusable] = []
-        for kind in KINDS:
-            if kind is TOOL or kind.capability in shake.capabilities:
-                try:
-                    items[kind.name] = await self._wait_list(kind, server, shake, headers, unusable)
-                except UpstreamError as error:
-                    # A list that a server declares and then refuses costs it this list; its tools are what it is here for.
-                    if kind is TOOL or error.reason != "RpcError":
-                        raise
-                    unusable.append(Unusable(kind.name, "", f"{kind.list_method}: {error}"))
-        return Discovered(items, tuple(unusable), shake.instructions, shake.capabilities)
-
-    async def _wait_list(
-        self, kind: Kind, server: Server, shake: Handshake, headers: Mapping[str, str], unusable: list[Unusable]
-    ) -> tuple[Item, ...]:
-        """All pages of one list; a cursor that comes back or a list without end is cut, and said so."""
-        texts: list[str] = []
-        seen: set[str] = set()
-        size, params = 0, "{}"
-        for _ in range(MAX_PAGES):
-            text, members = await self._client.wait_result(server, shake.session, kind.list_method, params, headers)
-            values = {member.key: member for member in members}
-            try:
-                texts += parse_array(text[values[kind.member].start : values[kind.member].end])
-            except (KeyError, JsonTextError):
-                message = f'answered {kind.list_method} without an array "{kind.member}"'
-                raise UpstreamError("BadAnswer", message) from None
-            cursor: Any = values["nextCursor"].value if "nextCursor" in values else None
-            if not isinstance(cursor, str):
-                break
-            size += len(text)
-            if cursor in seen or len(texts) > MAX_ITEMS or size > MAX_LIST:
-                why = "its cursors repeat" if cursor in seen else f"it has more than {MAX_ITEMS} {kind.name}s"
-                why = f"it has more than {MAX_LIST >> 20} MiB" if size > MAX_LIST else why
-                unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {why}"))
-                break
-            seen.add(cursor)
-            params = dumps({"cursor": cursor})
-        else:
-            unusable.append(Unusable(kind.name, "", f"the list was cut after {MAX_PAGES} pages"))
-        read = [read_item(kind, text) for text in texts[:MAX_ITEMS]]
-        unusable += [bad for bad in read if isinstance(bad, Unusable)]
-        return tuple(item for item in read if isinstance(item, Item))
-
     def _discovered(self, entry: _Entry, shake: Handshake, offer: Discovered) -> None:
-        known = entry.health.ready
+        was_ready = entry.health.ready
         tools = len(offer.items.get(TOOL.name, ()))
         message = f"reachable, {tools} tools"
         entry.health = Health(
@@ -281,16 +235,16 @@ class Supervisor:
             last_contact=time.time(),
             tried=True,
         )
-        changed = not known or offer != entry.offer
+        changed = not was_ready or offer != entry.offer
         entry.offer = offer
         if not changed:
             self._publish_statuses()  # the last contact
             return
         log.info("Discovered tools", mcpURL=entry.server.shown_url, **{"#tools": tools})
-        for bad in offer.unusable:
-            what = {bad.kind: bad.name}
-            log.warning(bad.kind.capitalize() + " left out", mcpURL=entry.server.shown_url, **what, reason=bad.reason)
-        if not known:
+        for item in offer.unusable:
+            name = {item.kind: item.name}
+            log.warning(item.kind.capitalize() + " left out", mcpURL=entry.server.shown_url, **name, reason=item.reason)
+        if not was_ready:
             total = sum(other.health.ready for other in self._entries.values())
             log.info("Server registered", url=entry.server.shown_url, totalServers=total)
         self._dirty.set()
@@ -318,10 +272,10 @@ def _hint(server: Server, error: UpstreamError) -> str:
     """What the operator can do about it."""
     match error.reason, error.status:
         case "Unauthorized", _:
-            known = server.credential or server.credential_file
+            has_credential = server.credential or server.credential_file
             return (
                 ": check its credential"
-                if known
+                if has_credential
                 else ": give it a credential (credential or credentialFile; in Kubernetes credentialRef)"
             )
         case "HttpError", 404 | 405:

@@ -1,12 +1,15 @@
 """The notification streams of clients (GET): who listens, and what each is still to be told.
 
-Of changes to lists a set of kinds waits, not a queue: ten changes while a client is slow are one notification. Messages of servers wait
-in a queue with an end: a client that does not read loses the oldest, and nobody else loses anything.
+Of changes to lists a set of kinds waits, not a queue: ten changes while a client is slow are one
+notification. Messages of servers wait in a queue with an end: a client that does not read loses the
+oldest, and nobody else loses anything.
 
-Nothing is lost between two streams either. The id of an event says which stream it was on, its number there, the state of the lists
-that its client knew, and in which sessions servers are heard for it (tickets): `<stream>.<number>.<state>[.<server>:<ticket>,...]`. A client
-that comes back with it (`Last-Event-ID`) is told what changed since, also by a process that never saw it; and the last messages of servers are kept for it. One that comes back without it is told what changed
-since its last stream here; to one that this process does not know at all, everything may have changed.
+Nothing is lost between two streams either. The id of an event says which stream it was on, its number
+there, the state of the lists that its client knew, and in which sessions servers are heard for it
+(tickets): `<stream>.<number>.<state>[.<server>:<ticket>,...]`. A client that comes back with it
+(`Last-Event-ID`) is told what changed since, also by a process that never saw it; and the last messages
+of servers are kept for it. A client that comes back without an id is told what changed since its last
+stream here; to one that this process does not know at all, everything may have changed.
 """
 
 from __future__ import annotations
@@ -14,25 +17,28 @@ from __future__ import annotations
 import math
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
 from typing import Literal
 
 import attrs
 import trio
 
-from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, changes
-from mcpgw_sidecar.model.names import ServerName, VirtualName
+from mcpgw_sidecar.catalog.snapshot import Snapshot, changes
+from mcpgw_sidecar.catalog.views import state_of
+from mcpgw_sidecar.directory.store import MAX_KEPT
+from mcpgw_sidecar.model.names import Scope, VirtualName
+from mcpgw_sidecar.model.servers import VirtualServer
 from mcpgw_sidecar.protocol.jsonrpc import notification_text
 from mcpgw_sidecar.protocol.sse import event_bytes
 from mcpgw_sidecar.runtime.watch import Watched
-from mcpgw_sidecar.sessions.table import MAX_SESSIONS
+from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
 
 COLLECT = 0.1  # seconds in which changes that come together become one notification
 COALESCE = 0.5  # seconds between two notifications of one kind; what clients' tests wait for one is a little more
 MAX_RELAYED = 1000  # messages of servers that wait for a slow client
-MAX_KEPT = 100  # messages of servers that are kept for a client whose stream broke
 MAX_HEARING = 4000  # characters in an event's id: as a header it has to come back
+_EVERYTHING = Scope()
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
 
 
@@ -40,11 +46,11 @@ PER_SESSION = 4  # open streams of one session; with one more the oldest ends
 class _Client:
     """A session: its open streams, the state of the lists that it knows, and what servers sent it lately (None: nothing yet).
 
-    The lists are those of the virtual server that it named last.
+    The lists are those of the scope that it named last.
     """
 
-    known: str | None
-    virtual: VirtualName | None = None
+    state: str | None
+    scope: Scope = _EVERYTHING
     streams: list[Stream] = attrs.field(factory=list)
     sent: deque[tuple[str, int, bytes]] | None = None
     held: deque[bytes] | None = None
@@ -52,19 +58,19 @@ class _Client:
 
 @attrs.define(eq=False)
 class Stream:
-    """One open stream. `pending` are methods of notifications of our own that it is still to send, `relayed` messages of servers.
+    """One open stream. `pending` are methods of the broker's own notifications, `relayed` messages of servers.
 
-    `closed` ends it.
+    `primed`: the client takes an event without data. `closed` ends it.
     """
 
     session: str
     _owner: _Client
     _hearing: Callable[[str], str]
+    primed: bool = False
     _state: str = ""
     pending: set[str] = attrs.field(factory=set)
     relayed: list[bytes] = attrs.field(factory=list)  # a deque takes 600 bytes when it is empty, and ten thousand are
     closed: bool = False
-    primed: bool = False
     _marked: bool = False
     _id: str = attrs.field(factory=lambda: secrets.token_hex(4))
     _number: int = 0
@@ -111,9 +117,9 @@ class Stream:
                 self._waiting.cancel()
             await other()
             return "other"
-        found: Literal["news", "silence"] = "news" if self._news else "silence"
+        outcome: Literal["news", "silence"] = "news" if self._news else "silence"
         self._waiting, self._news = None, False
-        return found
+        return outcome
 
     def first_event(self) -> bytes:
         """An event without a message: whoever is cut off before the first one has an id to come back with."""
@@ -131,7 +137,7 @@ class Stream:
             message = notification_text(self.pending.pop())
             self._number += 1
             if not self.pending:
-                self._owner.known = self._state
+                self._owner.state = self._state
         elif self._marked:
             message = b""
             self._number += 1
@@ -142,50 +148,44 @@ class Stream:
 
     def _event_id(self) -> str:
         hearing = self._hearing(self.session)
-        heard = f".{hearing}" if hearing and len(hearing) <= MAX_HEARING else ""
-        return f"{self._id}.{self._number}.{self._owner.known or ''}{heard}"
+        suffix = f".{hearing}" if hearing and len(hearing) <= MAX_HEARING else ""
+        return f"{self._id}.{self._number}.{self._owner.state or ''}{suffix}"
 
 
 class Streams:
-    """All open streams, by session. A message goes to one stream of a session: the newest (basic/transports, Multiple Connections).
+    """All open streams, by session. A message goes to the newest of a session (basic/transports, Multiple Connections).
 
-    `post` takes a message for a session without a stream here, if it can; `hearing` says what event ids say of a session's servers.
+    `hearing` gives what the ids of events say of a session's servers.
     """
 
-    def __init__(self, live: Watched[Snapshot]) -> None:
+    def __init__(self, live: Watched[Snapshot], hearing: Callable[[str], str]) -> None:
         self._live = live
-        self.hearing: Callable[[str], str] = lambda _session: ""
-        self.post: Callable[[str, bytes], bool] = lambda _session, _message: False
+        self._hearing = hearing
         self._clients: dict[str, _Client] = {}
-        self._told = _states(live.value)
 
-    def greet(self, session: str, virtual: VirtualName | None = None) -> None:
+    def greet(self, session: str, scope: Scope = _EVERYTHING) -> None:
         """A session is born here: the lists that it knows are those of now."""
         client = self._client(session)
-        client.virtual, client.known = virtual, self._now(virtual)
+        client.scope, client.state = scope, state_of(self._live.value, scope)
 
-    def _now(self, virtual: VirtualName | None) -> str:
-        """The state of the lists that clients of a virtual server see."""
-        return (self._live.value.view(virtual) or EMPTY).state
-
-    def open(self, session: str, last_event_id: str = "", virtual: VirtualName | None = None) -> Stream:
+    def open(self, session: str, last_event_id: str = "", scope: Scope = _EVERYTHING, *, primed: bool = False) -> Stream:
         """A new stream of a session, with what its client missed since the event of that id."""
-        client, now = self._client(session), self._now(virtual)
-        client.virtual = virtual
+        client, now = self._client(session), state_of(self._live.value, scope)
+        client.scope = scope
         last, number, state = _read(last_event_id)
         if state is not None:
-            client.known = state
-        stream = Stream(session, client, self.hearing)
+            client.state = state
+        stream = Stream(session, client, self._hearing, primed)
         client.streams.append(stream)
         if len(client.streams) > PER_SESSION:
             client.streams.pop(0).close()
-        for of, sent, message in list(client.sent or ()):
-            if of == last and sent > number:
+        for origin, sent, message in list(client.sent or ()):
+            if origin == last and sent > number:
                 stream.send(message)
         if client.held is not None:
             stream.relayed.extend(client.held)
             client.held = None
-        for method in changes(client.known, now):
+        for method in changes(client.state, now):
             stream.tell(method, now)
         return stream
 
@@ -197,18 +197,20 @@ class Streams:
             client = self._clients[session] = _Client(None)
         return client
 
-    def discard(self, stream: Stream) -> None:
-        """The stream is gone; what it did not send any more goes to another one of its session, or waits for one."""
+    def discard(self, stream: Stream) -> list[bytes]:
+        """The stream is gone; gives the messages of servers that it did not send any more.
+
+        Another stream of its session tells of the changes that it did not tell of.
+        """
         client = self._clients.get(stream.session)
         if client is None:
-            return
+            return []
         if stream in client.streams:
             client.streams.remove(stream)
         if client.streams:
             for method in stream.pending:
-                client.streams[-1].tell(method, self._now(client.virtual))
-        for message in stream.relayed:
-            self.send(stream.session, message)
+                client.streams[-1].tell(method, state_of(self._live.value, client.scope))
+        return stream.relayed
 
     def end_session(self, session: str) -> None:
         """The session is over."""
@@ -223,25 +225,15 @@ class Streams:
                 stream.close()
 
     def send(self, session: str, message: bytes) -> None:
-        """Hand a server's message to a session; for one that has no stream just now it is kept."""
+        """Send a server's message on the newest stream of a session; without one it is kept."""
         client = self._client(session)
         if client.streams:
             client.streams[-1].send(message)
-        elif not self.post(session, message):
+        else:
             self.hold(session, message)
 
-    def has(self, session: str) -> bool:
-        """Whether a session has a stream here."""
-        client = self._clients.get(session)
-        return client is not None and bool(client.streams)
-
-    def deliver(self, session: str, messages: list[bytes]) -> None:
-        """Hand over messages that waited elsewhere."""
-        for message in messages:
-            self.send(session, message)
-
     def mark(self, session: str) -> None:
-        """A server is heard for a session from now on: what its client could come back with has to say so."""
+        """A server is heard for a session from now on: the next event's id says so, so one is sent at once."""
         client = self._clients.get(session)
         if client is not None and client.streams:
             client.streams[-1].mark()
@@ -255,34 +247,29 @@ class Streams:
 
     async def wait_notifying(self) -> None:
         """Tell clients of changes to the lists, for ever; one notification a list for changes that come together."""
-        version = self._live.version
+        version, before = self._live.version, _lists(self._live.value)
         while True:
             version = await self._live.wait_after(version)
-            if self._told == _states(self._live.value):
+            if _lists(self._live.value) == before:
                 continue
             await trio.sleep(COLLECT)
-            version, states = self._live.version, _states(self._live.value)
-            self._told = states
+            version, snapshot = self._live.version, self._live.value
+            before = _lists(snapshot)
             # In slices: ten thousand clients are told without holding up a call.
             clients = iter(list(self._clients.values()))
-            while some := list(islice(clients, 500)):
-                for client in some:
-                    state = states.get(client.virtual, EMPTY.state)
-                    for method in changes(client.known, state) if client.streams else ():
-                        client.streams[-1].tell(method, state)
+            while batch := list(islice(clients, 500)):
+                for client in batch:
+                    if client.streams:
+                        state = state_of(snapshot, client.scope)
+                        for method in changes(client.state, state):
+                            client.streams[-1].tell(method, state)
                 await trio.lowlevel.checkpoint()
             await trio.sleep(COALESCE - COLLECT)
 
 
-def _states(snapshot: Snapshot) -> dict[VirtualName | None, str]:
-    return {None: snapshot.state, **{name: view.state for name, view in snapshot.views.items()}}
-
-
-def read_hearing(event_id: str) -> list[tuple[ServerName, str]]:
-    """Server and ticket of each session with a server that was heard when an event of ours was sent."""
-    heard = event_id.split(".", 3)[3:]  # behind stream, number and state
-    owners = [owner.partition(":") for owner in (heard[0].split(",") if heard else ())]
-    return [(ServerName(server), ticket) for server, _, ticket in owners if ticket]
+def _lists(snapshot: Snapshot) -> tuple[str, Mapping[VirtualName, VirtualServer]]:
+    """All that the lists of every scope follow from."""
+    return snapshot.state, snapshot.virtual_servers
 
 
 def _read(event_id: str) -> tuple[str, int, str | None]:
@@ -290,5 +277,5 @@ def _read(event_id: str) -> tuple[str, int, str | None]:
     stream, _, rest = event_id.partition(".")
     number, dot, rest = rest.partition(".")
     state = rest.partition(".")[0]
-    known = dot and number.isascii() and number.isdigit() and len(number) <= len(str(1 << 63))
-    return (stream, int(number), state) if known else ("", 0, None)
+    is_ours = dot and number.isascii() and number.isdigit() and len(number) <= len(str(1 << 63))
+    return (stream, int(number), state) if is_ours else ("", 0, None)

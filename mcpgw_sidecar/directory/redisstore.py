@@ -17,18 +17,17 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from mcpgw_sidecar.broker.store import LEASE, Listener, SharedRow, seconds_left
-from mcpgw_sidecar.broker.streams import MAX_KEPT
+from mcpgw_sidecar.directory.store import LEASE, MAX_KEPT, Listener, SharedRow, seconds_left
 from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.backoff import Backoff
-from mcpgw_sidecar.sessions.table import MAX_SESSIONS
+from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
 
 log = get_logger(__name__)
 
-TIMEOUT = 0.5  # seconds for one operation: a call would rather open another session than wait longer
 PAUSE = 1.0  # seconds after a failure in which nothing is asked
 MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
 _NEWS, _ENDED = "mcpgw:news", "mcpgw:ended"
@@ -179,7 +178,7 @@ class RedisStore:
         if trio.current_time() < self._quiet_until:
             return lost
         try:
-            with trio.fail_after(TIMEOUT):
+            with trio.fail_after(timeouts.STORE):
                 found = await ask()
         except Exception as error:  # noqa: BLE001  # a store must never cost a call, whatever its library raises
             self._lost(error)

@@ -1,1 +1,0 @@
-"""The broker: the gateway's own answers to clients, and its own connections to MCP servers."""

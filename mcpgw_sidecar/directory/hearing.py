@@ -1,0 +1,120 @@
+"""The stream of one client's session with one server: what the server says outside of calls.
+
+Changes of lists are not handed on: the broker hears of them itself, and tells of its own, merged lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.directory.store import LEASE, SessionStore
+from mcpgw_sidecar.envoy.contract import FORGOTTEN
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.kinds import KINDS
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request
+from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.protocol.owners import name_owner, owner_text
+from mcpgw_sidecar.protocol.sse import one_line
+from mcpgw_sidecar.runtime.backoff import Backoff
+from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.upstream.exchange import Position
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+
+log = get_logger(__name__)
+
+AGAIN = 0.5  # seconds before a stream that ended is opened again; doubled up to AGAIN_CAP
+AGAIN_CAP = 30.0
+_UPDATED = "notifications/resources/updated"
+_OF_LISTS = frozenset(kind.changed for kind in KINDS)
+
+
+@attrs.define(kw_only=True, eq=False)
+class Hearing:
+    """Hears one session with a server. `opened` is set once its stream stands, or will not.
+
+    `said` gets each message for the client.
+    """
+
+    key: str
+    upstream: Upstream
+    client: UpstreamClient
+    store: SessionStore
+    live: Watched[Snapshot]
+    said: Callable[[bytes], None]
+    opened: trio.Event = attrs.field(factory=trio.Event)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def stop(self) -> None:
+        """Hear no longer."""
+        self._scope.cancel()
+
+    async def wait_hearing(self) -> bool:
+        """Hear until it is stopped, the server offers no stream, or (True) the server has forgotten the session."""
+        forgotten = False
+        with self._scope:
+            if self.store.shared:
+                await self._wait_lease()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._wait_prolonging)
+                    forgotten = await self._wait_streams()
+                    nursery.cancel_scope.cancel()
+            else:
+                forgotten = await self._wait_streams()
+        self.opened.set()
+        return forgotten
+
+    async def _wait_streams(self) -> bool:
+        again, position = Backoff(AGAIN, AGAIN_CAP), Position()
+        while True:
+            started = trio.current_time()
+            try:
+                if not await self.client.wait_events(
+                    self.upstream, self._handle, own=False, position=position, opened=self.opened.set
+                ):
+                    return False
+            except UpstreamError as error:
+                server = self.upstream.server.name
+                log.debug("Stream with a server lost", server=server, session=short(self.key), error=str(error))
+                if error.status == FORGOTTEN:
+                    return True
+            if trio.current_time() - started > AGAIN_CAP:
+                again.reset()
+            self.opened.set()  # nobody waits any longer for a stream that is not there
+            await trio.sleep(again.next(position.retry))
+
+    async def _wait_lease(self) -> None:
+        """Wait until no replica hears this server in this session."""
+        while not await self.store.wait_lease(self.key, self.upstream.server.name):
+            self.opened.set()  # somebody listens
+            await trio.sleep(LEASE / 3)
+
+    async def _wait_prolonging(self) -> None:
+        """Keep that right for as long as the server is heard here."""
+        while True:
+            await trio.sleep(LEASE / 3)
+            await self.store.wait_lease(self.key, self.upstream.server.name)
+
+    def _handle(self, message: Message) -> None:
+        if isinstance(message, Request) or (isinstance(message, Notification) and message.method not in _OF_LISTS):
+            server = self.upstream.server
+            owner = owner_text(server.name, self.upstream.session.ticket)
+            self.said(one_line(name_owner(with_shown_uri(message, server, self.live.value), owner)))
+
+
+def with_shown_uri(message: Request | Notification, server: Server, snapshot: Snapshot) -> Request | Notification:
+    """An update of a resource under the URI by which clients know it; any other message unchanged."""
+    if not isinstance(message, Notification) or message.method != _UPDATED:
+        return message
+    uri = next((member for member in message.params or [] if member.key == "uri"), None)
+    if uri is None or not isinstance(uri.value, str):
+        return message
+    shown = snapshot.shown_uri(server.name, uri.value)
+    if shown == uri.value:
+        return message
+    return attrs.evolve(message, text=f"{message.text[: uri.start]}{dumps(shown)}{message.text[uri.end :]}")

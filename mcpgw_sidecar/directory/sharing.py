@@ -1,0 +1,93 @@
+"""What replicas learn of sessions here, and what happens here when they tell something."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import assert_never
+
+import attrs
+import trio
+
+from mcpgw_sidecar.directory.opensessions import OpenSessions
+from mcpgw_sidecar.directory.store import Listener, SessionStore, SharedRow
+from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.sessions import actions as a, events as e
+
+Sharable = a.Post | a.FetchMail | a.FetchRow | a.ShareSubscription | a.ShareEnd
+
+
+@attrs.define(kw_only=True, eq=False)
+class Sharing:
+    """Speaks with the session store. `feed` takes the events that answer."""
+
+    sessions: OpenSessions
+    store: SessionStore
+    nursery: trio.Nursery
+    feed: Callable[[e.Event], None]
+    _outgoing: deque[tuple[str, bytes]] = attrs.field(factory=deque)
+    """Messages for replicas, in their order. It stays short: a store that does not answer is asked once a second."""
+
+    def do(self, action: Sharable) -> None:
+        """Do what the hub says."""
+        match action:
+            case a.Post(key, message):
+                if not self._outgoing:
+                    self.nursery.start_soon(self._wait_posting)
+                self._outgoing.append((key, message))
+            case a.FetchMail(key):
+                self.nursery.start_soon(self._wait_mail, key)
+            case a.FetchRow(session, authorization):
+                self.nursery.start_soon(self._wait_row, session, authorization)
+            case a.ShareSubscription(session, server, uri, wanted):
+                self.nursery.start_soon(self.store.wait_wish, session, (server, uri), "1" if wanted else None)
+            case a.ShareEnd():
+                self.nursery.start_soon(self._wait_ended, action)
+            case _:
+                assert_never(action)
+
+    async def wait_following(self) -> None:
+        """Follow what replicas do with sessions, for ever."""
+        listener = Listener(
+            ended=lambda key, expires: self.feed(e.EndedElsewhere(key, expires)),
+            mail=lambda key: self.feed(e.MailWaits(key)),
+            changed=lambda key: self.feed(e.RowChanged(key)),
+        )
+        await self.store.wait_following(listener)
+
+    async def wait_adopted(self, session: Session, authorization: str | None) -> SharedRow:
+        """Take over the sessions with servers that replicas have opened for a session."""
+        row = await self.store.wait_row(session)
+        for server, upstream in self.sessions.unsealed(session, row.tickets, authorization):
+            self.feed(e.Adopted(session, server.name, upstream))
+        return row
+
+    async def wait_level(self, session: Session, level: str, authorization: str | None) -> None:
+        """Take over what replicas have opened, and let them know a log level."""
+        if self.store.shared:
+            await self.wait_adopted(session, authorization)
+            await self.store.wait_wish(session, None, level)
+
+    async def _wait_row(self, session: Session, authorization: str | None) -> None:
+        await self._wait_mail(session.key)
+        row = await self.wait_adopted(session, authorization)
+        resources = tuple((server, uri) for server, uris in row.resources.items() for uri in sorted(uris))
+        self.feed(e.WishesRead(session, row.level, resources))
+        self.feed(e.Shared(session))
+
+    async def _wait_mail(self, key: str) -> None:
+        for message in await self.store.wait_mail(key):
+            self.feed(e.Said(key, message))
+
+    async def _wait_posting(self) -> None:
+        while self._outgoing:
+            key, message = self._outgoing[0]
+            if not await self.store.wait_post(key, message):
+                self.feed(e.NotPosted(key, message))
+            self._outgoing.popleft()
+
+    async def _wait_ended(self, action: a.ShareEnd) -> None:
+        row = await self.store.wait_end(action.session)
+        elsewhere = {name: ticket for name, ticket in row.tickets.items() if name not in action.here}
+        for server, upstream in self.sessions.unsealed(action.session, elsewhere, action.authorization):
+            self.feed(e.LeftOpen(server.name, upstream))

@@ -1,0 +1,134 @@
+"""Answers of the broker: results and refusals as values, and how they go over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import trio
+
+from mcpgw_sidecar.envoy.contract import list_mark
+from mcpgw_sidecar.front.streams import Stream
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import JsonText
+from mcpgw_sidecar.model.ports import Stamps
+from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, Packed, accepts, gzip_around
+from mcpgw_sidecar.protocol.jsonrpc import around_result, error_text, result_text
+from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes
+from mcpgw_sidecar.runtime.http import Receive, Send
+
+KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
+OK = 200
+_JSON = (b"content-type", h.JSON.encode())
+_EVENT_STREAM = [
+    (b"content-type", h.EVENT_STREAM.encode()),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+# A client that has listened for hours sends nothing more on this connection: Envoy would keep it for a
+# minute, and the sidecar all that it holds.
+_LISTENED = [*_EVENT_STREAM, (b"connection", b"close")]
+
+
+@attrs.frozen
+class Result:
+    """A result, as JSON; `session_id` is set for a new session, `packed` gives the body as gzip has it, where that is worth it.
+
+    With `session`, Envoy may keep the answer for everybody who sees the same, as long as that session
+    and the catalog stand.
+    """
+
+    body: bytes
+    session_id: str | None = attrs.field(default=None, repr=False)
+    packed: Callable[[bytes], Packed] | None = None
+    session: Session | None = None
+
+
+@attrs.frozen
+class Encoded:
+    """The body of an answer, the headers that say how it is encoded, and what it was compressed from."""
+
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+    packed: Packed | None = None
+
+
+def encode(ident: JsonText, result: Result, accepted: str) -> Encoded:
+    """A result as the client takes it (`accepted` is its Accept-Encoding), compressed where that is worth it."""
+    headers = [(h.SESSION.encode(), result.session_id.encode())] if result.session_id else []
+    if result.packed is None:
+        return Encoded(result_text(ident, result.body), headers)
+    headers.append((b"vary", b"accept-encoding"))
+    before, behind = around_result(ident)
+    if not accepts(accepted) or len(before) > MAX_AROUND:
+        return Encoded(result_text(ident, result.body), headers)
+    packed = result.packed(result.body)
+    headers.append((b"content-encoding", b"gzip"))
+    return Encoded(gzip_around(before, packed, behind), headers, packed)
+
+
+def memo_headers(result: Result, packed: Packed | None, stamps: Stamps | None) -> list[tuple[bytes, bytes]]:
+    """What lists.lua, in the Envoy that asks, needs to keep an answer."""
+    stamp = stamps.of(result.session.key) if stamps is not None and result.session is not None else None
+    if stamp is None or result.session is None:
+        return []
+    return [(h.X_MEMO.encode(), list_mark(*stamp, result.session.expires, packed).encode())]
+
+
+async def wait_sent(send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:
+    """Send a whole answer."""
+    headers = [(b"content-length", str(len(body)).encode()), *([_JSON] if body else []), *(extra or [])]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def reject_text(reject: Reject) -> bytes:
+    """A refusal as JSON-RPC."""
+    return error_text(reject.id, reject.code, reject.message, reject.data)
+
+
+async def wait_rejected(send: Send, reject: Reject) -> None:
+    """Send a refusal."""
+    extra = [(b"allow", b"POST, GET, DELETE")] if reject.status == 405 else []  # noqa: PLR2004  # RFC 9110, 15.5.6
+    await wait_sent(send, reject.status, reject_text(reject), extra)
+
+
+async def wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
+    """Send a client's own stream until it ends or the client is gone."""
+
+    async def wait_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    await send({"type": "http.response.start", "status": OK, "headers": _LISTENED})
+    # The headers leave with the first byte of the body.
+    await send(_chunk(stream.first_event() if stream.primed else KEEP_ALIVE))
+    while not stream.closed:
+        match await stream.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
+            case "other":
+                return
+            case "silence":
+                await send(_chunk(KEEP_ALIVE))
+        while not stream.closed and (event := stream.next_event()) is not None:
+            await send(_chunk(event))
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def wait_batch_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes], *, events: bool) -> None:
+    """Send the answers of a batch: as events as they come, or as one array; 202 when there is none."""
+    if not events:
+        texts = [answer async for answer in answers]
+        await wait_sent(send, OK if texts else 202, b"[%b]" % b",".join(texts) if texts else b"")
+        return
+    await send({"type": "http.response.start", "status": OK, "headers": _EVENT_STREAM})
+    await send(_chunk(KEEP_ALIVE))
+    async for answer in answers:
+        await send(_chunk(event_bytes(answer)))
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _chunk(body: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": True}

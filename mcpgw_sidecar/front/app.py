@@ -1,0 +1,178 @@
+"""The broker's HTTP face: `/mcp` by POST, GET and DELETE (specification 2025-11-25, basic/transports).
+
+A request is measured (413), waits until a start is over (503), climbs the ladder of inbound/classify.py,
+and is answered by its method. Each has a record, which is closed where the answer leaves.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import attrs
+
+from mcpgw_sidecar.directory.deciding import Decider
+from mcpgw_sidecar.directory.directory import Directory
+from mcpgw_sidecar.envoy.contract import HEAL_PATH
+from mcpgw_sidecar.front import stateful
+from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
+from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.heal import Healer
+from mcpgw_sidecar.front.streams import Stream, Streams
+from mcpgw_sidecar.inbound.classify import Batch, Inbound
+from mcpgw_sidecar.model.decisions import HttpRequest, Reject
+from mcpgw_sidecar.model.names import BROKER, NULL
+from mcpgw_sidecar.model.ports import NOT_STARTED, Stamps
+from mcpgw_sidecar.model.sessions import SessionState
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.observability.requests import RequestRecord
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, error_text
+from mcpgw_sidecar.protocol.methods import INITIALIZE
+from mcpgw_sidecar.protocol.versions import PRIMED
+from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
+
+log = get_logger(__name__)
+
+START_LIMIT = 10.0  # seconds that a client waits for a configuration: below what clients and proxies give a request
+SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
+
+
+@attrs.frozen(kw_only=True)
+class BrokerApp:
+    """The ASGI application. `max_body` is in bytes; with `stamps` Envoy may keep lists."""
+
+    decider: Decider
+    directory: Directory
+    streams: Streams
+    batches: BatchRunner
+    healer: Healer
+    metrics: Metrics
+    max_body: int
+    stamps: Stamps | None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. A bug of ours ends in a 500 and a line with its traceback, never in silence."""
+        if scope["type"] != "http":
+            return
+        headers = _headers(scope)
+        scope["headers"] = []  # a stream would hold them as long as it lives
+        record = RequestRecord(self.metrics, server=BROKER)
+        try:
+            reject = await self._wait_request(headers, record, receive, send)
+            if reject is not None:
+                record.refuse(reject)
+                await wait_rejected(send, reject)
+        except Exception:
+            log.exception("Broker failed on a request")
+            record.close("rejected")
+            await wait_sent(send, 500, error_text(NULL, INTERNAL_ERROR, "Internal error of the gateway"))
+
+    async def _wait_request(
+        self, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
+    ) -> Reject | None:
+        """Answer a request and close its record, or give the refusal."""
+        request = await self._wait_read(headers, receive)
+        if isinstance(request, Reject):
+            return request
+        if request.path == HEAL_PATH:
+            await self.healer.wait_answered(headers, send)
+            return None
+        inbound = self.decider.climb(request)
+        if not self.decider.started.is_over():
+            # A list before that would be one without most servers, and look like all; a session may be one
+            # of keys that are still to come. What no start changes is refused at once.
+            if isinstance(inbound, Reject) and inbound.status in _OF_THE_REQUEST:
+                return inbound
+            if not await self.decider.wait_started(START_LIMIT):
+                return attrs.evolve(NOT_STARTED, method=record.method)
+            inbound = self.decider.climb(request)
+        if isinstance(inbound, Reject):
+            return inbound
+        match request.method, inbound.session:
+            case "GET", SessionState():
+                await self._wait_stream(inbound, headers, record, receive, send)
+            case "DELETE", SessionState(session=session):
+                self.directory.end(session, headers)
+                await wait_sent(send, 204, b"")
+                record.method = "DELETE"
+                record.close("ok")
+            case _:
+                return await self._wait_post(inbound, headers, record, send)
+        return None
+
+    async def _wait_read(self, headers: dict[str, str], receive: Receive) -> HttpRequest | Reject:
+        """The whole request, or 413."""
+        limit = self.max_body if headers[":method"] == "POST" else SMALL_BODY
+        body = await wait_body(receive, limit)
+        if body is None:
+            advice = f"at most {limit} bytes" if headers[":method"] == "POST" else "send none"
+            return Reject(status=413, code=INVALID_REQUEST, message=f"Request body too large: {advice}")
+        return HttpRequest(headers=headers, body=body)
+
+    async def _wait_post(
+        self, inbound: Inbound, headers: dict[str, str], record: RequestRecord, send: Send
+    ) -> Reject | None:
+        if isinstance(inbound.message, Batch):
+            await self.batches.wait_run(inbound.message, headers, send)
+            return None  # each of its messages has a record of its own
+        record.method = inbound.method
+        log.debug("Processing request", method=inbound.method)
+        answer = stateful.answer(inbound, self.directory, headers)
+        match answer:
+            case Reject():
+                return attrs.evolve(answer, method=inbound.method)
+            case Result():
+                if inbound.method == INITIALIZE and answer.session is not None:
+                    self.streams.greet(answer.session.key, inbound.scope)
+                encoded = encode(inbound.id, answer, headers.get("accept-encoding", ""))
+                extra = encoded.headers
+                if headers.get(h.X_SERVER) == BROKER:  # Envoy asks, and may keep the answer
+                    extra += memo_headers(answer, encoded.packed, self.stamps)
+                await wait_sent(send, OK, encoded.body, extra)
+            case None:
+                await wait_sent(send, 202, b"")
+            case _:
+                assert_never(answer)
+        record.close("ok")
+        return None
+
+    async def _wait_stream(
+        self, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
+    ) -> None:
+        stream = self._opened_stream(inbound, headers)
+        del inbound
+        headers.clear()  # as everything that is not of the stream: it may live for days
+        record.method = "GET"
+        record.close("ok")  # it stands; how long it lives is no duration of a request
+        self.metrics.streams.inc()
+        try:
+            await wait_streamed(receive, send, stream)
+        finally:
+            self.directory.stream_gone(stream.session, self.streams.discard(stream))
+            self.metrics.streams.dec()
+
+    def _opened_stream(self, inbound: Inbound, headers: dict[str, str]) -> Stream:
+        assert inbound.session is not None  # noqa: S101  # the ladder lets initialize alone pass without
+        session = inbound.session.session
+        # Older clients could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
+        primed = session.protocol_version >= PRIMED
+        stream = self.streams.open(session.key, headers.get(h.LAST_EVENT, ""), inbound.scope, primed=primed)
+        self.directory.stream_here(session, headers)
+        return stream
+
+
+_OF_THE_REQUEST = frozenset({400, 403, 405, 406, 413, 415, 421})
+"""Statuses of refusals that no configuration changes. (404 may be a virtual server, or a session, that is still to come.)"""
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """The headers of a request as Envoy would give them to the router."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    path = scope.get("raw_path") or scope["path"].encode()
+    return {
+        **headers,
+        ":method": scope["method"],
+        ":path": path.decode("latin-1"),
+        ":authority": headers.get("host", ""),
+    }

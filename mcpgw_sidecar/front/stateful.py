@@ -1,0 +1,174 @@
+"""What the broker answers in the stateful era, as values.
+
+A member of params counts if it stands there exactly once (`only`): of two, two readers could take each another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
+from mcpgw_sidecar.directory.directory import Directory
+from mcpgw_sidecar.front.answers import Result
+from mcpgw_sidecar.inbound.classify import Inbound
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.kinds import KINDS, TOOL
+from mcpgw_sidecar.model.names import JsonText
+from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.protocol.gzipped import WORTH
+from mcpgw_sidecar.protocol.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    Notification,
+    Request,
+    Response,
+)
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only
+from mcpgw_sidecar.protocol.methods import ADDRESSED, CALL, INITIALIZED
+from mcpgw_sidecar.protocol.statuses import refusal
+from mcpgw_sidecar.protocol.versions import negotiate
+from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
+from mcpgw_sidecar.upstream.stateful import SUBSCRIBE
+
+_KINDS = {kind.list_method: kind for kind in KINDS}
+LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # server/utilities/logging
+_INFO_KEPT = ("name", "title", "version")
+_INFO_VALUE = 64  # characters of each member of clientInfo that is kept when the whole does not fit
+
+
+def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -> Result | Reject | None:
+    """Answer a message that is the broker's; None for one that wants no answer."""
+    session, message = inbound.session, inbound.message
+    try:
+        if session is None:
+            return _initialize(message, inbound.view, directory) if isinstance(message, Request) else None
+        match message:
+            case Request(method="logging/setLevel"):
+                return _set_level(message, session.session, directory, headers)
+            case Request():
+                return _answer_request(message, inbound.view, session.session)
+            case Notification():
+                if message.method != INITIALIZED:
+                    directory.tell(session, message, headers)
+                return None
+            case Response():
+                text = "Answers reach their server through the gateway's Envoy listener"
+                return refusal(INVALID_REQUEST, text, id=message.id)
+            case _:
+                return refusal(INVALID_REQUEST, "Invalid Request: a message is expected")
+    except JsonTextError as error:
+        return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=inbound.id)
+
+
+def _initialize(request: Request, view: Snapshot, directory: Directory) -> Result | Reject:
+    """Negotiate and open a session."""
+    version, client_info, capabilities = (
+        only(request.params or [], key) for key in ("protocolVersion", "clientInfo", "capabilities")
+    )
+    if version is None or not isinstance(version.value, str):
+        return _invalid(request, "protocolVersion must be a string")
+    for key, member in (("clientInfo", client_info), ("capabilities", capabilities)):
+        if member is not None and not isinstance(member.value, dict):
+            return _invalid(request, f"{key} must be an object")
+    negotiated = negotiate(version.value)
+    session_id, session = directory.create(
+        protocol_version=negotiated,
+        client_info=_client_info(request.text, client_info),
+        capabilities=_client_capabilities(request.text, capabilities),
+    )
+    result: dict[str, object] = {
+        "protocolVersion": negotiated,
+        "capabilities": _capabilities(view),
+        "serverInfo": {"name": PROGRAM, "version": __version__},
+    }
+    if view.instructions:
+        result["instructions"] = view.instructions
+    return Result(dumps(result).encode(), session_id, session=session)
+
+
+def _answer_request(request: Request, view: Snapshot, session: Session) -> Result | Reject:
+    match request.method:
+        case "ping":
+            return Result(b"{}")
+        case method if method in _KINDS:
+            return _list(request, view.of(_KINDS[method]), session)
+        case method if method in ADDRESSED:
+            return _at_broker(request, view)
+        case method:
+            return refusal(METHOD_NOT_FOUND, f"Method not found: {method[:100]}", id=request.id)
+
+
+def _set_level(request: Request, session: Session, directory: Directory, headers: Mapping[str, str]) -> Result | Reject:
+    """Set the level of a session, at every server that it is or will be open with."""
+    level = only(request.params or [], "level")
+    if level is None or level.value not in LEVELS:
+        return _invalid(request, f"level must be one of {', '.join(LEVELS)}")
+    directory.set_level(session, level.value, headers)
+    return Result(b"{}")
+
+
+def _capabilities(view: Snapshot) -> dict[str, object]:
+    """The tools that this gateway is there for, and whatever else one of the servers has."""
+    changing = (capability for capability in ("prompts", "resources") if capability in view.capabilities)
+    more: dict[str, object] = {capability: {"listChanged": True} for capability in changing}
+    if SUBSCRIBE in view.capabilities:
+        more["resources"] = {"listChanged": True, "subscribe": True}
+    plain: dict[str, object] = {name: {} for name in ("completions", "logging") if name in view.capabilities}
+    return {"tools": {"listChanged": True}, **more, **plain}
+
+
+def _list(request: Request, listing: Listing, session: Session) -> Result | Reject:
+    member = only(request.params or [], "cursor")
+    cursor = None if member is None else member.value
+    if cursor is not None and not isinstance(cursor, str):
+        return _invalid(request, "cursor must be a string")
+    page = listing.page(cursor)
+    if page is None:
+        return _invalid(request, "unknown cursor: start again without one")
+    if not listing.is_prepared(cursor):  # of old or odd cursors there is no end: nothing of them is kept
+        return Result(page)
+    return Result(page, packed=listing.packed if len(page) >= WORTH else None, session=session)
+
+
+def _at_broker(request: Request, view: Snapshot) -> Reject:
+    """A request that one server answers reaches the broker only around Envoy's listener."""
+    member = only(request.params or [], "name")
+    name = None if member is None else member.value
+    if request.method == CALL and not (isinstance(name, str) and name in view.of(TOOL).owned):
+        return refusal(METHOD_NOT_FOUND, "Tool not found", data={"name": name}, id=request.id)
+    message = "The broker does not carry calls: ask through the gateway's Envoy listener"
+    return Reject(status=200, code=INTERNAL_ERROR, message=message, id=request.id)
+
+
+def _invalid(request: Request, fault: str) -> Reject:
+    return refusal(INVALID_PARAMS, f"Invalid params: {fault}", id=request.id)
+
+
+def _fits(text: str) -> bool:
+    """Whether a text may stand in a session id: what counts is what it is sealed as, escapes included."""
+    return len(dumps(text)) <= MAX_CLIENT
+
+
+def _client_info(text: str, member: Member | None) -> JsonText:
+    """The client's own words, or its name alone where they would not fit into a session id (icons as data: URLs)."""
+    if member is None:
+        return JsonText(dumps({"name": "unknown", "version": "unknown"}))
+    whole = text[member.start : member.end]
+    if _fits(whole):
+        return JsonText(whole)
+    kept = {key: str(member.value[key])[:_INFO_VALUE] for key in _INFO_KEPT if key in member.value}
+    return JsonText(dumps(kept))
+
+
+def _client_capabilities(text: str, member: Member | None) -> JsonText:
+    """The client's own words; where they would not fit, the standard capabilities without their details."""
+    if member is None:
+        return JsonText("{}")
+    whole = text[member.start : member.end]
+    if _fits(whole):
+        return JsonText(whole)
+    standard = ("roots", "sampling", "elicitation")
+    return JsonText(dumps({key: {} for key in standard if key in member.value}))

@@ -1,0 +1,37 @@
+"""The HTTP status of a JSON-RPC error: one table for each era.
+
+A refusal that is about the HTTP request itself (Host, path, session, size) names its own status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import NULL, JsonText
+from mcpgw_sidecar.protocol.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    RESOURCE_NOT_FOUND,
+    UNSUPPORTED_VERSION,
+)
+
+STATEFUL: Final[Mapping[int, int]] = {
+    PARSE_ERROR: 400,
+    INVALID_REQUEST: 400,
+    METHOD_NOT_FOUND: 200,
+    INVALID_PARAMS: 200,
+    RESOURCE_NOT_FOUND: 200,
+    INTERNAL_ERROR: 500,
+    UNSUPPORTED_VERSION: 400,
+}
+"""200 is an answer of JSON-RPC: clients of this era take 4xx and 5xx for the end of the transport."""
+
+
+def refusal(code: int, message: str, *, id: JsonText = NULL, data: Any = None) -> Reject:  # noqa: A002, ANN401  # JSON-RPC's word; any JSON value
+    """An error of JSON-RPC with the status that its code has in the stateful era."""
+    return Reject(status=STATEFUL[code], code=code, message=message, id=id, data=data)

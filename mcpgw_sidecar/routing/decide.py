@@ -1,0 +1,50 @@
+"""The decision about a request that has climbed the ladder (inbound/classify.py)."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import attrs
+
+from mcpgw_sidecar.inbound.classify import Batch, Inbound
+from mcpgw_sidecar.inbound.eras import Era
+from mcpgw_sidecar.model.decisions import Decision, Reject, ToBroker
+from mcpgw_sidecar.model.sessions import SessionState
+from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response
+from mcpgw_sidecar.protocol.methods import ADDRESSED
+from mcpgw_sidecar.routing import stateful
+
+
+def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
+    """Decide one POST, or a GET that resumes the stream of `last_event_id`.
+
+    What one server answers is routed here; every other message is the broker's, which knows lists and sessions.
+    """
+    session = inbound.session
+    if session is None:
+        return ToBroker(method=inbound.method, id=inbound.id)
+    match inbound.message:
+        case None:
+            return stateful.decide_resume(last_event_id, inbound.view, session)
+        case Batch():
+            return ToBroker(method="")  # which takes it apart and has each message decided
+        case Notification(method):
+            return ToBroker(method=method)
+        case Response() as answer:
+            return stateful.decide_answer(answer, inbound.view, session)
+        case Request(id=ident, method=method) as message:
+            if method not in ADDRESSED:
+                return ToBroker(method=method, id=ident)
+            decision = _addressed(message, inbound, session)
+            return attrs.evolve(decision, id=ident, method=method) if isinstance(decision, Reject) else decision
+        case other:
+            assert_never(other)
+
+
+def _addressed(message: Request, inbound: Inbound, session: SessionState) -> Decision:
+    """A request that one server answers, by its era."""
+    match inbound.era:
+        case Era.STATEFUL:
+            return stateful.decide_request(message, inbound.view, session)
+        case _:
+            assert_never(inbound.era)

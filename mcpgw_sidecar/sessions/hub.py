@@ -1,0 +1,282 @@
+"""The whole life of clients' sessions as one machine: events go in, actions come out (events.py, actions.py).
+
+=========  ==========================  ======================================================
+state      entered by                  left by
+=========  ==========================  ======================================================
+unseen     (a token, sealed anywhere)  Seen: initialize here, or any request with the token
+seen       Seen                        Ended, EndedElsewhere, Due (its time has come)
+ended      Ended, EndedElsewhere       Due: then the token itself says that it has expired
+=========  ==========================  ======================================================
+
+For each server, a session that is seen is in one of these:
+
+=========  ==========================  ======================================================
+state      entered by                  left by
+=========  ==========================  ======================================================
+none       Seen, Forgotten             Wanted; Adopted
+opening    Wanted -> Open              Opened; Adopted; OpeningOver
+open       Opened, Adopted             Forgotten; ServerGone; the end -> Close
+heard      a wish, or a client that    Silenced; another session -> Hush; ServerGone -> Hush;
+(and open) can be asked -> Listen      the end -> Hush
+=========  ==========================  ======================================================
+
+Rules:
+
+- One gate: `apply` is the only method that changes anything. What drives the machine does what the
+  actions say, in their order, and answers with events. Time comes with the event that needs it.
+- The first session with a server that stands counts; one that stands later is closed.
+- A server is heard in one session of a client at a time, and only in the one that is open.
+- A message goes to the client's stream here, else to the replica that has it, else it is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
+from mcpgw_sidecar.protocol.owners import owner_text
+from mcpgw_sidecar.sessions import actions as a, events as e
+from mcpgw_sidecar.sessions.rows import State, can_be_asked, wish
+
+
+@attrs.frozen
+class SessionCounts:
+    """What the hub holds at one moment; `upstream` counts by server."""
+
+    gateway: int
+    upstream: Mapping[ServerName, int]
+
+
+class SessionHub:
+    """The machine. `shared`: there are replicas that share sessions with this process."""
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._state = State(shared)
+
+    def apply(self, event: e.Event) -> list[a.Action]:
+        """Take one event; gives what is to be done about it, in this order."""
+        return _RULES[type(event)](self._state, event)
+
+    def upstreams(self, key: str) -> Mapping[ServerName, UpstreamSession] | None:
+        """The open sessions with servers of a session; None for one that is not seen here, or over."""
+        row = self._state.rows.get(key)
+        return None if row is None else row.upstreams
+
+    def upstream(self, key: str, server: ServerName) -> UpstreamSession | None:
+        """The session with a server that is open for a session."""
+        return (self.upstreams(key) or {}).get(server)
+
+    def session(self, key: str) -> Session | None:
+        """The session of a key that was seen here and is not over."""
+        row = self._state.rows.get(key)
+        return None if row is None else row.session
+
+    def has_ended(self, key: str) -> bool:
+        """Whether a session is known to be over."""
+        return key in self._state.ended
+
+    def hearing(self, key: str) -> str:
+        """The sessions with servers that are heard for a session, as ids of events hold them."""
+        heard = self._state.heard.get(key)
+        if not heard:
+            return ""
+        return ",".join(owner_text(server, upstream.ticket) for server, upstream in sorted(heard.items()))
+
+    def statistics(self) -> SessionCounts:
+        """Counts for `/status` and metrics."""
+        rows = self._state.rows.values()
+        return SessionCounts(len(rows), Counter(name for row in rows for name in row.upstreams))
+
+
+def _seen(state: State, event: e.Seen) -> list[a.Action]:
+    state.row(event.session)
+    return []
+
+
+def _wanted(state: State, event: e.Wanted) -> list[a.Action]:
+    row, opening = state.row(event.session), (event.session.key, event.server)
+    if row is None or event.server in row.upstreams or opening in state.opening:
+        return []
+    state.opening.add(opening)
+    return [a.Open(event.session, event.server)]
+
+
+def _opened(state: State, event: e.Opened) -> list[a.Action]:
+    row = state.row(event.session)
+    if event.moved or row is None or event.server in row.upstreams:
+        return [a.Close(event.server, event.upstream)]
+    row.upstreams[event.server] = event.upstream
+    wishes = Wishes(level=row.level, resources=row.uris(event.server))
+    return [] if wishes == Wishes() else [a.Tell(event.session, event.server, event.upstream, wishes)]
+
+
+def _opening_over(state: State, event: e.OpeningOver) -> list[a.Action]:
+    state.opening.discard((event.key, event.server))
+    return []
+
+
+def _adopted(state: State, event: e.Adopted) -> list[a.Action]:
+    row = state.row(event.session)
+    if row is None or event.server in row.upstreams:
+        return []
+    row.upstreams[event.server] = event.upstream
+    return state.listen(row, event.server) if event.heard else []
+
+
+def _call_goes_out(state: State, event: e.CallGoesOut) -> list[a.Action]:
+    row = state.rows.get(event.session.key)
+    return state.listen(row, event.server) if row is not None and can_be_asked(event.session) else []
+
+
+def _forgotten(state: State, event: e.Forgotten) -> list[a.Action]:
+    row = state.rows.get(event.key)
+    if row is not None and row.upstreams.get(event.server) == event.upstream:
+        del row.upstreams[event.server]
+    return []
+
+
+def _ended(state: State, event: e.Ended) -> list[a.Action]:
+    closing = state.end(event.session.key, event.session.expires)
+    here = frozenset(close.server for close in closing if isinstance(close, a.Close))
+    return [*closing, a.ShareEnd(event.session, here, event.authorization)]
+
+
+def _ended_elsewhere(state: State, event: e.EndedElsewhere) -> list[a.Action]:
+    if event.key in state.ended:
+        return []  # told again, after the store was away
+    # The replica at which it ended closes its sessions with servers.
+    return [action for action in state.end(event.key, event.expires) if not isinstance(action, a.Close)]
+
+
+def _due(state: State, event: e.Due) -> list[a.Action]:
+    actions: list[a.Action] = []
+    for key in [key for key, row in state.rows.items() if row.session.expires <= event.now]:
+        actions += state.leave(key)
+    state.ended = {key: expires for key, expires in state.ended.items() if expires > event.now}
+    return actions
+
+
+def _level_set(state: State, event: e.LevelSet) -> list[a.Action]:
+    row = state.row(event.session)
+    if row is None:
+        return []
+    row.level = event.level
+    return [a.ShareLevel(event.session, event.level, event.authorization)]
+
+
+def _subscribed(state: State, event: e.Subscribed) -> list[a.Action]:
+    row = state.row(event.session)
+    if row is None:
+        return []
+    wish(row, event.server, event.uri, wanted=event.wanted)
+    share = a.ShareSubscription(event.session, event.server, event.uri, event.wanted)
+    return [*([share] if state.shared else []), *(state.listen(row, event.server) if event.wanted else [])]
+
+
+def _wishes_read(state: State, event: e.WishesRead) -> list[a.Action]:
+    row = state.rows.get(event.session.key)
+    if row is not None:
+        row.level = event.level or row.level
+        for server, uri in event.resources:
+            wish(row, server, uri, wanted=True)
+    return []
+
+
+def _server_told(state: State, event: e.ServerTold) -> list[a.Action]:
+    row = state.rows.get(event.session.key)
+    if row is None or row.upstreams.get(event.server) != event.upstream:
+        return []
+    return state.listen(row, event.server)
+
+
+def _stream_here(state: State, event: e.StreamHere) -> list[a.Action]:
+    state.streams[event.session.key] += 1
+    return [a.FetchRow(event.session, event.authorization)] if state.shared else []
+
+
+def _stream_gone(state: State, event: e.StreamGone) -> list[a.Action]:
+    state.streams[event.key] -= 1
+    if state.streams[event.key] <= 0:
+        del state.streams[event.key]
+    return []
+
+
+def _shared(state: State, event: e.Shared) -> list[a.Action]:
+    row, actions = state.rows.get(event.session.key), list[a.Action]()
+    for server in row.upstreams if row is not None else ():
+        if row is not None and (row.level is not None or row.uris(server) or can_be_asked(event.session)):
+            actions += state.listen(row, server)
+    return actions
+
+
+def _said(state: State, event: e.Said) -> list[a.Action]:
+    if state.streams[event.key] > 0:
+        return [a.Deliver(event.key, event.message)]
+    return [a.Post(event.key, event.message) if state.shared else a.Hold(event.key, event.message)]
+
+
+def _not_posted(state: State, event: e.NotPosted) -> list[a.Action]:
+    here = state.streams[event.key] > 0
+    return [a.Deliver(event.key, event.message) if here else a.Hold(event.key, event.message)]
+
+
+def _silenced(state: State, event: e.Silenced) -> list[a.Action]:
+    heard = state.heard.get(event.key, {})
+    if heard.get(event.server) == event.upstream:
+        state.unhear(event.key, event.server)
+    return []
+
+
+def _mail_waits(state: State, event: e.MailWaits) -> list[a.Action]:
+    return [a.FetchMail(event.key)] if state.streams[event.key] > 0 else []
+
+
+def _row_changed(state: State, event: e.RowChanged) -> list[a.Action]:
+    row = state.rows.get(event.key)
+    return [a.FetchRow(row.session, None)] if row is not None and state.streams[event.key] > 0 else []
+
+
+def _left_open(_state: State, event: e.LeftOpen) -> list[a.Action]:
+    return [a.Close(event.server, event.upstream)]
+
+
+def _server_gone(state: State, event: e.ServerGone) -> list[a.Action]:
+    for row in state.rows.values():
+        row.upstreams.pop(event.server, None)  # calls in flight on it end where they are
+    keys = [key for key, heard in state.heard.items() if event.server in heard]
+    for key in keys:
+        state.unhear(key, event.server)
+    return [a.Hush(key, event.server) for key in keys]
+
+
+_RULES: Final[Mapping[type, Callable[[State, Any], list[a.Action]]]] = {
+    e.Seen: _seen,
+    e.Wanted: _wanted,
+    e.Opened: _opened,
+    e.OpeningOver: _opening_over,
+    e.Adopted: _adopted,
+    e.CallGoesOut: _call_goes_out,
+    e.Forgotten: _forgotten,
+    e.Ended: _ended,
+    e.EndedElsewhere: _ended_elsewhere,
+    e.Due: _due,
+    e.LevelSet: _level_set,
+    e.Subscribed: _subscribed,
+    e.WishesRead: _wishes_read,
+    e.ServerTold: _server_told,
+    e.StreamHere: _stream_here,
+    e.StreamGone: _stream_gone,
+    e.Shared: _shared,
+    e.Said: _said,
+    e.NotPosted: _not_posted,
+    e.Silenced: _silenced,
+    e.MailWaits: _mail_waits,
+    e.RowChanged: _row_changed,
+    e.LeftOpen: _left_open,
+    e.ServerGone: _server_gone,
+}

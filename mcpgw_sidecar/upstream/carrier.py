@@ -1,0 +1,59 @@
+"""Calls that the broker carries itself, where Envoy cannot: today the messages of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import attrs
+
+from mcpgw_sidecar.envoy.contract import FORGOTTEN
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.decisions import Forward
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.protocol.jsonrpc import Notification, Request
+from mcpgw_sidecar.protocol.owners import name_owner, owner_text
+from mcpgw_sidecar.protocol.sse import one_line
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+
+Heal = Callable[[str, Server, str, Mapping[str, str]], Awaitable[UpstreamSession | None]]
+"""(session key, server, id of the dead session, headers): the session that lives in its place."""
+WaitText = Callable[[bytes], Awaitable[None]]
+
+
+@attrs.frozen(kw_only=True)
+class Carrier:
+    """Carries calls. `silence` is the longest of a server during a call, in seconds; 0 is none."""
+
+    client: UpstreamClient
+    heal: Heal
+    silence: float
+
+    async def wait_carried(self, call: Forward, headers: Mapping[str, str], wait_heard: WaitText) -> bytes | None:
+        """Send a call to its server, and give its answer; None for a message that wants none.
+
+        `wait_heard` gets what the server says before, its ids made to name it. A forgotten session is
+        healed once. Raises UpstreamError.
+        """
+        session = UpstreamSession(id=call.session_id, protocol_version=call.protocol_version)
+        upstream = Upstream(call.server, session, headers)
+        if call.kind is None:
+            await self.client.wait_posted(upstream, call.body)
+            return None
+        try:
+            return await self._wait_answer(call, upstream, call.owner, wait_heard)
+        except UpstreamError as error:
+            if error.status != FORGOTTEN or call.session_id is None:
+                raise
+            healed = await self.heal(call.session_key, call.server, call.session_id, headers)
+            if healed is None:
+                raise
+        owner = owner_text(call.server.name, healed.ticket)
+        return await self._wait_answer(call, attrs.evolve(upstream, session=healed), owner, wait_heard)
+
+    async def _wait_answer(self, call: Forward, upstream: Upstream, owner: str, wait_heard: WaitText) -> bytes:
+        async def wait_named(message: Request | Notification) -> None:
+            await wait_heard(one_line(name_owner(message, owner)))
+
+        silence = self.silence if call.server.call_timeout is None else call.server.call_timeout
+        return await self.client.wait_forwarded(upstream, call.body, wait_named, silence=silence or None)

@@ -1,0 +1,67 @@
+"""The lists of a server, all of them and all their pages, within bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_array
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
+
+MAX_LIST = 64 << 20  # bytes of one list over all pages
+MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
+MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
+
+
+async def wait_discovered(client: UpstreamClient, upstream: Upstream, shake: Handshake) -> Discovered:
+    """Everything that the server lists. Tools are asked for in any case: not every server declares what it has.
+
+    Raises UpstreamError.
+    """
+    items: dict[str, tuple[Item, ...]] = {}
+    unusable: list[Unusable] = []
+    for kind in KINDS:
+        if kind is TOOL or kind.capability in shake.capabilities:
+            try:
+                items[kind.name] = await _wait_list(client, kind, upstream, unusable)
+            except UpstreamError as error:
+                # A list that a server declares and then refuses costs it this list; its tools are what it is here for.
+                if kind is TOOL or error.reason != "RpcError":
+                    raise
+                unusable.append(Unusable(kind.name, "", f"{kind.list_method}: {error}"))
+    versions = (shake.session.protocol_version,)
+    return Discovered(items, tuple(unusable), shake.instructions, shake.capabilities, versions)
+
+
+async def _wait_list(client: UpstreamClient, kind: Kind, upstream: Upstream, unusable: list[Unusable]) -> tuple[Item, ...]:
+    """All pages of one list. A list whose cursors repeat, or without end, is cut, and `unusable` says so."""
+    texts: list[str] = []
+    cursors: set[str] = set()
+    size, params = 0, "{}"
+    for _ in range(MAX_PAGES):
+        text, members = await client.wait_result(upstream, kind.list_method, params)
+        values = {member.key: member for member in members}
+        try:
+            texts += parse_array(text[values[kind.member].start : values[kind.member].end])
+        except (KeyError, JsonTextError):
+            message = f'answered {kind.list_method} without an array "{kind.member}"'
+            raise UpstreamError("BadAnswer", message) from None
+        cursor: Any = values["nextCursor"].value if "nextCursor" in values else None
+        if not isinstance(cursor, str):
+            break
+        size += len(text)
+        if cursor in cursors or len(texts) > MAX_ITEMS or size > MAX_LIST:
+            why = "its cursors repeat" if cursor in cursors else f"it has more than {MAX_ITEMS} {kind.name}s"
+            why = f"it has more than {MAX_LIST >> 20} MiB" if size > MAX_LIST else why
+            unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {why}"))
+            break
+        cursors.add(cursor)
+        params = dumps({"cursor": cursor})
+    else:
+        unusable.append(Unusable(kind.name, "", f"the list was cut after {MAX_PAGES} pages"))
+    items = [read_item(kind, text) for text in texts[:MAX_ITEMS]]
+    unusable += [item for item in items if isinstance(item, Unusable)]
+    return tuple(item for item in items if isinstance(item, Item))

@@ -1,0 +1,216 @@
+"""The broker as an MCP client of the stateful era (2025-03-26 … 2025-11-25): sessions with servers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from mcpgw_sidecar.envoy.contract import FORGOTTEN
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model import timeouts
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.jsonrpc import (
+    METHOD_NOT_FOUND,
+    Message,
+    Notification,
+    Request,
+    error_text,
+    notification_text,
+    request_text,
+    result_text,
+)
+from mcpgw_sidecar.protocol.jsontext import Member
+from mcpgw_sidecar.protocol.methods import INITIALIZE, INITIALIZED
+from mcpgw_sidecar.protocol.sse import one_line
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL
+from mcpgw_sidecar.upstream.exchange import (
+    Exchanger,
+    Position,
+    WaitHeard,
+    events_of,
+    media_type,
+    result_members,
+    wait_checked,
+    wait_response,
+    wait_unheard,
+)
+
+SUBSCRIBE = "resources.subscribe"
+"""Name of the capability to be told of changes of single resources."""
+
+_OWN_ANSWERS = {"ping": b"{}", "roots/list": b'{"roots":[]}'}
+_NO_STREAM = frozenset({405, 501})
+
+
+@attrs.frozen
+class Handshake:
+    """What initialize gave."""
+
+    session: UpstreamSession
+    instructions: str
+    capabilities: frozenset[str]
+
+
+@attrs.frozen
+class Upstream:
+    """A session with a server, and the headers that requests in it show."""
+
+    server: Server
+    session: UpstreamSession
+    headers: Mapping[str, str] = attrs.field(repr=False)
+
+    def with_session(self) -> dict[str, str]:
+        """The headers of a request in this session."""
+        extra = {**self.headers, h.VERSION: self.session.protocol_version}
+        if self.session.id is not None:
+            extra[h.SESSION] = self.session.id
+        return extra
+
+
+@attrs.frozen
+class UpstreamClient:
+    """Speaks to MCP servers in sessions. Every method but `wait_closed` raises UpstreamError."""
+
+    http: Exchanger
+
+    async def wait_initialized(
+        self, server: Server, *, client_info: str, capabilities: str, headers: Mapping[str, str]
+    ) -> Handshake:
+        """Open a session. `client_info` and `capabilities` are JSON; `headers` go along."""
+        params = f'{{"protocolVersion":"{LATEST_STATEFUL}","capabilities":{capabilities},"clientInfo":{client_info}}}'
+        body = request_text(0, INITIALIZE, params)
+        with self.http.limited(server, INITIALIZE):
+            async with self.http.exchange(server, "POST", body, headers) as answer:
+                await wait_checked(answer)
+                session_id = answer.headers.get(h.SESSION)
+                result = result_members(await wait_response(answer, wait_unheard))
+            values: dict[str, Any] = {member.key: member.value for member in result}
+            version: Any = values.get("protocolVersion")
+            if version not in STATEFUL:
+                message = f"speaks protocol version {version!r}; this gateway speaks {', '.join(STATEFUL)}"
+                raise UpstreamError("UnsupportedVersion", message)
+            session = UpstreamSession(id=_checked_id(session_id), protocol_version=version)
+            await self.wait_posted(Upstream(server, session, headers), notification_text(INITIALIZED))
+        instructions = values.get("instructions")
+        return Handshake(
+            session,
+            instructions if isinstance(instructions, str) else "",
+            _capabilities(values.get("capabilities")),
+        )
+
+    async def wait_posted(self, upstream: Upstream, message: bytes) -> None:
+        """Send a message that wants no answer, as it is."""
+        server = upstream.server
+        with self.http.limited(server, "a notification"):
+            async with self.http.exchange(server, "POST", message, upstream.with_session()) as answer:
+                await wait_checked(answer)
+
+    async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
+        """Ask, and give the answer's text and the members of its result."""
+        server, body = upstream.server, request_text(1, method, params)
+        with self.http.limited(server, method):
+            async with self.http.exchange(server, "POST", body, upstream.with_session()) as answer:
+                await wait_checked(answer)
+                message = await wait_response(answer, partial(self._wait_replied, upstream))
+        return message.text, result_members(message)
+
+    async def wait_forwarded(
+        self, upstream: Upstream, message: bytes, wait_heard: WaitHeard, *, silence: float | None
+    ) -> bytes:
+        """Send a client's request as it is, and give its answer as it came.
+
+        `wait_heard` gets what the server says before that; `silence` is its longest pause in seconds, None for none.
+        """
+        exchange = self.http.exchange(upstream.server, "POST", message, upstream.with_session(), silence=silence)
+        async with exchange as answer:
+            await wait_checked(answer)
+            response = await wait_response(answer, wait_heard)
+        return one_line(response.text)
+
+    async def wait_events(
+        self,
+        upstream: Upstream,
+        handle: Callable[[Message], None],
+        *,
+        own: bool,
+        position: Position,
+        opened: Callable[[], object] = lambda: None,
+    ) -> bool:
+        """Hand over the messages of a session's stream until it ends; False if the server offers none.
+
+        In the broker's `own` session the server's requests are answered here; in a client's they are
+        handed over like the rest. The stream goes on at `position`, which is kept up to date; `opened`
+        is called when the server has accepted.
+        """
+        extra = {**upstream.with_session(), **position.headers, "accept": h.EVENT_STREAM}
+        position.last_id = None  # a server that refuses to go on from there is asked for a new stream next time
+        async with self.http.exchange(upstream.server, "GET", None, extra, silence=None) as answer:
+            if answer.status_code in _NO_STREAM:
+                return False
+            await wait_checked(answer)
+            if media_type(answer) != h.EVENT_STREAM:
+                return False
+            position.last_id = extra.get(h.LAST_EVENT)
+            opened()
+            async with contextlib.aclosing(events_of(answer, position)) as messages:
+                async for message in messages:
+                    if own and isinstance(message, Request):
+                        await self._wait_replied(upstream, message)
+                    else:
+                        handle(message)
+            return True
+
+    async def wait_alive(self, upstream: Upstream) -> bool:
+        """Whether the server still knows this session."""
+        try:
+            await self.wait_result(upstream, "ping", "{}")
+        except UpstreamError as error:
+            if error.status == FORGOTTEN:
+                return False
+            if error.reason != "RpcError":
+                raise
+        return True
+
+    async def wait_closed(self, upstream: Upstream) -> None:
+        """End a session; a server that cannot or does not answer is left to its own expiry."""
+        if upstream.session.id is None:
+            return
+        with trio.move_on_after(timeouts.CLOSE), contextlib.suppress(UpstreamError):
+            async with self.http.exchange(upstream.server, "DELETE", None, upstream.with_session()):
+                pass
+
+    async def _wait_replied(self, upstream: Upstream, request: Request | Notification) -> None:
+        """Answer a server's request to the broker itself: it can be pinged, and has no roots."""
+        if isinstance(request, Notification):
+            return
+        result = _OWN_ANSWERS.get(request.method)
+        if result is not None:
+            reply = result_text(request.id, result)
+        else:
+            reply = error_text(request.id, METHOD_NOT_FOUND, f"The broker does not offer {request.method[:100]}")
+        async with self.http.exchange(upstream.server, "POST", reply, upstream.with_session()):
+            pass
+
+
+def _capabilities(declared: object) -> frozenset[str]:
+    """The capabilities that a server declares; one that has an own member is named with it."""
+    if not isinstance(declared, dict):
+        return frozenset()
+    resources = declared.get("resources")
+    subscribe = isinstance(resources, dict) and resources.get("subscribe") is True
+    return frozenset(map(str, declared)) | (frozenset({SUBSCRIBE}) if subscribe else frozenset())
+
+
+def _checked_id(session_id: str | None) -> str | None:
+    if session_id is None:
+        return None
+    if not session_id or any(not "!" <= char <= "~" for char in session_id):
+        raise UpstreamError("BadAnswer", "gave a session id that is not visible ASCII")
+    return session_id

@@ -1,0 +1,217 @@
+"""The life of sessions, rule by rule."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
+from mcpgw_sidecar.sessions import actions as a, events as e, rows
+from mcpgw_sidecar.sessions.hub import SessionCounts, SessionHub
+
+NAME, OTHER = ServerName("a/b"), ServerName("a/c")
+UP, NEW = (UpstreamSession(id=f"u{n}", protocol_version="2025-06-18", ticket=f"t{n}") for n in (1, 2))
+
+
+def session(key: str = "k", expires: int = 1000, capabilities: str = "{}") -> Session:
+    return Session(
+        key=key,
+        expires=expires,
+        protocol_version="2025-11-25",
+        client_info=JsonText("{}"),
+        capabilities=JsonText(capabilities),
+    )
+
+
+S = session()
+ASKED = session(capabilities='{"elicitation":{}}')
+
+
+def fed(hub: SessionHub, *events: e.Event) -> list[a.Action]:
+    """What the last of the events leads to."""
+    actions: list[a.Action] = []
+    for event in events:
+        actions = hub.apply(event)
+    return actions
+
+
+def test_a_session_with_a_server_is_opened_once_and_closed_at_the_end() -> None:
+    hub = SessionHub()
+    assert hub.upstreams("k") is None
+    assert fed(hub, e.Seen(S)) == []
+    assert hub.upstreams("k") == {}
+    assert fed(hub, e.Wanted(S, NAME)) == [a.Open(S, NAME)]
+    assert fed(hub, e.Wanted(S, NAME)) == [], "it is being opened"
+    assert fed(hub, e.Opened(S, NAME, UP), e.OpeningOver("k", NAME)) == []
+    assert fed(hub, e.Wanted(S, NAME)) == [], "it is open"
+    assert (hub.upstream("k", NAME), hub.upstream("k", OTHER), hub.session("k")) == (UP, None, S)
+    assert hub.statistics() == SessionCounts(gateway=1, upstream={NAME: 1})
+    ended = fed(hub, e.Ended(S, "Bearer x"))
+    assert ended == [a.Over("k"), a.Close(NAME, UP), a.ShareEnd(S, frozenset({NAME}), "Bearer x")]
+    assert (hub.upstreams("k"), hub.session("k"), hub.has_ended("k")) == (None, None, True)
+    assert fed(hub, e.Seen(S)) == []
+    assert hub.upstreams("k") is None
+    assert fed(hub, e.Wanted(S, NAME)) == []
+
+
+def test_an_opening_that_failed_may_be_tried_again() -> None:
+    assert fed(SessionHub(), e.Wanted(S, NAME), e.OpeningOver("k", NAME), e.Wanted(S, NAME)) == [a.Open(S, NAME)]
+
+
+@pytest.mark.parametrize(
+    "before", [[e.Ended(S)], [e.Adopted(S, NAME, NEW)], []], ids=["it has ended", "another stands", "it moved"]
+)
+def test_a_session_that_nobody_needs_any_more_is_closed(before: list[e.Event]) -> None:
+    hub = SessionHub()
+    fed(hub, e.Wanted(S, NAME), *before)
+    assert fed(hub, e.Opened(S, NAME, UP, moved=not before)) == [a.Close(NAME, UP)]
+    assert hub.upstream("k", NAME) == (NEW if any(isinstance(event, e.Adopted) for event in before) else None)
+
+
+def test_what_replicas_opened_is_taken_over_unless_there_is_one() -> None:
+    hub = SessionHub(shared=True)
+    assert fed(hub, e.Adopted(S, NAME, UP)) == []
+    assert fed(hub, e.Adopted(S, NAME, NEW)) == []
+    assert hub.upstream("k", NAME) == UP
+    fed(hub, e.Ended(S))
+    assert fed(hub, e.Adopted(S, NAME, UP)) == []
+    assert fed(hub, e.LeftOpen(OTHER, NEW)) == [a.Close(OTHER, NEW)]
+
+
+def test_a_dead_session_is_forgotten_once() -> None:
+    """Two calls find the same session dead; the second must not throw away what the first one opened."""
+    hub = SessionHub()
+    fed(hub, e.Opened(S, NAME, UP), e.Forgotten("k", NAME, UP), e.Opened(S, NAME, NEW), e.Forgotten("k", NAME, UP))
+    assert hub.upstream("k", NAME) == NEW
+    assert fed(hub, e.Forgotten("unseen", NAME, UP)) == []
+
+
+def test_an_ended_session_is_remembered_until_its_token_expires() -> None:
+    hub = SessionHub()
+    fed(hub, e.Ended(S), e.Due(999))
+    assert hub.has_ended("k")
+    fed(hub, e.Due(1000))
+    assert not hub.has_ended("k")
+
+
+def test_sessions_expire() -> None:
+    hub = SessionHub()
+    fed(hub, e.Opened(S, NAME, UP), e.Opened(session("later", 2000), NAME, NEW))
+    assert fed(hub, e.Due(1000)) == [a.Over("k"), a.Close(NAME, UP)]
+    assert hub.statistics().gateway == 1
+
+
+def test_one_that_ended_elsewhere_is_closed_there() -> None:
+    hub = SessionHub(shared=True)
+    fed(hub, e.Opened(ASKED, NAME, UP), e.CallGoesOut(ASKED, NAME))
+    assert fed(hub, e.EndedElsewhere("k", 1000)) == [a.Over("k"), a.Hush("k", NAME)]
+    assert fed(hub, e.EndedElsewhere("k", 1000)) == [], "told again, after the store was away"
+
+
+def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_SESSIONS", 2)
+    hub = SessionHub()
+    for key in "abc":
+        fed(hub, e.Seen(session(key)))
+    assert hub.statistics().gateway == 2
+    for key in "abc":
+        fed(hub, e.Ended(session(key)))
+    assert [hub.has_ended(key) for key in "abc"] == [False, True, True]
+
+
+def test_wishes_are_told_to_every_session_with_a_server() -> None:
+    hub = SessionHub()
+    assert fed(hub, e.LevelSet(S, "debug", "Bearer x")) == [a.ShareLevel(S, "debug", "Bearer x")]
+    for uri in ("a:", "b:", "x" * 10_000):
+        assert fed(hub, e.Subscribed(S, NAME, uri, wanted=True)) == []
+    fed(hub, e.Subscribed(S, NAME, "a:", wanted=False), e.Subscribed(S, OTHER, "c:", wanted=False))
+    wishes = Wishes(level="debug", resources=frozenset({"b:"}))
+    assert fed(hub, e.Opened(S, NAME, UP)) == [a.Tell(S, NAME, UP, wishes)]
+    assert fed(hub, e.Opened(S, OTHER, NEW)) == [a.Tell(S, OTHER, NEW, Wishes(level="debug"))]
+    assert fed(hub, e.ServerTold(S, NAME, UP)) == [a.Listen("k", NAME, UP)]
+    assert fed(hub, e.ServerTold(S, NAME, UP)) == [], "once"
+    assert fed(hub, e.ServerTold(S, NAME, NEW)) == [], "it was replaced meanwhile"
+    assert fed(hub, e.Ended(S), e.ServerTold(S, NAME, UP)) == []
+    assert fed(hub, e.LevelSet(S, "debug")) == fed(hub, e.Subscribed(S, NAME, "a:", wanted=True)) == []
+    assert fed(hub, e.WishesRead(S, "debug", ())) == []
+
+
+def test_subscriptions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_RESOURCES", 2)
+    hub = SessionHub()
+    for uri in ("a:", "b:", "c:"):
+        fed(hub, e.Subscribed(S, NAME, uri, wanted=True))
+    assert fed(hub, e.Opened(S, NAME, UP)) == [a.Tell(S, NAME, UP, Wishes(resources=frozenset({"a:", "b:"})))]
+
+
+def test_a_subscription_is_shared_and_its_server_heard() -> None:
+    hub = SessionHub(shared=True)
+    fed(hub, e.Opened(S, NAME, UP))
+    share = a.ShareSubscription(S, NAME, "a:", wanted=True)
+    assert fed(hub, e.Subscribed(S, NAME, "a:", wanted=True)) == [share, a.Listen("k", NAME, UP)]
+    assert fed(hub, e.Subscribed(S, NAME, "a:", wanted=False)) == [attrs.evolve(share, wanted=False)]
+
+
+@pytest.mark.parametrize("capabilities", ["{}", "[", '{"roots":{}}', '{"sampling":{}}', '{"elicitation":{}}', '{"x":1}'])
+def test_a_client_that_can_be_asked_is_listened_for_before_the_call_goes_out(capabilities: str) -> None:
+    hub, client = SessionHub(), session(capabilities=capabilities)
+    assert fed(hub, e.CallGoesOut(client, NAME)) == [], "it is not open"
+    fed(hub, e.Opened(client, NAME, UP))
+    listens = fed(hub, e.CallGoesOut(client, NAME))
+    assert listens == ([] if capabilities in {"{}", "[", '{"x":1}'} else [a.Listen("k", NAME, UP)])
+
+
+def test_another_session_is_heard_in_place_of_the_one_before() -> None:
+    hub = SessionHub()
+    fed(hub, e.StreamHere(ASKED), e.Opened(ASKED, NAME, UP))
+    assert fed(hub, e.CallGoesOut(ASKED, NAME)) == [a.Listen("k", NAME, UP), a.Mark("k")]
+    assert hub.hearing("k") == "a/b:t1"
+    fed(hub, e.Forgotten("k", NAME, UP), e.Opened(ASKED, NAME, NEW))
+    assert fed(hub, e.CallGoesOut(ASKED, NAME)) == [a.Hush("k", NAME), a.Listen("k", NAME, NEW), a.Mark("k")]
+    assert fed(hub, e.Silenced("k", NAME, UP)) == []
+    assert hub.hearing("k") == "a/b:t2"
+    fed(hub, e.Silenced("k", NAME, NEW))
+    assert hub.hearing("k") == hub.hearing("unseen") == ""
+
+
+def test_what_a_client_was_told_to_be_heard_is_heard_on() -> None:
+    hub = SessionHub()
+    assert fed(hub, e.Adopted(S, NAME, UP, heard=True)) == [a.Listen("k", NAME, UP)]
+    assert fed(hub, e.Adopted(S, OTHER, NEW, heard=True)) == [a.Listen("k", OTHER, NEW)]
+    assert hub.hearing("k") == "a/b:t1,a/c:t2"
+    assert fed(hub, e.ServerGone(NAME)) == [a.Hush("k", NAME)]
+    assert (hub.upstream("k", NAME), hub.hearing("k")) == (None, "a/c:t2")
+    assert fed(hub, e.ServerGone(NAME)) == []
+
+
+def test_messages_go_to_the_stream_here_else_to_a_replica_else_they_are_kept() -> None:
+    alone, shared = SessionHub(), SessionHub(shared=True)
+    assert fed(alone, e.Said("k", b"x")) == [a.Hold("k", b"x")]
+    assert fed(shared, e.Said("k", b"x")) == [a.Post("k", b"x")]
+    assert fed(shared, e.NotPosted("k", b"x")) == [a.Hold("k", b"x")]
+    assert fed(shared, e.MailWaits("k")) == fed(shared, e.RowChanged("k")) == []
+    assert fed(alone, e.StreamHere(S)) == []
+    assert fed(shared, e.StreamHere(S, "Bearer x")) == [a.FetchRow(S, "Bearer x")]
+    for hub in (alone, shared):
+        fed(hub, e.StreamHere(S), e.StreamGone("k"))
+        assert fed(hub, e.Said("k", b"x")) == [a.Deliver("k", b"x")]
+        assert fed(hub, e.NotPosted("k", b"x")) == [a.Deliver("k", b"x")], "its stream has come meanwhile"
+    assert fed(shared, e.MailWaits("k")) == [a.FetchMail("k")]
+    assert fed(shared, e.RowChanged("k")) == [], "the session is not seen"
+    assert fed(shared, e.Seen(S), e.RowChanged("k")) == [a.FetchRow(S, None)]
+    assert fed(alone, e.StreamGone("k"), e.Said("k", b"x")) == [a.Hold("k", b"x")]
+    assert fed(alone, e.StreamGone("k"), e.Said("k", b"x")) == [a.Hold("k", b"x")], "its session has ended before"
+
+
+def test_what_a_replica_heard_is_heard_by_the_one_with_the_stream() -> None:
+    hub = SessionHub(shared=True)
+    fed(hub, e.Adopted(S, NAME, UP), e.Adopted(S, OTHER, NEW), e.WishesRead(S, None, ((NAME, "a:"),)))
+    assert fed(hub, e.Shared(S)) == [a.Listen("k", NAME, UP)]
+    fed(hub, e.WishesRead(S, "debug", ()))
+    assert fed(hub, e.Shared(S)) == [a.Listen("k", OTHER, NEW)]
+    assert fed(hub, e.Shared(session("unseen"))) == []
+    fed(hub, e.WishesRead(S, None, ()), e.Forgotten("k", NAME, UP))
+    assert fed(hub, e.Opened(S, NAME, NEW)) == [a.Tell(S, NAME, NEW, Wishes(level="debug", resources=frozenset({"a:"})))], (
+        "a level that is not in the store stays"
+    )
