@@ -1,1 +1,4 @@
-"""Kubernetes: the resources that servers are made of are watched, and told what became of them. `resources` is its pure half."""
+"""Kubernetes: watches the resources that define servers, and writes their status.
+
+`resources` is the pure half.
+"""

@@ -1,7 +1,10 @@
-"""The Kubernetes API over httpx2 and Trio; configuration and credentials come from the official client.
+"""The Kubernetes API over httpx2 and Trio.
 
-In a pod the service account's, elsewhere KUBECONFIG's, exec plugins and all. A token that was refused is fetched anew once. The client's own
-requests and watches are not used: they cannot be cancelled while the server is silent.
+Configuration and credentials come from the official client.
+
+In a pod these are the service account's, elsewhere KUBECONFIG's, including exec plugins. A refused
+token is fetched again once. We do not use the client's own requests and watches, which cannot be
+cancelled while the server is silent.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ _UNAUTHORIZED = 401
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON = "application/json"
-_WORDS = 300  # characters of the API's own words that are repeated
+_WORDS = 300  # characters of the API's own message that an error repeats
 
 Raw = Mapping[str, Any]
 
@@ -43,15 +46,18 @@ class _Access:
 
 @attrs.define
 class KubeApi:
-    """The API server, as whoever runs this program may use it. Made by `opened`."""
+    """The API server, with the credentials of this process or its user. Made by `opened`."""
 
     _access: _Access
-    _renewing: trio.Lock = attrs.field(factory=trio.Lock)
+    _renewal_lock: trio.Lock = attrs.field(factory=trio.Lock)
 
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls) -> AsyncIterator[KubeApi]:
-        """The API server of this pod or of KUBECONFIG. Raises UnavailableError when neither says where it is."""
+        """Open the API of this pod's cluster or of KUBECONFIG.
+
+        Raises UnavailableError when there is neither.
+        """
         api = cls(await trio.to_thread.run_sync(_load, abandon_on_cancel=True))
         try:
             yield api
@@ -66,12 +72,15 @@ class KubeApi:
     async def wait_json(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Raw | None = None
     ) -> dict[str, Any]:
-        """One request; a PATCH is a merge patch. Gives an object or a list, with its `metadata`. Raises ApiError."""
+        """One request; a PATCH is a merge patch.
+
+        Returns an object or a list, with its `metadata`. Raises ApiError.
+        """
         async with self.stream(method, path, params=params, body=body) as answer:
-            found = _decoded(await answer.aread())
-        if not isinstance(found.get("metadata"), dict):
+            document = _json_object(await answer.aread())
+        if not isinstance(document.get("metadata"), dict):
             raise ApiError("what answers is not the Kubernetes API: its answer is no object of it")
-        return found
+        return document
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -83,12 +92,17 @@ class KubeApi:
         body: Raw | None = None,
         silence: float = TIMEOUT,
     ) -> AsyncIterator[httpx2.Response]:
-        """A request whose answer is read by the caller; `silence` is the longest pause in it. Raises ApiError, also while it is read."""
+        """A request whose answer the caller reads.
+
+        `silence` is the longest pause in it, in seconds.
+
+        Raises ApiError, also while the caller reads.
+        """
         try:
             async with contextlib.AsyncExitStack() as stack:
                 for attempt in (1, 2):
                     access = self._access
-                    with trio.fail_after(TIMEOUT):  # a watch may be silent for long, but not before it has begun
+                    with trio.fail_after(TIMEOUT):  # a watch may be silent for long, but not before its response headers
                         answer = await stack.enter_async_context(_exchange(access, method, path, params, body, silence))
                     if answer.status_code != _UNAUTHORIZED or attempt == 2:  # noqa: PLR2004  # the second and last
                         break
@@ -104,18 +118,18 @@ class KubeApi:
                 f"the Kubernetes API at {self._access.configuration.host} did not answer: {words_of(error)}"
             ) from None
 
-    async def _wait_renewed(self, refused: _Access) -> None:
-        """Read configuration and credentials again, once however many were refused."""
-        async with self._renewing:
-            if self._access is refused:
+    async def _wait_renewed(self, old_access: _Access) -> None:
+        """Load configuration and credentials again, once for all the requests refused with them."""
+        async with self._renewal_lock:
+            if self._access is old_access:
                 try:
-                    renewed = await trio.to_thread.run_sync(_load, abandon_on_cancel=True)
-                except UnavailableError as error:  # it is being written just now: the next one may be whole
+                    new_access = await trio.to_thread.run_sync(_load, abandon_on_cancel=True)
+                except UnavailableError as error:  # the file is just being written: the next try may read it whole
                     raise ApiError(str(error), status=_UNAUTHORIZED) from None
-                if _peer(renewed.configuration) == _peer(refused.configuration):
-                    await renewed.http.aclose()  # the same server: its connections, and the watches on them, go on
-                    renewed = attrs.evolve(renewed, http=refused.http)
-                self._access = renewed
+                if _peer(new_access.configuration) == _peer(old_access.configuration):
+                    await new_access.http.aclose()  # the same server: keep its connections, and the watches on them
+                    new_access = attrs.evolve(new_access, http=old_access.http)
+                self._access = new_access
 
 
 @contextlib.asynccontextmanager
@@ -123,7 +137,7 @@ async def _exchange(
     access: _Access, method: str, path: str, params: Mapping[str, str] | None, body: Raw | None, silence: float
 ) -> AsyncIterator[httpx2.Response]:
     headers = {"accept": _JSON, "user-agent": f"{PROGRAM}/{__version__}"}
-    try:  # in a thread: it may read a file or run a program, and a program may fail in any way
+    try:  # in a thread: this may read a file or run a program, which may fail in any way
         token = await trio.to_thread.run_sync(
             access.configuration.get_api_key_with_prefix, "BearerToken", abandon_on_cancel=True
         )
@@ -143,8 +157,11 @@ async def _exchange(
 
 
 def _load() -> _Access:
-    """In a thread: the client takes half a second to import, and may run a program for credentials."""
-    from kubernetes import client, config  # noqa: PLC0415  # whoever has a file needs none of it
+    """Load configuration and credentials.
+
+    To run in a thread: the import takes half a second, and plugins are programs.
+    """
+    from kubernetes import client, config  # noqa: PLC0415  # slow, and with a configuration file not needed
 
     configuration = client.Configuration()
     try:
@@ -152,26 +169,27 @@ def _load() -> _Access:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             namespace = _SERVICE_ACCOUNT.read_text(encoding="utf-8").strip()
         else:
-            file = os.environ.get("KUBECONFIG")  # the client looked at it when it was imported
+            file = os.environ.get("KUBECONFIG")  # the client read the variable when it was imported
             config.load_kube_config(file, client_configuration=configuration)  # type: ignore[no-untyped-call]
             _, active = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
             namespace = (active or {}).get("context", {}).get("namespace", "default")
         return _Access(configuration, _client(configuration), namespace)
-    except Exception as error:  # noqa: BLE001  # the client raises whatever its parsers do
+    except Exception as error:  # noqa: BLE001  # the client raises whatever its parsers raise
         where = f" (KUBECONFIG={os.environ['KUBECONFIG']})" if os.environ.get("KUBECONFIG") else ""
         msg = f"no Kubernetes API{where}: {error}; run in a pod with a service account, or name a kubeconfig with KUBECONFIG"
         raise UnavailableError(msg) from None
 
 
 def _peer(configuration: Any) -> tuple[Any, ...]:  # noqa: ANN401  # kubernetes has no types
-    """What a connection depends on."""
+    """The settings that a connection depends on."""
     names = ("host", "ssl_ca_cert", "verify_ssl", "cert_file", "key_file", "proxy")
     return tuple(getattr(configuration, name) for name in names)
 
 
 def _client(configuration: Any) -> httpx2.AsyncClient:  # noqa: ANN401  # kubernetes has no types
     context = trust.context(configuration.ssl_ca_cert)
-    # Clusters live for years with an authority without key identifiers, which Python 3.13 refuses by default.
+    # Clusters live for years with an authority without key identifiers, which Python 3.13 refuses
+    # by default.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not configuration.verify_ssl:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -183,7 +201,7 @@ def _client(configuration: Any) -> httpx2.AsyncClient:  # noqa: ANN401  # kubern
     )
 
 
-def _decoded(text: bytes) -> dict[str, Any]:
+def _json_object(text: bytes) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError:
@@ -195,7 +213,7 @@ def _decoded(text: bytes) -> dict[str, Any]:
 
 def _words(status: int, text: bytes) -> str:
     try:
-        message = str(_decoded(text).get("message", ""))
+        message = str(_json_object(text).get("message", ""))
     except ApiError:
         message = ""
     return f"HTTP {status}{': ' if message else ''}{message[:_WORDS]}"

@@ -1,4 +1,7 @@
-"""An authority of our own for the webhook: the API server trusts it by the caBundle, and nobody else has to."""
+"""A certificate authority of our own for the webhook.
+
+The API server trusts it by the caBundle; nobody else needs to.
+"""
 
 from __future__ import annotations
 
@@ -18,42 +21,42 @@ from mcpgw_sidecar import PROGRAM
 
 AUTHORITY_LIFE = dt.timedelta(days=365)
 SERVER_LIFE = dt.timedelta(days=7)
-SKEW = dt.timedelta(minutes=5)  # clocks of the API server that are behind ours
+SKEW = dt.timedelta(minutes=5)  # by which the clock of the API server may be behind ours
 
 
 @attrs.frozen
 class Authority:
-    """A certificate that signs, and its key, both PEM."""
+    """The certificate of an authority and its key, both PEM."""
 
     certificate: bytes
     key: bytes = attrs.field(repr=False)
 
     def check(self) -> ec.EllipticCurvePrivateKey:
-        """The key that signs. Raises ValueError for an authority that cannot be used."""
+        """The private key. Raises ValueError for an authority that cannot be used."""
         try:
-            found = serialization.load_pem_private_key(self.key, password=None)
-            certified = x509.load_pem_x509_certificate(self.certificate).public_key()
-        except (TypeError, UnsupportedAlgorithm) as error:  # an encrypted key, or one that nobody knows any more
+            key = serialization.load_pem_private_key(self.key, password=None)
+            public_key = x509.load_pem_x509_certificate(self.certificate).public_key()
+        except (TypeError, UnsupportedAlgorithm) as error:  # an encrypted key, or one of an unknown kind
             raise ValueError(f"the authority's key cannot be read: {error}") from None
-        if not isinstance(found, ec.EllipticCurvePrivateKey) or found.public_key() != certified:
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != public_key:
             raise ValueError("the authority's key is not that of its certificate")
-        return found
+        return key
 
     def due(self, now: dt.datetime) -> bool:
-        """Whether it should be replaced: a third of its life or less is left."""
+        """Whether the authority should be replaced: a third of its life or less is left."""
         return _due(x509.load_pem_x509_certificate(self.certificate), now)
 
 
 @attrs.frozen
 class ServerIdentity:
-    """What the webhook serves with."""
+    """The webhook's certificate with its TLS context, and the authority that signed it."""
 
     context: ssl.SSLContext
     signer: Authority
     certificate: x509.Certificate
 
     def due(self, now: dt.datetime) -> bool:
-        """Whether it should be replaced."""
+        """Whether the certificate should be replaced."""
         return _due(self.certificate, now)
 
 
@@ -68,16 +71,21 @@ def make_authority(now: dt.datetime, life: dt.timedelta = AUTHORITY_LIFE) -> Aut
 
 
 def make_server(signer: Authority, names: list[str], now: dt.datetime) -> ServerIdentity:
-    """A server certificate for DNS names, and the TLS context that serves with it. Raises ValueError for a signer that is none."""
+    """A server certificate for DNS names, with its TLS context.
+
+    Raises ValueError when `signer` cannot sign.
+    """
     authority = x509.load_pem_x509_certificate(signer.certificate)
-    signing = signer.check()
+    signing_key = signer.check()
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     builder = _builder(subject, authority.subject, key.public_key(), now, SERVER_LIFE)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
-    certificate = builder.sign(signing, hashes.SHA256())
+    builder = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False
+    )
+    certificate = builder.sign(signing_key, hashes.SHA256())
     return ServerIdentity(_context(certificate.public_bytes(serialization.Encoding.PEM), _pem(key)), signer, certificate)
 
 
@@ -112,7 +120,8 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _context(certificate: bytes, key: bytes) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # The standard library reads keys from files alone; this one is in memory, or gone before anybody could look.
+    # The standard library reads keys only from files. This file is in memory where possible, and
+    # removed at once.
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as directory:  # noqa: S108
         path = Path(directory) / "pair.pem"
         path.touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""Keeps the ConfigMap `mcp-gateway-config` as the configuration is, while this sidecar holds the Lease."""
+"""Writes the ConfigMap `mcp-gateway-config`, while this sidecar holds the Lease."""
 
 from __future__ import annotations
 
@@ -19,69 +19,74 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 _CONFLICT = 409
-PACE = 1.0  # seconds between two writes: somebody who puts it back each time is no reason for a hot loop
-AGAIN = 2.0  # seconds after which what could not be written is tried again
+PACE = 1.0  # seconds between two writes: somebody who reverts each write must not cause a hot loop
+AGAIN = 2.0  # seconds until a failed write is tried again
 
 
 class ConfigMapWriter:
-    """Written only when its text or labels differ, so an edit by hand lasts a moment. Other keys and labels in it are left alone."""
+    """Writes the ConfigMap when its text or labels differ: an edit by hand lasts only a moment.
+
+    Other keys and labels of the ConfigMap are left alone.
+    """
 
     def __init__(
         self, *, api: KubeApi, namespace: str, desired: Watched[Desired], loaded: trio.Event, leading: Watched[bool]
     ) -> None:
         self._api = api
-        self._where = Ref(namespace, CONFIG_MAP_NAME)
+        self._ref = Ref(namespace, CONFIG_MAP_NAME)
         self._desired = desired
         self._loaded = loaded
         self._leading = leading
-        self._found: Watched[tuple[bool, Raw | None]] = Watched((False, None))
-        self._said = ""
+        self._config_map: Watched[tuple[bool, Raw | None]] = Watched((False, None))
+        self._error = ""
 
     async def wait_writing(self) -> None:
-        """Write for ever."""
+        """Write for ever, after each change of the configuration, the Lease or the ConfigMap."""
         async with trio.open_nursery() as nursery:
-            reflector = Reflector(self._api, CONFIG_MAP, self, namespace=self._where.namespace, name=self._where.name)
+            reflector = Reflector(self._api, CONFIG_MAP, self, namespace=self._ref.namespace, name=self._ref.name)
             nursery.start_soon(reflector.wait_reflecting)
             await self._loaded.wait()
             while True:
-                versions = self._desired.version, self._leading.version, self._found.version
+                versions = self._desired.version, self._leading.version, self._config_map.version
                 done = await self._wait_written()
                 with trio.move_on_after(math.inf if done else AGAIN):
                     await self._wait_changed(*versions)
 
-    async def _wait_changed(self, desired: int, leading: int, found: int) -> None:
+    async def _wait_changed(self, desired: int, leading: int, config_map: int) -> None:
         async with trio.open_nursery() as nursery:
 
-            async def wait(watched: Watched[Desired] | Watched[bool] | Watched[tuple[bool, Raw | None]], at: int) -> None:
-                await watched.wait_after(at)
+            async def wait(
+                watched: Watched[Desired] | Watched[bool] | Watched[tuple[bool, Raw | None]], version: int
+            ) -> None:
+                await watched.wait_after(version)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait, self._desired, desired)
             nursery.start_soon(wait, self._leading, leading)
-            nursery.start_soon(wait, self._found, found)
+            nursery.start_soon(wait, self._config_map, config_map)
 
     async def _wait_written(self) -> bool:
-        """True when there is nothing (more) to do for now."""
-        listed, found = self._found.value
-        if not self._leading.value or not listed:
+        """Write if necessary. False when the write failed and has to be tried again."""
+        is_listed, config_map = self._config_map.value
+        if not self._leading.value or not is_listed:
             return True
         desired = self._desired.value
         text = render(desired.servers, desired.virtual_servers)
-        labels = (found or {}).get("metadata", {}).get("labels") or {}
-        if found is not None and (found.get("data") or {}).get(KEY) == text and LABELS.items() <= labels.items():
+        labels = (config_map or {}).get("metadata", {}).get("labels") or {}
+        if config_map is not None and (config_map.get("data") or {}).get(KEY) == text and LABELS.items() <= labels.items():
             return True
         if len(text.encode()) > MAX_SIZE:
-            self._say(
+            self._log_error(
                 f"the configuration has {len(text.encode())} bytes, and a ConfigMap takes {MAX_SIZE}: it stays as it is"
             )
             return True
         try:
-            await self._wait_put(found, text)  # what it is now, the watch says
+            await self._wait_put(config_map, text)  # the watch will bring the result
         except ApiError as error:
-            if error.status != _CONFLICT:  # another one made it just now: the watch brings it
-                self._say(f"{error}; will retry")
+            if error.status != _CONFLICT:  # another sidecar created it just now: the watch brings it
+                self._log_error(f"{error}; will retry")
             return False
-        self._said = ""
+        self._error = ""
         log.info(
             "Successfully regenerated aggregated configuration",
             serverCount=len(desired.servers),
@@ -90,32 +95,35 @@ class ConfigMapWriter:
         await trio.sleep(PACE)
         return True
 
-    async def _wait_put(self, found: Raw | None, text: str) -> None:
+    async def _wait_put(self, config_map: Raw | None, text: str) -> None:
         body = {"metadata": {"labels": LABELS}, "data": {KEY: text}}
-        if found is not None:
-            await self._api.wait_json("PATCH", CONFIG_MAP.path(self._where.namespace, self._where.name), body=body)
+        if config_map is not None:
+            await self._api.wait_json("PATCH", CONFIG_MAP.path(self._ref.namespace, self._ref.name), body=body)
             return
-        meta = {"name": self._where.name, "namespace": self._where.namespace, "labels": LABELS}
-        new = {"apiVersion": "v1", "kind": CONFIG_MAP.name, **body, "metadata": meta}
-        await self._api.wait_json("POST", CONFIG_MAP.path(self._where.namespace), body=new)
+        meta = {"name": self._ref.name, "namespace": self._ref.namespace, "labels": LABELS}
+        document = {"apiVersion": "v1", "kind": CONFIG_MAP.name, **body, "metadata": meta}
+        await self._api.wait_json("POST", CONFIG_MAP.path(self._ref.namespace), body=document)
 
-    def _say(self, error: str) -> None:
-        if error != self._said:
-            self._said = error
-            log.error("ConfigMap not written", configMap=str(self._where), error=error)
+    def _log_error(self, error: str) -> None:
+        if error != self._error:
+            self._error = error
+            log.error("ConfigMap not written", configMap=str(self._ref), error=error)
 
-    def reset(self, found: list[Raw]) -> None:
-        """It is there, or not."""
-        self._found.publish((True, found[0] if found else None))
+    def reset(self, raws: list[Raw]) -> None:
+        """The ConfigMap exists, or `raws` is empty."""
+        self._config_map.publish((True, raws[0] if raws else None))
 
     def apply(self, raw: Raw) -> None:
-        """It is there, or is different."""
-        self._found.publish((True, raw))
+        """The ConfigMap was added or modified."""
+        self._config_map.publish((True, raw))
 
     def delete(self, raw: Raw) -> None:
-        """It has gone."""
+        """The ConfigMap was deleted."""
         del raw
-        self._found.publish((True, None))
+        self._config_map.publish((True, None))
 
     def trouble(self, reason: str | None, status: int = 0) -> None:
-        """The reflector says it in the log; with nothing to compare with, nothing is written."""
+        """The reflector logs the reason.
+
+        Without a ConfigMap to compare with, nothing is written.
+        """

@@ -1,4 +1,4 @@
-"""Holding the Lease: of many sidecars that watch, one writes."""
+"""Holds the Lease, so that one of many sidecars writes."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-LET_GO = DURATION * 0.8  # seconds without a renewal after which we stop to write: before anybody else begins
+LET_GO = DURATION * 0.8  # seconds without a renewal after which we stop writing: before another sidecar begins
 RELEASE_TIMEOUT = 1.0  # seconds
 _NOT_FOUND, _CONFLICT = 404, 409
 
 
 class LeaseHolder:
-    """Tries for ever to hold a Lease; `held` says whether it does, `error` why it cannot even try."""
+    """Tries for ever to hold a Lease.
+
+    `held` says whether it does, `error` why the API cannot be asked.
+    """
 
     def __init__(self, api: KubeApi, where: Ref, identity: str) -> None:
         self._api = api
-        self._where = where
+        self._ref = where
         self.identity = identity
         self._observed = Observed(identity)
-        self._renewed = -DURATION
+        self._renewal_time = -DURATION
         self.error: str | None = None
         self.held = Watched(False)  # noqa: FBT003  # the value
 
     @property
     def namespace(self) -> str:
-        """Where the Lease is."""
-        return self._where.namespace
+        """The namespace of the Lease."""
+        return self._ref.namespace
 
     async def wait_holding(self) -> None:
-        """Take it when it is free, renew it, and give it back at the end."""
+        """Take the Lease when it is free, renew it, and release it at the end."""
         try:
             while True:
                 await self._wait_until(RENEW, self._wait_tried)
@@ -52,31 +55,35 @@ class LeaseHolder:
                     await self._wait_released()
 
     async def _wait_until(self, seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
-        """Wait for something, for so long; and not beyond the moment at which a Lease that was not renewed has to be let go."""
+        """Wait for `wait`, at most `seconds`.
+
+        A held Lease that was not renewed ends the wait earlier, in time to stop writing before
+        another sidecar begins.
+        """
         end = trio.current_time() + seconds
-        let_go = self._renewed + LET_GO if self.held.value else math.inf
+        let_go = self._renewal_time + LET_GO if self.held.value else math.inf
         with trio.CancelScope(deadline=min(end, let_go)):
             await wait()
-        if self.held.value and trio.current_time() >= self._renewed + LET_GO:
-            log.warning("Lease lost: it could not be renewed in time", lease=str(self._where), identity=self.identity)
+        if self.held.value and trio.current_time() >= self._renewal_time + LET_GO:
+            log.warning("Lease lost: it could not be renewed in time", lease=str(self._ref), identity=self.identity)
             self.held.publish(False)  # noqa: FBT003  # the value
 
     async def _wait_tried(self) -> None:
-        began = trio.current_time()
+        start = trio.current_time()
         try:
             won = await self._wait_taken()
         except ApiError as error:
             if str(error) != self.error:
-                log.warning("Lease not renewed", lease=str(self._where), error=str(error))
+                log.warning("Lease not renewed", lease=str(self._ref), error=str(error))
             self.error = str(error)
             return
         self.error = None
         if won:
-            self._renewed = began
+            self._renewal_time = start
         self._hold(held=won)
 
     async def _wait_taken(self) -> bool:
-        path = LEASE.path(self._where.namespace, self._where.name)
+        path = LEASE.path(self._ref.namespace, self._ref.name)
         try:
             lease = await self._api.wait_json("GET", path)
             if not self._observed.may_take(lease, trio.current_time()):
@@ -84,17 +91,17 @@ class LeaseHolder:
             await self._api.wait_json("PUT", path, body=taken(lease, self.identity, _now()))
         except ApiError as error:
             if error.status == _CONFLICT:
-                return False  # another one was faster
+                return False  # another sidecar was faster
             if error.status != _NOT_FOUND:
                 raise
             return await self._wait_made()
         return True
 
     async def _wait_made(self) -> bool:
-        meta = {"name": self._where.name, "namespace": self._where.namespace}
-        new = {"apiVersion": f"{LEASE.group}/{LEASE.version}", "kind": LEASE.name, "metadata": meta}
+        meta = {"name": self._ref.name, "namespace": self._ref.namespace}
+        lease = {"apiVersion": f"{LEASE.group}/{LEASE.version}", "kind": LEASE.name, "metadata": meta}
         try:
-            await self._api.wait_json("POST", LEASE.path(self._where.namespace), body=taken(new, self.identity, _now()))
+            await self._api.wait_json("POST", LEASE.path(self._ref.namespace), body=taken(lease, self.identity, _now()))
         except ApiError as error:
             if error.status == _CONFLICT:
                 return False
@@ -102,18 +109,18 @@ class LeaseHolder:
         return True
 
     async def _wait_released(self) -> None:
-        path = LEASE.path(self._where.namespace, self._where.name)
+        path = LEASE.path(self._ref.namespace, self._ref.name)
         try:
             lease = await self._api.wait_json("GET", path)
             if (lease.get("spec") or {}).get("holderIdentity") == self.identity:
                 await self._api.wait_json("PUT", path, body=released(lease, _now()))
         except ApiError as error:
-            log.debug("Lease not given back", lease=str(self._where), error=str(error))
+            log.debug("Lease not given back", lease=str(self._ref), error=str(error))
 
     def _hold(self, *, held: bool) -> None:
         if self.held.publish(held):
             message = "This sidecar writes status and ConfigMap now" if held else "Another sidecar writes from now on"
-            log.info(message, lease=str(self._where), identity=self.identity)
+            log.info(message, lease=str(self._ref), identity=self.identity)
 
 
 def _now() -> str:

@@ -11,7 +11,8 @@ any         an error, silence for `SILENCE` s   waiting (back-off), then as befo
 any         404: the API has no such kind       waiting (back-off), then listing
 ==========  ==================================  ==================================================
 
-The version moves on after an object was handed over: nothing is lost, something may come twice.
+The version advances only after the sink has the object: so no change is lost, but one may come
+twice.
 """
 
 from __future__ import annotations
@@ -32,35 +33,35 @@ from mcpgw_sidecar.runtime.backoff import Backoff
 log = get_logger(__name__)
 
 PAGE = 500  # objects of a page of a list
-WATCH_TIME = 290  # seconds of one watch, and up to a fifth more so that many do not return in step
-SILENCE = 90.0  # seconds: the API server sends a bookmark each minute, so it is dead or out of reach
+WATCH_TIME = 290  # seconds of one watch, and up to a fifth more so that many watches do not end at once
+SILENCE = 90.0  # seconds: the API server sends a bookmark each minute, so after that it is dead or out of reach
 RETRY_BASE = 0.25  # seconds
-RETRY_CAP = 10.0  # seconds: an API server or a CRD that comes (back) is seen within that
-QUICK = 1.0  # seconds: a watch that ends sooner is not begun again at once, or a faulty proxy would have us loop
+RETRY_CAP = 10.0  # seconds within which we see that an API server or a CRD is (again) there
+QUICK = 1.0  # seconds: after a shorter watch we back off, or a faulty proxy would make us loop
 MAX_LINE = 16 << 20  # bytes of one event; etcd takes objects of 1.5 MiB
 _GONE = 410
-_ANEW = frozenset({400, 403, 404, 405, _GONE})  # after these a version is of no use
+_RELIST = frozenset({400, 403, 404, 405, _GONE})  # statuses after which the version is of no use
 
 
 class Sink(Protocol):
-    """Who wants to know."""
+    """Receives the objects of a kind."""
 
-    def reset(self, found: list[Raw]) -> None:
-        """These are all."""
+    def reset(self, raws: list[Raw]) -> None:
+        """These are all objects that exist."""
 
     def apply(self, raw: Raw) -> None:
-        """One is there, or is different."""
+        """An object was added or modified."""
 
     def delete(self, raw: Raw) -> None:
-        """One has gone."""
+        """An object was deleted."""
 
     def trouble(self, reason: str | None, status: int = 0) -> None:
-        """Why nothing is known at the moment; None when it is again."""
+        """Why the watch fails at the moment; None when it works again."""
 
 
 @attrs.define
 class Reflector:
-    """One kind, of all namespaces, of one, or one object of one."""
+    """Lists and watches one kind: in all namespaces, in one, or a single object in one."""
 
     api: KubeApi
     kind: ResourceKind
@@ -68,15 +69,15 @@ class Reflector:
     namespace: str | None = None
     name: str | None = None
     _version: str | None = None
-    _said: str | None = None
+    _reason: str | None = None
     _failures: int = 0
-    _opened: float | None = None
+    _watch_start: float | None = None
 
     async def wait_reflecting(self) -> None:
         """List and watch (the table above)."""
         backoff = Backoff(RETRY_BASE, RETRY_CAP)
         while True:
-            began, self._opened = trio.current_time(), None
+            began, self._watch_start = trio.current_time(), None
             try:
                 if self._version is None:
                     await self._wait_listed()
@@ -86,21 +87,22 @@ class Reflector:
                     backoff.reset()
                     continue
             except ApiError as error:
-                if error.status in _ANEW:
+                if error.status in _RELIST:
                     self._version = None
-                self._failures = 1 if self._stood() else self._failures + 1
-                # A line that was cut is none: an API server that is replaced cuts all of them.
+                self._failures = 1 if self._was_stable() else self._failures + 1
+                # A first cut connection is not reported: an API server that is replaced cuts all of
+                # them.
                 if error.status != _GONE and (error.status or self._failures > 1):
-                    self._trouble(self._told(error), error.status)
+                    self._trouble(self._explanation(error), error.status)
                 if trio.current_time() - began >= SILENCE:
                     backoff.reset()
             await trio.sleep(backoff.next())
 
-    def _stood(self) -> bool:
-        """Whether the watch that ends stood for a while."""
-        return self._opened is not None and trio.current_time() - self._opened >= QUICK
+    def _was_stable(self) -> bool:
+        """Whether the watch that has just ended lasted for `QUICK` seconds."""
+        return self._watch_start is not None and trio.current_time() - self._watch_start >= QUICK
 
-    def _told(self, error: ApiError) -> str:
+    def _explanation(self, error: ApiError) -> str:
         match error.status:
             case 404:
                 return f"the API server does not know {self.kind.full_name}: {self.kind.needs or 'is it a Kubernetes API?'}"
@@ -110,35 +112,35 @@ class Reflector:
                 return str(error)
 
     def _trouble(self, reason: str | None, status: int = 0) -> None:
-        if reason is not None and reason != self._said:
+        if reason is not None and reason != self._reason:
             log.warning("Kubernetes watch failed, will retry with backoff", resource=self.kind.full_name, error=reason)
-        if reason is None and self._said is not None:
+        if reason is None and self._reason is not None:
             log.info("Kubernetes watch goes on", resource=self.kind.full_name)
-        self._said = reason
+        self._reason = reason
         self.sink.trouble(reason, status)
 
     def _params(self, more: dict[str, str]) -> dict[str, str]:
-        narrowed = {"labelSelector": self.kind.selector} if self.kind.selector else {}
+        params = {"labelSelector": self.kind.selector} if self.kind.selector else {}
         if self.name is not None:
-            narrowed["fieldSelector"] = f"metadata.name={self.name}"
-        return narrowed | more
+            params["fieldSelector"] = f"metadata.name={self.name}"
+        return params | more
 
     async def _wait_listed(self) -> None:
-        found: list[Raw] = []
-        more: dict[str, str] = {}
+        objects: list[Raw] = []
+        continuation: dict[str, str] = {}
         while True:
             page = await self.api.wait_json(
-                "GET", self.kind.path(self.namespace), params=self._params({"limit": str(PAGE), **more})
+                "GET", self.kind.path(self.namespace), params=self._params({"limit": str(PAGE), **continuation})
             )
             items, version = page.get("items"), page["metadata"].get("resourceVersion")
             if not isinstance(items, list) or not all(map(_is_object, items)) or not isinstance(version, str):
                 raise ApiError(f"the list of {self.kind.full_name} cannot be read")
-            found += items
+            objects += items
             token = page["metadata"].get("continue")
             if not token:
                 break
-            more = {"continue": token}
-        self.sink.reset(found)
+            continuation = {"continue": token}
+        self.sink.reset(objects)
         self._version = version
 
     async def _wait_watched(self) -> None:
@@ -152,15 +154,15 @@ class Reflector:
         async with self.api.stream(
             "GET", self.kind.path(self.namespace), params=self._params(params), silence=SILENCE
         ) as answer:
-            self._opened = trio.current_time()
+            self._watch_start = trio.current_time()
             self._trouble(None)
-            held = bytearray()
+            buffer = bytearray()
             async for chunk in answer.aiter_bytes():
-                held += chunk
-                while (end := held.find(b"\n")) >= 0:
-                    self._event(bytes(held[:end]))
-                    del held[: end + 1]
-                if len(held) > MAX_LINE:
+                buffer += chunk
+                while (end := buffer.find(b"\n")) >= 0:
+                    self._event(bytes(buffer[:end]))
+                    del buffer[: end + 1]
+                if len(buffer) > MAX_LINE:
                     raise ApiError(f"sent an event of more than {MAX_LINE >> 20} MiB")
 
     def _event(self, line: bytes) -> None:
@@ -168,20 +170,20 @@ class Reflector:
             return
         try:
             event = json.loads(line)
-            kind, found = event["type"], event["object"]
-            version = None if kind == "ERROR" else found["metadata"]["resourceVersion"]
+            kind, value = event["type"], event["object"]
+            version = None if kind == "ERROR" else value["metadata"]["resourceVersion"]
         except (ValueError, KeyError, TypeError):
             raise ApiError(f"an event of {self.kind.full_name} cannot be read") from None
         match kind:
             case "ERROR":
-                message, code = _error(found)
+                message, code = _error(value)
                 raise ApiError(message, status=code)
-            case "DELETED" | "ADDED" | "MODIFIED" if not _is_object(found):
+            case "DELETED" | "ADDED" | "MODIFIED" if not _is_object(value):
                 raise ApiError(f"an event of {self.kind.full_name} cannot be read")
             case "DELETED":
-                self.sink.delete(found)
+                self.sink.delete(value)
             case "ADDED" | "MODIFIED":
-                self.sink.apply(found)
+                self.sink.apply(value)
             case _:  # BOOKMARK: only its version counts
                 pass
         self._version = version
@@ -191,13 +193,13 @@ class Reflector:
 _MANIFESTS = "mcpgw-sidecar manifests rbac"
 
 
-def _is_object(found: object) -> bool:
-    """Whether it is an object of the API as far as the reflector and its sinks rely on it."""
-    meta = found.get("metadata") if isinstance(found, dict) else None
+def _is_object(value: object) -> bool:
+    """Whether a value is an API object with the metadata that reflector and sinks rely on."""
+    meta = value.get("metadata") if isinstance(value, dict) else None
     return isinstance(meta, dict) and isinstance(meta.get("name"), str) and isinstance(meta.get("resourceVersion"), str)
 
 
-def _error(found: object) -> tuple[str, int]:
-    status = found if isinstance(found, dict) else {}
+def _error(value: object) -> tuple[str, int]:
+    status = value if isinstance(value, dict) else {}
     code = status.get("code")
     return str(status.get("message", "unknown error")), code if isinstance(code, int) else 0

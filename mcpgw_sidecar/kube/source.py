@@ -1,4 +1,4 @@
-"""Configuration out of Kubernetes: the watched objects, or the ConfigMap that another sidecar made of them."""
+"""The configuration from the watched objects, or from a ConfigMap that another sidecar wrote."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-COLLECT = 0.05  # seconds in which changes that come together become one configuration
-PATIENCE = 2.0  # seconds that a start waits for the kinds that are not essential
+COLLECT = 0.05  # seconds: the changes within that time become one configuration
+PATIENCE = 2.0  # seconds that the start waits for kinds that are not essential
 Touched = Callable[[str, set[Ref]], None]
 
 
 class KubernetesSource:
-    """`desired` out of MCPServers and what they refer to. `touched` is told which objects may need another status."""
+    """`desired` out of MCPServers and what they refer to.
+
+    `touched` is told which objects may need another status.
+    """
 
     def __init__(self, api: KubeApi, desired: Watched[Desired], publish: Callable[[Desired], None]) -> None:
         self._api = api
@@ -38,11 +41,11 @@ class KubernetesSource:
         self.index = Index()
         self.touched: Touched = lambda _kind, _refs: None
         self.loaded = trio.Event()
-        self._waiting = {kind.name for kind in WATCHED}
+        self._unlisted_kinds = {kind.name for kind in WATCHED}
         self._dirty = trio.Event()
 
     async def wait_following(self) -> None:
-        """Publish what the objects say each time they have changed, for ever."""
+        """Publish the configuration after each change of the objects, for ever."""
         async with trio.open_nursery() as nursery:
             for kind in WATCHED:
                 nursery.start_soon(Reflector(self._api, kind, _KindSink(self, kind)).wait_reflecting)
@@ -54,17 +57,17 @@ class KubernetesSource:
                 self._dirty = trio.Event()
 
     async def _wait_first(self) -> None:
-        """The essential kinds are there, and the others too or patience with them is over."""
-        while self._waiting & ESSENTIAL:
+        """Wait for the essential kinds, and up to `PATIENCE` seconds for the others."""
+        while self._unlisted_kinds & ESSENTIAL:
             await self._dirty.wait()
             self._dirty = trio.Event()
         with trio.move_on_after(PATIENCE):
-            while self._waiting:
+            while self._unlisted_kinds:
                 await self._dirty.wait()
                 self._dirty = trio.Event()
 
     def changed(self, kind: ResourceKind, ref: Ref | None, servers: set[Ref]) -> None:
-        """Something of a kind is different, and with it these MCPServers."""
+        """The object `ref` of a kind (None: any) has changed, and with it these MCPServers."""
         for server in servers:
             log.info("Reconciling MCPServer", name=server.name, namespace=server.namespace)
         self.touched(MCP_SERVER.name, servers)
@@ -74,12 +77,12 @@ class KubernetesSource:
             self._dirty.set()
 
     def synced(self, kind: ResourceKind) -> None:
-        """All of a kind is there."""
-        self._waiting.discard(kind.name)
+        """The list of a kind is complete."""
+        self._unlisted_kinds.discard(kind.name)
         self._dirty.set()
 
     def troubled(self) -> None:
-        """Some kind cannot be watched, or can be again: say so in `/status`."""
+        """A kind cannot be watched, or can be again: publish that for `/status`."""
         self._dirty.set()
         if not self.loaded.is_set():
             self._push(attrs.evolve(self._desired.value, error=self._error()))
@@ -88,20 +91,20 @@ class KubernetesSource:
         return "\n".join(dict.fromkeys(self.index.troubles.values())) or None
 
     def _publish(self) -> None:
-        now = self._desired.value
+        current = self._desired.value
         servers, virtual, error = self.index.servers(), self.index.virtual_servers(), self._error()
         refused = self.index.refused()
-        if self.loaded.is_set() and (servers, virtual) == (now.servers, now.virtual_servers):
-            self._push(attrs.evolve(now, error=error, refused=refused))
+        if self.loaded.is_set() and (servers, virtual) == (current.servers, current.virtual_servers):
+            self._push(attrs.evolve(current, error=error, refused=refused))
             return
         self.loaded.set()
         self._push(
             attrs.evolve(
-                now,
+                current,
                 servers=servers,
                 virtual_servers=virtual,
                 refused=refused,
-                generation=now.generation + 1,
+                generation=current.generation + 1,
                 loaded_at=time.time(),
                 error=error,
             )
@@ -111,23 +114,23 @@ class KubernetesSource:
 
 @attrs.define
 class _KindSink:
-    """The index as the sink of one kind. An object that cannot be read is left out, and no other is touched."""
+    """The index as the sink of one kind. An object that cannot be read is left out alone."""
 
     source: KubernetesSource
     kind: ResourceKind
 
-    def reset(self, found: list[Raw]) -> None:
-        read_all = [one for one in map(self._read, found) if one is not None]
-        self.source.changed(self.kind, None, self.source.index.reset(self.kind.name, read_all))
-        self.source.touched(self.kind.name, {one.ref for one in read_all})
+    def reset(self, raws: list[Raw]) -> None:
+        values = [value for value in map(self._value, raws) if value is not None]
+        self.source.changed(self.kind, None, self.source.index.reset(self.kind.name, values))
+        self.source.touched(self.kind.name, {value.ref for value in values})
         self.source.synced(self.kind)
 
     def apply(self, raw: Raw) -> None:
-        found = self._read(raw)
-        if found is None:
+        value = self._value(raw)
+        if value is None:
             self.delete(raw)
         else:
-            self.source.changed(self.kind, found.ref, self.source.index.apply(self.kind.name, found))
+            self.source.changed(self.kind, value.ref, self.source.index.apply(self.kind.name, value))
 
     def delete(self, raw: Raw) -> None:
         ref = ref_of(raw)
@@ -139,7 +142,7 @@ class _KindSink:
             self.source.touched(MCP_SERVER.name, self.source.index.trouble(self.kind.name, reason))
             self.source.troubled()
 
-    def _read(self, raw: Raw) -> objects.Watched | None:
+    def _value(self, raw: Raw) -> objects.Watched | None:
         try:
             return read(self.kind.name, raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -150,7 +153,10 @@ class _KindSink:
 
 
 class ConfigMapSource:
-    """`desired` out of a ConfigMap, which is followed live. One that is broken or gone leaves the last good configuration."""
+    """`desired` from a ConfigMap, which is watched.
+
+    When the ConfigMap is broken or deleted, the last good configuration stays.
+    """
 
     def __init__(self, api: KubeApi, where: Ref, desired: Watched[Desired], publish: Callable[[Desired], None]) -> None:
         self._api = api
@@ -161,19 +167,19 @@ class ConfigMapSource:
         self.loaded = trio.Event()
 
     async def wait_following(self) -> None:
-        """Publish what the ConfigMap says each time it has changed, for ever."""
+        """Publish the configuration after each change of the ConfigMap, for ever."""
         reflector = Reflector(self._api, CONFIG_MAP, self, namespace=self._where.namespace, name=self._where.name)
         await reflector.wait_reflecting()
 
-    def reset(self, found: list[Raw]) -> None:
-        """It is there, or not."""
-        for raw in found:
+    def reset(self, raws: list[Raw]) -> None:
+        """The ConfigMap exists, or `raws` is empty."""
+        for raw in raws:
             self.apply(raw)
-        if not found:
+        if not raws:
             self._refuse(f"ConfigMap {self._where} not found: the sidecar that watches MCPServers writes it")
 
     def apply(self, raw: Raw) -> None:
-        """It is there, or is different."""
+        """The ConfigMap was added or modified."""
         now, source = self._desired.value, f"configmap:{self._where}"
         text = (raw.get("data") or {}).get(KEY)
         if not isinstance(text, str):
@@ -201,11 +207,14 @@ class ConfigMapSource:
         )
 
     def delete(self, raw: Raw) -> None:
-        """It has gone."""
+        """The ConfigMap was deleted."""
         self._refuse(f"ConfigMap {ref_of(raw)} was deleted: the last good configuration stays")
 
     def trouble(self, reason: str | None, status: int = 0) -> None:
-        """Why it cannot be followed; None when it can be again: then what it says follows, if it is different."""
+        """Why the watch fails; None when it works again.
+
+        A ConfigMap that changed meanwhile follows by `apply`.
+        """
         del status
         now = self._desired.value
         if reason is None and now.error == self._trouble:
@@ -221,7 +230,10 @@ class ConfigMapSource:
 
 
 def _check_files(content: Content, source: str) -> None:
-    """Whoever may write a ConfigMap is not to have files of this pod (its token, say) shown to a server."""
+    """Refuse file paths in a ConfigMap.
+
+    Somebody who may write it must not make us send files of this pod (its token, say) to a server.
+    """
     problems = [
         f"{source}: server {server.name}: credentialFile and caFile are for configuration files alone: remove them"
         for server in content.servers

@@ -1,8 +1,10 @@
-"""The admission webhook: AdmissionReviews in, JSON patches out, under a certificate that it makes itself.
+"""The admission webhook: AdmissionReviews in, JSON patches out, with a certificate of its own.
 
-Its authority is in a Secret that all replicas share. Each replica looks at it every `LOOK` seconds: makes it when it is missing, replaces it
-when a third of its life is left, writes old and new one into the caBundle, and only then serves with the new one. An API server
-that read the bundle before trusts the old, which stays in it until the next replacement.
+All replicas share a Secret with the certificate authority. Each replica reads the Secret every
+`LOOK` seconds. It creates a missing authority, and replaces one of whose life a third is left. It
+writes the old and the new authority into the caBundle, and only then serves with a certificate of
+the new one. An API server that still has the bundle from before trusts the old authority, which
+stays in the bundle until the next replacement.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 log = get_logger(__name__)
 
 LOOK = 10.0  # seconds
-MAX_REVIEW = 8 << 20  # bytes; an object of etcd's 1.5 MiB comes twice in a review
+MAX_REVIEW = 8 << 20  # bytes; a review holds an object (1.5 MiB at most in etcd) twice
 CONFIGURATION = ResourceKind(
     name="MutatingWebhookConfiguration",
     plural="mutatingwebhookconfigurations",
@@ -67,11 +69,14 @@ class WebhookApp:
         await send({"type": "http.response.body", "body": answer})
 
     def reviewed(self, body: bytes) -> tuple[int, bytes]:
-        """An AdmissionReview's answer: always allowed, with a patch where there is something to inject."""
+        """HTTP status and body that answer an AdmissionReview.
+
+        The pod is always allowed; one that gets the sidecar also gets a patch.
+        """
         try:
             request = json.loads(body)["request"]
             uid, pod = str(request["uid"]), request["object"]
-            operations, done = patch(pod, self.sidecar)
+            operations, result = patch(pod, self.sidecar)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("Review refused: it cannot be read", error=repr(error))
             return _BAD, json.dumps({"error": "this is no AdmissionReview of a Pod"}).encode()
@@ -82,13 +87,13 @@ class WebhookApp:
             response["patchType"] = "JSONPatch"
             response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
             log.info("Sidecar injected", pod=where)
-        asked = (meta.get("labels") or {}).get(INJECT_LABEL) == "enabled"
-        if done.problem is not None and asked:  # where the namespace asked, pods without Envoy are as they should be
-            response["warnings"] = [f"{PROGRAM}: no sidecar: {done.problem}"]
-            log.warning("Sidecar not injected", pod=where, reason=done.problem)
-        elif done.remark is not None:
-            response["warnings"] = [f"{PROGRAM}: {done.remark}"]
-            log.warning("To be done by hand", pod=where, remark=done.remark)
+        is_labelled = (meta.get("labels") or {}).get(INJECT_LABEL) == "enabled"
+        if result.problem is not None and is_labelled:  # a namespace with the label may well have pods without Envoy
+            response["warnings"] = [f"{PROGRAM}: no sidecar: {result.problem}"]
+            log.warning("Sidecar not injected", pod=where, reason=result.problem)
+        elif result.remark is not None:
+            response["warnings"] = [f"{PROGRAM}: {result.remark}"]
+            log.warning("To be done by hand", pod=where, remark=result.remark)
         return _OK, json.dumps(
             {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
         ).encode()
@@ -96,33 +101,39 @@ class WebhookApp:
 
 @attrs.define
 class Certificates:
-    """The authority in its Secret, the caBundle, and what is served with. `names` are the DNS names of the webhook."""
+    """The authority in its Secret, the caBundle, and the server certificate.
+
+    `names` are the DNS names of the webhook.
+    """
 
     api: KubeApi
     namespace: str
     names: list[str]
     identity: ServerIdentity | None = None
-    _said: str | None = None
+    _error: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """The context of the moment; there is one once `wait_current` has returned."""
-        assert self.identity is not None  # noqa: S101  # nothing is served before
+        """The current TLS context; there is one once `wait_current` has returned."""
+        assert self.identity is not None  # noqa: S101  # the webhook serves only after that
         return self.identity.context
 
     async def wait_following(self) -> None:
-        """Keep everything current for ever."""
+        """Keep authority, caBundle and certificate current, for ever."""
         while True:
             await trio.sleep(LOOK)
             try:
                 await self.wait_current()
-                self._said = None
+                self._error = None
             except (ApiError, ValueError) as error:
-                if str(error) != self._said:
+                if str(error) != self._error:
                     log.warning("Certificates not renewed, will retry", error=str(error))
-                self._said = str(error)
+                self._error = str(error)
 
     async def wait_current(self) -> None:
-        """Read, make or replace the authority; have it trusted; serve with it. Raises ApiError, ValueError."""
+        """Read, create or replace the authority, have the API server trust it, and serve with it.
+
+        Raises ApiError, ValueError.
+        """
         authority, bundle = await self._wait_authority()
         await self._wait_trusted(authority, bundle)
         now = datetime.now(UTC)
@@ -134,57 +145,61 @@ class Certificates:
         path, now = ANY_SECRET.path(self.namespace, WEBHOOK_CA_NAME), datetime.now(UTC)
         while True:
             try:
-                found = await self.api.wait_json("GET", path)
+                secret = await self.api.wait_json("GET", path)
             except ApiError as error:
                 if error.status != _NOT_FOUND:
                     raise
-                found = None
-            authority, bundle = _read(found)
-            if found is not None and authority is not None and not authority.due(now):
+                secret = None
+            authority, bundle = _authority_of(secret)
+            if secret is not None and authority is not None and not authority.due(now):
                 return authority, bundle
-            new = make_authority(now)
-            old = authority.certificate if authority is not None else b""
+            new_authority = make_authority(now)
+            old_certificate = authority.certificate if authority is not None else b""
             try:
-                await self._wait_kept(found, new, new.certificate + old)
+                await self._wait_kept(secret, new_authority, new_authority.certificate + old_certificate)
             except ApiError as error:
                 if error.status != _CONFLICT:
                     raise
-                continue  # another replica was faster: read what it made
+                continue  # another replica was faster: read its authority
             log.info("New authority for the webhook", secret=f"{self.namespace}/{WEBHOOK_CA_NAME}")
-            return new, new.certificate + old
+            return new_authority, new_authority.certificate + old_certificate
 
-    async def _wait_kept(self, found: Raw | None, new: Authority, bundle: bytes) -> None:
-        values = {_CERTIFICATE: new.certificate, _KEY: new.key, _BUNDLE: bundle}
+    async def _wait_kept(self, secret: Raw | None, authority: Authority, bundle: bytes) -> None:
+        values = {_CERTIFICATE: authority.certificate, _KEY: authority.key, _BUNDLE: bundle}
         data = {key: base64.b64encode(value).decode() for key, value in values.items()}
-        if found is not None:  # with its version: a conflict says that it changed meanwhile
-            await self.api.wait_json("PUT", ANY_SECRET.path(self.namespace, WEBHOOK_CA_NAME), body={**found, "data": data})
+        if secret is not None:  # with the version: a conflict says that it changed meanwhile
+            await self.api.wait_json("PUT", ANY_SECRET.path(self.namespace, WEBHOOK_CA_NAME), body={**secret, "data": data})
             return
         meta = {"name": WEBHOOK_CA_NAME, "namespace": self.namespace}
         body = {"apiVersion": "v1", "kind": SECRET.name, "metadata": meta, "type": "Opaque", "data": data}
         await self.api.wait_json("POST", ANY_SECRET.path(self.namespace), body=body)
 
     async def _wait_trusted(self, authority: Authority, bundle: bytes) -> None:
-        """Write the bundle where our authority is missing; one that has it and more is of a replica that has replaced it already."""
-        path, wanted = CONFIGURATION.path(name=PROGRAM), base64.b64encode(bundle).decode()
-        found = await self.api.wait_json("GET", path)
-        hooks: list[dict[str, Any]] = found.get("webhooks") or []
+        """Write the bundle into each caBundle that lacks our authority.
+
+        A caBundle with our authority and another one is from a replica that has replaced ours
+        already: it stays.
+        """
+        path, ca_bundle = CONFIGURATION.path(name=PROGRAM), base64.b64encode(bundle).decode()
+        webhook = await self.api.wait_json("GET", path)
+        hooks: list[dict[str, Any]] = webhook.get("webhooks") or []
         if all(authority.certificate in base64.b64decode(hook["clientConfig"].get("caBundle") or "") for hook in hooks):
             return
-        hooks = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": wanted}} for hook in hooks]
-        meta = {"resourceVersion": found["metadata"]["resourceVersion"]}
+        hooks = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": ca_bundle}} for hook in hooks]
+        meta = {"resourceVersion": webhook["metadata"]["resourceVersion"]}
         await self.api.wait_json("PATCH", path, body={"metadata": meta, "webhooks": hooks})
         log.info("The API server trusts this webhook", configuration=PROGRAM)
 
 
 def service_names(namespace: str) -> list[str]:
-    """The DNS names under which the API server asks."""
+    """The DNS names by which the API server calls the webhook."""
     name = f"{WEBHOOK}.{namespace}"
     return [f"{name}.svc", f"{name}.svc.cluster.local", "localhost"]
 
 
-def _read(found: Mapping[str, Any] | None) -> tuple[Authority | None, bytes]:
-    """The authority of a Secret and its bundle; None for a Secret in which there is none that can be used."""
-    data = (found or {}).get("data") or {}
+def _authority_of(secret: Mapping[str, Any] | None) -> tuple[Authority | None, bytes]:
+    """The authority in a Secret and its bundle; None for a Secret without a usable authority."""
+    data = (secret or {}).get("data") or {}
     try:
         authority = Authority(base64.b64decode(data[_CERTIFICATE]), base64.b64decode(data[_KEY]))
         authority.check()

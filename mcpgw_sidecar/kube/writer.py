@@ -1,8 +1,10 @@
-"""What the cluster is told: status of MCPServers, MCPVirtualServers and HTTPRoutes, and Events.
+"""Writes the status of MCPServers, MCPVirtualServers and HTTPRoutes, and Events.
 
-Only the holder of the Lease writes, and only what differs from what is there. Objects that may need another status are collected in a
-set; each is looked at once however often it was touched, and written at most once a second, whoever else writes there. What could not be
-written is tried again, ever more slowly, and said once. What was written is not believed before the watch brings it back.
+Only the holder of the Lease writes, and only a status that differs from the one in the object. A
+set collects the objects that may need another status. Each is checked once however often it was
+added, and written at most once a second, whoever else writes to it. A failed write is tried again
+with a growing back-off, and logged once. A written status counts as written only when the watch
+brings it back.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-COLLECT = 0.1  # seconds in which changes that come together become one write for each object
-AT_ONCE = 8  # writes under way
-EVENT_AGAIN = 60.0  # seconds until an Event of the same reason is written again: a server that flaps is one Event a minute
+COLLECT = 0.1  # seconds: the changes of an object within that time become one write
+AT_ONCE = 8  # writes at the same time
+EVENT_AGAIN = 60.0  # seconds between two Events of the same reason: a flapping server makes one Event a minute
 PACE = 1.0  # seconds between two writes of one object
-AGAIN, AGAIN_CAP = 2.0, 60.0  # seconds after which what could not be written is tried again, and at the most
+AGAIN, AGAIN_CAP = 2.0, 60.0  # seconds until a failed write is tried again: at first, and at the most
 MAX_REPORTER = 128  # characters of an Event's reportingInstance
 _NOT_FOUND, _CONFLICT = 404, 409
 _KINDS = {kind.name: kind for kind in (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE)}
@@ -55,15 +57,15 @@ Target = tuple[str, Ref]
 
 @attrs.define
 class _Failure:
-    """What went wrong with an object, and how long to wait."""
+    """The last error of writes to an object, and the back-off until the next."""
 
-    said: str = ""
+    error: str = ""
     backoff: Backoff = attrs.field(factory=lambda: Backoff(AGAIN, AGAIN_CAP))
 
 
 @attrs.define(kw_only=True)
 class Writer:
-    """Writes while `leading` says so. `statuses` and `live` are what the broker sees."""
+    """Writes while `leading` is true. The broker publishes `statuses` and `live`."""
 
     api: KubeApi
     source: KubernetesSource
@@ -71,13 +73,13 @@ class Writer:
     leading: Watched[bool]
     statuses: Watched[tuple[ServerStatus, ...]]
     live: Watched[Snapshot]
-    _seen: dict[str, ServerStatus] = attrs.field(factory=dict)
+    _broker_statuses: dict[str, ServerStatus] = attrs.field(factory=dict)
     _routes: dict[Ref, Ref] = attrs.field(factory=dict)
     _dirty: set[Target] = attrs.field(factory=set)
     _due: dict[Target, float] = attrs.field(factory=dict)
-    _failed: dict[Target, _Failure] = attrs.field(factory=dict)
-    _events: dict[tuple[str, Ref, str], float] = attrs.field(factory=dict)
-    _written: dict[Target, tuple[objects.Watched, Raw]] = attrs.field(factory=dict)
+    _failures: dict[Target, _Failure] = attrs.field(factory=dict)
+    _event_times: dict[tuple[str, Ref, str], float] = attrs.field(factory=dict)
+    _last_writes: dict[Target, tuple[objects.Watched, Raw]] = attrs.field(factory=dict)
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _limit: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(AT_ONCE))
 
@@ -91,156 +93,164 @@ class Writer:
             self._wake.set()
 
     async def wait_writing(self) -> None:
-        """Write for ever."""
+        """Write for ever, as the source reports changes."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_wait_each, self.leading, self._led)
-            nursery.start_soon(_wait_each, self.statuses, self._saw)
-            nursery.start_soon(_wait_each, self.live, self._listed)
+            nursery.start_soon(_wait_each, self.leading, self._touch_all)
+            nursery.start_soon(_wait_each, self.statuses, self._touch_changed)
+            nursery.start_soon(_wait_each, self.live, self._touch_virtual)
             await self.source.loaded.wait()
             while True:
                 with trio.move_on_at(min(self._due.values(), default=math.inf)):
                     await self._wake.wait()
                 await trio.sleep(COLLECT)
                 self._wake = trio.Event()
-                dirty = self._ready()
+                dirty = self._due_targets()
                 if self.leading.value:
-                    await self._wait_written(dirty)
+                    await self._wait_objects(dirty)
 
-    def _ready(self) -> set[Target]:
-        """What may be looked at now; the rest waits until it is due."""
+    def _due_targets(self) -> set[Target]:
+        """The objects that are due now; the others wait."""
         now = trio.current_time()
-        touched, self._dirty = self._dirty, set()
-        for target in touched:
+        targets, self._dirty = self._dirty, set()
+        for target in targets:
             self._due.setdefault(target, now)
-        ready = {target for target, due in self._due.items() if due <= now}
-        for target in ready:
+        due_targets = {target for target, time in self._due.items() if time <= now}
+        for target in due_targets:
             del self._due[target]
-        return ready
+        return due_targets
 
-    def _led(self) -> None:
-        """From now on it is us: everything is looked at once."""
+    def _touch_all(self) -> None:
+        """This sidecar may have become the writer: check every object once."""
         for kind in _KINDS:
             self.touch(kind, set(self.source.index.objects[kind]))
 
-    def _saw(self) -> None:
-        before, self._seen = self._seen, {status.server.name: status for status in self.statuses.value}
-        for name, status in self._seen.items():
-            old = before.get(name)
+    def _touch_changed(self) -> None:
+        old_statuses, self._broker_statuses = (
+            self._broker_statuses,
+            {status.server.name: status for status in self.statuses.value},
+        )
+        for name, status in self._broker_statuses.items():
+            old_status = old_statuses.get(name)
             owner = self.source.index.owner(status.server.name)
-            if owner is not None and (old is None or _told(old) != _told(status)):
+            if owner is not None and (old_status is None or _lasting(old_status) != _lasting(status)):
                 self.touch(MCP_SERVER.name, {owner})
-            if status.health.ready and not (old is not None and old.health.ready):
+            if status.health.ready and not (old_status is not None and old_status.health.ready):
                 log.info("Successfully got status from endpoint", url=status.server.shown_url)
-        if self._is_settled() and not all(status.health.tried for status in before.values()):
-            self._listed()
+        if self._is_settled() and not all(status.health.tried for status in old_statuses.values()):
+            self._touch_virtual()
 
     def _is_settled(self) -> bool:
-        """Whether every server was tried: until then, tools that nobody has listed are not missing."""
-        return self.live.version > 0 and all(status.health.tried for status in self._seen.values())
+        """Whether every server was tried.
 
-    def _listed(self) -> None:
+        Before that, a tool that no server lists may still appear.
+        """
+        return self.live.version > 0 and all(status.health.tried for status in self._broker_statuses.values())
+
+    def _touch_virtual(self) -> None:
         self.touch(VIRTUAL_SERVER.name, set(self.source.index.objects[VIRTUAL_SERVER.name]))
 
-    async def _wait_written(self, dirty: set[Target]) -> None:
-        servers = [ref for kind, ref in dirty if kind == MCP_SERVER.name]
-        dirty |= {(HTTP_ROUTE.name, route) for ref in servers for route in self._moved(ref)}
+    async def _wait_objects(self, targets: set[Target]) -> None:
+        servers = [ref for kind, ref in targets if kind == MCP_SERVER.name]
+        targets |= {(HTTP_ROUTE.name, route) for ref in servers for route in self._route_refs(ref)}
         async with trio.open_nursery() as nursery:
-            for kind, ref in dirty:
+            for kind, ref in targets:
                 nursery.start_soon(self._wait_object, kind, ref)
 
-    def _moved(self, ref: Ref) -> set[Ref]:
-        """The HTTPRoutes that an MCPServer refers to, now and when we looked last."""
-        found = self.source.index.objects[MCP_SERVER.name].get(ref)
-        before = self._routes.pop(ref, None)
-        routes = {before} if before is not None else set()
-        if isinstance(found, McpServer):
-            self._routes[ref] = found.route
-            routes.add(found.route)
+    def _route_refs(self, ref: Ref) -> set[Ref]:
+        """The HTTPRoutes that an MCPServer refers to now, and at the last call."""
+        mcp_server = self.source.index.objects[MCP_SERVER.name].get(ref)
+        old_route = self._routes.pop(ref, None)
+        routes = {old_route} if old_route is not None else set()
+        if isinstance(mcp_server, McpServer):
+            self._routes[ref] = mcp_server.route
+            routes.add(mcp_server.route)
         return routes
 
     async def _wait_object(self, kind: str, ref: Ref) -> None:
         async with self._limit:
-            found = self.source.index.objects[kind].get(ref)
+            value = self.source.index.objects[kind].get(ref)
             if not self.leading.value:
                 return
-            match found:
+            match value:
                 case McpServer():
-                    await self._wait_server(found)
+                    await self._wait_server(value)
                 case VirtualServerObject():
-                    await self._wait_virtual(found)
+                    await self._wait_virtual(value)
                 case HttpRoute():
-                    await self._wait_route(found)
-                case _:  # it has gone meanwhile
-                    for memory in (self._failed, self._written, self._due):
+                    await self._wait_route(value)
+                case _:  # it was deleted meanwhile
+                    for memory in (self._failures, self._last_writes, self._due):
                         memory.pop((kind, ref), None)
-                    self._events = {said: at for said, at in self._events.items() if said[:2] != (kind, ref)}
+                    self._event_times = {key: time for key, time in self._event_times.items() if key[:2] != (kind, ref)}
 
-    async def _wait_virtual(self, found: VirtualServerObject) -> None:
+    async def _wait_virtual(self, virtual: VirtualServerObject) -> None:
         if not self._is_settled():
             return
-        document = virtual_status(found, self.live.value.of(TOOL).owned, _now())
+        document = virtual_status(virtual, self.live.value.of(TOOL).owned, _now())
         if document is not None:
-            await self._wait_status(VIRTUAL_SERVER, found, document)
+            await self._wait_status_written(VIRTUAL_SERVER, virtual, document)
 
-    async def _wait_server(self, found: McpServer) -> None:
-        row = self.source.index.row(found.ref)
+    async def _wait_server(self, mcp_server: McpServer) -> None:
+        row = self.source.index.row(mcp_server.ref)
         if row is None:
             return
-        seen = self._seen.get(row.server.name) if row.server is not None else None
-        if seen is not None and seen.server != row.server:
-            seen = None  # what was seen is of the server before: the broker has not followed yet
-        document = server_status(row, seen, _now())
+        status = self._broker_statuses.get(row.server.name) if row.server is not None else None
+        if status is not None and status.server != row.server:
+            status = None  # the status of the server before the change: the broker has not tried the new one
+        document = server_status(row, status, _now())
         if document is not None:
-            await self._wait_status(MCP_SERVER, found, document)
+            await self._wait_status_written(MCP_SERVER, mcp_server, document)
 
-    async def _wait_route(self, found: HttpRoute) -> None:
-        users = self.source.index.users(found.ref)
-        parents = route_parents(found, users, _now())
+    async def _wait_route(self, route: HttpRoute) -> None:
+        users = self.source.index.users(route.ref)
+        parents = route_parents(route, users, _now())
         if parents is None:
             return
-        # The version: what another controller wrote meanwhile is not to be overwritten.
-        patch = {"metadata": {"resourceVersion": found.version}, "status": {"parents": parents}}
-        if await self._wait_patched(HTTP_ROUTE, found, patch):
+        # With the version, so that we never overwrite what another controller wrote meanwhile.
+        patch = {"metadata": {"resourceVersion": route.version}, "status": {"parents": parents}}
+        if await self._wait_patched(HTTP_ROUTE, route, patch):
             log.info(
-                "Updated HTTPRoute status", HTTPRoute=found.ref.name, namespace=found.ref.namespace, affected=len(users)
+                "Updated HTTPRoute status", HTTPRoute=route.ref.name, namespace=route.ref.namespace, affected=len(users)
             )
 
-    async def _wait_status(self, kind: ResourceKind, found: McpServer | VirtualServerObject, document: Document) -> None:
-        if not await self._wait_patched(kind, found, {"status": document}):
+    async def _wait_status_written(
+        self, kind: ResourceKind, value: McpServer | VirtualServerObject, document: Document
+    ) -> None:
+        if not await self._wait_patched(kind, value, {"status": document}):
             return
-        ready, before = ready_condition(document), ready_of(found.status)
-        if ready["status"] != "Unknown" and (ready["status"], ready["reason"]) != before:
-            await self._wait_event(kind, found, ready)
+        ready, old_ready = ready_condition(document), ready_of(value.status)
+        if ready["status"] != "Unknown" and (ready["status"], ready["reason"]) != old_ready:
+            await self._wait_event(kind, value, ready)
 
     async def _wait_patched(
-        self, kind: ResourceKind, found: McpServer | VirtualServerObject | HttpRoute, patch: Raw
+        self, kind: ResourceKind, value: McpServer | VirtualServerObject | HttpRoute, patch: Raw
     ) -> bool:
-        ref, target = found.ref, (kind.name, found.ref)
-        if self._written.get(target) == (found, patch) and self._written[target][0] is found:
-            return False  # it was written already, and the watch has not brought it back yet
+        ref, target = value.ref, (kind.name, value.ref)
+        if self._last_writes.get(target) == (value, patch) and self._last_writes[target][0] is value:
+            return False  # it was written, and the watch has not brought it back yet
         try:
             await self.api.wait_json("PATCH", kind.path(ref.namespace, ref.name, "status"), body=patch)
         except ApiError as error:
-            if error.status != _NOT_FOUND:  # deleted meanwhile: the watch tells
+            if error.status != _NOT_FOUND:  # deleted meanwhile: the watch will report it
                 self._fail(target, error)
             return False
-        self._failed.pop(target, None)
-        self._written[target] = (found, patch)
+        self._failures.pop(target, None)
+        self._last_writes[target] = (value, patch)
         self._due[target] = trio.current_time() + PACE
         return True
 
     def _fail(self, target: Target, error: ApiError) -> None:
-        failure = self._failed.setdefault(target, _Failure())
+        failure = self._failures.setdefault(target, _Failure())
         self._due[target] = trio.current_time() + failure.backoff.next()
-        if error.status != _CONFLICT and str(error) != failure.said:  # a conflict: the watch brings what it is now
-            failure.said = str(error)
+        if error.status != _CONFLICT and str(error) != failure.error:  # after a conflict the watch brings the new object
+            failure.error = str(error)
             log.warning("Status not written, will retry", kind=target[0], object=str(target[1]), error=str(error))
 
-    async def _wait_event(self, kind: ResourceKind, found: McpServer | VirtualServerObject, ready: Raw) -> None:
-        ref, now, said = found.ref, _now(), (kind.name, found.ref, ready["reason"])
-        if trio.current_time() - self._events.get(said, -math.inf) < EVENT_AGAIN:
+    async def _wait_event(self, kind: ResourceKind, value: McpServer | VirtualServerObject, ready: Raw) -> None:
+        ref, now, key = value.ref, _now(), (kind.name, value.ref, ready["reason"])
+        if trio.current_time() - self._event_times.get(key, -math.inf) < EVENT_AGAIN:
             return
-        self._events[said] = trio.current_time()
+        self._event_times[key] = trio.current_time()
         event = {
             "metadata": {"name": f"{ref.name[:200]}.{secrets.token_hex(8)}", "namespace": ref.namespace},
             "involvedObject": {
@@ -248,7 +258,7 @@ class Writer:
                 "kind": kind.name,
                 "namespace": ref.namespace,
                 "name": ref.name,
-                "uid": found.uid,
+                "uid": value.uid,
             },
             "type": "Normal" if ready["status"] == "True" else "Warning",
             "reason": ready["reason"],
@@ -267,15 +277,15 @@ class Writer:
 
 
 async def _wait_each(watched: Watched[Any], react: Callable[[], None]) -> None:
-    """React to the value of now and to each later one."""
+    """Call `react` for the current value and for each later one."""
     version = -1
     while True:
         version = await watched.wait_after(version)
         react()
 
 
-def _told(status: ServerStatus) -> ServerStatus:
-    """What a status says of a server: when it was heard last does not count."""
+def _lasting(status: ServerStatus) -> ServerStatus:
+    """A status without what changes at each contact: these changes need no write."""
     return attrs.evolve(status, health=attrs.evolve(status.health, last_contact=None, failures=0))
 
 

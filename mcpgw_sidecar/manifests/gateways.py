@@ -1,4 +1,7 @@
-"""Both gateways: what Istio needs beside the user's HTTPRoutes, and a pod of a plain Envoy that the sidecar configures by files."""
+"""The manifests of both gateways: Istio's, and a plain Envoy that the sidecar configures by files.
+
+Istio also needs the user's HTTPRoutes, which are not made here.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ class Gateway:
 
 
 def istio(gateway: Gateway, sidecar: Sidecar, dump: Any) -> list[Document]:  # noqa: ANN401  # turns a value into YAML
-    """The EnvoyFilter, the route of clients to the broker, and the ConfigMap by which Istio adds the sidecar to gateways of its own."""
+    """The EnvoyFilter, the route of clients to the broker, and the ConfigMap with the sidecar.
+
+    By the ConfigMap Istio adds the sidecar to the gateways that it deploys.
+    """
     return [
         _namespace(gateway),
         _filter(gateway, sidecar),
@@ -45,7 +51,10 @@ def istio(gateway: Gateway, sidecar: Sidecar, dump: Any) -> list[Document]:  # n
 
 
 def defaults(gateway: Gateway, sidecar: Sidecar, dump: Any) -> Document:  # noqa: ANN401
-    """To be named by a Gateway in `spec.infrastructure.parametersRef`: Istio merges it into the Deployment that it makes."""
+    """The ConfigMap with the sidecar, which Istio merges into the Deployment that it makes for a Gateway.
+
+    The Gateway names it in `spec.infrastructure.parametersRef`.
+    """
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -109,7 +118,7 @@ def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:
 
 
 def _broker_entry(gateway: Gateway) -> Document:
-    """The broker as something that an HTTPRoute can name: each gateway pod has its own, on loopback."""
+    """A host name for the broker, for HTTPRoutes to name. Each gateway pod has its own broker, on loopback."""
     port = {"number": BROKER.port, "name": "http", "protocol": "HTTP"}
     return {
         "apiVersion": "networking.istio.io/v1",
@@ -127,7 +136,7 @@ def _broker_entry(gateway: Gateway) -> Document:
 
 
 def _broker_route(gateway: Gateway) -> Document:
-    """What clients ask for and no single server answers. Calls leave this route: the router chooses the server's."""
+    """The route of clients to the broker. Calls leave it, because the router chooses the route of a server."""
     backend = {"group": "networking.istio.io", "kind": "Hostname", "name": BROKER_HOST, "port": BROKER.port}
     return {
         "apiVersion": f"{GATEWAY_GROUP}/v1",

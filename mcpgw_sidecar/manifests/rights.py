@@ -1,4 +1,7 @@
-"""RBAC: the least rights that the sidecar, one that follows a ConfigMap, and the webhook need. A test takes each one away in turn."""
+"""RBAC: the least rights of the sidecar, of a sidecar that follows a ConfigMap, and of the webhook.
+
+A test takes each right away in turn.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ _WATCH = ["list", "watch"]
 
 
 def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> list[Document]:
-    """For the service accounts (namespace, name) of gateway pods; `namespace` is where the sidecars share what they share."""
+    """The rights of the service accounts (namespace, name) of gateway pods.
+
+    The sidecars share a Lease, a ConfigMap and a Secret in `namespace`.
+    """
     everywhere = [
         _rule(GROUP, ["mcpservers", "mcpvirtualservers"], _WATCH),
         _rule(GROUP, ["mcpservers/status", "mcpvirtualservers/status"], ["patch"]),
@@ -36,13 +42,15 @@ def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> lis
         _rule(LEASE.group, ["leases"], ["create"]),  # create cannot be bound to a name
         _rule("", ["configmaps"], [*_WATCH, "patch"], CONFIG_MAP_NAME),
         _rule("", ["configmaps"], ["create"]),
-        # The Secret itself is among the manifests, empty: whoever may create Secrets here could make himself a token of any account.
+        # The manifests hold the Secret, empty, so that the sidecar need not create one: the right to
+        # create Secrets here is the right to make a token for any account.
         _rule("", ["secrets"], [*_WATCH, "patch"], SESSION_KEY_NAME),
     ]
     return [
         _secret(SESSION_KEY_NAME, namespace),
         _role("ClusterRole", PROGRAM, None, everywhere),
-        # Apart, to be left out or bound by namespace: RBAC knows no labels, so this reads every Secret that it is bound for.
+        # A role of its own, so that a user can leave it out or bind it by namespace: RBAC knows no
+        # labels, so this role may read every Secret where it is bound.
         _role("ClusterRole", CREDENTIALS, None, [_rule("", ["secrets"], _WATCH)]),
         _role("Role", PROGRAM, namespace, shared),
         _binding("ClusterRole", PROGRAM, None, accounts),
@@ -58,28 +66,28 @@ def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> lis
 
 
 def webhook_rights(namespace: str) -> list[Document]:
-    """For the webhook's own service account."""
+    """The rights of the webhook's service account."""
     account = ((namespace, WEBHOOK),)
-    own = [_rule("", ["secrets"], ["get", "update"], WEBHOOK_CA_NAME)]
-    bundle = [_rule("admissionregistration.k8s.io", ["mutatingwebhookconfigurations"], ["get", "patch"], PROGRAM)]
+    secret_rules = [_rule("", ["secrets"], ["get", "update"], WEBHOOK_CA_NAME)]
+    webhook_rules = [_rule("admissionregistration.k8s.io", ["mutatingwebhookconfigurations"], ["get", "patch"], PROGRAM)]
     return [
         _secret(WEBHOOK_CA_NAME, namespace),
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": WEBHOOK, "namespace": namespace}},
-        _role("Role", WEBHOOK, namespace, own),
-        _role("ClusterRole", WEBHOOK, None, bundle),
+        _role("Role", WEBHOOK, namespace, secret_rules),
+        _role("ClusterRole", WEBHOOK, None, webhook_rules),
         _binding("Role", WEBHOOK, namespace, account),
         _binding("ClusterRole", WEBHOOK, None, account),
     ]
 
 
 def _secret(name: str, namespace: str) -> Document:
-    """One that is filled in by whoever needs it first."""
+    """An empty Secret, which the first process that needs it fills in."""
     return {"apiVersion": "v1", "kind": "Secret", "metadata": _meta(name, namespace), "type": "Opaque"}
 
 
 def _rule(group: str, kinds: list[str], verbs: list[str], name: str | None = None) -> Document:
-    named = {"resourceNames": [name]} if name is not None else {}
-    return {"apiGroups": [group], "resources": kinds, **named, "verbs": verbs}
+    resource_names = {"resourceNames": [name]} if name is not None else {}
+    return {"apiGroups": [group], "resources": kinds, **resource_names, "verbs": verbs}
 
 
 def _role(kind: str, name: str, namespace: str | None, rules: list[Document]) -> Document:
@@ -92,7 +100,10 @@ def _binding(kind: str, name: str, namespace: str | None, accounts: tuple[tuple[
         "kind": f"{kind}Binding",
         "metadata": _meta(name, namespace),
         "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": name},
-        "subjects": [{"kind": "ServiceAccount", "namespace": where, "name": account} for where, account in accounts],
+        "subjects": [
+            {"kind": "ServiceAccount", "namespace": account_namespace, "name": account}
+            for account_namespace, account in accounts
+        ],
     }
 
 

@@ -1,7 +1,7 @@
-"""The sidecar in a pod: a native sidecar container (restartPolicy Always) beside Envoy, and how it gets into what is there.
+"""The sidecar in a pod, as a native sidecar container (restartPolicy Always) beside Envoy, and its injection into pods.
 
-`inject` changes a manifest in place: a Pod, what has a pod template, or a List of these. It is idempotent, and takes any mapping, so that
-the comments and the order of a file survive.
+`inject` changes a manifest in place: a Pod, an object with a pod template, or a List of these. It is idempotent. It takes
+any kind of mapping, so that the comments and the order of a file survive.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ VOLUME = "mcpgw-run"
 ENVOY_DIR = f"{RUN_DIR}/envoy"
 BOOTSTRAP = f"{ENVOY_DIR}/bootstrap.yaml"
 ROUTER = Endpoint(path=f"{RUN_DIR}/router.sock")
-BROKER = Endpoint(host="127.0.0.1", port=9091)  # 8080, the default, is what gateways like to listen on
+BROKER = Endpoint(host="127.0.0.1", port=9091)  # gateways often listen on 8080, the default
 ADMIN_PORT = 9090
 MAX_BODY = 4 << 20  # bytes; the default of `run`
 INJECT_LABEL = "mcpgw.dev/inject"
 INJECTED = "mcpgw.dev/injected"
 ISTIO_CONTAINER, ENVOY_CONTAINER = "istio-proxy", "envoy"
-_USER = 65532  # nobody's, as images without a distribution have it
+_USER = 65532  # the user `nonroot` of distroless images
 _TEMPLATED = frozenset({"Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"})
 
 
 @attrs.frozen(kw_only=True)
 class Sidecar:
-    """How the sidecar is run. `envoy_container` names Envoy's; else it is found by the names that Istio and this program use.
+    """The settings of the sidecar. `max_body` is in bytes.
 
-    `max_body` is in bytes. `given` are the names of the fields that the user set: what is injected again keeps its own in the others, and whatever
-    else was added to it by hand.
+    `envoy_container` is the name of Envoy's container. Without it, `inject` looks for the names that Istio and this program
+    use. `given` holds the names of the fields that the user set: when a pod has a sidecar already, that one keeps its values
+    of the other fields, and what somebody added to it by hand.
     """
 
     image: str = f"{PROGRAM}:{__version__}"
@@ -51,7 +52,10 @@ class Sidecar:
 
 @attrs.frozen(kw_only=True)
 class Injected:
-    """What became of one workload: `problem` says why it has no sidecar; `remark` what is still to be done by hand."""
+    """The result for one workload.
+
+    `problem` says why it has no sidecar, `remark` what the user still has to do by hand.
+    """
 
     name: str
     problem: str | None = None
@@ -60,7 +64,7 @@ class Injected:
 
 
 def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
-    """The container. With `writes_envoy` it writes the files that a plain Envoy follows; Istio's has its own source."""
+    """The container. With `writes_envoy` it writes files for a plain Envoy; Istio configures its own Envoy."""
     arguments = [
         "run",
         "--kubernetes",
@@ -98,12 +102,12 @@ def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
 
 
 def volume() -> dict[str, Any]:
-    """What sidecar and Envoy share: the router's socket, and Envoy's files."""
+    """The volume that sidecar and Envoy share: the router's socket, and Envoy's files."""
     return {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}
 
 
 def overlay(sidecar: Sidecar) -> dict[str, Any]:
-    """What is merged into the Deployment that Istio makes for a Gateway."""
+    """The values that Istio merges into the Deployment that it makes for a Gateway."""
     spec = {
         "initContainers": [container(sidecar, writes_envoy=False)],
         "containers": [{"name": ISTIO_CONTAINER, "volumeMounts": [_mount()]}],
@@ -113,7 +117,10 @@ def overlay(sidecar: Sidecar) -> dict[str, Any]:
 
 
 def inject(manifest: Manifest, sidecar: Sidecar) -> list[Injected]:
-    """Put the sidecar into every workload of a manifest that runs Envoy; says what became of each, nothing of other kinds."""
+    """Put the sidecar into every workload of a manifest that runs Envoy.
+
+    Returns a result for each workload; objects of other kinds have none.
+    """
     return [_inject(name, pod, sidecar) for name, pod in _pods(manifest)]
 
 
@@ -180,7 +187,10 @@ _FIELDS = {"namespace": "--namespace", "public_hosts": "--public-host", "max_bod
 
 
 def _kept(new: dict[str, Any], there: Manifest | None, sidecar: Sidecar) -> dict[str, Any]:
-    """The container with what stands in the one that is there and was not asked to change: options, environment, image, resources."""
+    """The new container, with the values of the old one that the user did not ask to change.
+
+    These are options, environment, image and resources.
+    """
     if there is None:
         return new
     kept = {option for field, option in _FIELDS.items() if field not in sidecar.given}
@@ -203,7 +213,10 @@ def _option(argument: str) -> str:
 
 
 def _odd(pod: Manifest, spec: Manifest, envoy: Manifest) -> str | None:
-    """What is not what it has to be, so that nothing of it can be kept by changing it."""
+    """What in a pod has not the form that it should have; None when `inject` can change the pod.
+
+    Such a value cannot be extended without losing it.
+    """
     for what, owner, key in (
         ("initContainers", spec, "initContainers"),
         ("volumes", spec, "volumes"),
@@ -236,7 +249,7 @@ def _envoy(spec: Manifest, sidecar: Sidecar) -> Manifest | None:
 
 
 def _started(envoy: Manifest) -> str | None:
-    """A plain Envoy has to be started with the bootstrap that the sidecar writes."""
+    """Have a plain Envoy start with the sidecar's bootstrap. A remark when its command is the user's own."""
     lists = [envoy[key] for key in ("command", "args") if isinstance(envoy.get(key), list)]
     words = [word for words in lists for word in words]
     if not words:
@@ -248,7 +261,7 @@ def _started(envoy: Manifest) -> str | None:
 
 
 def _put(owner: Manifest, key: str, item: dict[str, Any]) -> None:
-    """Into a list of named things: in the place of one of that name, else at the end."""
+    """Put an item into a list: in the place of the item of that name, else at the end."""
     found = owner.get(key)
     if found is None:
         owner[key] = [item]

@@ -1,8 +1,8 @@
-"""The admission webhook in the cluster: pods that ask for it by label, theirs or their namespace's, get the sidecar.
+"""The manifests of the admission webhook: pods with a label, their own or their namespace's, get the sidecar.
 
-`failurePolicy: Fail`: only pods that opted in are asked about, and a gateway pod without its sidecar would answer every call with
-503; it is better not started. Two replicas and the API server's retry keep that from happening. Who prefers a gateway without the
-sidecar sets Ignore.
+`failurePolicy` is Fail: the API server asks only about pods that opted in, and a gateway pod without its sidecar would
+answer every call with 503, so it had better not start. Two replicas and the API server's retry make a failure rare. A
+user who prefers a gateway without the sidecar sets Ignore.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 
 def webhook(sidecar: Sidecar) -> list[Document]:
-    """Deployment, Service and MutatingWebhookConfiguration; the webhook fills in its own caBundle."""
+    """Deployment, Service and MutatingWebhookConfiguration. The webhook itself fills in the caBundle."""
     labels = {"app.kubernetes.io/name": WEBHOOK}
     meta = {"name": WEBHOOK, "namespace": sidecar.namespace, "labels": labels}
     probe = {"path": "/healthz", "port": PORT, "scheme": "HTTPS"}
@@ -48,7 +48,7 @@ def webhook(sidecar: Sidecar) -> list[Document]:
         },
     }
     pod = {"serviceAccountName": WEBHOOK, "containers": [container]}
-    # Without the label a namespace that asks for the sidecar would have the webhook wait for itself.
+    # Without the label, in a namespace that opted in, the webhook's pods would wait for the webhook.
     template = {"metadata": {"labels": {**labels, INJECT_LABEL: "disabled"}}, "spec": pod}
     spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
     ports = [{"name": "webhook", "port": 443, "targetPort": "webhook"}]
@@ -60,13 +60,13 @@ def webhook(sidecar: Sidecar) -> list[Document]:
 
 
 def configuration(client: dict[str, Any]) -> Document:
-    """The MutatingWebhookConfiguration; `client` says where the webhook is."""
-    asked = {"key": INJECT_LABEL, "operator": "In", "values": ["enabled"]}
-    not_asked = {"key": INJECT_LABEL, "operator": "NotIn", "values": ["enabled"]}
-    refused = {"key": INJECT_LABEL, "operator": "NotIn", "values": ["disabled"]}
+    """The MutatingWebhookConfiguration; `client` is the address of the webhook."""
+    is_enabled = {"key": INJECT_LABEL, "operator": "In", "values": ["enabled"]}
+    is_not_enabled = {"key": INJECT_LABEL, "operator": "NotIn", "values": ["enabled"]}
+    is_not_disabled = {"key": INJECT_LABEL, "operator": "NotIn", "values": ["disabled"]}
     selectors = {
-        "namespace": {"namespaceSelector": _where(asked), "objectSelector": _where(refused)},
-        "pod": {"namespaceSelector": _where(not_asked), "objectSelector": _where(asked)},
+        "namespace": {"namespaceSelector": _selector(is_enabled), "objectSelector": _selector(is_not_disabled)},
+        "pod": {"namespaceSelector": _selector(is_not_enabled), "objectSelector": _selector(is_enabled)},
     }
     pods = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
     return {
@@ -78,7 +78,7 @@ def configuration(client: dict[str, Any]) -> Document:
                 "name": f"{which}.inject.mcpgw.dev",
                 "admissionReviewVersions": ["v1"],
                 "sideEffects": "None",
-                "reinvocationPolicy": "IfNeeded",  # Istio's own webhook may bring Envoy's container after us
+                "reinvocationPolicy": "IfNeeded",  # Istio's own webhook may add Envoy's container after ours
                 "failurePolicy": "Fail",
                 "timeoutSeconds": 5,
                 "clientConfig": client,
@@ -90,5 +90,5 @@ def configuration(client: dict[str, Any]) -> Document:
     }
 
 
-def _where(*expressions: dict[str, Any]) -> dict[str, Any]:
+def _selector(*expressions: dict[str, Any]) -> dict[str, Any]:
     return {"matchExpressions": list(expressions)}

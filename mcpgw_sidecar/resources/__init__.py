@@ -1,1 +1,4 @@
-"""Kubernetes resources as values, what they resolve to, and what is said of them in return. Pure: `kube` is the adapter."""
+"""Kubernetes resources as values, the servers that they resolve to, and the status that they get.
+
+Pure: `kube` is the adapter.
+"""

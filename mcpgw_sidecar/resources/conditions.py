@@ -1,6 +1,9 @@
-"""What is said of objects in their status. A document is written only when it differs from the one that is there.
+"""The status of our resources, and of HTTPRoutes.
 
-`now` is a time as the API writes it (RFC 3339); it counts only where the status of a condition changes (`lastTransitionTime`).
+A status is written only when it differs from the one in the object.
+
+`now` is a time as the API writes it (RFC 3339). It becomes the `lastTransitionTime` of a condition
+whose status changes.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from mcpgw_sidecar.resources.kinds import GROUP, MCP_SERVER
 from mcpgw_sidecar.resources.objects import HttpRoute, Raw, Ref, VirtualServerObject
 
 CONTROLLER = f"{GROUP}/sidecar"
-"""Our `controllerName` in the status of routes: what others say there stays theirs."""
+"""Our `controllerName` in the status of routes. Entries of other controllers are left alone."""
 
 MAX_MESSAGE = 1024  # characters (the API takes 32,768): a person reads it
 MAX_PARENTS = 32  # of a route's status.parents (Gateway API)
@@ -33,100 +36,116 @@ class Verdict:
     message: str
 
 
-def judge(row: Row, seen: ServerStatus | None) -> Verdict | None:
-    """The truth about an MCPServer: its object, then its server as the broker sees it. None while nothing is known of it."""
+def judge(row: Row, broker_status: ServerStatus | None) -> Verdict | None:
+    """The Ready condition of an MCPServer: the problem of the object, else its server's health.
+
+    `broker_status` is what the broker knows of the server. None before the broker has tried the
+    server.
+    """
     if row.problem is not None:
         return Verdict(status="False", reason=row.problem.reason, message=row.problem.message)
-    if seen is None or not seen.health.tried:
+    if broker_status is None or not broker_status.health.tried:
         return None
-    health = seen.health
+    health = broker_status.health
     if not health.ready:
         hint = f": check that the pods behind {row.server.url if row.server else ''} are ready and serve MCP there"
         more = hint if health.reason in {"Unreachable", "Timeout"} else ""
         return Verdict(status="False", reason=health.reason, message=f"MCP server {health.message}{more}")
-    parts = [f"{seen.tools} tools, protocol version {health.protocol_version}"]
+    parts = [f"{broker_status.tools} tools, protocol version {health.protocol_version}"]
     if row.same_host:
         parts.append(f"has one host name with {_some(list(row.same_host))}: behind Istio give each HTTPRoute its own")
-    if seen.conflicts:
-        shown = [f"{clash.kind} {clash.name} (owned by {clash.owner})" for clash in seen.conflicts]
-        parts.append(f"left out, change toolPrefix to have them: {_some(shown)}")
-    if seen.invalid:
-        shown = [f"{bad.kind} {bad.name} ({bad.reason})" for bad in seen.invalid]
-        parts.append(f"left out, not usable: {_some(shown)}")
+    if broker_status.conflicts:
+        items = [f"{clash.kind} {clash.name} (owned by {clash.owner})" for clash in broker_status.conflicts]
+        parts.append(f"left out, change toolPrefix to have them: {_some(items)}")
+    if broker_status.invalid:
+        items = [f"{bad.kind} {bad.name} ({bad.reason})" for bad in broker_status.invalid]
+        parts.append(f"left out, not usable: {_some(items)}")
     return Verdict(status="True", reason="Ready", message="; ".join(parts))
 
 
-def server_status(row: Row, seen: ServerStatus | None, now: str) -> Document | None:
-    """The status of an MCPServer; None when it is to stay as it is."""
-    verdict, before = judge(row, seen), row.found.status
+def server_status(row: Row, broker_status: ServerStatus | None, now: str) -> Document | None:
+    """The new status of an MCPServer; None when it need not change."""
+    verdict, status = judge(row, broker_status), row.found.status
     if verdict is None:
-        if _condition(before.get("conditions")) is not None:
-            return None  # this process has just started: what another one saw is better than nothing
+        if _condition(status.get("conditions")) is not None:
+            return None  # this process has just started: the condition of the process before it is better than none
         verdict = Verdict(status="Unknown", reason="Pending", message="not tried yet")
-    tools = seen.tools if seen is not None and row.server is not None else 0
-    document = {**before, "discoveredTools": tools, "conditions": _ready(verdict, before, row.found.generation, now)}
-    return None if document == before else document
+    tools = broker_status.tools if broker_status is not None and row.server is not None else 0
+    document = {**status, "discoveredTools": tools, "conditions": _with_ready(verdict, status, row.found.generation, now)}
+    return None if document == status else document
 
 
-def virtual_status(found: VirtualServerObject, tools: Collection[str], now: str) -> Document | None:
-    """The status of an MCPVirtualServer, by the tools that there are; None when it is to stay as it is."""
-    missing = [tool for tool in found.tools if tool not in tools]
-    count = f"{len(found.tools) - len(missing)} of {len(found.tools)} tools"
+def virtual_status(virtual: VirtualServerObject, tools: Collection[str], now: str) -> Document | None:
+    """The new status of an MCPVirtualServer, given the tools that clients see.
+
+    None when it need not change.
+    """
+    missing_tools = [tool for tool in virtual.tools if tool not in tools]
+    count = f"{len(virtual.tools) - len(missing_tools)} of {len(virtual.tools)} tools"
     verdict = Verdict(status="True", reason="Ready", message=count)
-    if missing:
-        message = f"{count}; no server offers {_some(missing)}: check the names (with prefix) and the MCPServers"
+    if missing_tools:
+        message = f"{count}; no server offers {_some(missing_tools)}: check the names (with prefix) and the MCPServers"
         verdict = Verdict(status="False", reason="ToolsNotFound", message=message)
-    before = found.status
-    document = {**before, "conditions": _ready(verdict, before, found.generation, now)}
-    return None if document == before else document
+    status = virtual.status
+    document = {**status, "conditions": _with_ready(verdict, status, virtual.generation, now)}
+    return None if document == status else document
 
 
 def route_parents(route: HttpRoute, users: list[Ref], now: str) -> list[Raw] | None:
-    """`status.parents` of an HTTPRoute with what we say there, once for each parent; None when it is to stay as it is."""
-    others = [parent for parent in route.parents if parent.get("controllerName") != CONTROLLER]
-    ours = [parent for parent in route.parents if parent.get("controllerName") == CONTROLLER]
-    wanted: list[Raw] = []
+    """`status.parents` of an HTTPRoute with our entry for each parent.
+
+    None when it need not change.
+
+    `users` are the MCPServers that refer to the route.
+    """
+    other_parents = [parent for parent in route.parents if parent.get("controllerName") != CONTROLLER]
+    our_parents = [parent for parent in route.parents if parent.get("controllerName") == CONTROLLER]
+    new_parents: list[Raw] = []
     for ref in route.parent_refs if users else ():
-        before = next((parent for parent in ours if parent.get("parentRef") == ref), {})
+        old_parent = next((parent for parent in our_parents if parent.get("parentRef") == ref), {})
         verdict = Verdict(
             status="True",
             reason="InUseByMCPServer",
             message=f"HTTPRoute is referenced by {MCP_SERVER.name} {_some([str(user) for user in users])}",
         )
-        condition = _conditioned("Programmed", verdict, before.get("conditions"), route.generation, now)
-        wanted.append({"parentRef": ref, "controllerName": CONTROLLER, "conditions": [condition]})
-    wanted = wanted[: max(0, MAX_PARENTS - len(others))]
-    return None if _by_parent(wanted) == _by_parent(ours) else [*others, *wanted]
+        condition = _new_condition("Programmed", verdict, old_parent.get("conditions"), route.generation, now)
+        new_parents.append({"parentRef": ref, "controllerName": CONTROLLER, "conditions": [condition]})
+    new_parents = new_parents[: max(0, MAX_PARENTS - len(other_parents))]
+    return None if _by_parent(new_parents) == _by_parent(our_parents) else [*other_parents, *new_parents]
 
 
 def ready_of(status: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Status and reason of the Ready condition, None without one."""
-    found = _condition(status.get("conditions"))
-    return None if found is None else (str(found.get("status")), str(found.get("reason")))
+    """Status and reason of the Ready condition; None without one."""
+    condition = _condition(status.get("conditions"))
+    return None if condition is None else (str(condition.get("status")), str(condition.get("reason")))
 
 
 def ready_condition(document: Raw) -> Raw:
-    """The Ready condition of a document that this module made."""
-    found = _condition(document["conditions"])
-    assert found is not None  # noqa: S101  # it made one
-    return found
+    """The Ready condition of a status that this module made."""
+    condition = _condition(document["conditions"])
+    assert condition is not None  # noqa: S101  # each status of this module has one
+    return condition
 
 
-def _ready(verdict: Verdict, before: Raw, generation: int, now: str) -> list[Raw]:
-    """The conditions with ours in its place; what others say there stays theirs."""
-    ready = _conditioned("Ready", verdict, before.get("conditions"), generation, now)
-    others = [found for found in before.get("conditions") or () if found.get("type") != "Ready"]
+def _with_ready(verdict: Verdict, status: Raw, generation: int, now: str) -> list[Raw]:
+    """The conditions with a new Ready condition. Conditions of other types are left alone."""
+    ready = _new_condition("Ready", verdict, status.get("conditions"), generation, now)
+    others = [condition for condition in status.get("conditions") or () if condition.get("type") != "Ready"]
     return [*others, ready]
 
 
 def _by_parent(parents: list[Raw]) -> dict[str, Raw]:
-    """In no order: another controller may have put them into one of its own."""
+    """The entries by their parent, because another controller may have changed their order."""
     return {repr(sorted(dict(parent.get("parentRef") or {}).items())): parent for parent in parents}
 
 
-def _conditioned(kind: str, verdict: Verdict, before: Any, generation: int, now: str) -> Raw:  # noqa: ANN401  # of the API
-    old = _condition(before, kind)
-    since = old["lastTransitionTime"] if old is not None and old.get("status") == verdict.status else now
+def _new_condition(kind: str, verdict: Verdict, conditions: Any, generation: int, now: str) -> Raw:  # noqa: ANN401  # of the API
+    old_condition = _condition(conditions, kind)
+    since = (
+        old_condition["lastTransitionTime"]
+        if old_condition is not None and old_condition.get("status") == verdict.status
+        else now
+    )
     return {
         "type": kind,
         "status": verdict.status,
@@ -138,7 +157,7 @@ def _conditioned(kind: str, verdict: Verdict, before: Any, generation: int, now:
 
 
 def _condition(conditions: Any, kind: str = "Ready") -> Raw | None:  # noqa: ANN401  # whatever the API holds
-    return next((found for found in conditions or () if found.get("type") == kind), None)
+    return next((condition for condition in conditions or () if condition.get("type") == kind), None)
 
 
 def _some(names: list[str]) -> str:

@@ -1,4 +1,7 @@
-"""The configuration as text, in the guide's format: what the ConfigMap `mcp-gateway-config` holds. Credentials never enter it."""
+"""The configuration as YAML in the guide's format: the text of the ConfigMap `mcp-gateway-config`.
+
+Credentials are left out.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,11 @@ MAX_SIZE = 1_000_000  # bytes; the API takes 1 MiB for the whole object
 
 
 def render(servers: tuple[Server, ...], virtual_servers: tuple[VirtualServer, ...]) -> str:
-    """The text; servers in the order that decides conflicts, which whoever follows it has to keep, virtual ones by name."""
+    """The text. Virtual servers are sorted by name.
+
+    Servers keep their order, because it decides conflicts: a reader of the ConfigMap has to use the
+    same order.
+    """
     lines = ["servers:"] if servers else ["servers: []"]
     for server in servers:
         lines += [
@@ -34,7 +41,7 @@ def render(servers: tuple[Server, ...], virtual_servers: tuple[VirtualServer, ..
 
 
 def _text(value: str) -> str:
-    """A YAML scalar: plain where it cannot be taken for anything else, in quotes otherwise."""
+    """A YAML scalar: plain where it can only be read as this text, in quotes otherwise."""
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
     return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in json.dumps(value, ensure_ascii=False))

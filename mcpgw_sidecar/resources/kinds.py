@@ -1,4 +1,4 @@
-"""The kinds of objects that are watched, as a table, and where the API serves them."""
+"""The kinds of objects that the sidecar uses, as a table, and their paths in the API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ CREDENTIAL_LABEL = f"{GROUP}/credential"
 
 @attrs.frozen(kw_only=True)
 class ResourceKind:
-    """One kind. `group` is empty for the core; `selector` narrows what is watched; `needs` says how to have the API serve it."""
+    """One kind. `group` is empty for the core API, `selector` is a label selector for the watch.
+
+    `needs` tells the user how to install the kind when the API server does not know it.
+    """
 
     name: str
     plural: str
@@ -27,7 +30,7 @@ class ResourceKind:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     def path(self, namespace: str | None = None, name: str | None = None, sub: str | None = None) -> str:
-        """The path of the API: of all, of a namespace's, of one object or its subresource."""
+        """The path of all objects, of those in a namespace, of one object or of its subresource."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         parts = [root, *(["namespaces", namespace] if namespace else []), self.plural, name, sub]
         return "/".join(part for part in parts if part)
@@ -51,10 +54,14 @@ CONFIG_MAP_NAME = "mcp-gateway-config"
 LEASE_NAME = "mcpgw-sidecar"
 SESSION_KEY_NAME = "mcpgw-sidecar-session-key"
 WEBHOOK_CA_NAME = "mcpgw-sidecar-webhook-ca"
-"""What the sidecars share in their namespace."""
+"""The objects that the sidecars share in their namespace."""
 
 WATCHED = (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE, GRANT, SERVICE, SECRET)
-"""What servers are made of."""
+"""The kinds from which the servers are resolved."""
 
 ESSENTIAL = frozenset({MCP_SERVER.name, HTTP_ROUTE.name, SERVICE.name})
-"""Without these there is no configuration. Without the others there is one, with less in it: each object says what it lacks."""
+"""Without these kinds there is no configuration.
+
+Without one of the others there is a smaller configuration, and the status of each object says what
+it lacks.
+"""

@@ -1,6 +1,7 @@
-"""Who writes: a Lease, as client-go holds one. Pure; clocks of other machines are never compared with ours.
+"""The Lease that decides which sidecar writes, used as client-go does. Pure.
 
-A holder that does not renew is dead once its Lease has not changed for `DURATION` seconds **of our own clock** since we saw it last.
+Clocks of other machines are never compared with ours: a holder counts as dead when its Lease has
+not changed for `DURATION` seconds **of our own clock**.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ from typing import Any
 
 import attrs
 
-DURATION = 10.0  # seconds without a renewal after which the holder counts as dead: 15 s at most until another one writes
+DURATION = 10.0  # seconds without a renewal after which the holder counts as dead: another sidecar writes within 15 s
 RENEW = 3.0  # seconds between two renewals
-LOOK = 2.0  # seconds between two looks of those that wait
+LOOK = 2.0  # seconds between two reads of the Lease by a sidecar that does not hold it
 
 
 @attrs.define
 class Observed:
-    """What was seen of the Lease, and when it last changed. `now` is monotonic."""
+    """The last version of the Lease that we read, and when it changed. `now` is monotonic."""
 
     identity: str
     _version: str | None = None
     _since: float = 0.0
 
     def may_take(self, lease: Mapping[str, Any], now: float) -> bool:
-        """Whether it is ours, free, or its holder dead."""
+        """Whether the Lease is ours or free, or its holder is dead."""
         version, spec = lease["metadata"]["resourceVersion"], lease.get("spec") or {}
         if version != self._version:
             self._version, self._since = version, now
@@ -33,7 +34,10 @@ class Observed:
 
 
 def taken(lease: Mapping[str, Any], identity: str, wall: str) -> dict[str, Any]:
-    """The Lease with us as its holder; `wall` is a time for people to read (RFC 3339, microseconds)."""
+    """The Lease with us as its holder.
+
+    `wall` is a time for people to read (RFC 3339, microseconds).
+    """
     spec = dict(lease.get("spec") or {})
     if spec.get("holderIdentity") != identity:
         spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + ("holderIdentity" in spec)
@@ -43,6 +47,6 @@ def taken(lease: Mapping[str, Any], identity: str, wall: str) -> dict[str, Any]:
 
 
 def released(lease: Mapping[str, Any], wall: str) -> dict[str, Any]:
-    """The Lease without a holder: the next one need not wait."""
+    """The Lease without a holder, so that the next sidecar can take it at once."""
     spec = {**(lease.get("spec") or {}), "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": wall}
     return {**lease, "spec": spec}

@@ -1,7 +1,8 @@
-"""Objects of the API as frozen values: what is used of them, and nothing else. Wire types stop here.
+"""Objects of the API as frozen values with the fields that the sidecar uses. Wire types stop here.
 
-The API server has checked them against their schemas, which says what may be relied on: `read` raises KeyError, TypeError or
-ValueError for what no schema of ours or of the Gateway API lets through, and the caller leaves such an object out.
+The API server has validated the objects against their schemas, and this module relies on that. For
+an object that no schema of ours or of the Gateway API lets through, `read` raises KeyError,
+TypeError or ValueError, and the caller leaves the object out.
 """
 
 from __future__ import annotations
@@ -37,13 +38,16 @@ class Ref:
 
 
 def ref_of(raw: Raw) -> Ref:
-    """Whose object it is."""
+    """Namespace and name of an object."""
     return Ref(raw["metadata"].get("namespace", ""), raw["metadata"]["name"])
 
 
 @attrs.frozen(kw_only=True)
 class McpServer:
-    """An MCPServer. `created` is as the API writes it, and sorts as text; `status` does not count when two are compared."""
+    """An MCPServer. `created` is the time as the API writes it, which sorts as text.
+
+    Equality ignores `status`.
+    """
 
     ref: Ref
     uid: str
@@ -82,7 +86,10 @@ class Backend:
 
 @attrs.frozen(kw_only=True)
 class HttpRoute:
-    """An HTTPRoute. `parent_refs` and `parents` (of its status) are as the API has them; the latter does not count in comparisons."""
+    """An HTTPRoute. `parent_refs` and `parents` (of its status) are as the API writes them.
+
+    Equality ignores `version` and `parents`.
+    """
 
     ref: Ref
     generation: int
@@ -95,7 +102,7 @@ class HttpRoute:
 
 @attrs.frozen(kw_only=True)
 class Service:
-    """A Service; `https` holds the ports that speak it."""
+    """A Service; `https` holds the ports whose appProtocol is https."""
 
     ref: Ref
     external_name: str | None
@@ -104,27 +111,31 @@ class Service:
 
 @attrs.frozen(kw_only=True)
 class Grant:
-    """A ReferenceGrant: each of `sources` (group, kind, namespace) may refer to each of `targets` (group, kind, name or all)."""
+    """A ReferenceGrant: each source may refer to each target.
+
+    A source is group, kind and namespace, a target group, kind and name. A target without a name
+    stands for all objects of its kind.
+    """
 
     ref: Ref
     sources: frozenset[tuple[str, str, str]]
     targets: frozenset[tuple[str, str, str | None]]
 
     def allows(self, source: tuple[str, str, str], group: str, kind: str, name: str) -> bool:
-        """Whether a reference is granted."""
-        named = {(group, kind, None), (group, kind, name)}
-        return source in self.sources and not named.isdisjoint(self.targets)
+        """Whether `source` may refer to the object of this group, kind and name."""
+        matching_targets = {(group, kind, None), (group, kind, name)}
+        return source in self.sources and not matching_targets.isdisjoint(self.targets)
 
 
 @attrs.frozen(kw_only=True)
 class Secret:
-    """A labelled Secret, its values in base64 as the API has them."""
+    """A labelled Secret; its values are in base64, as in the API."""
 
     ref: Ref
     values: Mapping[str, str] = attrs.field(repr=False)
 
     def text(self, key: str) -> str | None:
-        """A value as text, None when it is missing or no UTF-8."""
+        """A value as text; None when it is missing or not UTF-8."""
         try:
             return base64.b64decode(self.values[key]).decode().strip()
         except (KeyError, ValueError):
@@ -166,8 +177,8 @@ def _virtual_server(raw: Raw) -> VirtualServerObject:
 
 def _http_route(raw: Raw) -> HttpRoute:
     meta, spec = raw["metadata"], raw.get("spec") or {}
-    first: Raw = next(iter(spec.get("rules") or ()), {})
-    backend: Raw | None = next(iter(first.get("backendRefs") or ()), None)
+    first_rule: Raw = next(iter(spec.get("rules") or ()), {})
+    backend: Raw | None = next(iter(first_rule.get("backendRefs") or ()), None)
     ref = ref_of(raw)
     return HttpRoute(
         ref=ref,
@@ -220,5 +231,9 @@ _READERS: Mapping[str, Callable[[Raw], Watched]] = {
 
 
 def read(kind: str, raw: Raw) -> Watched:
-    """The value of an object of a watched kind. Raises KeyError, TypeError, ValueError or AttributeError for one that is none."""
+    """An object of a watched kind as a value.
+
+    Raises KeyError, TypeError, ValueError or AttributeError for an object that does not fit its
+    schema.
+    """
     return _READERS[kind](raw)

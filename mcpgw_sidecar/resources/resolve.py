@@ -1,6 +1,8 @@
-"""An MCPServer to the server that it stands for: through its HTTPRoute to a Service (reference/seed-system.md A.3.1).
+"""Resolves an MCPServer to a server, through its HTTPRoute to a Service.
 
-The ladder, first failure wins, and a failure costs this MCPServer alone:
+The design is in reference/seed-system.md A.3.1.
+
+The ladder; the first failure wins, and a failure affects this MCPServer alone:
 
 1. targetRef is an HTTPRoute                       InvalidTargetRef
 2. in another namespace: a ReferenceGrant there    RefNotPermitted
@@ -10,11 +12,13 @@ The ladder, first failure wins, and a failure costs this MCPServer alone:
 6. the Service exists                              ServiceNotFound
 7. an ExternalName is not this pod itself          InvalidBackend
 8. the route's first hostname can be a Host        NoHostname
-9. all of it can stand in a configuration          InvalidSpec
+9. a configuration can hold the server             InvalidSpec
 
-While a kind cannot be watched, what is missing of it may be there: the words say so.
+While a kind cannot be watched, an object of it may exist although the index has none: the message
+says so.
 
-A credential that is missing or cannot be used costs the credential: the server stays, and its status says so (InvalidCredential).
+An MCPServer whose credential is missing or unusable keeps its server, without the credential, and
+its status says InvalidCredential.
 """
 
 from __future__ import annotations
@@ -43,18 +47,24 @@ _PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII; a fragment (#) has no place
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    """Why an object does not stand for a server, or stands for one that lacks something: the words of its Ready condition."""
+    """Why an MCPServer has no server, or its server lacks something, for the Ready condition."""
 
     reason: str
     message: str
 
 
 Dependency = tuple[str, str, str]
-"""Kind, namespace and name of something that a resolution looked at, there or not; all grants of a namespace are one."""
+"""Kind, namespace and name of an object that a resolution looked up, whether it exists or not.
+
+All grants of a namespace are one dependency, without a name.
+"""
 
 
 class Lookup(Protocol):
-    """Where the objects are; None for one that is not there. What was asked for is a dependency."""
+    """Looks objects up; None for one that does not exist.
+
+    Each object that was looked up is a dependency.
+    """
 
     def route(self, ref: Ref) -> HttpRoute | None:
         """An HTTPRoute."""
@@ -69,59 +79,62 @@ class Lookup(Protocol):
         """The ReferenceGrants of a namespace."""
 
     def troubles(self) -> Mapping[str, str]:
-        """Kinds that cannot be watched, with the reason."""
+        """The kinds that cannot be watched, each with the reason."""
 
 
 @attrs.frozen(kw_only=True)
 class Resolution:
-    """The server, or None with the reason; with a server, what it lacks."""
+    """The server, or None with the problem.
+
+    A server with a problem lacks something (its credential).
+    """
 
     server: Server | None
     problem: Problem | None
 
 
-def resolve(found: McpServer, lookup: Lookup) -> Resolution:
-    """Climb the ladder."""
-    route = _route(found, lookup)
+def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
+    """Resolve an MCPServer (the ladder above)."""
+    route = _route(mcp_server, lookup)
     if isinstance(route, Problem):
         return Resolution(server=None, problem=route)
-    reached = _reached(route, lookup)
-    if isinstance(reached, Problem):
-        return Resolution(server=None, problem=reached)
-    origin, hostname = reached
-    fault = _fault(found, str(route.ref), urlsplit(origin).hostname or "", hostname)
+    address = _backend_address(route, lookup)
+    if isinstance(address, Problem):
+        return Resolution(server=None, problem=address)
+    origin, hostname = address
+    fault = _fault(mcp_server, str(route.ref), urlsplit(origin).hostname or "", hostname)
     if fault is not None:
         return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=fault))
-    credential = _credential(found, lookup)
+    credential = _credential(mcp_server, lookup)
     server = Server(
         name=ServerName(str(route.ref)),
-        url=f"{origin}{found.path}",
+        url=f"{origin}{mcp_server.path}",
         hostname=hostname,
-        tool_prefix=found.prefix,
+        tool_prefix=mcp_server.prefix,
         credential=credential if isinstance(credential, str) else None,
     )
     return Resolution(server=server, problem=credential if isinstance(credential, Problem) else None)
 
 
-def _route(found: McpServer, lookup: Lookup) -> HttpRoute | Problem:
-    if found.group != GATEWAY_GROUP:
-        message = f'invalid targetRef group "{found.group}": only {GATEWAY_GROUP} is supported'
+def _route(mcp_server: McpServer, lookup: Lookup) -> HttpRoute | Problem:
+    if mcp_server.group != GATEWAY_GROUP:
+        message = f'invalid targetRef group "{mcp_server.group}": only {GATEWAY_GROUP} is supported'
         return Problem(reason="InvalidTargetRef", message=message)
-    if found.kind != HTTP_ROUTE.name:
-        message = f'invalid targetRef kind "{found.kind}": only {HTTP_ROUTE.name} is supported'
+    if mcp_server.kind != HTTP_ROUTE.name:
+        message = f'invalid targetRef kind "{mcp_server.kind}": only {HTTP_ROUTE.name} is supported'
         return Problem(reason="InvalidTargetRef", message=message)
-    source = (GROUP, MCP_SERVER.name, found.ref.namespace)
-    if not _permitted(source, found.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup):
-        return _not_permitted(source, found.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup)
-    route = lookup.route(found.route)
+    source = (GROUP, MCP_SERVER.name, mcp_server.ref.namespace)
+    if not _is_permitted(source, mcp_server.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup):
+        return _no_grant(source, mcp_server.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup)
+    route = lookup.route(mcp_server.route)
     if route is None:
-        message = f"HTTPRoute {found.route} not found: create it, or change targetRef"
-        return _missing("RouteNotFound", message, HTTP_ROUTE.name, lookup)
+        message = f"HTTPRoute {mcp_server.route} not found: create it, or change targetRef"
+        return _absence("RouteNotFound", message, HTTP_ROUTE.name, lookup)
     return route
 
 
-def _reached(route: HttpRoute, lookup: Lookup) -> tuple[str, str] | Problem:
-    """Scheme, host and port of the server, and the name by which Envoy routes to it."""
+def _backend_address(route: HttpRoute, lookup: Lookup) -> tuple[str, str] | Problem:
+    """The server's origin (scheme, host, port), and the host name by which Envoy routes to it."""
     backend = route.backend
     if backend is None:
         message = f"HTTPRoute {route.ref} has no backend references: its first rule needs a Service as backend"
@@ -132,16 +145,16 @@ def _reached(route: HttpRoute, lookup: Lookup) -> tuple[str, str] | Problem:
         message = f"HTTPRoute {route.ref}: backend reference is not a Service: {backend.kind}"
         return Problem(reason="InvalidBackend", message=message)
     target, source = Ref(backend.namespace, backend.name), (GATEWAY_GROUP, HTTP_ROUTE.name, route.ref.namespace)
-    if not _permitted(source, target, "", SERVICE.name, lookup):
-        return _not_permitted(source, target, "", SERVICE.name, lookup)
+    if not _is_permitted(source, target, "", SERVICE.name, lookup):
+        return _no_grant(source, target, "", SERVICE.name, lookup)
     service = lookup.service(target)
     if service is None:
         message = f"Service {target} not found: create it, or change the backend of HTTPRoute {route.ref}"
-        return _missing("ServiceNotFound", message, SERVICE.name, lookup)
-    return _address(route, backend, service)
+        return _absence("ServiceNotFound", message, SERVICE.name, lookup)
+    return _service_address(route, backend, service)
 
 
-def _address(route: HttpRoute, backend: Backend, service: Service) -> tuple[str, str] | Problem:
+def _service_address(route: HttpRoute, backend: Backend, service: Service) -> tuple[str, str] | Problem:
     https = any("https" in str(parent.get("sectionName", "")) for parent in route.parent_refs)
     port = f":{backend.port}" if backend.port is not None else ""
     if service.external_name is not None:
@@ -160,14 +173,17 @@ def _address(route: HttpRoute, backend: Backend, service: Service) -> tuple[str,
     return f"{scheme}://{service.ref.name}.{service.ref.namespace}.svc.{CLUSTER_DOMAIN}{port}", hostname
 
 
-def _permitted(source: tuple[str, str, str], target: Ref, group: str, kind: str, lookup: Lookup) -> bool:
+def _is_permitted(source: tuple[str, str, str], target: Ref, group: str, kind: str, lookup: Lookup) -> bool:
     if source[2] == target.namespace:
         return True
     return any(grant.allows(source, group, kind, target.name) for grant in lookup.grants(target.namespace))
 
 
 def _is_here(host: str) -> bool:
-    """Whether a name is an address of the pod itself or of its node: whoever may write a Service must not reach what listens there."""
+    """Whether a host is the pod itself or its node.
+
+    Somebody who may write a Service must not reach through it what listens there.
+    """
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -177,49 +193,57 @@ def _is_here(host: str) -> bool:
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
-def _fault(found: McpServer, name: str, host: str, hostname: str) -> str | None:
-    """What a configuration could not hold, though the API took it: it would cost all the others."""
-    if not _PREFIX.fullmatch(found.prefix) or not _PATH.fullmatch(found.path):
+def _fault(mcp_server: McpServer, name: str, host: str, hostname: str) -> str | None:
+    """Why a configuration cannot hold this server, although the API accepted its objects.
+
+    One such server would have the whole configuration refused.
+    """
+    if not _PREFIX.fullmatch(mcp_server.prefix) or not _PATH.fullmatch(mcp_server.path):
         return "toolPrefix or path cannot be used: recreate the MCPServer with the CRD of this version"
     if len(name) > MAX_NAME:
         return f"namespace and name of the HTTPRoute have more than {MAX_NAME} characters together: shorten one"
-    for each in (host, hostname):
-        if not _HOST.fullmatch(each) or any(not 0 < len(label) <= MAX_LABEL for label in each.split(".")):
-            return f"{each[:MAX_NAME]!r} is no host name that can be reached: change the Service or the HTTPRoute"
+    for host_name in (host, hostname):
+        if not _HOST.fullmatch(host_name) or any(not 0 < len(label) <= MAX_LABEL for label in host_name.split(".")):
+            return f"{host_name[:MAX_NAME]!r} is no host name that can be reached: change the Service or the HTTPRoute"
     return None
 
 
-def _missing(reason: str, message: str, kind: str, lookup: Lookup) -> Problem:
-    """Something is not there, as far as we can see."""
+def _absence(reason: str, message: str, kind: str, lookup: Lookup) -> Problem:
+    """The problem of an object that the index does not have.
+
+    The message says when its kind cannot be watched.
+    """
     trouble = lookup.troubles().get(kind)
     return Problem(reason=reason, message=message if trouble is None else f"{message} (or it is there, but: {trouble})")
 
 
-def _not_permitted(source: tuple[str, str, str], target: Ref, group: str, kind: str, lookup: Lookup) -> Problem:
+def _no_grant(source: tuple[str, str, str], target: Ref, group: str, kind: str, lookup: Lookup) -> Problem:
     message = (
         f"reference to {kind} {target} is not permitted: create a ReferenceGrant in {target.namespace} "
         f"from {source[1]} ({source[0]}) in {source[2]} to {kind} ({group or 'core'})"
     )
-    return _missing("RefNotPermitted", message, GRANT.name, lookup)
+    return _absence("RefNotPermitted", message, GRANT.name, lookup)
 
 
-def _credential(found: McpServer, lookup: Lookup) -> str | Problem | None:
-    if found.credential is None:
+def _credential(mcp_server: McpServer, lookup: Lookup) -> str | Problem | None:
+    if mcp_server.credential is None:
         return None
-    name, key = found.credential
-    ref = Ref(found.ref.namespace, name)
+    name, key = mcp_server.credential
+    ref = Ref(mcp_server.ref.namespace, name)
     secret = lookup.secret(ref)
     if secret is None:
-        why = lookup.troubles().get("Secret")
+        trouble = lookup.troubles().get("Secret")
         fault = f'Secret {ref} not found, or without the label {CREDENTIAL_LABEL}: "true": create it, or label it'
-        return _invalid(fault if why is None else f"Secrets cannot be read ({why})")
+        return _invalid_credential(fault if trouble is None else f"Secrets cannot be read ({trouble})")
     value = secret.text(key)
     if value is None:
-        return _invalid(f"Secret {ref} has no text under the key {key}: add it, or change credentialRef.key")
+        return _invalid_credential(f"Secret {ref} has no text under the key {key}: add it, or change credentialRef.key")
     if not is_header_value(value):
-        return _invalid(f"Secret {ref}, key {key}: the value must be one line of visible ASCII, such as: Bearer TOKEN")
+        return _invalid_credential(
+            f"Secret {ref}, key {key}: the value must be one line of visible ASCII, such as: Bearer TOKEN"
+        )
     return value
 
 
-def _invalid(fault: str) -> Problem:
+def _invalid_credential(fault: str) -> Problem:
     return Problem(reason="InvalidCredential", message=f"Credential validation failed: {fault}")
