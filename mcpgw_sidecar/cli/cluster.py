@@ -70,13 +70,13 @@ def manifests_command(sections: tuple[str, ...], **values: Any) -> None:  # noqa
     gateway = Gateway(
         namespace=namespace,
         name=name,
-        labels=dict(_pair(label) for label in values["labels"]),
+        labels=dict(_label_pair(label) for label in values["labels"]),
         public_hosts=values["public_hosts"],
         internal_hosts=values["internal_hosts"],
         scripts=manifests.scripts(),
     )
-    wanted = manifests.Wanted(gateway=gateway, sidecar=_sidecar(values), accounts=values["accounts"])
-    texts = [manifests.text_of(section, wanted) for section in sections or ("crds", "rbac", "istio")]
+    request = manifests.Request(gateway=gateway, sidecar=_sidecar(values), accounts=values["accounts"])
+    texts = [manifests.text_of(section, request) for section in sections or ("crds", "rbac", "istio")]
     click.echo("---\n".join(texts), nl=False)
 
 
@@ -87,29 +87,30 @@ def manifests_command(sections: tuple[str, ...], **values: Any) -> None:  # noqa
 def inject_command(paths: tuple[Path, ...], in_place: bool, **values: Any) -> None:  # noqa: ANN401, FBT001  # click's
     """Put the sidecar into Kubernetes manifests: FILEs, or stdin without any or for -.
 
-    Pods, Deployments, DaemonSets, StatefulSets and Lists of them, wherever a container of Envoy runs; everything else passes as it is.
-    What has the sidecar gets it as it is now, and keeps the options, environment and image that are not given here. What was done is said
-    on stderr; exit 1 when nothing has the sidecar.
+    Pods, Deployments, DaemonSets, StatefulSets and Lists of them, wherever a container of Envoy
+    runs; everything else passes as it is. What has the sidecar gets it as it is now, and keeps the
+    options, environment and image that are not given here. What was done is said on stderr; exit 1
+    when nothing has the sidecar.
 
     \b
       mcpgw-sidecar inject gateway.yaml | kubectl apply -f -
     """
     if in_place and (not paths or Path("-") in paths):
         raise click.UsageError("--in-place needs FILEs")
-    from mcpgw_sidecar.cli.inject import injected, told  # noqa: PLC0415  # the YAML library is for this alone
+    from mcpgw_sidecar.cli.inject import injected, result_lines  # noqa: PLC0415  # the only user of this YAML library
 
     results: list[Injected] = []
     texts: list[tuple[Path, str]] = []
     for path in paths or (Path("-"),):
-        text, found = injected(_read_text(path), "stdin" if path == Path("-") else str(path), _sidecar(values))
-        results += found
+        text, file_results = injected(_read_text(path), "stdin" if path == Path("-") else str(path), _sidecar(values))
+        results += file_results
         texts.append((path, text))
-    for path, text in texts:  # all of them were good: nothing is half-written
+    for path, text in texts:  # only after all files were good: so none is half-done
         if in_place:
             replace_text(path, text)
     if not in_place:
-        click.echo(_joined([text for _, text in texts]), nl=False)
-    for line in told(results):
+        click.echo(_document_stream([text for _, text in texts]), nl=False)
+    for line in result_lines(results):
         click.echo(line, err=True)
     if all(result.problem is not None for result in results):
         raise RefusedError(
@@ -124,8 +125,8 @@ def inject_command(paths: tuple[Path, ...], in_place: bool, **values: Any) -> No
 def webhook_command(webhook_address: Any, log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401  # click's
     """Serve the injection as an admission webhook, with certificates of its own.
 
-    Install it with: mcpgw-sidecar manifests webhook. Pods get the sidecar by the label mcpgw.dev/inject: enabled, theirs or
-    their namespace's.
+    Install it with: mcpgw-sidecar manifests webhook. Pods get the sidecar by the label
+    mcpgw.dev/inject: enabled, theirs or their namespace's.
     """
     logs.set_up(logs.LEVELS[log_level], log_format)
     from mcpgw_sidecar.app.webhook import WebhookSettings, wait_webhook  # noqa: PLC0415  # no other command needs it
@@ -143,13 +144,13 @@ def _read_text(path: Path) -> str:
         raise ConfigurationError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
 
 
-def _joined(texts: list[str]) -> str:
-    """Several files as one stream of documents."""
-    joined = ""
+def _document_stream(texts: list[str]) -> str:
+    """The texts of several files as one stream of YAML documents."""
+    stream = ""
     for text in texts:
-        joined += "---\n" if joined and not text.lstrip().startswith("---") else ""
-        joined += text if text.endswith("\n") else text + "\n"
-    return joined
+        stream += "---\n" if stream and not text.lstrip().startswith("---") else ""
+        stream += text if text.endswith("\n") else text + "\n"
+    return stream
 
 
 def _sidecar(values: Mapping[str, Any]) -> Sidecar:
@@ -168,7 +169,7 @@ def _is_given(name: str) -> bool:
     return source not in {None, click.core.ParameterSource.DEFAULT}
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _label_pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise click.UsageError(f"--label {text!r} is not KEY=VALUE")

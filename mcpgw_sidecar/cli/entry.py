@@ -1,4 +1,7 @@
-"""The commands and how they end: every expected failure is a line and an exit code, never a traceback."""
+"""The commands and their exit codes.
+
+An expected failure ends a command with a line and an exit code, never with a traceback.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,8 @@ def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
 
     Try it:     mcpgw-sidecar demo
 
-    Own servers:  mcpgw-sidecar run --config config.yaml --envoy-dir DIR, then envoy -c DIR/bootstrap.yaml
+    Own servers:  mcpgw-sidecar run --config config.yaml --envoy-dir DIR, then envoy -c
+    DIR/bootstrap.yaml
     """
     if as_json and not version:
         raise click.UsageError("--json belongs to --version here; status and tools have one of their own, after their name")
@@ -89,7 +93,8 @@ def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401
 
     In Kubernetes --kubernetes reads them from MCPServer resources.
 
-    With --envoy-dir it writes what a plain Envoy needs; start that with: envoy -c DIR/bootstrap.yaml
+    With --envoy-dir it writes what a plain Envoy needs; start that with: envoy -c
+    DIR/bootstrap.yaml
     """
     _set_up_logs(log_level, log_format)
     kubernetes, config = values.pop("kubernetes"), values["config"]
@@ -265,7 +270,7 @@ def _failed(error: BaseException) -> int:
 
 
 def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one expected failure in a nursery's group; the whole group when there is another failure beside it."""
+    """The expected failure in a nursery's group; the group itself when it has another failure too."""
     expected, other = group.split((GatewayError, KeyboardInterrupt))
     if other is not None or expected is None:
         return group

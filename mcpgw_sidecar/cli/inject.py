@@ -1,4 +1,4 @@
-"""`mcpgw-sidecar inject`: manifests in, the same with the sidecar out; comments and order stay."""
+"""`mcpgw-sidecar inject`: puts the sidecar into the text of manifests; comments and order stay."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ _DOCUMENTS = re.compile(r"^(?=---(?:\s|$))", re.MULTILINE)
 
 
 def injected(text: str, source: str, sidecar: Sidecar) -> tuple[str, list[Injected]]:
-    """The text with the sidecar in it; a document in which nothing changes stays byte for byte. Raises ConfigurationError."""
+    """The text with the sidecar in its workloads. Raises ConfigurationError.
+
+    A document without a change stays as it is, byte for byte.
+    """
     results: list[Injected] = []
     parts: list[str] = []
     line = 1
     for part in _DOCUMENTS.split(text):
-        changed, found = _document(part, source, line, sidecar)
-        results += found
-        parts.append(changed)
+        new_part, part_results = _document(part, source, line, sidecar)
+        results += part_results
+        parts.append(new_part)
         line += part.count("\n")
     return "".join(parts), results
 
@@ -43,7 +46,7 @@ def _document(text: str, source: str, line: int, sidecar: Sidecar) -> tuple[str,
     except RecursionError:
         raise ConfigurationError([f"{source}:{line}: nested too deeply"]) from None
     results = inject(document, sidecar) if isinstance(document, CommentedMap) else []
-    if not any(each.changed for each in results):
+    if not any(result.changed for result in results):
         return text, results
     _check_plain(text, source, line)
     out = io.StringIO()
@@ -52,7 +55,11 @@ def _document(text: str, source: str, line: int, sidecar: Sidecar) -> tuple[str,
 
 
 def _check_plain(text: str, source: str, line: int) -> None:
-    """What would not come out as what it was: templates, which are no YAML yet, and aliases, by which one change becomes several."""
+    """Refuse what a change would damage.
+
+    These are templates, which are not YAML yet, and aliases, because a change of the anchored value
+    is one of each alias.
+    """
     template = text.find("{{")
     if template >= 0:
         at = line + text.count("\n", 0, template)
@@ -65,21 +72,21 @@ def _check_plain(text: str, source: str, line: int) -> None:
             )
 
 
-def told(results: Iterable[Injected]) -> list[str]:
-    """What is said of them on stderr."""
+def result_lines(results: Iterable[Injected]) -> list[str]:
+    """The lines on stderr about the results."""
     lines = []
-    for each in results:
-        if each.problem is not None:
-            lines.append(f"{each.name}: not injected: {each.problem}")
+    for result in results:
+        if result.problem is not None:
+            lines.append(f"{result.name}: not injected: {result.problem}")
         else:
-            lines.append(f"{each.name}: {'injected' if each.changed else 'has it already'}")
-        if each.remark is not None:
-            lines.append(f"{each.name}: {each.remark}")
+            lines.append(f"{result.name}: {'injected' if result.changed else 'has it already'}")
+        if result.remark is not None:
+            lines.append(f"{result.name}: {result.remark}")
     return lines
 
 
 def _yaml(text: str) -> YAML:
-    """A reader and writer that keeps a document's own ways."""
+    """A YAML reader and writer that keeps the style of a document."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 1 << 20
@@ -94,6 +101,6 @@ def _yaml(text: str) -> YAML:
 
 
 def _mapping_indent(text: str) -> int:
-    """How far the file indents: by the first line that is."""
-    found = re.search(r"^[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\r?\n( +)\S", text, re.MULTILINE)
-    return len(found[1]) if found else 2
+    """The indentation of mappings, taken from the first indented line."""
+    match = re.search(r"^[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\r?\n( +)\S", text, re.MULTILINE)
+    return len(match[1]) if match else 2

@@ -1,4 +1,4 @@
-"""`mcpgw-sidecar manifests`: what is applied to a cluster, as YAML."""
+"""`mcpgw-sidecar manifests`: the manifests for a cluster, as YAML."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CHECKOUT = Path(__file__).parents[2] / "k8s"
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
-    """What the options say. `accounts` are the service accounts of gateway pods."""
+class Request:
+    """The values of the options. `accounts` are the service accounts of gateway pods."""
 
     gateway: Gateway
     sidecar: Sidecar
@@ -31,36 +31,40 @@ class Wanted:
 
 
 def scripts() -> dict[str, str]:
-    """The Lua filters; the memo's decisions live for a moment, because the sidecar shares no file with this Envoy."""
+    """The Lua filters for Istio's Envoy.
+
+    The route memo keeps decisions only for a moment, because the sidecar shares no file with this
+    Envoy.
+    """
     return {"heal": script("heal"), "messages": messages(""), "calls": script("istio")}
 
 
-def _rights(wanted: Wanted) -> list[Document]:
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": wanted.sidecar.namespace}}
-    return [namespace, *sidecar_rights(wanted.sidecar.namespace, wanted.accounts)]
+def _rights(request: Request) -> list[Document]:
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": request.sidecar.namespace}}
+    return [namespace, *sidecar_rights(request.sidecar.namespace, request.accounts)]
 
 
-GENERATED: dict[str, Callable[[Wanted], list[Document]]] = {
+GENERATED: dict[str, Callable[[Request], list[Document]]] = {
     "rbac": _rights,
-    "istio": lambda wanted: istio(wanted.gateway, wanted.sidecar, dump),
-    "envoy": lambda wanted: plain_envoy(wanted.gateway, wanted.sidecar),
-    "webhook": lambda wanted: [*webhook_rights(wanted.sidecar.namespace), *webhook(wanted.sidecar)],
+    "istio": lambda request: istio(request.gateway, request.sidecar, dump),
+    "envoy": lambda request: plain_envoy(request.gateway, request.sidecar),
+    "webhook": lambda request: [*webhook_rights(request.sidecar.namespace), *webhook(request.sidecar)],
 }
 SECTIONS = ("crds", "rbac", "istio", "envoy", "webhook", "samples")
 
 
-def text_of(section: str, wanted: Wanted) -> str:
-    """A section as YAML documents."""
+def text_of(section: str, request: Request) -> str:
+    """The YAML documents of a section."""
     if section in GENERATED:
-        return "---\n".join(dump(document) for document in GENERATED[section](wanted))
+        return "---\n".join(dump(document) for document in GENERATED[section](request))
     directory = (PACKAGED if PACKAGED.exists() else CHECKOUT) / section
-    found = sorted(path for path in directory.glob("*.yaml") if path.name != "kustomization.yaml")
-    text = "---\n".join(path.read_text(encoding="utf-8") for path in found)
-    return text.replace(f"image: {Sidecar().image}", f"image: {wanted.sidecar.image}")  # the samples' servers are in it
+    paths = sorted(path for path in directory.glob("*.yaml") if path.name != "kustomization.yaml")
+    text = "---\n".join(path.read_text(encoding="utf-8") for path in paths)
+    return text.replace(f"image: {Sidecar().image}", f"image: {request.sidecar.image}")  # it has the samples' servers
 
 
 class _Dumper(yaml.SafeDumper):
-    """Long texts (Lua) as blocks, no anchors."""
+    """Writes long texts (Lua) as blocks, and no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401  # yaml's own signature
         del data
@@ -75,6 +79,6 @@ _Dumper.add_representer(str, _text)
 
 
 def dump(value: Any) -> str:  # noqa: ANN401  # any plain value
-    """YAML for people: in the order of the value."""
+    """A value as YAML for people, in the order of its keys."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text

@@ -1,4 +1,4 @@
-"""The options of `run`, in one table: flag, environment variable, default and words."""
+"""The options of `run` and their groups: flag, environment variable, default and help."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from mcpgw_sidecar.observability.logs import LEVELS
 GUIDE_HOST = "mcp.127-0-0-1.sslip.io"  # the guide's name for this machine
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_ENVOYS_FILE = click.Path(path_type=Path, dir_okay=False, readable=False)  # whoever runs Envoy reads it, and only he has to
+# Only Envoy reads such a file, and it may run as another user.
+_ENVOYS_FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
 _DEFAULTS = {field.name: field.default for field in attrs.fields(Settings)}
 
 
@@ -42,14 +43,14 @@ def option(flag: str, *names: str, **how: Any) -> Decorator:  # noqa: ANN401  # 
     return click.option(flag, *names, show_envvar=True, **how)
 
 
-def _setting(flag: str, name: str, shown: str | None = None, **how: Any) -> Decorator:  # noqa: ANN401
-    return option(flag, default=shown or str(_DEFAULTS[name]), **how)
+def _setting(flag: str, name: str, text: str | None = None, **how: Any) -> Decorator:  # noqa: ANN401
+    return option(flag, default=text or str(_DEFAULTS[name]), **how)
 
 
 def _stack(options: list[Decorator]) -> Decorator:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for each in reversed(options):
-            command = each(command)
+        for decorator in reversed(options):
+            command = decorator(command)
         return command
 
     return decorate

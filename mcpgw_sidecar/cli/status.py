@@ -1,4 +1,4 @@
-"""`mcpgw-sidecar status`: what an operator wants to see, out of /status."""
+"""`mcpgw-sidecar status`: shows /status to an operator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _PIPED = 240  # columns
 
 
 def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
-    """Print the status once, or keep it on the screen. Raises UnavailableError when there is no sidecar."""
+    """Print the status once, or keep it on the screen.
+
+    Raises UnavailableError when there is no sidecar.
+    """
     if not watch:
         document = _fetch(admin)
         if as_json:
@@ -35,24 +38,24 @@ def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
     console = _console()
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
-            shown = _rendered(admin)
+            view = _view(admin)
             if console.is_terminal:
-                live.update(shown, refresh=True)
+                live.update(view, refresh=True)
             else:
-                console.print(shown)
+                console.print(view)
             time.sleep(REFRESH)
 
 
 def _console() -> Console:
-    """The terminal as it is; what goes into a file or a pipe is not wrapped."""
+    """The terminal with its width; lines into a file or a pipe do not wrap."""
     console = Console()
     return console if console.is_terminal else Console(width=_PIPED)
 
 
-def _rendered(admin: str) -> RenderableType:
+def _view(admin: str) -> RenderableType:
     try:
         return render(_fetch(admin))
-    except UnavailableError as error:  # it may come back: whoever watches wants to see that
+    except UnavailableError as error:  # the sidecar may come back, and --watch has to show that
         return Text(str(error), style="red")
 
 
@@ -98,8 +101,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
     ]
     lines += [f"REFUSED MCPServer {bad['name']}: {bad['reason']}: {bad['message']}" for bad in document.get("refused", ())]
     for virtual in document.get("virtualServers", ()):
-        missing = f"; no server offers {', '.join(virtual['missing'])}" if virtual["missing"] else ""
-        lines.append(f"virtual server {virtual['name']}: {virtual['tools']} tools{missing}")
+        missing_tools = f"; no server offers {', '.join(virtual['missing'])}" if virtual["missing"] else ""
+        lines.append(f"virtual server {virtual['name']}: {virtual['tools']} tools{missing_tools}")
     kubernetes = document.get("kubernetes")
     if kubernetes is not None:
         writes = "this sidecar" if kubernetes["writesStatus"] else "another sidecar"
@@ -108,11 +111,11 @@ def _lines(document: dict[str, Any]) -> list[str]:
     if config["error"]:
         what = "INCOMPLETE" if config["source"] == "kubernetes" else "LAST RELOAD REFUSED"
         lines.append(f"{what}: {config['error']}")
-    accepted = {True: "accepted", False: "REFUSED", None: "not seen"}[envoy["accepted"]]
+    verdict = {True: "accepted", False: "REFUSED", None: "not seen"}[envoy["accepted"]]
     store = document.get("sessionStore")
     if store is not None:
         lines.append(f"session store {store['url']}: " + (f"LOST ({store['error']})" if store["error"] else "answers"))
-    lines.append(f"Envoy's verdict on its files: {accepted}" + (f" ({envoy['error']})" if envoy["error"] else ""))
+    lines.append(f"Envoy's verdict on its files: {verdict}" + (f" ({envoy['error']})" if envoy["error"] else ""))
     return lines
 
 

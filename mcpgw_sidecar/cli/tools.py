@@ -1,4 +1,4 @@
-"""`mcpgw-sidecar tools`: a small MCP client over the broker's own, for scripts and smoke tests."""
+"""`mcpgw-sidecar tools`: a small MCP client for scripts and smoke tests, on the broker's client."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _CLIENT_INFO = dumps({"name": f"{PROGRAM}-tools", "version": __version__})
 
 def arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
     """`k=v` pairs; v is JSON where it parses, else text. Raises click.UsageError."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             msg = f"--arg {pair!r} is not K=V"
             raise click.UsageError(msg)
         try:
-            found[key] = json.loads(value)
+            values[key] = json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
 async def wait_list(url: str, headers: Mapping[str, str], timeout: float) -> list[dict[str, Any]]:
@@ -72,14 +72,14 @@ class _Gateway:
 
 
 def _failure(url: str, error: UpstreamError) -> GatewayError:
-    """What the gateway itself said, if it said something; else what became of asking it."""
-    said = error.words or str(error)
+    """The error to raise: the gateway's message if it sent one, else why the request failed."""
+    message = error.words or str(error)
     hint = "; send one with -H 'Authorization: ...'" if error.reason == "Unauthorized" else ""
     if error.status in _UNAVAILABLE:
-        return UnavailableError(said)
+        return UnavailableError(message)
     if error.reason == "RpcError" or error.status is not None:
-        return RefusedError(f"the gateway answered: {said}{hint}")
-    return UnavailableError(f"the gateway at {url} {said}; is it running? name it with --url")
+        return RefusedError(f"the gateway answered: {message}{hint}")
+    return UnavailableError(f"the gateway at {url} {message}; is it running? name it with --url")
 
 
 @asynccontextmanager

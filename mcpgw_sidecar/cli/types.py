@@ -1,4 +1,4 @@
-"""Option types: each says what it wants when it gets something else."""
+"""The types of the options. The error for a wrong value says what to write instead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Parsed(click.ParamType[Any]):
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401  # click's
-        """Turn a text into the value; values (defaults) pass."""
+        """Parse a text; a value that is not text (a default) stays as it is."""
         if not isinstance(value, str):
             return value
         try:
@@ -71,10 +71,10 @@ def _config(text: str) -> Path | Ref:
         if text.lower().startswith("configmap") and not Path(text).exists():
             raise ValueError(f"{text!r} is no file; a ConfigMap is written like configmap:mcp-system/mcp-gateway-config")
         return Path(text)
-    return Ref(*_named(text.removeprefix(_CONFIG_MAP)))
+    return Ref(*_namespaced_name(text.removeprefix(_CONFIG_MAP)))
 
 
-def _named(text: str) -> tuple[str, str]:
+def _namespaced_name(text: str) -> tuple[str, str]:
     namespace, slash, name = text.partition("/")
     if not namespace or not slash or not name or "/" in name:
         raise ValueError(f"{text!r} is not NAMESPACE/NAME")
@@ -107,7 +107,7 @@ INTERVAL = Parsed("DURATION", _positive_duration)
 BODY_SIZE = Parsed("SIZE", _body_size)
 ORIGIN = Parsed("ORIGIN", _origin)
 CONFIG = Parsed("FILE|configmap:NS/NAME", _config)
-NAMED = Parsed("NAMESPACE/NAME", _named)
+NAMED = Parsed("NAMESPACE/NAME", _namespaced_name)
 HOST = Parsed("HOST", _host)
 NAMESPACE = Parsed("NAMESPACE", _namespace)
 IMAGE = Parsed("IMAGE", _image)

@@ -1,7 +1,8 @@
-"""What this program is made of: in words, and as a bill of materials (CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/).
+"""The parts of this program, as a text and as a bill of materials.
 
-A frozen program carries the bill that was written when it was built (build/packaging/bill.py, with these functions); an installed one looks at
-the packages around it.
+The bill has the format CycloneDX 1.6 (https://cyclonedx.org/docs/1.6/json/). A frozen program
+contains the bill from its build (build/packaging/bill.py uses these functions); an installed one
+lists the installed packages.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.runtime.frozen import FROZEN
 
 BILL = "bill.json"
-"""The file beside the package that a frozen program carries."""
+"""The file with the bill in a frozen program, beside the package."""
 COMMIT, GLIBC = "mcpgw:commit", "mcpgw:glibc"
-_SHORT = 60  # characters; some packages have the whole text of their licence where its name belongs
+_SHORT = 60  # characters; some packages have the text of their licence in place of its name
 _LINE = 110  # columns
 Bill = dict[str, Any]
 Component = dict[str, Any]
@@ -30,13 +31,13 @@ Component = dict[str, Any]
 def bill_of_materials() -> Bill:
     """The bill of this program."""
     if FROZEN:
-        carried: Bill = json.loads((files("mcpgw_sidecar") / BILL).read_text(encoding="utf-8"))
-        return carried
-    return bill([*runtime(), *(library(found) for found in _required(PROGRAM))])
+        build_bill: Bill = json.loads((files("mcpgw_sidecar") / BILL).read_text(encoding="utf-8"))
+        return build_bill
+    return bill([*runtime(), *(library(package) for package in _dependencies(PROGRAM))])
 
 
 def bill(components: Iterable[Component], **properties: str) -> Bill:
-    """A bill of these components; `properties` are facts of the program, by name without their `mcpgw:`."""
+    """A bill of components; `properties` are facts of the program, without the prefix `mcpgw:`."""
     facts = [{"name": f"mcpgw:{name}", "value": value} for name, value in properties.items()]
     program = {
         "type": "application",
@@ -56,7 +57,7 @@ def bill(components: Iterable[Component], **properties: str) -> Bill:
 
 
 def runtime() -> list[Component]:
-    """Python, and the OpenSSL that it speaks TLS with."""
+    """Python and its OpenSSL, as components."""
     python, openssl = platform.python_version(), ssl.OPENSSL_VERSION.split()[1]
     return [
         {
@@ -78,9 +79,9 @@ def runtime() -> list[Component]:
     ]
 
 
-def library(found: metadata.Distribution) -> Component:
+def library(package: metadata.Distribution) -> Component:
     """A Python package, as a component."""
-    name, version = found.metadata["Name"], found.version
+    name, version = package.metadata["Name"], package.version
     purl = f"pkg:pypi/{_normal(name)}@{version}"
     return {
         "type": "library",
@@ -88,22 +89,22 @@ def library(found: metadata.Distribution) -> Component:
         "name": name,
         "version": version,
         "purl": purl,
-        "licenses": _licences(found),
+        "licenses": _licences(package),
     }
 
 
-def words(of: Bill) -> str:
-    """The bill for a human: version and commit, what it runs on, its libraries."""
-    facts = {fact["name"]: fact["value"] for fact in of["metadata"]["component"]["properties"]}
-    known = {each["name"]: each["version"] for each in of["components"]}
+def words(materials: Bill) -> str:
+    """The bill for people: version and commit, platform, libraries."""
+    facts = {fact["name"]: fact["value"] for fact in materials["metadata"]["component"]["properties"]}
+    versions = {component["name"]: component["version"] for component in materials["components"]}
     commit = f" (commit {facts[COMMIT]})" if COMMIT in facts else ""
     glibc = f", for glibc {facts[GLIBC]} or later" if GLIBC in facts else ""
-    below = f"Python {known.pop('Python')}, OpenSSL {known.pop('OpenSSL')}, {facts['mcpgw:machine']}{glibc}"
-    libraries = sorted((f"{name} {version}" for name, version in known.items()), key=str.lower)
-    return "\n".join([f"{PROGRAM} {__version__}{commit}", below, *_wrapped(libraries)])
+    platform_line = f"Python {versions.pop('Python')}, OpenSSL {versions.pop('OpenSSL')}, {facts['mcpgw:machine']}{glibc}"
+    libraries = sorted((f"{name} {version}" for name, version in versions.items()), key=str.lower)
+    return "\n".join([f"{PROGRAM} {__version__}{commit}", platform_line, *_wrapped_lines(libraries)])
 
 
-def _wrapped(texts: list[str]) -> list[str]:
+def _wrapped_lines(texts: list[str]) -> list[str]:
     lines = [""]
     for text in texts:
         if len(lines[-1]) + len(text) + 2 > _LINE:
@@ -112,35 +113,38 @@ def _wrapped(texts: list[str]) -> list[str]:
     return lines
 
 
-def _required(name: str) -> list[metadata.Distribution]:
-    """The installed packages that a package needs, and what these need, without itself; its own extras count where they are installed."""
-    found: dict[str, metadata.Distribution] = {}
-    waiting = [name]
-    while waiting:
-        wanted = _normal(waiting.pop())
+def _dependencies(name: str) -> list[metadata.Distribution]:
+    """The installed packages that a package needs, directly or through others.
+
+    The package's own extras count when they are installed. The package itself is left out.
+    """
+    packages: dict[str, metadata.Distribution] = {}
+    queue = [name]
+    while queue:
+        key = _normal(queue.pop())
         try:
-            one = found.get(wanted) or metadata.distribution(wanted)
+            package = packages.get(key) or metadata.distribution(key)
         except metadata.PackageNotFoundError:
             continue
-        if wanted not in found:
-            found[wanted] = one
-            waiting += [
+        if key not in packages:
+            packages[key] = package
+            queue += [
                 re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]
-                for line in one.requires or ()
-                if wanted == name or "extra ==" not in line
+                for line in package.requires or ()
+                if key == name or "extra ==" not in line
             ]
-    return [one for wanted, one in sorted(found.items()) if wanted != name]
+    return [package for key, package in sorted(packages.items()) if key != name]
 
 
-def _licences(found: metadata.Distribution) -> list[dict[str, Any]]:
-    said = found.metadata.json
-    if expression := said.get("license_expression"):
+def _licences(package: metadata.Distribution) -> list[dict[str, Any]]:
+    fields = package.metadata.json
+    if expression := fields.get("license_expression"):
         return [{"expression": expression}]
-    named = said.get("license", "")
-    if 0 < len(named) < _SHORT:
-        return [{"license": {"name": named}}]
-    classified = [line.rpartition(" :: ")[2] for line in said.get("classifier", ()) if line.startswith("License ::")]
-    return [{"license": {"name": name}} for name in classified]
+    licence = fields.get("license", "")
+    if 0 < len(licence) < _SHORT:
+        return [{"license": {"name": licence}}]
+    names = [line.rpartition(" :: ")[2] for line in fields.get("classifier", ()) if line.startswith("License ::")]
+    return [{"license": {"name": name}} for name in names]
 
 
 def _normal(name: str) -> str:

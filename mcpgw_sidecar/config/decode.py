@@ -1,4 +1,7 @@
-"""YAML text to servers: every problem at once, each with file:line, the key and what to do about it."""
+"""Decodes the YAML of a configuration.
+
+It reports all problems at once, each with file:line, key and remedy.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from mcpgw_sidecar.model.servers import Server, VirtualServer
 Path = tuple[str | int, ...]
 _KINDS = {"str": "a text", "bool": "true or false", "list": "a list", "dict": "keys and values"}
 MAX_DEPTH = 20  # the file needs three
-MAX_FILE = 8 << 20  # bytes: 10,000 servers fit; a wrong file (a log, a binary) is refused before it is parsed
+MAX_FILE = 8 << 20  # bytes: 10,000 servers fit; a wrong file (a log, a binary) is refused before parsing
 
 
 @attrs.frozen
@@ -28,7 +31,7 @@ class _Problem:
 
 
 class _Tree:
-    """Plain values of a YAML document, and the line on which each stands."""
+    """The plain values of a YAML document, and the line of each."""
 
     def __init__(self) -> None:
         self.lines: dict[Path, int] = {}
@@ -46,25 +49,26 @@ class _Tree:
                 try:
                     return self._constructor.construct_object(node)
                 except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
-                    # 2024-02-30, 0x_, !!int x: looks like a date or a number to YAML, and is none.
+                    # 2024-02-30, 0x_, !!int x: YAML takes these for a date or a number, which they
+                    # are not.
                     self.problems.append(_Problem(path, "cannot be read: write it in quotes"))
                     return ""
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)
             inner = (*path, key)
             self.lines[inner] = key_node.start_mark.line + 1
-            if key in found:
+            if key in mapping:
                 self.problems.append(_Problem(inner, "stands there twice: remove one"))
-            found[key] = self.value(value_node, inner)
-        return found
+            mapping[key] = self.value(value_node, inner)
+        return mapping
 
 
 @attrs.frozen
 class Content:
-    """What a configuration says, in its order."""
+    """The content of a configuration, in the order of the text."""
 
     servers: tuple[Server, ...]
     virtual_servers: tuple[VirtualServer, ...]
@@ -76,9 +80,9 @@ def decode(text: str, source: str) -> Content:
         raise ConfigurationError([f"{source}: larger than {MAX_FILE >> 20} MiB: is this the right file?"])
     tree = _Tree()
     try:
-        trap = _trap(text)
-        if trap is not None:
-            raise ConfigurationError([f"{source}:{trap}"])
+        hazard = _hazard(text)
+        if hazard is not None:
+            raise ConfigurationError([f"{source}:{hazard}"])
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
         value = None if node is None else tree.value(node, ())
     except yaml.YAMLError as error:
@@ -86,56 +90,64 @@ def decode(text: str, source: str) -> Content:
     if node is None:
         raise ConfigurationError([f"{source}:1: the file is empty: write 'servers: []' for a gateway without servers"])
     problems = list(tree.problems)
-    config = _structured(value, problems)
+    config = _structure(value, problems)
     for section in CHECKS:
         entries = _entries(value, section)
-        problems += _content(section, entries)
-        problems += _between(section, entries)
+        problems += _content_problems(section, entries)
+        problems += _relation_problems(section, entries)
     if problems or config is None:
-        first = {problem.path: problem for problem in reversed(problems)}  # one cause, one line
-        ordered = sorted(first.values(), key=lambda problem: _line(tree.lines, problem.path))
-        raise ConfigurationError([_shown(problem, tree.lines, source) for problem in ordered])
+        by_path = {problem.path: problem for problem in reversed(problems)}  # one cause, one line
+        in_order = sorted(by_path.values(), key=lambda problem: _line(tree.lines, problem.path))
+        raise ConfigurationError([_message(problem, tree.lines, source) for problem in in_order])
     return Content(
         tuple(entry.server() for entry in config.servers),
         tuple(entry.virtual_server() for entry in config.virtualServers),
     )
 
 
-def _trap(text: str) -> str | None:
-    """What would end or load the process instead of being an error: found by a look at the events, without recursion."""
+def _hazard(text: str) -> str | None:
+    """What in a text would exhaust the process: deep nesting, or aliases. None for a text without.
+
+    The parser's events show it without recursion.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 1
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             return f"{line}: nested too deeply"
-        if isinstance(
-            event, yaml.AliasEvent
-        ):  # one that holds itself has no end, ten levels of ten have ten thousand million
+        # An alias within its own value has no end; ten levels of ten aliases are ten thousand
+        # million values.
+        if isinstance(event, yaml.AliasEvent):
             return f"{line}: aliases (*{event.anchor}) are not supported: write the value out"
     return None
 
 
 def _entries(value: Any, section: str) -> list[tuple[int, dict[str, Any]]]:  # noqa: ANN401  # whatever the file holds
-    """The entries that can be looked into, also when others cannot: every problem is to be said at once."""
-    found = value.get(section) if isinstance(value, dict) else None
-    return [(at, entry) for at, entry in enumerate(found if isinstance(found, list) else []) if isinstance(entry, dict)]
+    """The entries of a section that are mappings.
+
+    Others do not stop the check, because all problems are reported at once.
+    """
+    entries = value.get(section) if isinstance(value, dict) else None
+    return [
+        (index, entry) for index, entry in enumerate(entries if isinstance(entries, list) else []) if isinstance(entry, dict)
+    ]
 
 
-def _content(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
+def _content_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
     for index, entry in entries:
         for key, check in CHECKS[section].items():
             value = entry.get(key)
             if isinstance(value, str) and not check.passes(value):
-                hidden = key in SECRET or "@" in value or "?" in value  # a URL may hold a password or a key
-                shown = "" if hidden else f"{value!r:.80} cannot be used: "
-                yield _Problem((section, index, key), shown + check.remedy)
+                hidden = key in SECRET or "@" in value or "?" in value  # a URL may contain a password or a key
+                start = "" if hidden else f"{value!r:.80} cannot be used: "
+                yield _Problem((section, index, key), start + check.remedy)
 
 
-def _structured(value: Any, problems: list[_Problem]) -> ConfigFile | None:  # noqa: ANN401  # whatever the file holds
+def _structure(value: Any, problems: list[_Problem]) -> ConfigFile | None:  # noqa: ANN401  # whatever the file holds
     try:
         return _converter.structure(value, ConfigFile)
-    except Exception as error:  # noqa: BLE001  # cattrs raises what the hooks raise, wrapped in groups
+    except Exception as error:  # noqa: BLE001  # cattrs raises the errors of the hooks, in groups
         problems += _problems(error, ())
         return None
 
@@ -143,9 +155,9 @@ def _structured(value: Any, problems: list[_Problem]) -> ConfigFile | None:  # n
 def _strict(kind: type) -> Any:  # noqa: ANN401  # a cattrs hook
     def structure(value: Any, _: type) -> Any:  # noqa: ANN401
         if type(value) is not kind:
-            shown = "nothing" if value is None else f"{value!r:.60}"
+            value_text = "nothing" if value is None else f"{value!r:.60}"
             hint = f"; write it in quotes: '{value}'" if kind is str and isinstance(value, int | float) else ""
-            msg = f"must be {_KINDS[kind.__name__]}, not {shown}{hint}"
+            msg = f"must be {_KINDS[kind.__name__]}, not {value_text}{hint}"
             raise ValueError(msg)
         return value
 
@@ -155,18 +167,18 @@ def _strict(kind: type) -> Any:  # noqa: ANN401  # a cattrs hook
 def _strict_list(value: Any, kind: Any) -> Any:  # noqa: ANN401  # a cattrs hook
     if not isinstance(value, list):
         msg = "must be a list: write each entry on a line that starts with '-'"
-        raise ValueError(msg)  # noqa: TRY004  # one kind of error for whoever collects them
+        raise ValueError(msg)  # noqa: TRY004  # the collector of errors takes one kind
     errors: list[Exception] = []
-    found = []
+    items = []
     for index, item in enumerate(value):
         try:
-            found.append(_converter.structure(item, kind.__args__[0]))
-        except Exception as error:  # noqa: BLE001  # collected, each with its place
+            items.append(_converter.structure(item, kind.__args__[0]))
+        except Exception as error:  # noqa: BLE001  # collected with its index
             error.__notes__ = [cattrs.IterableValidationNote("", index, kind)]
             errors.append(error)
     if errors:
         raise IterableValidationError("", errors, kind)
-    return found
+    return items
 
 
 def _make_converter() -> cattrs.Converter:
@@ -184,7 +196,7 @@ def _problems(error: BaseException, path: Path) -> Iterator[_Problem]:
     match error:
         case ForbiddenExtraKeysError():
             for key in sorted(error.extra_fields):
-                yield _Problem((*path, key), _unknown(key, error.cl))
+                yield _Problem((*path, key), _unknown_key(key, error.cl))
         case ClassValidationError() | IterableValidationError():
             for inner in error.exceptions:
                 yield from _problems(inner, path + _step(inner))
@@ -207,20 +219,22 @@ def _step(error: BaseException) -> Path:
     return ()
 
 
-def _unknown(key: str, kind: type) -> str:
-    known = list(get_type_hints(kind))
-    near = difflib.get_close_matches(key, known, 1, 0.6)
-    return f"unknown key{f', did you mean {near[0]!r}?' if near else ''} (known: {', '.join(known)})"
+def _unknown_key(key: str, kind: type) -> str:
+    keys = list(get_type_hints(kind))
+    matches = difflib.get_close_matches(key, keys, 1, 0.6)
+    return f"unknown key{f', did you mean {matches[0]!r}?' if matches else ''} (known: {', '.join(keys)})"
 
 
-def _between(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
-    """What holds between two keys or two entries."""
-    seen: dict[Any, int] = {}
+def _relation_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
+    """The problems between two keys of an entry, or between two entries."""
+    first_indices: dict[Any, int] = {}
     for index, entry in entries:
         name = entry.get("name")
-        first = seen.setdefault(name, index) if isinstance(name, str) else index
-        if first != index:
-            yield _Problem((section, index, "name"), f"{name!r} is the name of {section}[{first}] too: names are unique")
+        first_index = first_indices.setdefault(name, index) if isinstance(name, str) else index
+        if first_index != index:
+            yield _Problem(
+                (section, index, "name"), f"{name!r} is the name of {section}[{first_index}] too: names are unique"
+            )
         if entry.get("credential") is not None and entry.get("credentialFile") is not None:
             yield _Problem((section, index, "credentialFile"), "give credential or credentialFile, not both")
         if entry.get("caFile") is not None and not str(entry.get("url", "https:")).startswith("https:"):
@@ -233,7 +247,7 @@ def _line(lines: dict[Path, int], path: Path) -> int:
     return lines.get(path, 1)
 
 
-def _shown(problem: _Problem, lines: dict[Path, int], source: str) -> str:
+def _message(problem: _Problem, lines: dict[Path, int], source: str) -> str:
     place = ""
     for step in problem.path:
         place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step

@@ -1,4 +1,7 @@
-"""The keys of the configuration file and what each may hold; the words of an error are its remedy."""
+"""The keys of the configuration file and the values that each may have.
+
+The text of an error is its remedy.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ _HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
 
 @attrs.frozen
 class Check:
-    """What a text has to be, and the words that say so. Whatever cattrs cannot know of a key's content."""
+    """A condition for the text of a key, and the remedy for a text that does not meet it.
+
+    cattrs cannot check the content of a text.
+    """
 
     passes: Callable[[str], bool]
     remedy: str
@@ -45,7 +51,7 @@ def _is_url(value: str) -> bool:
             and " " not in value
             and all(0 < len(label) <= _LABEL for label in (parts.hostname or "").rstrip(".").split("."))
         )
-    except ValueError:  # a port that is none, a broken IPv6 address
+    except ValueError:  # an invalid port, a broken IPv6 address
         return False
 
 
@@ -62,7 +68,10 @@ def _is_path(value: str) -> bool:
 
 @attrs.frozen(kw_only=True)
 class ServerEntry:
-    """One entry of `servers`. Field names are the file's keys; `CHECKS` says what their texts have to be."""
+    """One entry of `servers`. The fields have the names of the keys.
+
+    `CHECKS` has the conditions for their texts.
+    """
 
     name: str = attrs.field(
         metadata=_checked(
@@ -78,7 +87,7 @@ class ServerEntry:
         default=None,
         metadata=_checked(lambda value: bool(_HOSTNAME.fullmatch(value)), "write a host name, with :PORT if it needs one"),
     )
-    toolPrefix: str = attrs.field(  # noqa: N815  # the file's spelling
+    toolPrefix: str = attrs.field(  # noqa: N815  # as in the file
         default="",
         metadata=_checked(
             lambda value: value == "" or bool(_PREFIX.fullmatch(value)),
@@ -98,7 +107,7 @@ class ServerEntry:
     )
 
     def server(self) -> Server:
-        """The model's value."""
+        """The entry as a value of the model."""
         return Server(
             name=ServerName(self.name),
             url=self.url,
@@ -114,13 +123,16 @@ class ServerEntry:
 
 @attrs.frozen(kw_only=True)
 class VirtualServerEntry:
-    """One entry of `virtualServers`: the tools, by the names that clients see, which are all that its clients get."""
+    """One entry of `virtualServers`.
+
+    Its clients get only the tools in `tools`, which have the names that clients see.
+    """
 
     name: str = attrs.field(metadata=_checked(lambda value: bool(_NAME.fullmatch(value)), "write it like NAMESPACE/NAME"))
     tools: list[str]
 
     def virtual_server(self) -> VirtualServer:
-        """The model's value."""
+        """The entry as a value of the model."""
         return VirtualServer(name=VirtualName(self.name), tools=tuple(dict.fromkeys(self.tools)))
 
 
@@ -137,4 +149,4 @@ CHECKS: dict[str, dict[str, Check]] = {
     for section, kind in (("servers", ServerEntry), ("virtualServers", VirtualServerEntry))
 }
 SECRET = frozenset({"credential"})
-"""Keys whose values are never repeated, not even in an error."""
+"""Keys whose values are never shown, not even in an error."""

@@ -1,9 +1,10 @@
-"""The configuration file as a source: read at start, followed for ever.
+"""The configuration file as a source: loaded at start, and followed for ever.
 
-It looks at the file ten times a second (one stat, some microseconds) instead of asking the kernel for events: renames,
-symlink swaps of mounted ConfigMaps, editors that truncate and write, and network file systems all look the same then. A file
-counts once it has been quiet for one look, so a half-written one is not read. One that is replaced again and again (moved into place, so
-never half-written) is read once a second.
+The source polls the file ten times a second (one stat, some microseconds) instead of asking the
+kernel for events. So renames, symlink swaps of mounted ConfigMaps, editors that truncate and write,
+and network file systems all look the same. A changed file is loaded when it has not changed between
+two polls, so that a half-written one is not read. A file that is replaced again and again (moved
+into place, so never half-written) is loaded once a second.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from mcpgw_sidecar.config.decode import decode
 from mcpgw_sidecar.errors import ConfigurationError, UnreadableError
 from mcpgw_sidecar.model.servers import Desired, Server
 
-LOOK = 0.1  # seconds
-RESTLESS = 10  # looks without quiet, after which a file that was replaced by another one counts
+LOOK = 0.1  # seconds between two polls
+RESTLESS = 10  # polls in a row with a change, after which a file that was replaced is loaded anyway
 
 _Stamp = tuple[int, int, int, int] | None
-_NEVER: _Stamp = (0, 0, 0, 0)  # what no file is stamped with
+_NEVER: _Stamp = (0, 0, 0, 0)  # the stamp of no file
 
 
 def load(path: Path) -> Desired:
@@ -38,60 +39,66 @@ def load(path: Path) -> Desired:
     content = decode(text, str(path))
     return Desired(
         source=f"file:{path}",
-        servers=tuple(_located(server, path.parent) for server in content.servers),
+        servers=tuple(_with_absolute_paths(server, path.parent) for server in content.servers),
         virtual_servers=content.virtual_servers,
         generation=1,
         loaded_at=time.time(),
     )
 
 
-def _located(server: Server, directory: Path) -> Server:
-    """Paths in the file are relative to the file, and absolute from here on: Envoy may run elsewhere."""
+def _with_absolute_paths(server: Server, directory: Path) -> Server:
+    """Make the paths of a server absolute.
 
-    def located(path: str | None) -> str | None:
+    They are relative to the file, and Envoy may run in another directory.
+    """
+
+    def absolute(path: str | None) -> str | None:
         return os.path.abspath(directory / path) if path else path
 
-    return attrs.evolve(server, ca_file=located(server.ca_file), credential_file=located(server.credential_file))
+    return attrs.evolve(server, ca_file=absolute(server.ca_file), credential_file=absolute(server.credential_file))
 
 
-def _refused(current: Desired, error: ConfigurationError) -> Desired:
-    """The old servers, with the reason why there are no new ones."""
+def _with_error(current: Desired, error: ConfigurationError) -> Desired:
+    """The old servers, with the error that kept new ones away."""
     return attrs.evolve(current, error=str(error), failed_loads=current.failed_loads + 1)
 
 
 async def wait_following(path: Path, current: Desired, publish: Callable[[Desired], None]) -> None:
-    """Publish what the file says each time it has changed, for ever. `current` is what it said at start."""
-    known = pending = _stamp(path)
-    restless = 0
+    """Publish the configuration after each change of the file, for ever.
+
+    `current` is the one from the start.
+    """
+    loaded_stamp = last_stamp = _stamp(path)
+    changes = 0
     while True:
         await trio.sleep(LOOK)
         stamp = _stamp(path)
-        if stamp == known:
-            pending, restless = stamp, 0
+        if stamp == loaded_stamp:
+            last_stamp, changes = stamp, 0
             continue
-        if stamp != pending:
-            replaced = stamp is not None and pending is not None and stamp[:2] != pending[:2]
-            pending, restless = stamp, restless + 1
-            if not replaced or restless < RESTLESS:
-                continue  # still being written: look again
-        known, restless = stamp, 0
+        if stamp != last_stamp:
+            is_replaced = stamp is not None and last_stamp is not None and stamp[:2] != last_stamp[:2]
+            last_stamp, changes = stamp, changes + 1
+            if not is_replaced or changes < RESTLESS:
+                continue  # the file is still being written: poll again
+        loaded_stamp, changes = stamp, 0
         try:
-            new = load(path)
-            following = attrs.evolve(new, generation=current.generation + 1, failed_loads=current.failed_loads)
+            desired = load(path)
+            next_desired = attrs.evolve(desired, generation=current.generation + 1, failed_loads=current.failed_loads)
         except UnreadableError as error:
-            known = _NEVER  # it may be for a passing reason (no descriptor left, a mount that is coming): look again
+            loaded_stamp = _NEVER  # the reason may pass (no descriptor left, a mount that is still to come): poll again
             if str(error) == current.error:
-                continue  # said once
-            following = _refused(current, error)
+                continue  # published already
+            next_desired = _with_error(current, error)
         except ConfigurationError as error:
-            following = _refused(current, error)
-        current = following
+            next_desired = _with_error(current, error)
+        current = next_desired
         publish(current)
 
 
 def _stamp(path: Path) -> _Stamp:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

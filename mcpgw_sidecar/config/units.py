@@ -1,10 +1,10 @@
-"""Durations and sizes as people write them: `250ms`, `5m`, `24h`; `4MiB`."""
+"""Parses durations and sizes as people write them: `250ms`, `5m`, `24h`; `4MiB`."""
 
 from __future__ import annotations
 
 import re
 
-MAX_DURATION = 86400.0  # seconds of a limit: a day; whoever wants more wants none
+MAX_DURATION = 86400.0  # seconds: a day; for a longer limit the user should set none
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")

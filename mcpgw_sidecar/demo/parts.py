@@ -1,4 +1,4 @@
-"""A part of the demo: a process whose lines are shown with its name, and which never outlives the demo."""
+"""A part of the demo: a process whose output is shown with its name, and which never outlives the demo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import attrs
 import trio
 
 _PR_SET_PDEATHSIG = 1
-_LINE = 1 << 20  # bytes: a longer line is cut into lines
+_LINE = 1 << 20  # bytes: a longer line is shown in pieces
 
 
 def _die_with_parent() -> None:
@@ -30,33 +30,34 @@ class Part:
 
     @classmethod
     def start(cls, name: str, command: list[str]) -> Part:
-        """Start it, in a session of its own: Ctrl-C in the terminal is the demo's to pass on, in order."""
+        """Start a process in a session of its own, so that Ctrl-C reaches only the demo, which ends the parts in order."""
         process = subprocess.Popen(  # noqa: S603  # our own programs
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # Linux ends it with the demo, also when that is killed; started from the main thread, as the call demands.
+            # Linux ends the process with the demo, even a killed one. The call requires the main
+            # thread.
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # one system call, no locks
         )
-        assert process.stdout is not None  # noqa: S101  # PIPE was asked for
+        assert process.stdout is not None  # noqa: S101  # stdout is PIPE above
         return cls(name, process, trio.lowlevel.FdStream(os.dup(process.stdout.fileno())))
 
     async def lines(self) -> AsyncIterator[str]:
-        """What it writes, line by line, until it ends."""
-        held = b""
+        """The lines that the process writes, until it ends."""
+        rest = b""
         while chunk := await self._pipe.receive_some(65536):
-            *lines, held = (held + chunk).split(b"\n")
-            if len(held) > _LINE:
-                lines, held = [*lines, held], b""
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _LINE:
+                lines, rest = [*lines, rest], b""
             for line in lines:
                 yield line.decode("utf-8", "replace")
-        if held:
-            yield held.decode("utf-8", "replace")
+        if rest:
+            yield rest.decode("utf-8", "replace")
 
     async def wait_shown(self, show: Callable[[str, str], None]) -> None:
-        """Show its lines until it ends."""
+        """Show the lines of the process until it ends."""
         async for line in self.lines():
             show(self.name, line)
 

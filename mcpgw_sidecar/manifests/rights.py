@@ -42,8 +42,8 @@ def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> lis
         _rule(LEASE.group, ["leases"], ["create"]),  # create cannot be bound to a name
         _rule("", ["configmaps"], [*_WATCH, "patch"], CONFIG_MAP_NAME),
         _rule("", ["configmaps"], ["create"]),
-        # The manifests hold the Secret, empty, so that the sidecar need not create one: the right to
-        # create Secrets here is the right to make a token for any account.
+        # The manifests hold the Secret, empty, so that the sidecar need not create one: the right
+        # to create Secrets here is the right to make a token for any account.
         _rule("", ["secrets"], [*_WATCH, "patch"], SESSION_KEY_NAME),
     ]
     return [

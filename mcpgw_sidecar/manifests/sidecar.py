@@ -1,7 +1,9 @@
-"""The sidecar in a pod, as a native sidecar container (restartPolicy Always) beside Envoy, and its injection into pods.
+"""The sidecar container beside Envoy, and its injection into pods.
 
-`inject` changes a manifest in place: a Pod, an object with a pod template, or a List of these. It is idempotent. It takes
-any kind of mapping, so that the comments and the order of a file survive.
+It is a native sidecar container (an init container with restartPolicy Always).
+
+`inject` changes a manifest in place: a Pod, an object with a pod template, or a List of these. It
+is idempotent. It takes any kind of mapping, so that the comments and the order of a file survive.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ _TEMPLATED = frozenset({"Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"})
 class Sidecar:
     """The settings of the sidecar. `max_body` is in bytes.
 
-    `envoy_container` is the name of Envoy's container. Without it, `inject` looks for the names that Istio and this program
-    use. `given` holds the names of the fields that the user set: when a pod has a sidecar already, that one keeps its values
-    of the other fields, and what somebody added to it by hand.
+    `envoy_container` is the name of Envoy's container. Without it, `inject` looks for the names
+    that Istio and this program use. `given` holds the names of the fields that the user set: when a
+    pod has a sidecar already, that one keeps its values of the other fields, and what somebody
+    added to it by hand.
     """
 
     image: str = f"{PROGRAM}:{__version__}"
@@ -64,7 +67,10 @@ class Injected:
 
 
 def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
-    """The container. With `writes_envoy` it writes files for a plain Envoy; Istio configures its own Envoy."""
+    """The container. With `writes_envoy` it writes files for a plain Envoy.
+
+    Istio configures its own Envoy.
+    """
     arguments = [
         "run",
         "--kubernetes",
@@ -125,21 +131,21 @@ def inject(manifest: Manifest, sidecar: Sidecar) -> list[Injected]:
 
 
 def patch(pod: Manifest, sidecar: Sidecar) -> tuple[list[dict[str, Any]], Injected]:
-    """The same for one Pod as a JSON patch (RFC 6902), empty where nothing is to be done."""
+    """The injection into one Pod as a JSON patch (RFC 6902), empty when nothing changes."""
     changed = copy.deepcopy(pod)
-    done = _inject(f"Pod {_name(changed)}", changed, sidecar)
+    result = _inject(f"Pod {_name(changed)}", changed, sidecar)
     operations: list[dict[str, Any]] = []
     for section in ("metadata", "spec"):
         if section not in pod and section in changed:
             operations.append({"op": "add", "path": f"/{section}", "value": changed[section]})
             continue
-        before, after = pod.get(section) or {}, changed.get(section) or {}
+        old_fields, new_fields = pod.get(section) or {}, changed.get(section) or {}
         operations += [
-            {"op": "replace" if key in before else "add", "path": f"/{section}/{key}", "value": after[key]}
-            for key in after
-            if key not in before or before[key] != after[key]
+            {"op": "replace" if key in old_fields else "add", "path": f"/{section}/{key}", "value": new_fields[key]}
+            for key in new_fields
+            if key not in old_fields or old_fields[key] != new_fields[key]
         ]
-    return operations, done
+    return operations, result
 
 
 def _pods(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
@@ -163,56 +169,65 @@ def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
     spec = pod.get("spec")
     envoy = _envoy(spec, sidecar) if isinstance(spec, MutableMapping) else None
     if envoy is None or not isinstance(spec, MutableMapping):
-        wanted = sidecar.envoy_container or f"{ISTIO_CONTAINER} or {ENVOY_CONTAINER}"
-        return Injected(name=name, problem=f"it has no container {wanted}: name Envoy's with --envoy-container")
-    odd = _odd(pod, spec, envoy)
-    if odd is not None:
-        return Injected(name=name, problem=f"{odd}: correct it first")
-    before = copy.deepcopy(pod)
-    plain = envoy.get("name") != ISTIO_CONTAINER
-    there = next((each for each in spec.get("initContainers") or () if each.get("name") == PROGRAM), None)
-    _put(spec, "initContainers", _kept(container(sidecar, writes_envoy=plain), there, sidecar))
+        names = sidecar.envoy_container or f"{ISTIO_CONTAINER} or {ENVOY_CONTAINER}"
+        return Injected(name=name, problem=f"it has no container {names}: name Envoy's with --envoy-container")
+    fault = _form_fault(pod, spec, envoy)
+    if fault is not None:
+        return Injected(name=name, problem=f"{fault}: correct it first")
+    original = copy.deepcopy(pod)
+    is_plain = envoy.get("name") != ISTIO_CONTAINER
+    old_container = next((item for item in spec.get("initContainers") or () if item.get("name") == PROGRAM), None)
+    _put(spec, "initContainers", _merged_container(container(sidecar, writes_envoy=is_plain), old_container, sidecar))
     _put(spec, "volumes", volume())
     _put(envoy, "volumeMounts", _mount())
-    remark = _started(envoy) if plain else None
+    remark = _start_with_bootstrap(envoy) if is_plain else None
     for key in ("metadata", "annotations"):
         owner = pod if key == "metadata" else pod["metadata"]
         if owner.get(key) is None:
             owner[key] = {}
     pod["metadata"]["annotations"][INJECTED] = __version__
-    return Injected(name=name, changed=pod != before, remark=remark)
+    return Injected(name=name, changed=pod != original, remark=remark)
 
 
 _FIELDS = {"namespace": "--namespace", "public_hosts": "--public-host", "max_body": "--max-body"}
 
 
-def _kept(new: dict[str, Any], there: Manifest | None, sidecar: Sidecar) -> dict[str, Any]:
+def _merged_container(new_container: dict[str, Any], old_container: Manifest | None, sidecar: Sidecar) -> dict[str, Any]:
     """The new container, with the values of the old one that the user did not ask to change.
 
     These are options, environment, image and resources.
     """
-    if there is None:
-        return new
-    kept = {option for field, option in _FIELDS.items() if field not in sidecar.given}
-    before = [str(each) for each in there.get("args") or () if str(each).startswith("--")]
-    known = {_option(each) for each in new["args"]} | set(_FIELDS.values())
+    if old_container is None:
+        return new_container
+    new_arguments, new_environment = new_container["args"], new_container["env"]
+    old_arguments = [text for text in map(str, old_container.get("args") or ()) if text.startswith("--")]
+    our_options = {_option(text) for text in new_arguments} | set(_FIELDS.values())
+    free_options = {option for field, option in _FIELDS.items() if field not in sidecar.given}
     arguments: list[str] = []
-    for option in dict.fromkeys(map(_option, new["args"])):
-        mine = [each for each in before if _option(each) == option] if option in kept else []
-        arguments += mine or [each for each in new["args"] if _option(each) == option]
-    arguments += [each for each in before if _option(each) not in known or (_option(each) in kept and each not in arguments)]
-    own = {each["name"] for each in new["env"]}
-    environment = [*new["env"], *(each for each in there.get("env") or () if each.get("name") not in own)]
-    image = there.get("image", new["image"]) if "image" not in sidecar.given else new["image"]
-    found = {**new, "image": image, "args": arguments, "env": environment}
-    return {**found, "resources": there.get("resources", new["resources"])}
+    for option in dict.fromkeys(map(_option, new_arguments)):
+        old_values = [text for text in old_arguments if _option(text) == option] if option in free_options else []
+        arguments += old_values or [text for text in new_arguments if _option(text) == option]
+    arguments += [
+        text
+        for text in old_arguments
+        if _option(text) not in our_options or (_option(text) in free_options and text not in arguments)
+    ]
+    our_names = {variable["name"] for variable in new_environment}
+    user_variables = (variable for variable in old_container.get("env") or () if variable.get("name") not in our_names)
+    return {
+        **new_container,
+        "image": new_container["image"] if "image" in sidecar.given else old_container.get("image", new_container["image"]),
+        "args": arguments,
+        "env": [*new_environment, *user_variables],
+        "resources": old_container.get("resources", new_container["resources"]),
+    }
 
 
 def _option(argument: str) -> str:
     return argument.partition("=")[0]
 
 
-def _odd(pod: Manifest, spec: Manifest, envoy: Manifest) -> str | None:
+def _form_fault(pod: Manifest, spec: Manifest, envoy: Manifest) -> str | None:
     """What in a pod has not the form that it should have; None when `inject` can change the pod.
 
     Such a value cannot be extended without losing it.
@@ -222,18 +237,18 @@ def _odd(pod: Manifest, spec: Manifest, envoy: Manifest) -> str | None:
         ("volumes", spec, "volumes"),
         ("volumeMounts", envoy, "volumeMounts"),
     ):
-        found = owner.get(key)
-        if found is not None and not (isinstance(found, list) and all(isinstance(each, MutableMapping) for each in found)):
+        value = owner.get(key)
+        if value is not None and not (isinstance(value, list) and all(isinstance(item, MutableMapping) for item in value)):
             return f"its {what} are no list of keys and values"
     meta = pod.get("metadata")
-    for what, found in (("metadata", meta), ("annotations", _mapping(meta).get("annotations"))):
-        if found is not None and not isinstance(found, MutableMapping):
+    for what, value in (("metadata", meta), ("annotations", _mapping(meta).get("annotations"))):
+        if value is not None and not isinstance(value, MutableMapping):
             return f"its {what} are no keys and values"
     return None
 
 
-def _mapping(found: object) -> Manifest:
-    return found if isinstance(found, MutableMapping) else {}
+def _mapping(value: object) -> Manifest:
+    return value if isinstance(value, MutableMapping) else {}
 
 
 def _name(manifest: Manifest) -> str:
@@ -244,12 +259,15 @@ def _name(manifest: Manifest) -> str:
 def _envoy(spec: Manifest, sidecar: Sidecar) -> Manifest | None:
     names = (sidecar.envoy_container,) if sidecar.envoy_container else (ISTIO_CONTAINER, ENVOY_CONTAINER)
     containers = spec.get("containers")
-    found = [each for each in (containers if isinstance(containers, list) else ()) if isinstance(each, MutableMapping)]
-    return next((each for each in found if each.get("name") in names), None)
+    mappings = [item for item in (containers if isinstance(containers, list) else ()) if isinstance(item, MutableMapping)]
+    return next((item for item in mappings if item.get("name") in names), None)
 
 
-def _started(envoy: Manifest) -> str | None:
-    """Have a plain Envoy start with the sidecar's bootstrap. A remark when its command is the user's own."""
+def _start_with_bootstrap(envoy: Manifest) -> str | None:
+    """Have a plain Envoy start with the sidecar's bootstrap.
+
+    A remark when its command is the user's own.
+    """
     lists = [envoy[key] for key in ("command", "args") if isinstance(envoy.get(key), list)]
     words = [word for words in lists for word in words]
     if not words:
@@ -262,16 +280,16 @@ def _started(envoy: Manifest) -> str | None:
 
 def _put(owner: Manifest, key: str, item: dict[str, Any]) -> None:
     """Put an item into a list: in the place of the item of that name, else at the end."""
-    found = owner.get(key)
-    if found is None:
+    items = owner.get(key)
+    if items is None:
         owner[key] = [item]
         return
-    for index, each in enumerate(found):
-        if each.get("name") == item["name"] and each.get("mountPath") == item.get("mountPath"):
-            if each != item:
-                found[index] = item
+    for index, old_item in enumerate(items):
+        if old_item.get("name") == item["name"] and old_item.get("mountPath") == item.get("mountPath"):
+            if old_item != item:
+                items[index] = item
             return
-    found.append(item)
+    items.append(item)
 
 
 def _mount() -> dict[str, Any]:

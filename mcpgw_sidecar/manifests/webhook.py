@@ -1,8 +1,11 @@
-"""The manifests of the admission webhook: pods with a label, their own or their namespace's, get the sidecar.
+"""The manifests of the admission webhook.
 
-`failurePolicy` is Fail: the API server asks only about pods that opted in, and a gateway pod without its sidecar would
-answer every call with 503, so it had better not start. Two replicas and the API server's retry make a failure rare. A
-user who prefers a gateway without the sidecar sets Ignore.
+Pods with a label, their own or their namespace's, get the sidecar.
+
+`failurePolicy` is Fail: the API server asks only about pods that opted in, and a gateway pod
+without its sidecar would answer every call with 503, so it had better not start. Two replicas and
+the API server's retry make a failure rare. A user who prefers a gateway without the sidecar sets
+Ignore.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ Document = dict[str, Any]
 
 
 def webhook(sidecar: Sidecar) -> list[Document]:
-    """Deployment, Service and MutatingWebhookConfiguration. The webhook itself fills in the caBundle."""
+    """Deployment, Service and MutatingWebhookConfiguration.
+
+    The webhook itself fills in the caBundle.
+    """
     labels = {"app.kubernetes.io/name": WEBHOOK}
     meta = {"name": WEBHOOK, "namespace": sidecar.namespace, "labels": labels}
     probe = {"path": "/healthz", "port": PORT, "scheme": "HTTPS"}
@@ -48,7 +54,8 @@ def webhook(sidecar: Sidecar) -> list[Document]:
         },
     }
     pod = {"serviceAccountName": WEBHOOK, "containers": [container]}
-    # Without the label, in a namespace that opted in, the webhook's pods would wait for the webhook.
+    # Without the label, in a namespace that opted in, the webhook's pods would wait for the
+    # webhook.
     template = {"metadata": {"labels": {**labels, INJECT_LABEL: "disabled"}}, "spec": pod}
     spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
     ports = [{"name": "webhook", "port": 443, "targetPort": "webhook"}]
