@@ -1,16 +1,17 @@
-"""Whose fault it is, and how the program ends.
+"""The exceptions and exit codes of the program: each says whose fault an error is.
 
-Expected failures of a request are values (`model.decisions.Reject`), never exceptions. Exceptions say whose fault it was::
+Expected failures of a request are values (`model.decisions.Reject`), never exceptions. The
+exceptions are::
 
     GatewayError
     ├── ConfigurationError    the operator wrote something that cannot work       exit 64
     │   └── UnreadableError   a file could not be read at all; it may come back
     ├── UnavailableError      a port, file or program that we need is missing     exit 69
     ├── RefusedError          the other side answered, and its answer is no       exit 1
-    ├── ApiError              the Kubernetes API refused or did not answer        never ends the program
-    └── UpstreamError         an MCP server did not do what the protocol asks     never ends the program
+    ├── ApiError              the Kubernetes API refused or did not answer        no exit
+    └── UpstreamError         an MCP server did not do what the protocol asks     no exit
 
-Everything else that is raised is a bug of ours: exit 70, with its traceback.
+Any other exception is a bug of ours: exit 70, with its traceback.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ EXIT_SIGNAL_BASE = 128
 
 
 class GatewayError(Exception):
-    """What this program raises on purpose; its text is meant for the user."""
+    """An error that this program raises on purpose; its text is for the user."""
 
 
 class ConfigurationError(GatewayError):
@@ -35,22 +36,22 @@ class ConfigurationError(GatewayError):
 
 
 class UnreadableError(ConfigurationError):
-    """The configuration could not even be read; that may pass by itself."""
+    """The configuration could not even be read; the reason may pass by itself."""
 
 
 class UnavailableError(GatewayError):
-    """Something outside that is needed to go on is not there; the text names the remedy."""
+    """Something outside of the program that it needs is missing; the text names the remedy."""
 
 
 class RefusedError(GatewayError):
-    """What a command asked for was understood and refused."""
+    """The other side understood the request of a command and refused it."""
 
 
 class UpstreamError(GatewayError):
-    """An MCP server failed the broker.
+    """A request of the broker to an MCP server failed.
 
-    `reason` is one CamelCase word for status and metrics; `status` the HTTP status that it answered with, if it did; `words` are
-    the server's own.
+    `reason` is a CamelCase word for status and metrics, `status` the HTTP status of the answer if
+    there was one, and `words` the server's own error message.
     """
 
     def __init__(self, reason: str, message: str, *, status: int | None = None, words: str = "") -> None:
@@ -61,7 +62,7 @@ class UpstreamError(GatewayError):
 
 
 class ApiError(GatewayError):
-    """The Kubernetes API did not do what it was asked. `status` is its HTTP status, 0 when it could not be asked at all."""
+    """A request to the Kubernetes API failed. `status` is the HTTP status, 0 without an answer."""
 
     def __init__(self, message: str, *, status: int = 0) -> None:
         super().__init__(message)
@@ -69,7 +70,10 @@ class ApiError(GatewayError):
 
 
 def words_of(error: BaseException) -> str:
-    """What an error says; libraries wrap the telling one (a refused certificate, say) into others without words."""
+    """The text of an error, else of its cause.
+
+    Libraries wrap the cause (a refused certificate, say) in errors without a text.
+    """
     inner: BaseException | None = error
     while inner is not None:
         if str(inner):

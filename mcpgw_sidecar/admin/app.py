@@ -1,4 +1,4 @@
-"""The admin port's HTTP face (interface.md): /healthz, /readyz, /metrics, /status, /status/NAMESPACE/NAME."""
+"""The HTTP interface of the admin port (interface.md): health, readiness, metrics and status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _PATHS = "/healthz, /readyz, /metrics, /status, /status/NAMESPACE/NAME"
 
 
 class AdminApp:
-    """The ASGI application. `facts` takes the state of the moment; `waiting_for` says why the process is not ready yet."""
+    """The ASGI application.
+
+    `facts` returns the current state, `waiting_for` why the process is not ready yet.
+    """
 
     def __init__(
         self, *, metrics: Metrics, facts: Callable[[], Facts], waiting_for: Callable[[], str | None], envoy_admin: str | None
@@ -44,7 +47,7 @@ class AdminApp:
             return
         try:
             if await wait_body(receive, MAX_BODY) is None:
-                return  # nothing here takes a body: hypercorn closes what sends more
+                return  # no path takes a body: hypercorn closes a connection that sends more
             status, kind, body = await self._wait_answer(scope["method"], scope["path"])
         except Exception:
             log.exception("Admin failed on a request")
@@ -69,9 +72,9 @@ class AdminApp:
         return _json(404, {"error": f"Not found. Paths: {_PATHS}"})
 
     def _ready(self) -> tuple[int, str, bytes]:
-        waiting = self._waiting_for()
-        missing = not_ready(self._facts().statuses)
-        return _json(503 if waiting else 200, {"ready": not waiting, "waitingFor": waiting, "serversNotReady": missing})
+        reason = self._waiting_for()
+        servers = not_ready(self._facts().statuses)
+        return _json(503 if reason else 200, {"ready": not reason, "waitingFor": reason, "serversNotReady": servers})
 
     def _server(self, name: str) -> tuple[int, str, bytes]:
         for status in self._facts().statuses:
@@ -84,10 +87,13 @@ class AdminApp:
 
     async def _wait_metrics(self) -> bytes:
         families = [*gauges(self._facts()), *translate(await self._wait_envoy())]
-        return await trio.to_thread.run_sync(self._rendered, families)
+        return await trio.to_thread.run_sync(self._metrics_text, families)
 
-    def _rendered(self, families: list[Metric]) -> bytes:
-        """In a thread: some hundred kilobytes of text would hold up every call."""
+    def _metrics_text(self, families: list[Metric]) -> bytes:
+        """The text of the metrics.
+
+        To run in a thread, because some hundred kilobytes of text would delay every call.
+        """
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Merged([*self._metrics.registry.collect(), *families]))
         return generate_latest(registry)
@@ -104,14 +110,17 @@ class AdminApp:
 
 
 class _Merged(Collector):
-    """Families of one name become one: what Envoy counted and what the sidecar counted are one metric to its reader."""
+    """Merges families of one name.
+
+    A metric that both Envoy and the sidecar count is one metric to its reader.
+    """
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families: dict[str, Metric] = {}
         for family in families:
-            kept = self._families.setdefault(family.name, family)
-            if kept is not family:
-                kept.samples = [*kept.samples, *family.samples]
+            first_family = self._families.setdefault(family.name, family)
+            if first_family is not family:
+                first_family.samples = [*first_family.samples, *family.samples]
 
     def collect(self) -> Iterable[Metric]:
         return self._families.values()

@@ -1,7 +1,8 @@
-"""Envoy's counters of the calls that it carried, as metrics of ours.
+"""Translates Envoy's counters of calls into the metrics of the sidecar.
 
-Envoy counts them (envoy/listener.py, `_counters`) because the sidecar never sees an answer. Its text comes in Prometheus form;
-`translate` gives the families of interface.md, so that one scrape of the sidecar tells everything.
+Envoy counts the calls (envoy/listener.py, `_counters`), because the sidecar never sees an answer.
+Its statistics come in Prometheus text format; `translate` makes the families of interface.md, so
+that a scrape of the sidecar has all metrics.
 """
 
 from __future__ import annotations
@@ -20,42 +21,45 @@ _OUTCOMES = {"503": "unavailable", "504": "timeout", "502": "unavailable", "408"
 
 
 def translate(text: str) -> Iterator[Metric]:
-    """The families `mcpgw_requests` (calls carried by Envoy), `mcpgw_request_duration_seconds` and `mcpgw_memo_lookups`."""
+    """The metric families of the calls that Envoy carried.
+
+    These are `mcpgw_requests`, `mcpgw_memo_lookups` and `mcpgw_request_duration_seconds`.
+    """
     counts: dict[_Labels, float] = defaultdict(float)
     lookups: dict[str, float] = defaultdict(float)
     sums: dict[_Labels, float] = defaultdict(float)
     buckets: dict[_Labels, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for name, labels, value in _samples(text):
-        # Several codes are one outcome: their numbers are added, a series may stand there only once.
-        method, server, tool = (_said(labels.get(label)) for label in ("method", "server", "tool"))
+        # Several status codes are one outcome: add them up, because a series may occur only once.
+        method, server, tool = (_tag_value(labels.get(label)) for label in ("method", "server", "tool"))
         key = (method, server, tool, outcome_of(labels.get("code", "")))
-        if name == f"{CALLS}_total":  # the parser gives every counter this ending
+        if name == f"{CALLS}_total":  # the parser adds this suffix to every counter
             counts[key] += value
             if "lookup" in labels and method == "tools/call":
-                lookups[_said(labels["lookup"]) or "hit"] += value
+                lookups[_tag_value(labels["lookup"]) or "hit"] += value
         elif name == f"{DURATION}_sum":
             sums[key] += value / 1000
         elif name == f"{DURATION}_bucket":
-            bound = labels["le"]
-            buckets[key][bound if bound == "+Inf" else f"{float(bound) / 1000:g}"] += value
+            upper_bound = labels["le"]
+            buckets[key][upper_bound if upper_bound == "+Inf" else f"{float(upper_bound) / 1000:g}"] += value
     calls = CounterMetricFamily("mcpgw_requests", "Requests by method, server, tool and outcome", labels=_NAMES)
     for key, value in counts.items():
         calls.add_metric(key, value)
     durations = HistogramMetricFamily(
         "mcpgw_request_duration_seconds", "From a request's first byte to its answer's last", labels=_NAMES
     )
-    for key, found in buckets.items():
-        durations.add_metric(key, buckets=list(found.items()), sum_value=sums[key])
-    remembered = CounterMetricFamily("mcpgw_memo_lookups", "Calls by what the route memo knew of them", labels=["result"])
+    for key, counts_by_bound in buckets.items():
+        durations.add_metric(key, buckets=list(counts_by_bound.items()), sum_value=sums[key])
+    memo_lookups = CounterMetricFamily("mcpgw_memo_lookups", "Calls by what the route memo knew of them", labels=["result"])
     for result, value in lookups.items():
-        remembered.add_metric([result], value)
+        memo_lookups.add_metric([result], value)
     yield calls
-    yield remembered
+    yield memo_lookups
     yield durations
 
 
-def _said(value: str | None) -> str:
-    """A tag's value; Envoy writes "-" for a header that was not there."""
+def _tag_value(value: str | None) -> str:
+    """The value of a tag; Envoy writes "-" for a missing header."""
     return "" if value in {None, "-"} else str(value)
 
 

@@ -1,4 +1,4 @@
-"""The document behind `/status`, and the gauges that say the same in numbers."""
+"""The document of `/status`, and the gauges with the same facts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mcpgw_sidecar.model.statuses import ServerStatus
 
 @attrs.frozen(kw_only=True)
 class Facts:
-    """Everything that status and gauges are made of, taken at one moment."""
+    """The facts for status and gauges, taken at one moment."""
 
     desired: Desired
     statuses: tuple[ServerStatus, ...]
@@ -26,9 +26,9 @@ class Facts:
     envoy_accepted: bool | None
     envoy_error: str | None
     store: tuple[str, str | None] | None = None
-    """URL of the session store, and why it is lost; None without a store."""
+    """URL of the session store, and why it does not answer; None without a store."""
     writes: tuple[bool, str | None] | None = None
-    """Whether this sidecar holds the Lease, and why nobody may; None where there is nothing to write."""
+    """Whether this sidecar holds the Lease, and the error of the Lease; None without a cluster."""
     tools: Collection[str] = ()
     """The names of all tools, as clients see them."""
 
@@ -42,9 +42,9 @@ def document(facts: Facts) -> dict[str, Any]:
     if facts.writes is not None:
         shared["kubernetes"] = {"writesStatus": facts.writes[0], "error": facts.writes[1]}
     if desired.refused:
-        shared["refused"] = [attrs.asdict(refused) for refused in desired.refused]
+        shared["refused"] = [attrs.asdict(refusal) for refusal in desired.refused]
     if desired.virtual_servers:
-        shared["virtualServers"] = [_virtual(found, facts.tools) for found in desired.virtual_servers]
+        shared["virtualServers"] = [_virtual(virtual, facts.tools) for virtual in desired.virtual_servers]
     return {
         "version": __version__,
         "config": {
@@ -60,20 +60,20 @@ def document(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _virtual(found: VirtualServer, tools: Collection[str]) -> dict[str, Any]:
-    missing = [tool for tool in found.tools if tool not in tools]
-    return {"name": found.name, "tools": len(found.tools) - len(missing), "missing": missing}
+def _virtual(virtual: VirtualServer, tools: Collection[str]) -> dict[str, Any]:
+    missing_tools = [tool for tool in virtual.tools if tool not in tools]
+    return {"name": virtual.name, "tools": len(virtual.tools) - len(missing_tools), "missing": missing_tools}
 
 
 def server(status: ServerStatus) -> dict[str, Any]:
     """One server of `/status`."""
-    wanted, health = status.server, status.health
+    upstream, health = status.server, status.health
     return {
-        "name": wanted.name,
-        "url": wanted.shown_url,
-        "hostname": wanted.hostname,
-        "toolPrefix": wanted.tool_prefix,
-        "enabled": wanted.enabled,
+        "name": upstream.name,
+        "url": upstream.shown_url,
+        "hostname": upstream.hostname,
+        "toolPrefix": upstream.tool_prefix,
+        "enabled": upstream.enabled,
         "ready": health.ready,
         "reason": health.reason,
         "message": health.message,
@@ -88,7 +88,7 @@ def server(status: ServerStatus) -> dict[str, Any]:
 
 
 def gauges(facts: Facts) -> Iterator[Metric]:
-    """The gauges of interface.md that follow from the same facts."""
+    """The gauges of interface.md, from the same facts."""
     ready = GaugeMetricFamily("mcpgw_server_ready", "1 for a server whose tools can be called", labels=["server"])
     tools = GaugeMetricFamily("mcpgw_server_tools", "Tools that clients see of a server", labels=["server"])
     for status in facts.statuses:

@@ -1,8 +1,10 @@
-"""The other name of a resource whose URI two servers claim: `mcpgw://<server>/<the URI as its server has it>`.
+"""The alias of a resource whose URI two servers list: `mcpgw://<server>/<URI of the server>`.
 
-URIs keep their value as long as they can (model/kinds.py). Where two servers list the same one, the earlier keeps it and the later one's is
-listed under its alias, templates likewise. The server's name is percent-encoded, so that the first slash ends it and everything behind is
-the original, byte for byte: an alias can be read back without any table, also when the clash is over.
+A URI stays as it is where possible (model/kinds.py). When two servers list the same URI, the
+earlier server keeps it, and the resource of the later one is listed under its alias. Templates work
+likewise. The server's name is percent-encoded, so that the first slash ends it, and the rest is the
+original URI, byte for byte. So an alias can be read back without a table, also when the conflict is
+over.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ def write_alias(server: ServerName, uri: str) -> str:
 
 
 def read_alias(uri: str) -> tuple[ServerName, str] | None:
-    """Server and URI that an alias stands for; None for a URI that is none."""
+    """Server and URI of an alias; None for a URI that is no alias."""
     if not uri.startswith(SCHEME):
         return None
     server, slash, rest = uri.removeprefix(SCHEME).partition("/")

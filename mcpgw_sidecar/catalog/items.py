@@ -1,11 +1,13 @@
-"""One tool, prompt, resource or template as its server wrote it. Everything but a prefixed name is relayed byte for byte.
+"""One tool, prompt, resource or template as its server wrote it.
 
-`read_item` is a ladder, first failure wins, and a failing item is left out alone; its server and its siblings stay:
+Everything but a prefixed name is relayed byte for byte. `read_item` is a ladder; the first failure
+wins. An item that fails is left out alone; its server and the other items stay:
 
-1. a JSON object in which the key (`name`, `uri`, `uriTemplate`) stands once
-2. the key: a string without control characters; a name of 1 to 128 characters    (server/tools, Tool Names)
-3. what the schema of the kind requires besides, and strings where it wants strings: one item without them makes strict
-   clients refuse the whole list
+1. a JSON object in which the key (`name`, `uri`, `uriTemplate`) occurs once
+2. the key: a string without control characters; a name of 1 to 128 characters
+   (server/tools, Tool Names)
+3. the other members that the schema of the kind requires, and strings where it has strings: one
+   item without them makes strict clients refuse the whole list
    - tool: `inputSchema`, an object with `"type": "object"`; `outputSchema`, if there, as well
    - resource and template: `name`
    - prompt: `arguments`, if there, an array
@@ -23,13 +25,13 @@ from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only, parse_object
 
 MAX_NAME = 128  # characters, prefix included (server/tools: SHOULD be 1 to 128)
-MAX_URI = 8192  # characters: what servers commonly take as a URL
-_SHOWN = 80  # characters of a broken item that a report repeats
+MAX_URI = 8192  # characters: a common limit of servers for a URL
+_SHOWN = 80  # characters of an unusable item that a report shows
 
 
 @attrs.frozen(slots=True)
 class Item:
-    """`text` is the object, `text[key_start:key_end]` its key as JSON, `key` the same decoded."""
+    """`text` is the object, `text[key_start:key_end]` its key as JSON, `key` the decoded key."""
 
     key: str
     text: str = attrs.field(repr=False)
@@ -38,7 +40,7 @@ class Item:
 
     @property
     def key_text(self) -> JsonText:
-        """The key as its server writes it: what a request for the item has to carry."""
+        """The key as its server wrote it, which a request for the item has to contain."""
         return JsonText(self.text[self.key_start : self.key_end])
 
     def with_key(self, key: str) -> str:
@@ -46,14 +48,14 @@ class Item:
         return f"{self.text[: self.key_start]}{dumps(key)}{self.text[self.key_end :]}"
 
     def with_prefix(self, prefix: str) -> str:
-        """The object with the prefix before the key (prefixes are plain ASCII: they need no escapes)."""
+        """The object with a prefix before the key. Prefixes are ASCII and need no escapes."""
         inside = self.key_start + 1
         return self.text[:inside] + dumps(prefix)[1:-1] + self.text[inside:]
 
 
 @attrs.frozen(slots=True)
 class Unusable:
-    """Why an item is left out; `name` is as much of its key as could be read."""
+    """Why an item is left out; `name` is the part of its key that could be read."""
 
     kind: str
     name: str
@@ -61,7 +63,7 @@ class Unusable:
 
 
 def read_item(kind: Kind, text: str) -> Item | Unusable:
-    """An item out of a server's list (the ladder above)."""
+    """An item of a server's list (the ladder above)."""
     try:
         members = parse_object(text)
         key = only(members, kind.key)

@@ -1,7 +1,11 @@
-"""Which template makes a URI (RFC 6570): only as much as is needed to find the owner, never to expand one.
+"""Finds the template that a URI was made from (RFC 6570), to find its owner.
 
-Matched by sets of reachable places, not by a regular expression: templates come from servers and URIs from clients, and a
-backtracking engine given both by strangers is a way to stop the process. The cost is length times parts, whatever they hold.
+It never expands a template.
+
+A template is matched with sets of positions that its parts can reach, not with a regular
+expression: templates come from servers and URIs from clients, and strangers could stop the process
+with both in a backtracking engine. The cost is the length of the URI times the number of parts,
+whatever they contain.
 """
 
 from __future__ import annotations
@@ -11,55 +15,57 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 _EXPRESSION = re.compile(r"\{([^{}]*)\}")
-_BEYOND = frozenset("+#/?&")  # operators whose values may hold what ends a segment
+_BEYOND = frozenset("+#/?&")  # operators whose values may contain the end of a segment
 _SEGMENT_END = re.compile(r"[/?#]")
-MAX_EXPRESSIONS = 32  # of one template: what a lookup may cost
+MAX_EXPRESSIONS = 32  # of a template, to limit the cost of a lookup
 _SEGMENT, _ANYTHING = object(), object()
 
 
 @lru_cache(maxsize=4096)
 def _parts(template: str) -> tuple[int, tuple[object, ...]]:
-    """How much of the template is fixed text, and its parts: texts, and what stands for a variable."""
+    """The length of the template's fixed text, and its parts: texts and markers of variables."""
     parts: list[object] = []
-    fixed = at = 0
-    for found in _EXPRESSION.finditer(template):
-        literal = template[at : found.start()]
-        variable = _ANYTHING if found[1][:1] in _BEYOND else _SEGMENT
-        if literal or not parts or parts[-1] is not variable:  # two of a kind side by side match what one matches
+    fixed = position = 0
+    for expression in _EXPRESSION.finditer(template):
+        literal = template[position : expression.start()]
+        variable = _ANYTHING if expression[1][:1] in _BEYOND else _SEGMENT
+        if literal or not parts or parts[-1] is not variable:  # two variables of a kind side by side match the same as one
             parts += [literal, variable]
-        fixed, at = fixed + len(literal), found.end()
-    return fixed + len(template) - at, (*parts, template[at:])
+        fixed, position = fixed + len(literal), expression.end()
+    return fixed + len(template) - position, (*parts, template[position:])
 
 
 def expressions(template: str) -> int:
-    """How many variables a template has."""
+    """The number of variables in a template."""
     return len(_EXPRESSION.findall(template))
 
 
-def _makes(parts: tuple[object, ...], uri: str) -> bool:
-    reached = {0}
+def _matches(parts: tuple[object, ...], uri: str) -> bool:
+    positions = {0}
     for part in parts:
         if isinstance(part, str):
-            reached = {place + len(part) for place in reached if uri.startswith(part, place)}
+            positions = {position + len(part) for position in positions if uri.startswith(part, position)}
         elif part is _ANYTHING:
-            reached = set(range(min(reached), len(uri) + 1))
+            positions = set(range(min(positions), len(uri) + 1))
         else:
-            reached = _within_segments(reached, uri)
-        if not reached:
+            positions = _within_segments(positions, uri)
+        if not positions:
             return False
-    return len(uri) in reached
+    return len(uri) in positions
 
 
-def _within_segments(reached: set[int], uri: str) -> set[int]:
-    found: set[int] = set()
-    for place in sorted(reached):
-        if place not in found:
-            end = _SEGMENT_END.search(uri, place)
-            found.update(range(place, (end.start() if end else len(uri)) + 1))
-    return found
+def _within_segments(starts: set[int], uri: str) -> set[int]:
+    positions: set[int] = set()
+    for start in sorted(starts):
+        if start not in positions:
+            end = _SEGMENT_END.search(uri, start)
+            positions.update(range(start, (end.start() if end else len(uri)) + 1))
+    return positions
 
 
 def match(templates: Iterable[str], uri: str) -> str | None:
-    """The template that makes a URI; of several the one with the most fixed text, then the first by name."""
-    found = [(-fixed, template) for template in templates for fixed, parts in [_parts(template)] if _makes(parts, uri)]
-    return min(found)[1] if found else None
+    """The template that matches a URI: the one with the most fixed text, then the first by name."""
+    candidates = [
+        (-fixed, template) for template in templates for fixed, parts in [_parts(template)] if _matches(parts, uri)
+    ]
+    return min(candidates)[1] if candidates else None

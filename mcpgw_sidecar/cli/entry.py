@@ -270,7 +270,7 @@ def _failed(error: BaseException) -> int:
 
 
 def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The expected failure in a nursery's group; the group itself when it has another failure too."""
+    """The expected failure in a nursery's group; the group itself when others are in it."""
     expected, other = group.split((GatewayError, KeyboardInterrupt))
     if other is not None or expected is None:
         return group

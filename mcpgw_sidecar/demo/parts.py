@@ -1,4 +1,4 @@
-"""A part of the demo: a process whose output is shown with its name, and which never outlives the demo."""
+"""A part of the demo: a process whose output is shown with its name. It ends with the demo."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class Part:
 
     @classmethod
     def start(cls, name: str, command: list[str]) -> Part:
-        """Start a process in a session of its own, so that Ctrl-C reaches only the demo, which ends the parts in order."""
+        """Start a process in a session of its own.
+
+        So Ctrl-C in the terminal reaches only the demo, which ends its parts in order.
+        """
         process = subprocess.Popen(  # noqa: S603  # our own programs
             command,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Starts the parts of the demo in order, says how to use them, shows their logs, and ends them together."""
+"""Starts the parts of the demo in order, says how to use them, shows their logs, and ends them."""
 
 from __future__ import annotations
 

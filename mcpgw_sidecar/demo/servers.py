@@ -1,4 +1,6 @@
-"""Small versions of the guide's three MCP servers, on the Python SDK, which knows nothing of this gateway.
+"""Small versions of the guide's three MCP servers.
+
+They use the Python SDK, which nobody wrote for this gateway.
 
 | prefix    | tools                                                            |
 |-----------|------------------------------------------------------------------|

@@ -15,10 +15,11 @@ Resource = dict[str, Any]
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_TIMEOUT = "5s"
-# Below the 5 s after which uvicorn, hypercorn and Node close idle connections: Envoy lets go first, so that no call is
-# written to a connection that its server is just closing.
+# Less than the 5 s after which uvicorn, hypercorn and Node close idle connections: Envoy closes
+# first, so that it writes no call to a connection that the server is just closing.
 _IDLE = "4s"
-# Envoy's defaults (1,024 of each, 3 retries) would be a limit of ours on sessions and calls; limits are the operator's business.
+# Envoy's defaults (1,024 of each, 3 retries) would limit sessions and calls. Such limits are for
+# the operator to set.
 _UNLIMITED = 1_000_000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -29,7 +30,7 @@ def type_url(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A protobuf Duration in JSON: fixed point, to the millisecond; anything above 0 stays above 0."""
+    """A protobuf Duration in JSON: fixed point, in milliseconds; a value above 0 stays above 0."""
     rounded = max(seconds, 0.001) if seconds else 0.0
     return f"{rounded:.3f}".rstrip("0").rstrip(".") + "s"
 
@@ -40,7 +41,7 @@ def cluster_name(server: ServerName) -> str:
 
 
 def clusters(settings: EnvoySettings, servers: tuple[Server, ...]) -> list[Resource]:
-    """All clusters, the sidecar's own first."""
+    """All clusters, those of the sidecar first."""
     return [
         own_cluster(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}),
         own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}),
@@ -56,8 +57,8 @@ def address(endpoint: Endpoint) -> Resource:
 
 
 def own_cluster(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
-    """A cluster of the sidecar's own."""
-    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where what listens everywhere is reached
+    """The cluster of the sidecar's broker or router."""
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # how to connect to a listener on all addresses
     reachable = Endpoint(host=loopback.get(endpoint.host, endpoint.host), port=endpoint.port, path=endpoint.path)
     options = {"explicit_http_config": protocol, "common_http_protocol_options": {"idle_timeout": "60s"}}
     return _cluster(name, reachable, options) | {"connect_timeout": "1s"}

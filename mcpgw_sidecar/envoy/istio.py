@@ -1,14 +1,18 @@
-"""An EnvoyFilter that puts the gateway into a gateway of Istio's: listeners, routes and clusters of servers stay Istio's.
+"""An EnvoyFilter that adds the MCP gateway to a gateway of Istio.
 
-| patch                                  | what it does                                                               |
-|----------------------------------------|----------------------------------------------------------------------------|
-| connection manager: early mutation     | removes what only the router may say, before the first look at the routes  |
-| connection manager: local replies      | Envoy's own answers as JSON-RPC, for our hosts and calls alone             |
-| filters, first of all                  | buffer, messages and router, for our hosts and path; refusal; calls        |
-| Envoy's router: upstream filters       | heals a session that its server has forgotten                              |
-| clusters                               | the sidecar's router and broker, beside this Envoy                         |
+The listeners, and the routes and clusters of servers, stay Istio's. The patches are:
 
-The filters stand before those of Istio, so that its policies see the call as it goes on: Host, `x-mcp-toolname`, `x-mcp-servername`.
+| patch                              | effect                                                     |
+|------------------------------------|------------------------------------------------------------|
+| connection manager: early mutation | removes the router's headers before the first route match  |
+| connection manager: local replies  | Envoy's own replies as JSON-RPC, for our hosts and calls   |
+| the first HTTP filters             | buffer, messages and router, for our hosts and path;       |
+|                                    | refusal; calls                                             |
+| Envoy's router: upstream filters   | replaces a session that its server has forgotten           |
+| clusters                           | the sidecar's router and broker, beside this Envoy         |
+
+Our filters come before Istio's, so that Istio's policies see the headers that the router set: Host,
+`x-mcp-toolname`, `x-mcp-servername`.
 """
 
 from __future__ import annotations
@@ -47,9 +51,12 @@ _PATH = rf"{ENDPOINT}([/?].*)?"  # virtual servers are below it
 
 @attrs.frozen(kw_only=True)
 class IstioSettings:
-    """What the EnvoyFilter depends on. `labels` select the gateway's pods; hosts may be `*.x` for all below x.
+    """The settings of the EnvoyFilter.
 
-    `internal_hosts` are those of servers' routes: only the router leads to them. `heal`, `messages` and `calls` are texts of Lua filters.
+    `labels` select the gateway's pods; a host may be `*.x` for all below x.
+
+    `internal_hosts` are the hosts of servers' routes, which only the router may choose. `heal`,
+    `messages` and `calls` are the texts of Lua filters.
     """
 
     name: str
@@ -72,7 +79,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
     for_us = all_of(header(":authority", _matching(public)), header(":path", _matching(_PATH)), decided())
     chain = [
         only("mcpgw_buffer", buffer(settings.max_body), for_us),
-        # Before whatever may hold back an answer: see listener.py.
+        # Before every filter that may hold back an answer: see listener.py.
         only("mcpgw_messages", lua("mcpgw_messages", settings.messages), for_us),
         lazily("mcpgw_router", router(debug=False), all_of(for_us, undecided())),
         _refusal(settings.internal_hosts),
@@ -85,8 +92,11 @@ def envoy_filter(settings: IstioSettings) -> Resource:
     }
     patches = [
         _patch("NETWORK_FILTER", "MERGE", {"name": _MANAGER, "typed_config": manager}, {"filter": {"name": _MANAGER}}),
-        # Each is put first, so they are named from the last to the first.
-        *(_patch("HTTP_FILTER", "INSERT_FIRST", each, {"filter": {"name": _MANAGER}}) for each in reversed(chain)),
+        # Each patch inserts its filter as the first, so the last filter comes first.
+        *(
+            _patch("HTTP_FILTER", "INSERT_FIRST", http_filter, {"filter": {"name": _MANAGER}})
+            for http_filter in reversed(chain)
+        ),
         _patch("HTTP_FILTER", "MERGE", last(settings.heal), at_router),
         _patch("CLUSTER", "ADD", _bare(own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}))),
         _patch("CLUSTER", "ADD", _bare(own_cluster(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}))),
@@ -124,12 +134,12 @@ def _regex(pattern: str) -> Resource:
 
 
 def _matching(pattern: str) -> Resource:
-    """The same of the xDS types, which have the engine named."""
+    """A string matcher of the xDS types, which name the engine."""
     return {"safe_regex": {"google_re2": {}, "regex": pattern}}
 
 
 def _refusal(internal_hosts: tuple[str, ...]) -> Resource:
-    """403 for whoever asks for a server's internal host and was not sent there by the router."""
+    """403 for a request to a server's internal host that the router did not send there."""
     rule = {
         "permissions": [{"header": {"name": ":authority", "string_match": _regex(_hosts(internal_hosts))}}],
         "principals": [{"not_id": {"header": {"name": h.X_SERVER, "present_match": True}}}],

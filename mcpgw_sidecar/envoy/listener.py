@@ -1,20 +1,22 @@
-"""The gateway's listener and its chain of filters (LDS), and the bootstrap that makes a plain Envoy follow the files.
+"""The gateway's listener and its filters (LDS), and the bootstrap of a plain Envoy.
 
-The chain, in the order in which a request meets it:
+The filters, in the order of a request. "The router" is the sidecar's; Envoy's own comes last:
 
-0. (early header mutation, before the first look at the routes: a filter would come too late, the route is chosen by then)
-                     removes what only the router may say, and Envoy's own control headers
-1. cors              answers preflights and lets pages read answers
-2. buffer            413 above the limit; makes the whole body one message for the router
-3. lua               repeats what the router decided and the broker listed before (memo.lua, gzip.lua, lists.lua); makes the requests of
-                     servers to the client name their server, in the answer's event stream (events.lua); skipped where an answer brings nothing
-4. ext_proc          the router, for what is not decided by then: a POST, and a GET that resumes a server's stream. Others are the broker's
-                     whatever they hold
-5. router            Envoy's own
+0. (early header mutation, before Envoy first matches the route; a filter would come too late)
+               removes the headers that only the router may set, and Envoy's control headers
+1. cors        answers preflights, and lets pages read answers
+2. buffer      413 above the limit; makes the whole body one message for the router
+3. lua         repeats earlier decisions of the router and lists of the broker (memo.lua, gzip.lua,
+               lists.lua); puts the name of the server into the requests of servers to the client,
+               in the answer's event stream (events.lua); skipped when an answer has none of these
+4. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
+               server's stream; other requests go to the broker, whatever they contain
+5. router      Envoy's own
 
-Answers meet them the other way round. Nothing behind the Lua filter may hold back the headers of an answer: what it writes into a
-body it also writes into content-length, and headers that have not left yet would go out with the length of one piece (seen with
-Envoy 1.40, when ext_proc asked for the headers at LOG_LEVEL debug).
+Answers pass the filters in reverse order. No filter after the Lua filter may hold back the headers
+of an answer: what the Lua filter writes into a body it also writes into content-length, and headers
+that are still held would be sent with the length of one chunk (seen with Envoy 1.40, when ext_proc
+asked for the headers at LOG_LEVEL debug).
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 
 LISTENER = "mcpgw_gateway"
-MAX_CONNECTIONS = 50_000  # of clients; without a bound one client could take all file descriptors, and Envoy warns of that
+MAX_CONNECTIONS = 50_000  # without a limit one client could take all file descriptors, and Envoy warns of that
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
@@ -66,7 +68,7 @@ def listener(settings: EnvoySettings) -> Resource:
 
 
 def bootstrap(settings: EnvoySettings) -> Resource:
-    """What `envoy -c` is given: everything else it finds in the files, and follows."""
+    """The bootstrap for `envoy -c`. Envoy finds everything else in the files, and follows them."""
     return {
         "node": {"id": "mcpgw-envoy", "cluster": "mcpgw"},
         "admin": {"address": address(settings.admin)},
@@ -103,7 +105,7 @@ def _manager(settings: EnvoySettings) -> Resource:
         "normalize_path": True,
         "merge_slashes": True,
         "request_headers_timeout": "10s",
-        "request_timeout": "60s",  # until the whole body is here
+        "request_timeout": "60s",  # until the whole body has arrived
         "stream_idle_timeout": "300s",
         "rds": {"route_config_name": ROUTES, "config_source": _source(f"{settings.directory}/rds.yaml")},
         "early_header_mutation_extensions": [header_hygiene({"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}})],

@@ -1,8 +1,9 @@
-"""Routes (RDS): one virtual host, and the header that only the router can set decides.
+"""Routes (RDS): one virtual host, whose routes depend on a header that only the router can set.
 
-A request reaches an MCP server only by the route that `x-mcp-servername` names. Envoy removes that header from whatever
-clients send before it looks at the routes at all (listener.py), so the Host of a server, a forged header or a failing filter lead to the broker or to a 404: it fails
-closed without a rule of its own, and two servers may share a host name.
+A request reaches an MCP server only by the route that `x-mcp-servername` names. Envoy removes that
+header from the requests of clients before it matches a route (listener.py). So the Host of a
+server, a forged header or a failing filter lead to the broker or to a 404: the gateway fails closed
+without an extra rule, and two servers may share a host name.
 """
 
 from __future__ import annotations
@@ -38,19 +39,22 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
 
 
 def _by_server(servers: tuple[Server, ...], settings: EnvoySettings) -> Resource:
-    """One look at the header finds the route, of however many servers: those in a list are tried one after the other, twice a call."""
-    found = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": h.X_SERVER}
-    own = [_broker(), _nowhere()]
-    by_name = {server.name: _choice(_server(server, settings)) for server in servers} | {BROKER: _choice(*own)}
+    """A matcher that finds the route of a server by one lookup of the header.
+
+    Envoy would try the routes of a list one after the other, twice a call.
+    """
+    header_input = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": h.X_SERVER}
+    broker_routes = [_broker(), _nowhere()]
+    by_name = {server.name: _choice(_server(server, settings)) for server in servers} | {BROKER: _choice(*broker_routes)}
     return {
-        "matcher_tree": {"input": {"name": "server", "typed_config": found}, "exact_match_map": {"map": by_name}},
-        "on_no_match": _choice(_unknown(), *own),
+        "matcher_tree": {"input": {"name": "server", "typed_config": header_input}, "exact_match_map": {"map": by_name}},
+        "on_no_match": _choice(_unknown(), *broker_routes),
     }
 
 
-def _choice(*found: Resource) -> Resource:
-    listed = {"@type": type_url("envoy.config.route.v3.RouteList"), "routes": list(found)}
-    return {"action": {"name": "routes", "typed_config": listed}}
+def _choice(*options: Resource) -> Resource:
+    route_list = {"@type": type_url("envoy.config.route.v3.RouteList"), "routes": list(options)}
+    return {"action": {"name": "routes", "typed_config": route_list}}
 
 
 def _server(server: Server, settings: EnvoySettings) -> Resource:
@@ -59,13 +63,16 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
         "name": server.name,
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {METADATA: {"limit": f"{silence:g} s"}}},
-        "request_headers_to_remove": [h.ATTEMPT],  # "1"; heal.lua looks for later ones, and removes them
+        "request_headers_to_remove": [
+            h.ATTEMPT
+        ],  # on the first attempt; heal.lua reads and removes the header on later ones
         "response_headers_to_remove": [h.SESSION],
         "route": {
             "cluster": cluster_name(server.name),
-            "timeout": "0s",  # an answer may stream for hours; what ends it is silence
+            "timeout": "0s",  # an answer may stream for hours; only silence ends it
             "idle_timeout": duration(silence),
-            # A call that certainly has not run; heal.lua exchanges a forgotten session before the second attempt.
+            # Retry only a call that has certainly not run (contract.py); heal.lua replaces a
+            # forgotten session before the second attempt.
             "retry_policy": {
                 "retry_on": RETRY_ON,
                 "retriable_status_codes": [FORGOTTEN],
@@ -76,7 +83,10 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
 
 
 def _unknown() -> Resource:
-    """Decided for a server whose route Envoy does not have (yet): never the broker's, who would not know the session."""
+    """The route of a call to a server that Envoy does not know (yet): 503.
+
+    The broker must not get such a call, because it does not know the session.
+    """
     return {
         "name": "unknown_server",
         "match": {"prefix": "/", "headers": [{"name": h.X_SERVER, "present_match": True}]},
@@ -87,7 +97,7 @@ def _unknown() -> Resource:
 def _broker() -> Resource:
     return {
         "name": "broker",
-        "match": {"path_separated_prefix": ENDPOINT},  # virtual servers are below it
+        "match": {"path_separated_prefix": ENDPOINT},  # the endpoints of virtual servers are below it
         "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
     }
 
@@ -101,7 +111,10 @@ def _nowhere() -> Resource:
 
 
 def _cors(settings: EnvoySettings) -> Resource:
-    """Pages that the router and the broker let call may also read the answer (they check Origin; this only lets browsers)."""
+    """The policy that lets pages of the allowed origins read answers.
+
+    The router and the broker check Origin; this only permits browsers.
+    """
     exact = [{"exact": origin} for origin in settings.allowed_origins if origin != "*"]
     anyone = [{"safe_regex": {"regex": ".*"}}] if "*" in settings.allowed_origins else []
     return {

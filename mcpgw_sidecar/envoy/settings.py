@@ -1,4 +1,4 @@
-"""What Envoy's resources depend on besides the servers."""
+"""The settings of Envoy's resources, besides the servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Endpoint:
-    """Where something listens: host and port, or the path of a UNIX socket."""
+    """An address: host and port, or the path of a UNIX socket."""
 
     host: str = ""
     port: int = 0
@@ -16,10 +16,13 @@ class Endpoint:
 
 @attrs.frozen(kw_only=True)
 class EnvoySettings:
-    """`directory` is where Envoy finds its files; `max_body` in bytes, times in seconds. `ca_bundle` is the system's.
+    """`directory` is Envoy's path to its files; `max_body` is in bytes, times are in seconds.
 
-    `heal` and `messages` are texts of Lua filters: one exchanges a session that its server has forgotten, the other repeats the
-    router's decisions and makes the requests of servers name their server (envoyfiles/scripts.py).
+    `ca_bundle` is the system's.
+
+    `heal` and `messages` are the texts of Lua filters (envoyfiles/scripts.py). `heal` replaces a
+    session that its server has forgotten. `messages` repeats decisions of the router, and puts the
+    name of the server into the requests of servers.
     """
 
     directory: str

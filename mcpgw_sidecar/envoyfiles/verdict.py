@@ -1,4 +1,7 @@
-"""What Envoy says of the files: did it accept them, and if not, why. Read from its admin endpoint."""
+"""Envoy's verdict on the files: whether it accepted them, and if not, why.
+
+It comes from Envoy's admin endpoint.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-INTERVAL = 1.0  # seconds between two looks while Envoy is not seen or not content
-INTERVAL_WELL = 5.0  # seconds otherwise: a dump of a thousand clusters is some megabytes
-LOOK = 0.2  # seconds between two looks whether something new was written
+INTERVAL = 1.0  # seconds between two dumps while Envoy does not answer or has refused a file
+INTERVAL_WELL = 5.0  # seconds between two dumps otherwise: with a thousand clusters one has some megabytes
+LOOK = 0.2  # seconds between two checks whether a file has changed
 TIMEOUT = 2.0  # seconds for Envoy to answer: it is on this machine
 
 
 @attrs.frozen
 class Verdict:
-    """`accepted` is None as long as Envoy has not been seen."""
+    """Envoy's verdict; `accepted` is None as long as Envoy does not answer."""
 
     accepted: bool | None = None
     error: str | None = None
@@ -33,12 +36,12 @@ async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict])
     """Publish Envoy's verdict for ever. `admin` is HOST:PORT."""
     async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:  # plain HTTP only
         while True:
-            judged = dict(files.versions)
-            before, seen = verdict.value, await _wait_verdict(http, admin, files)
-            if verdict.publish(seen) and (seen.accepted is not None or before.accepted is not None):
-                _log(seen)
-            with trio.move_on_after(INTERVAL if seen.accepted is not True else INTERVAL_WELL):
-                while files.versions == judged:  # noqa: ASYNC110  # a look at a dictionary; the writer need not know of us
+            versions = dict(files.versions)
+            old_verdict, new_verdict = verdict.value, await _wait_verdict(http, admin, files)
+            if verdict.publish(new_verdict) and (new_verdict.accepted is not None or old_verdict.accepted is not None):
+                _log(new_verdict)
+            with trio.move_on_after(INTERVAL if new_verdict.accepted is not True else INTERVAL_WELL):
+                while files.versions == versions:  # noqa: ASYNC110  # two dictionaries; the writer need not know this reader
                     await trio.sleep(LOOK)
 
 
@@ -55,33 +58,35 @@ async def _wait_verdict(http: httpx2.AsyncClient, admin: str, files: EnvoyFiles)
 
 
 def judge(dump: Mapping[str, Any], versions: Mapping[str, str], clusters: Iterable[str] = ()) -> Verdict:
-    """Compare what Envoy runs with what was written, and collect its complaints.
+    """Compare the resources that Envoy runs with the files, and collect its errors.
 
-    Envoy takes the good clusters of a file, leaves out the bad ones, and says so only in its log: each is looked for by name.
+    Envoy takes the valid clusters of a file, leaves out the others, and reports that only in its
+    log. So `clusters` lists the names that have to be there.
     """
-    running: dict[str, str] = {}
+    envoy_versions: dict[str, str] = {}
     errors: list[str] = []
-    missing = set(clusters)
+    missing_clusters = set(clusters)
     for section in dump.get("configs", ()):
         kind = section.get("@type", "").rpartition(".")[2]
         if kind == "ClustersConfigDump":
-            running[CDS] = section.get("version_info", "")
-            found = (*section.get("dynamic_warming_clusters", ()), *section.get("dynamic_active_clusters", ()))
-            errors += _details(found)
-            missing -= {item.get("cluster", {}).get("name") for item in found}
+            envoy_versions[CDS] = section.get("version_info", "")
+            items = (*section.get("dynamic_warming_clusters", ()), *section.get("dynamic_active_clusters", ()))
+            errors += _details(items)
+            missing_clusters -= {item.get("cluster", {}).get("name") for item in items}
         elif kind == "ListenersConfigDump":
-            running[LDS] = section.get("version_info", "")
+            envoy_versions[LDS] = section.get("version_info", "")
             errors += _details(section.get("dynamic_listeners", ()))
         elif kind == "RoutesConfigDump":
             for route in section.get("dynamic_route_configs", ()):
-                running[RDS] = route.get("version_info", "")
+                envoy_versions[RDS] = route.get("version_info", "")
                 errors += _details([route])
-    behind = [name for name in (CDS, LDS, RDS) if running.get(name) != versions.get(name)]
-    errors += [f"Envoy left out the cluster {name}: see Envoy's log" for name in sorted(missing)]
-    if not behind and not errors:
+    stale_files = [name for name in (CDS, LDS, RDS) if envoy_versions.get(name) != versions.get(name)]
+    errors += [f"Envoy left out the cluster {name}: see Envoy's log" for name in sorted(missing_clusters)]
+    if not stale_files and not errors:
         return Verdict(accepted=True)
     reason = (
-        "; ".join(dict.fromkeys(errors)) or f"Envoy does not run what was written to {', '.join(behind)}: see Envoy's log"
+        "; ".join(dict.fromkeys(errors))
+        or f"Envoy does not run what was written to {', '.join(stale_files)}: see Envoy's log"
     )
     return Verdict(accepted=False, error=reason)
 

@@ -1,8 +1,8 @@
-"""Writes what Envoy reads, one atomic rename a file, and only what changed.
+"""Writes the files that Envoy follows: only those that changed, each with an atomic rename.
 
-Clusters are written before the routes that need them, and what belongs to a server that leaves stays for a moment: a call that
-was decided just before still finds its route. Calls in flight end where they are: Envoy lets the streams of a removed cluster run
-out (seen with Envoy 1.40).
+Clusters are written before the routes that need them. The route and cluster of a removed server
+stay for a moment, so that a call that was decided just before still has its route. Calls in flight
+are not cut: Envoy lets the streams of a removed cluster finish (seen with Envoy 1.40).
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 LDS, RDS, CDS, BOOTSTRAP = "lds.yaml", "rds.yaml", "cds.yaml", "bootstrap.yaml"
-LINGER = 1.0  # seconds that routes and clusters of a server that leaves stay
+LINGER = 1.0  # seconds that the route and cluster of a removed server stay
 RETRY = 5.0  # seconds until a failed write (a full disk) is tried again
 _HEAD = "# Written by mcpgw-sidecar; Envoy follows it. Changes made here are lost.\n"
 
 
 class EnvoyFiles:
-    """The files of one directory. `versions` holds the version that each file announces, `clusters` what cds.yaml holds."""
+    """The files in one directory.
+
+    `versions` has the `version_info` of each file, `clusters` the names in cds.yaml.
+    """
 
     def __init__(self, settings: EnvoySettings) -> None:
         self._settings = settings
@@ -46,39 +49,42 @@ class EnvoyFiles:
         self.error: str | None = None
 
     def write_first(self, servers: tuple[Server, ...], *, anew: bool = True) -> None:
-        """Write everything before Envoy is told to start; not `anew`: what is there stays, the servers come later.
+        """Write all files before Envoy starts. Raises UnavailableError.
 
-        Raises UnavailableError.
+        Without `anew`, existing files stay: the servers come later.
         """
         make_directory(self._directory)
-        with _told(self._directory):
+        with _write_errors(self._directory):
             self._write(BOOTSTRAP, _dump(bootstrap(self._settings)))
             if anew or not all((self._directory / name).exists() for name in (CDS, RDS, LDS)):
                 self._write_all(servers)
 
     async def wait_following(self, desired: Watched[Desired]) -> None:
-        """Follow the desired servers for ever. A failed write leaves the file as it was and is tried again."""
-        version, written = desired.version, desired.value.enabled
+        """Write the files after each change of the desired servers, for ever.
+
+        A failed write is tried again.
+        """
+        version, file_servers = desired.version, desired.value.enabled
         while True:
             servers = desired.value.enabled
             names = {server.name for server in servers}
-            leaving = tuple(server for server in written if server.name not in names)
+            removed_servers = tuple(server for server in file_servers if server.name not in names)
             try:
-                self._write_all(servers + leaving)
+                self._write_all(servers + removed_servers)
                 self.error = None
             except OSError as error:
                 self.error = f"cannot write to {self._directory}: {error.strerror}"
                 log.error("Envoy files not written", directory=str(self._directory), error=error.strerror)  # noqa: TRY400
                 await trio.sleep(RETRY)
                 continue
-            with trio.move_on_after(LINGER if leaving else math.inf) as patience:
+            with trio.move_on_after(LINGER if removed_servers else math.inf) as patience:
                 version = await desired.wait_after(version)
-            written = servers if patience.cancelled_caught else servers + leaving
+            file_servers = servers if patience.cancelled_caught else servers + removed_servers
 
     def _write_all(self, servers: tuple[Server, ...]) -> None:
-        wanted = clusters(self._settings, servers)
-        self._write_resources(CDS, wanted)
-        self.clusters = frozenset(cluster["name"] for cluster in wanted)
+        cluster_resources = clusters(self._settings, servers)
+        self._write_resources(CDS, cluster_resources)
+        self.clusters = frozenset(cluster["name"] for cluster in cluster_resources)
         self._write_resources(RDS, [routes(self._settings, servers)])
         self._write_resources(LDS, [listener(self._settings)])
 
@@ -95,13 +101,13 @@ class EnvoyFiles:
 
 
 def make_directory(directory: Path) -> None:
-    """Make the directory of Envoy's files, if it is missing. Raises UnavailableError."""
-    with _told(directory):
+    """Create the directory of Envoy's files, if it is missing. Raises UnavailableError."""
+    with _write_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
-def _told(directory: Path) -> Iterator[None]:
+def _write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -110,7 +116,7 @@ def _told(directory: Path) -> Iterator[None]:
 
 
 class _Dumper(yaml.CSafeDumper):
-    """No anchors: what an operator reads stands where it belongs."""
+    """Writes no anchors, so that an operator reads each value in its place."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401  # yaml's own signature
         del data
@@ -122,5 +128,5 @@ def _dump(value: Resource) -> str:
 
 
 def bootstrap_text(settings: EnvoySettings) -> str:
-    """The bootstrap, as `mcpgw-sidecar envoy` prints it."""
+    """The text of the bootstrap, as `mcpgw-sidecar envoy` prints it."""
     return _HEAD + _dump(bootstrap(settings))

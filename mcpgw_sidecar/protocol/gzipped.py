@@ -1,8 +1,14 @@
-"""gzip (RFC 1952) of an answer whose large part was compressed before: what stands around it differs with every request, and is not compressed.
+"""gzip (RFC 1952) of an answer whose large part is compressed once, for many answers.
 
-One member, because common decoders read no second one: a stored block, the blocks that lie ready, a last stored block (RFC 1951, 3.2.4).
-Nor is the large part looked at for the checksum: what a checksum before it changes in its own, each bit changes by itself, and half as far
-as the bit above it (a CRC is linear). envoy/gzip.lua does the same with what the broker has answered.
+The text before and after the large part differs with every request, and is not compressed. The
+answer is one gzip member, because common decoders read no second one: a stored block (RFC 1951,
+3.2.4), the compressed blocks, a last stored block.
+
+The checksum of the whole is computed without another pass over the large part. A CRC is linear:
+each bit of the checksum of the text before changes the checksum of the whole independently of the
+other bits, and the change of one bit follows from the change of the bit above it by one shift. So
+`Packed` needs only the change of the highest bit. envoy/gzip.lua does the same with the answers of
+the broker.
 """
 
 from __future__ import annotations
@@ -15,15 +21,18 @@ import attrs
 
 _HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no flags, no time, unknown system
 _POLYNOMIAL = 0xEDB88320  # RFC 1952, section 8
-WORTH = 16384  # bytes from which a list is compressed for clients that take it
-MAX_AROUND = 0xFFFF  # bytes before and behind: what a stored block holds
+WORTH = 16384  # bytes: smaller lists are not compressed
+MAX_AROUND = 0xFFFF  # bytes before, and bytes after: the size of a stored block
 
 
 @attrs.frozen
 class Packed:
-    """A body in blocks: whole bytes, none of them the last, and without a look at what stands before.
+    """A compressed body, as blocks that can stand anywhere in a member.
 
-    `alone` is its checksum, and `top` what the highest bit of a checksum before it changes in that.
+    They end at a byte, none is the last of the member, and they refer to no data before them.
+
+    `alone` is the checksum of the body. `top` is the change of the checksum by the highest bit of
+    the checksum of the text before.
     """
 
     blocks: bytes = attrs.field(repr=False)
@@ -40,16 +49,16 @@ def packed(body: bytes) -> Packed:
     return Packed(blocks, len(body), alone, zlib.crc32(body, 1 << 31) ^ alone)
 
 
-def gzip_around(before: bytes, body: Packed, behind: bytes) -> bytes:
-    """The gzip of `before + body + behind`. Before and behind are of MAX_AROUND bytes at most."""
-    first, check, change = zlib.crc32(before), body.alone, body.top
+def gzip_around(prefix: bytes, body: Packed, suffix: bytes) -> bytes:
+    """The gzip of `prefix + body + suffix`. Prefix and suffix have MAX_AROUND bytes at most."""
+    prefix_check, check, change = zlib.crc32(prefix), body.alone, body.top
     for bit in reversed(range(32)):
-        if first >> bit & 1:
+        if prefix_check >> bit & 1:
             check ^= change
         change = change >> 1 ^ (_POLYNOMIAL if change & 1 else 0)
-    size = (len(before) + body.size + len(behind)) & 0xFFFFFFFF
-    end = struct.pack("<II", zlib.crc32(behind, check), size)
-    return b"".join([_HEAD, _stored(before), body.blocks, _stored(behind, last=True), end])
+    size = (len(prefix) + body.size + len(suffix)) & 0xFFFFFFFF
+    end = struct.pack("<II", zlib.crc32(suffix, check), size)
+    return b"".join([_HEAD, _stored(prefix), body.blocks, _stored(suffix, last=True), end])
 
 
 def _stored(data: bytes, *, last: bool = False) -> bytes:
@@ -58,9 +67,9 @@ def _stored(data: bytes, *, last: bool = False) -> bytes:
 
 
 def accepts(header: str) -> bool:
-    """Whether an `Accept-Encoding` takes gzip (RFC 9110, 12.5.3)."""
-    taken: dict[str, bool] = {}
+    """Whether an `Accept-Encoding` allows gzip (RFC 9110, 12.5.3)."""
+    allowed: dict[str, bool] = {}
     for part in header.lower().split(","):
         name, _, weight = "".join(part.split()).partition(";")
-        taken[name] = re.fullmatch(r"q=0(\.0*)?", weight) is None
-    return taken.get("gzip", taken.get("x-gzip", taken.get("*", False)))
+        allowed[name] = re.fullmatch(r"q=0(\.0*)?", weight) is None
+    return allowed.get("gzip", allowed.get("x-gzip", allowed.get("*", False)))

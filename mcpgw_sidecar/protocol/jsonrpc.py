@@ -1,9 +1,9 @@
 """JSON-RPC 2.0 envelopes as MCP restricts them (specification, basic/index, Messages).
 
-`parse_message` is a ladder, first failure wins:
+`parse_message` is a ladder; the first failure wins:
 
-1. the body is UTF-8 and one JSON object                         else -32700, or -32600 for another JSON value
-2. no member that decides anything stands there twice           else -32600: two readers could disagree about it
+1. the body is UTF-8 and one JSON object                         else -32700 (other JSON: -32600)
+2. no member that this ladder reads occurs twice                 else -32600: readers could disagree
 3. `jsonrpc` is "2.0"                                            else -32600
 4. `id`, if there is one, is a string or a number                else -32600
 5. `method` is a string: a request with `id`, else a notification
@@ -28,16 +28,18 @@ SERVER_ERROR = -32000
 RESOURCE_NOT_FOUND = -32002
 UNSUPPORTED_VERSION = -32022
 
-SPACES = 64  # bytes in front of a batch that are looked through
+SPACES = 64  # bytes of a body in which the bracket of a batch is searched
 _INTO = frozenset({"params", "result"})
 _DECIDING = ("jsonrpc", "id", "method", "params", "result", "error")
 
 
 @attrs.frozen(slots=True)
 class Request:
-    """A request; `params` are the members of its params object, None without one. `text` is the whole message.
+    """A request; `params` are the members of its params object, None without one.
 
-    The id stands at `text[id_start:id_end]`.
+    `text` is the whole message.
+
+    The id is `text[id_start:id_end]`.
     """
 
     id: JsonText
@@ -50,7 +52,7 @@ class Request:
 
 @attrs.frozen(slots=True)
 class Notification:
-    """A message that wants no answer."""
+    """A message without an answer."""
 
     method: str
     params: list[Member] | None
@@ -59,7 +61,10 @@ class Notification:
 
 @attrs.frozen(slots=True)
 class Response:
-    """An answer: `result` or `error` hold the member that is there. `id_value` is the id decoded, `text[id_start:id_end]` its place."""
+    """An answer; the member is in `result` or in `error`.
+
+    `id_value` is the decoded id, `text[id_start:id_end]` its text.
+    """
 
     id: JsonText
     id_value: str | float
@@ -72,7 +77,7 @@ class Response:
 
 @attrs.frozen(slots=True)
 class Malformed:
-    """Not a message; `id` is the sender's own where it could be read."""
+    """Not a message; `id` is the sender's, where it could be read."""
 
     code: int
     message: str
@@ -111,8 +116,8 @@ def _classify(text: str, members: list[Member]) -> Message | Malformed:  # noqa:
     raw_id = NULL
     try:
         version, ident, method, params, result, error = (only(members, key) for key in _DECIDING)
-    except JsonTextError as twice:
-        return Malformed(INVALID_REQUEST, f"Invalid Request: {twice}")
+    except JsonTextError as duplicate:
+        return Malformed(INVALID_REQUEST, f"Invalid Request: {duplicate}")
     if ident is not None and _is_id(ident.value):
         raw_id = JsonText(text[ident.start : ident.end])
     if version is None or version.value != "2.0":
@@ -134,18 +139,18 @@ def _classify(text: str, members: list[Member]) -> Message | Malformed:  # noqa:
 
 
 def result_text(ident: JsonText, result: bytes) -> bytes:
-    """A result, as it goes over the wire; `result` is JSON."""
-    before, behind = around_result(ident)
-    return b"".join([before, result, behind])
+    """The bytes of a result; `result` is JSON."""
+    prefix, suffix = around_result(ident)
+    return b"".join([prefix, result, suffix])
 
 
 def around_result(ident: JsonText) -> tuple[bytes, bytes]:
-    """What stands before a result and behind it."""
+    """The bytes before a result, and the bytes after it."""
     return b'{"jsonrpc":"2.0","id":%b,"result":' % ident.encode(), b"}"
 
 
 def error_text(ident: JsonText, code: int, message: str, data: Any = None) -> bytes:  # noqa: ANN401  # any JSON value
-    """An error, as it goes over the wire."""
+    """The bytes of an error."""
     error: dict[str, Any] = {"code": code, "message": message}
     if data is not None:
         error["data"] = data
@@ -153,11 +158,11 @@ def error_text(ident: JsonText, code: int, message: str, data: Any = None) -> by
 
 
 def request_text(ident: int, method: str, params: str = "{}") -> bytes:
-    """A request of our own; `params` is JSON text."""
+    """The bytes of a request of ours; `params` is JSON text."""
     return f'{{"jsonrpc":"2.0","id":{ident},"method":"{method}","params":{params}}}'.encode()
 
 
 def notification_text(method: str, params: str | None = None) -> bytes:
-    """A notification of our own; `params` is JSON text, None for none."""
+    """The bytes of a notification of ours; `params` is JSON text, or None."""
     tail = f',"params":{params}' if params is not None else ""
     return f'{{"jsonrpc":"2.0","method":"{method}"{tail}}}'.encode()

@@ -1,8 +1,10 @@
-"""JSON as text with places, so that one name can be exchanged and every other byte stay as its author wrote it.
+"""Parses JSON and notes the offsets of values.
 
-Python's own C scanner reads the values (strict JSON: no NaN, no trailing data, escapes checked); this module only walks
-the members of objects around it and notes where each value starts and ends. Numbers are never turned into integers:
-they are relayed as text, so their size does not matter.
+So a name can be replaced, and every other byte stays.
+
+Python's own C scanner reads the values (strict JSON: no NaN, no trailing data, checked escapes).
+This module walks the members of objects, and notes where each value starts and ends. Numbers never
+become integers: they are relayed as text, so their size does not matter.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from typing import Any, NoReturn
 
 import attrs
 
-MAX_MEMBERS = 1000  # of an object that is walked: an envelope has six; a body full of them would hold up every other call
+MAX_MEMBERS = 1000  # of an object that is walked: an envelope has six; a body full of members would delay every call
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class JsonTextError(ValueError):
-    """Not one JSON value; the text says what is wrong and where (character offset)."""
+    """The text is not one JSON value. The message says what is wrong, and at which character."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -32,9 +34,9 @@ _scan_once = json.JSONDecoder(parse_int=float, parse_constant=_refuse_constant).
 
 @attrs.frozen(slots=True)
 class Member:
-    """One member of an object: its key, its value, and where the value stands (`text[start:end]`).
+    """One member of an object: key, value, and the offsets of the value (`text[start:end]`).
 
-    `value` is the decoded value, except for an object that was walked into: then it is the list of its members.
+    `value` is the decoded value, or the list of members of an object that was walked.
     """
 
     key: str
@@ -63,11 +65,11 @@ def _value(text: str, at: int) -> tuple[Any, int]:
 
 
 def _members(text: str, at: int, into: frozenset[str]) -> tuple[list[Member], int]:
-    """Members of the object whose `{` stands at `at`, and the offset behind its `}`."""
-    found: list[Member] = []
+    """The members of the object whose `{` is at `at`, and the offset after its `}`."""
+    members: list[Member] = []
     at = _space(text, at + 1)
     if text[at : at + 1] == "}":
-        return found, at + 1
+        return members, at + 1
     while True:
         if text[at : at + 1] != '"':
             msg = f"a member name in double quotes is expected at character {at}"
@@ -86,70 +88,74 @@ def _members(text: str, at: int, into: frozenset[str]) -> tuple[list[Member], in
             value, at = _members(text, start, frozenset())
         else:
             value, at = _value(text, start)
-        found.append(Member(key, value, start, at))
-        if len(found) > MAX_MEMBERS:
+        members.append(Member(key, value, start, at))
+        if len(members) > MAX_MEMBERS:
             msg = f"an object with more than {MAX_MEMBERS} members"
             raise JsonTextError(msg)
         at = _space(text, at)
-        after = text[at : at + 1]
-        if after == "}":
-            return found, at + 1
-        if after != ",":
+        char = text[at : at + 1]
+        if char == "}":
+            return members, at + 1
+        if char != ",":
             msg = f"',' or '}}' is expected at character {at}"
             raise JsonTextError(msg)
         at = _space(text, at + 1)
 
 
 def parse_object(text: str, *, into: frozenset[str] = frozenset()) -> list[Member]:
-    """Members of the one object that `text` is, in their order, duplicates included.
+    """The members of the object that `text` is, in their order, with duplicates.
 
-    Objects under a key of `into` are walked too: their `Member.value` is a list of members. Raises JsonTextError.
+    An object under a key of `into` is walked too: its `Member.value` is a list of members. Raises
+    JsonTextError.
     """
     at = _space(text, 0)
     if text[at : at + 1] != "{":
         _value(text, at)
         msg = "an object is expected"
         raise JsonTextError(msg)
-    found, at = _members(text, at, into)
+    members, at = _members(text, at, into)
     at = _space(text, at)
     if at != len(text):
         msg = f"extra data at character {at}"
         raise JsonTextError(msg)
-    return found
+    return members
 
 
 def parse_array(text: str) -> list[str]:
-    """The elements of the one array that `text` is, each as its own text. Raises JsonTextError."""
+    """The elements of the array that `text` is, each as its own text. Raises JsonTextError."""
     at = _space(text, 0)
     if text[at : at + 1] != "[":
         msg = "an array is expected"
         raise JsonTextError(msg)
-    found: list[str] = []
+    elements: list[str] = []
     at = _space(text, at + 1)
     if text[at : at + 1] == "]":
-        return found
+        return elements
     while True:
         _, end = _value(text, at)
-        found.append(text[at:end])
+        elements.append(text[at:end])
         at = _space(text, end)
-        after = text[at : at + 1]
-        if after == "]":
-            return found
-        if after != ",":
+        char = text[at : at + 1]
+        if char == "]":
+            return elements
+        if char != ",":
             msg = f"',' or ']' is expected at character {at}"
             raise JsonTextError(msg)
         at = _space(text, at + 1)
 
 
 def only(members: list[Member], key: str) -> Member | None:
-    """The member of that key; None without one. Raises JsonTextError when there are two: which one counts is anybody's guess."""
-    found = [member for member in members if member.key == key]
-    if len(found) > 1:
+    """The member with a key; None without one.
+
+    Raises JsonTextError for two members, because either might count.
+    """
+    matches = [member for member in members if member.key == key]
+    if len(matches) > 1:
         msg = f'member "{key}" stands there twice'
         raise JsonTextError(msg)
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def dumps(value: Any) -> str:  # noqa: ANN401  # any JSON value
-    """Our own JSON, compact; ASCII only, so that it fits into any header or log."""
+    """A value as compact JSON, in ASCII so that it fits into any header or log."""
     return json.dumps(value, separators=(",", ":"))

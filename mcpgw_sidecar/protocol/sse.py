@@ -1,19 +1,19 @@
-"""Server-sent events, sans-IO (WHATWG HTML, section 9.2): bytes in, events out; and the bytes of an event of ours."""
+"""Reads and writes server-sent events, sans-IO (WHATWG HTML, section 9.2)."""
 
 from __future__ import annotations
 
 import attrs
 
-MAX_RETRY_DIGITS = 9  # of the milliseconds that a server asks to wait before its stream is opened again
+MAX_RETRY_DIGITS = 9  # of the milliseconds that a server asks to wait before a reconnect
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class SseError(ValueError):
-    """The stream cannot be read on: a line is not UTF-8."""
+    """The rest of the stream cannot be read, because a line is not UTF-8."""
 
 
 class SseTooLargeError(SseError):
-    """The stream cannot be read on: an event is larger than the limit."""
+    """The rest of the stream cannot be read, because an event is larger than the limit."""
 
 
 @attrs.frozen(slots=True)
@@ -23,25 +23,27 @@ class Event:
     data: str
     name: str = "message"
     id: str | None = None
-    """The last id that the stream gave, in this event or before it."""
+    """The last id of the stream, from this event or an earlier one."""
 
 
 @attrs.define
 class SseParser:
-    """Feed bytes, get the events that they complete. `retry` is what the stream asked to wait, in seconds. `limit` bounds one event in bytes; beyond it SseTooLargeError is raised.
+    """Feed bytes, and get the events that they complete.
 
-    What is held of an unfinished line is a list of chunks: joining it anew with each chunk would cost the square of its size.
+    `limit` is the largest size of an event in bytes; a larger one raises SseTooLargeError. `retry`
+    is the time that the stream asked to wait before a reconnect, in seconds. An unfinished line is
+    kept as a list of chunks: joining it with each new chunk would cost the square of its size.
     """
 
     limit: int
-    _held: list[bytes] = attrs.field(factory=list)
+    _chunks: list[bytes] = attrs.field(factory=list)
     _data: list[str] = attrs.field(factory=list)
     _size: int = 0
     _name: str = ""
     _id: str | None = None
     retry: float | None = None
     _after_cr: bool = False
-    _started: bool = False
+    _bom_checked: bool = False
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that end within `chunk`."""
@@ -49,16 +51,16 @@ class SseParser:
             chunk, self._after_cr = chunk[1:], False
         if chunk:
             self._after_cr = chunk.endswith(b"\r")
-        first, *rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._held.append(first)
-        self._count(len(first))
+        first_part, *parts = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._chunks.append(first_part)
+        self._count(len(first_part))
         events: list[Event] = []
-        for following in rest:
-            line, self._held = b"".join(self._held), [following]
+        for part in parts:
+            line, self._chunks = b"".join(self._chunks), [part]
             event = self._line(line)
             if event is not None:
                 events.append(event)
-            self._count(len(following))
+            self._count(len(part))
         return events
 
     def _count(self, size: int) -> None:
@@ -68,8 +70,8 @@ class SseParser:
             raise SseTooLargeError(msg)
 
     def _line(self, line: bytes) -> Event | None:
-        if not self._started:
-            self._started, line = True, line.removeprefix(_BOM)
+        if not self._bom_checked:
+            self._bom_checked, line = True, line.removeprefix(_BOM)
         if not line:
             return self._dispatch()
         try:
@@ -99,11 +101,17 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def one_line(message: str) -> bytes:
-    """A message without line breaks: in JSON one outside of a string is a space, and inside of one it is escaped."""
+    """A JSON message without line breaks.
+
+    JSON has them only between tokens, where a space does as well.
+    """
     return message.replace("\r", " ").replace("\n", " ").encode()
 
 
 def event_bytes(message: bytes, ident: str = "") -> bytes:
-    """One JSON-RPC message (one line) as an event; without a message, one that only gives an id to resume from."""
-    named = f"id: {ident}\n".encode() if ident else b""
-    return named + (b"event: message\ndata: " + message if message else b"data: ") + b"\n\n"
+    """The bytes of an event with a JSON-RPC message (one line).
+
+    An empty message makes an event that only sets the id.
+    """
+    id_line = f"id: {ident}\n".encode() if ident else b""
+    return id_line + (b"event: message\ndata: " + message if message else b"data: ") + b"\n\n"

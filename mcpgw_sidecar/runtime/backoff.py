@@ -1,4 +1,7 @@
-"""Waiting longer after each failure in a row, with jitter so that many do not return in step."""
+"""A back-off: longer waits after each failure in a row.
+
+Jitter keeps many clients from retrying at once.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,26 @@ import attrs
 
 @attrs.define
 class Backoff:
-    """`next()` gives seconds to wait: `base`, doubled each time up to `cap`, of which a random half is taken off."""
+    """`next()` returns seconds to wait: `base`, doubled each time up to `cap`, minus up to half.
+
+    The part that is subtracted is random.
+    """
 
     base: float
     cap: float
     _attempt: int = 0
 
     def next(self, at_least: float | None = None) -> float:
-        """How long to wait after one more failure; `at_least` is what the peer asked for (up to `cap`)."""
-        # Beyond 2**20 every sensible cap has been reached; a float does not double for ever.
+        """Seconds to wait after one more failure.
+
+        `at_least` is the wait that the peer asked for; `cap` limits it.
+        """
+        # With 2**20 every sensible cap is reached, and a float cannot double for ever.
         delay = min(self.cap, self.base * 2.0 ** min(self._attempt, 20))
         self._attempt += 1
         delay *= random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
         return max(delay, min(at_least or 0.0, self.cap))
 
     def reset(self) -> None:
-        """It worked: start over at `base`."""
+        """Start again at `base`, after a success."""
         self._attempt = 0

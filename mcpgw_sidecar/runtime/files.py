@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever reads half of one."""
+"""Replaces files atomically."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from pathlib import Path
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file beside its place, then move it there: whoever reads gets the old file or the new one, never a half.
+    """Replace the file `path`, so that a reader gets the old text or the new one, never a half.
 
-    Raises OSError, with everything as it was.
+    The text is written to a file beside it, which is then moved. Raises OSError, and leaves the old
+    file.
     """
-    path = path.resolve()  # a link stays one
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    path = path.resolve()  # replace the target of a symbolic link, not the link
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, stat.S_IMODE(os.stat(path).st_mode) if path.exists() else 0o644)  # Envoy may run as another user
-        os.replace(beside, path)
+        os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode) if path.exists() else 0o644)  # Envoy may run as another user
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
+            os.unlink(temporary)
         raise

@@ -1,8 +1,11 @@
-"""Serving an ASGI application with hypercorn's Trio worker, with three of its edges taken off.
+"""Serves an ASGI application with hypercorn's Trio worker, and mends three of its faults.
 
-- a client that stops reading would block its task for ever: every write has a deadline, and a short one at shutdown;
-- a connection that is kept alive would be closed just when its client sends the next request on it: clients are told first;
-- its own `serve` opens the sockets itself and cannot say which option was wrong; here the listener is handed in.
+- A client that stops reading would block its task for ever. Here every write has a deadline,
+  which is short at shutdown.
+- A kept-alive connection could close just when its client sends the next request. Here clients
+  are warned first.
+- Hypercorn's `serve` opens the sockets itself and cannot say which option was wrong. Here the
+  caller opens the listener.
 """
 
 from __future__ import annotations
@@ -31,16 +34,22 @@ log = logging.getLogger(__name__)
 WRITE_TIMEOUT = 20.0  # seconds that a client may take to accept one write before its connection is closed
 LAST_WRITE_TIMEOUT = 1.0  # the same once the process drains
 _READ_SIZE = 65536
-LAST_REQUESTS = (
-    0.5  # seconds in which connections are still served after the end was asked for, each with `connection: close`
-)
+# Seconds after the stop in which connections are still served, each answer with `connection:
+# close`.
+LAST_REQUESTS = 0.5
 
 
 class _BoundedTCPServer(TCPServer):
-    """A connection whose writes end (with the client, with the deadline, or with the process) and whose reads hold nothing."""
+    """A connection whose writes have an end, and whose reads keep no memory.
+
+    A write ends with the client, with its deadline, or with the process.
+    """
 
     async def _read_data(self) -> None:
-        """Hypercorn's, without its timeout (we set none) and without what was read before: 2 kB that an idle stream would keep."""
+        """Hypercorn's method without its timeout (we set none) or a reference to old data.
+
+        The reference would cost an idle stream 2 kB.
+        """
         while True:
             try:
                 data = await self.stream.receive_some(_READ_SIZE)
@@ -71,14 +80,17 @@ class _BoundedTCPServer(TCPServer):
 
 
 class _Config(Config):
-    """Hypercorn's, and whether clients are told to send no more on their connections."""
+    """Hypercorn's configuration.
+
+    While `draining`, answers tell the client to send no more on the connection.
+    """
 
     draining = False
 
     def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
-        """The headers that every response has."""
-        told = [(b"connection", b"close")] if self.draining else []
-        return super().response_headers(protocol) + told
+        """The headers of every response."""
+        close_headers = [(b"connection", b"close")] if self.draining else []
+        return super().response_headers(protocol) + close_headers
 
 
 def _config() -> _Config:
@@ -87,14 +99,15 @@ def _config() -> _Config:
     config.errorlog = None
     config.include_server_header = False
     config.keep_alive_timeout = 120.0  # seconds; Envoy keeps its connections, and closes them first (cluster idle_timeout)
-    config.keep_alive_max_requests = 1_000_000_000  # hypercorn closes after 1,000: under load that is a reset now and then
+    config.keep_alive_max_requests = 1_000_000_000  # hypercorn's 1,000 would mean a reset now and then under load
     return config
 
 
 async def wait_body(receive: Receive, limit: int) -> bytes | None:
     """The body of a request, None when it is larger than `limit` bytes.
 
-    To be read also where nobody wants it: what an application leaves unread holds its connection.
+    An application has to read each body, even one that it ignores: an unread body blocks its
+    connection.
     """
     body = bytearray()
     while True:
@@ -119,7 +132,7 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then let requests in flight end within `drain_time` seconds.
 
-    With `tls` it is HTTPS, each connection under the context of its moment.
+    With `tls` it serves HTTPS; each connection uses the context of its start.
     """
     config = _config()
     context = WorkerContext(None)
@@ -127,7 +140,8 @@ async def serve(
 
     async def handle(plain: trio.SocketStream) -> None:
         stream = plain if tls is None else trio.SSLStream(plain, tls(), server_side=True, https_compatible=True)
-        # hypercorn raises on some of what a peer may send (odd upgrades, bytes in a path): only this connection ends.
+        # hypercorn raises for some input of peers (odd upgrades, bytes in a path): only this
+        # connection ends.
         try:
             await _BoundedTCPServer(wrapped, config, context, ConnectionState({}), stream).run()  # type: ignore[arg-type]
         except* Exception as group:

@@ -1,4 +1,4 @@
-"""Addresses that the program binds: `HOST:PORT` or `unix:PATH`."""
+"""The addresses that the program listens on: `HOST:PORT` or `unix:PATH`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from mcpgw_sidecar.errors import UnavailableError
 
-BACKLOG = 4096  # connections that wait for accept: 2,000 clients that return at once fit
+BACKLOG = 4096  # connections that wait for accept: enough for 2,000 clients that return at once
 
 
 @attrs.frozen
@@ -24,32 +24,36 @@ class Address:
     path: str | None = None
 
     def __str__(self) -> str:
-        """As the option takes it."""
+        """The address as text for an option."""
         if self.path is not None:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_address(text: str, *, unix: bool = False) -> Address:
-    """`HOST:PORT`, `[IPV6]:PORT`, `:PORT` (all interfaces) and, where allowed, `unix:PATH`. Raises ValueError."""
+    """`HOST:PORT`, `[IPV6]:PORT`, `:PORT` (all interfaces) and, where allowed, `unix:PATH`.
+
+    Raises ValueError.
+    """
     if unix and text.startswith("unix:"):
         return Address(path=text.removeprefix("unix:"))
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004  # the port range
         msg = f"{text!r} is not HOST:PORT" + (" or unix:PATH" if unix else "")
         raise ValueError(msg)
-    return Address(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))  # noqa: S104  # asked for by ":PORT"
+    return Address(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))  # noqa: S104  # the user wrote ":PORT"
 
 
 async def open_listener(
-    address: Address, option: str, held: socket.socket | None = None
+    address: Address, option: str, listening_socket: socket.socket | None = None
 ) -> tuple[trio.SocketListener, Address]:
-    """Bind and listen; gives the listener and the address with its real port. A socket that is `held` there already is used as it is.
+    """Bind and listen. Returns the listener, and the address with its real port.
 
+    A `listening_socket` for the address, from systemd, is used as it is.
     Raises UnavailableError, naming `option`, when the address is taken or not this machine's.
     """
-    if held is not None:
-        return trio.SocketListener(trio.socket.from_stdlib_socket(held)), address
+    if listening_socket is not None:
+        return trio.SocketListener(trio.socket.from_stdlib_socket(listening_socket)), address
     try:
         if address.path is not None:
             return _unix_listener(address.path), address
@@ -59,12 +63,12 @@ async def open_listener(
         raise UnavailableError(msg) from None
     for spare in listeners[1:]:
         await spare.aclose()
-    bound = listeners[0].socket.getsockname()
-    return listeners[0], Address(address.host, bound[1])
+    name = listeners[0].socket.getsockname()
+    return listeners[0], Address(address.host, name[1])
 
 
 def _unix_listener(path: str) -> trio.SocketListener:
-    # A socket file that was left behind by a killed process refuses connections: only such a one is replaced.
+    # The socket file of a killed process refuses connections: only such a file is replaced.
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
             with socket.socket(socket.AF_UNIX) as probe:
@@ -74,7 +78,7 @@ def _unix_listener(path: str) -> trio.SocketListener:
                     os.unlink(path)
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(path)
-    os.chmod(path, 0o666)  # noqa: S103  # as open as a port on loopback: Envoy runs as another user, in a pod in another container
+    os.chmod(path, 0o666)  # noqa: S103  # as open as a port on loopback: Envoy runs as another user
     sock.listen(BACKLOG)
     sock.setblocking(False)  # noqa: FBT003  # positional only in C
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))

@@ -1,4 +1,4 @@
-"""Which certificates are trusted when nothing else is said: the same ones by Envoy and by the sidecar."""
+"""The certificates that Envoy and the sidecar trust by default: the same for both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import ssl
 from pathlib import Path
 
-_BUNDLES = (  # where the systems that we run on keep theirs; Envoy has no default, and a frozen Python's is its build machine's
+_BUNDLES = (  # paths of the common systems; Envoy has no default, and a frozen Python has its build machine's
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
@@ -15,15 +15,21 @@ _BUNDLES = (  # where the systems that we run on keep theirs; Envoy has no defau
 
 
 def system_bundle() -> str | None:
-    """The PEM bundle that SSL_CERT_FILE names, as an absolute path, else this system's; None when there is none."""
-    if named := os.environ.get("SSL_CERT_FILE"):
-        return str(Path(named).resolve())  # Envoy may run elsewhere
+    """The path of the PEM bundle: that of SSL_CERT_FILE, made absolute, else the system's.
+
+    None when there is no bundle.
+    """
+    if path := os.environ.get("SSL_CERT_FILE"):
+        return str(Path(path).resolve())  # Envoy may run elsewhere
     return next((path for path in _BUNDLES if Path(path).exists()), None)
 
 
 def context(ca_file: str | None) -> ssl.SSLContext:
-    """Trust in what `ca_file` holds; without it in the system's bundle, and the directory that SSL_CERT_DIR names. Raises OSError, ssl.SSLError."""
-    found = ssl.create_default_context(cafile=ca_file or system_bundle())
+    """A TLS context that trusts `ca_file`, or without it the system's bundle and SSL_CERT_DIR.
+
+    Raises OSError, ssl.SSLError.
+    """
+    tls_context = ssl.create_default_context(cafile=ca_file or system_bundle())
     if ca_file is None and (directory := os.environ.get("SSL_CERT_DIR")):
-        found.load_verify_locations(capath=directory)
-    return found
+        tls_context.load_verify_locations(capath=directory)
+    return tls_context

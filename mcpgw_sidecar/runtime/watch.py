@@ -1,4 +1,4 @@
-"""A published value: one writer, any number of readers, and silence as long as nothing changed."""
+"""A published value with one writer and any number of readers, who wake only after a change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 class Watched(Generic[T]):
-    """The latest value and a way to wait for the next. Readers may miss values in between, never the last one."""
+    """The latest value, and a way to wait for the next.
+
+    A reader may miss values in between, but never the last.
+    """
 
     def __init__(self, value: T) -> None:
         self._value = value
@@ -24,11 +27,11 @@ class Watched(Generic[T]):
 
     @property
     def version(self) -> int:
-        """Counts the changes; hand it to `wait_after` to wait for a later one."""
+        """The number of changes. `wait_after` waits for a later one."""
         return self._version
 
     def publish(self, value: T) -> bool:
-        """Make `value` the latest one and wake the readers, unless it equals the one that is there."""
+        """Make `value` the latest value and wake the readers, unless it equals the current one."""
         if value == self._value:
             return False
         self._value = value
