@@ -9,11 +9,9 @@ import json
 import os
 import ssl
 import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 import trio
@@ -23,8 +21,7 @@ from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
 from mcpgw_sidecar.cli import options
 from mcpgw_sidecar.cli.cluster import inject_command, manifests_command, webhook_command
 from mcpgw_sidecar.cli.status import follow_status
-from mcpgw_sidecar.cli.tools import arguments, wait_call, wait_list
-from mcpgw_sidecar.cli.types import DURATION
+from mcpgw_sidecar.cli.tools import tools
 from mcpgw_sidecar.config.source import load
 from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
 from mcpgw_sidecar.errors import (
@@ -39,7 +36,6 @@ from mcpgw_sidecar.errors import (
 )
 from mcpgw_sidecar.inbound.guard import host_name
 from mcpgw_sidecar.observability import logs
-from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.runtime.frozen import restore_library_path
 
 _SIGINT = 2
@@ -74,7 +70,7 @@ def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
         context.exit()
 
 
-for _command in (manifests_command, inject_command, webhook_command):
+for _command in (manifests_command, inject_command, webhook_command, tools):
     cli.add_command(_command)
 
 
@@ -183,51 +179,6 @@ def status(admin_address: Any, watch: bool, as_json: bool) -> None:  # noqa: ANN
     follow_status(str(admin_address), watch=watch, as_json=as_json)
 
 
-@cli.group()
-@options.option("--url", default="http://127.0.0.1:8888/mcp", help="The gateway.")
-@click.option("--header", "-H", multiple=True, metavar="NAME: VALUE", help="Header to send along. Repeatable.")
-@options.option("--timeout", default=300.0, show_default="5m", type=DURATION, help="For each answer; 0 is none.")
-@click.pass_context
-def tools(context: click.Context, url: str, header: tuple[str, ...], timeout: float) -> None:
-    """List or call tools through a running gateway."""
-    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise click.UsageError(f"--url {url!r} is not a URL: write it like http://127.0.0.1:8888/mcp")
-    context.obj = (url, _headers(header), timeout)
-
-
-@tools.command("list")
-@click.option("--json", "as_json", is_flag=True, help="The tools as the gateway sent them, one array.")
-@click.pass_obj
-def tools_list(gateway: tuple[str, Mapping[str, str], float], as_json: bool) -> None:  # noqa: FBT001  # click hands in what it parsed
-    """List all tools."""
-    found = trio.run(wait_list, *gateway)
-    if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    width = max((len(tool["name"]) for tool in found), default=0)
-    for tool in found:
-        first = (tool.get("description") or "").strip().partition("\n")[0]
-        click.echo(f"{tool['name']:<{width}}  {first}".rstrip())
-    click.echo(f"{len(found)} tools", err=True)
-
-
-@tools.command("call")
-@click.argument("name")
-@click.option("--arg", "-a", "args", multiple=True, metavar="K=V", help="Argument; V is JSON if it parses, else text.")
-@click.option("--json", "as_json", is_flag=True, help="The result as the server sent it.")
-@click.pass_obj
-def tools_call(gateway: tuple[str, Mapping[str, str], float], name: str, args: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
-    """Call the tool NAME; exit 1 when the tool says that it failed."""
-    result = trio.run(wait_call, *gateway, name, arguments(args))
-    if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
-    else:
-        for block in result.get("content", ()):
-            click.echo(block["text"] if block.get("type") == "text" else json.dumps(block, ensure_ascii=False))
-    if result.get("isError"):
-        sys.exit(EXIT_REFUSED)
-
-
 def main() -> None:
     """The program: runs a command and ends with the exit code that fits."""
     sys.exit(_code())
@@ -280,17 +231,6 @@ def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return inner
 
 
-def _headers(lines: tuple[str, ...]) -> Mapping[str, str]:
-    found: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not is_header_value(name.strip()) or not is_header_value(value.strip()):
-            msg = f"--header {name.strip()!r} is not 'NAME: VALUE' in visible ASCII"
-            raise click.UsageError(msg)
-        found[name.strip().lower()] = value.strip()
-    return found
-
-
 def _is_pem(path: str) -> bool:
     try:
         ssl.create_default_context(cafile=path)
@@ -314,19 +254,19 @@ def _check_tls(settings: Settings) -> None:
 
 
 def _check_addresses(settings: Settings) -> None:
-    taken: dict[tuple[str, int], str] = {}
+    options_by_address: dict[tuple[str, int], str] = {}
     names = ("gateway_address", "broker_address", "router_address", "admin_address", "envoy_admin_address")
     for name in names:
         address, option = getattr(settings, name), f"--{name.replace('_', '-')}"
         if address.path is None and address.port:
-            other = taken.setdefault((address.host, address.port), option)
+            other = options_by_address.setdefault((address.host, address.port), option)
             if other != option:
                 raise click.UsageError(f"{option} and {other} are the same address, {address}: change one")
 
 
 def _warn_of_exposed(settings: Settings) -> None:
     for name in ("broker_address", "router_address"):
-        where = getattr(settings, name)
-        if where.path is None and host_name(str(where)) not in _LOOPBACK_HOSTS:
+        address = getattr(settings, name)
+        if address.path is None and host_name(str(address)) not in _LOOPBACK_HOSTS:
             log = logs.get_logger(__name__)
-            log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(where))
+            log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(address))

@@ -1,20 +1,26 @@
-"""`mcpgw-sidecar tools`: a small MCP client for scripts and smoke tests, on the broker's client."""
+"""The commands `tools list` and `tools call`, and their MCP client, which uses the broker's."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import click
+import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.errors import GatewayError, RefusedError, UnavailableError, UpstreamError
+from mcpgw_sidecar.cli import options
+from mcpgw_sidecar.cli.types import DURATION
+from mcpgw_sidecar.errors import EXIT_REFUSED, GatewayError, RefusedError, UnavailableError, UpstreamError
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.upstream.exchange import Exchanger
 from mcpgw_sidecar.upstream.pool import HttpClients
@@ -22,6 +28,51 @@ from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
 _UNAVAILABLE = frozenset({502, 503, 504})
 _CLIENT_INFO = dumps({"name": f"{PROGRAM}-tools", "version": __version__})
+
+
+@click.group()
+@options.option("--url", default="http://127.0.0.1:8888/mcp", help="The gateway.")
+@click.option("--header", "-H", multiple=True, metavar="NAME: VALUE", help="Header to send along. Repeatable.")
+@options.option("--timeout", default=300.0, show_default="5m", type=DURATION, help="For each answer; 0 is none.")
+@click.pass_context
+def tools(context: click.Context, url: str, header: tuple[str, ...], timeout: float) -> None:
+    """List or call tools through a running gateway."""
+    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+        raise click.UsageError(f"--url {url!r} is not a URL: write it like http://127.0.0.1:8888/mcp")
+    context.obj = (url, _headers(header), timeout)
+
+
+@tools.command("list")
+@click.option("--json", "as_json", is_flag=True, help="The tools as the gateway sent them, one array.")
+@click.pass_obj
+def tools_list(gateway: tuple[str, Mapping[str, str], float], as_json: bool) -> None:  # noqa: FBT001  # click hands in what it parsed
+    """List all tools."""
+    tool_list = trio.run(wait_list, *gateway)
+    if as_json:
+        click.echo(json.dumps(tool_list, indent=2, ensure_ascii=False))
+        return
+    width = max((len(tool["name"]) for tool in tool_list), default=0)
+    for tool in tool_list:
+        summary = (tool.get("description") or "").strip().partition("\n")[0]
+        click.echo(f"{tool['name']:<{width}}  {summary}".rstrip())
+    click.echo(f"{len(tool_list)} tools", err=True)
+
+
+@tools.command("call")
+@click.argument("name")
+@click.option("--arg", "-a", "args", multiple=True, metavar="K=V", help="Argument; V is JSON if it parses, else text.")
+@click.option("--json", "as_json", is_flag=True, help="The result as the server sent it.")
+@click.pass_obj
+def tools_call(gateway: tuple[str, Mapping[str, str], float], name: str, args: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Call the tool NAME; exit 1 when the tool says that it failed."""
+    result = trio.run(wait_call, *gateway, name, arguments(args))
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        for block in result.get("content", ()):
+            click.echo(block["text"] if block.get("type") == "text" else json.dumps(block, ensure_ascii=False))
+    if result.get("isError"):
+        sys.exit(EXIT_REFUSED)
 
 
 def arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -98,3 +149,14 @@ async def _session(url: str, headers: Mapping[str, str], timeout: float) -> Asyn
         raise _failure(url, error) from None
     finally:
         await clients.aclose()
+
+
+def _headers(lines: tuple[str, ...]) -> Mapping[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not is_header_value(name.strip()) or not is_header_value(value.strip()):
+            msg = f"--header {name.strip()!r} is not 'NAME: VALUE' in visible ASCII"
+            raise click.UsageError(msg)
+        headers[name.strip().lower()] = value.strip()
+    return headers
