@@ -12,6 +12,7 @@ from mcpgw_sidecar.config.decode import Content, decode
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.kube.api import KubeApi, Raw
 from mcpgw_sidecar.kube.reflector import Reflector
+from mcpgw_sidecar.kube.targets import Targets
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources import objects
@@ -25,13 +26,12 @@ log = get_logger(__name__)
 
 COLLECT = 0.05  # seconds: the changes within that time become one configuration
 PATIENCE = 2.0  # seconds that the start waits for kinds that are not essential
-Touched = Callable[[str, set[Ref]], None]
 
 
 class KubernetesSource:
     """`desired` out of MCPServers and what they refer to.
 
-    `touched` is told which objects may need another status.
+    `targets` are the objects that may need another status.
     """
 
     def __init__(self, api: KubeApi, desired: Watched[Desired], publish: Callable[[Desired], None]) -> None:
@@ -39,7 +39,7 @@ class KubernetesSource:
         self._desired = desired
         self._push = publish
         self.index = Index()
-        self.touched: Touched = lambda _kind, _refs: None
+        self.targets = Targets()
         self.loaded = trio.Event()
         self._unlisted_kinds = {kind.name for kind in WATCHED}
         self._dirty = trio.Event()
@@ -70,9 +70,9 @@ class KubernetesSource:
         """The object `ref` of a kind (None: any) has changed, and with it these MCPServers."""
         for server in servers:
             log.info("Reconciling MCPServer", name=server.name, namespace=server.namespace)
-        self.touched(MCP_SERVER.name, servers)
+        self.targets.add(MCP_SERVER.name, servers)
         if ref is not None:
-            self.touched(kind.name, {ref})
+            self.targets.add(kind.name, {ref})
         if servers or kind is VIRTUAL_SERVER:  # the Services and routes of all the others change nothing here
             self._dirty.set()
 
@@ -122,7 +122,7 @@ class _KindSink:
     def reset(self, raws: list[Raw]) -> None:
         values = [value for value in map(self._value, raws) if value is not None]
         self.source.changed(self.kind, None, self.source.index.reset(self.kind.name, values))
-        self.source.touched(self.kind.name, {value.ref for value in values})
+        self.source.targets.add(self.kind.name, {value.ref for value in values})
         self.source.synced(self.kind)
 
     def apply(self, raw: Raw) -> None:
@@ -139,7 +139,7 @@ class _KindSink:
     def trouble(self, reason: str | None, status: int = 0) -> None:
         del status
         if self.source.index.troubles.get(self.kind.name) != reason:
-            self.source.touched(MCP_SERVER.name, self.source.index.trouble(self.kind.name, reason))
+            self.source.targets.add(MCP_SERVER.name, self.source.index.trouble(self.kind.name, reason))
             self.source.troubled()
 
     def _value(self, raw: Raw) -> objects.Watched | None:

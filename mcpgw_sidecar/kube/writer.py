@@ -23,6 +23,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import ApiError
 from mcpgw_sidecar.kube.api import KubeApi, Raw
 from mcpgw_sidecar.kube.source import KubernetesSource
+from mcpgw_sidecar.kube.targets import KINDS, Target
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.statuses import ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
@@ -50,9 +51,6 @@ PACE = 1.0  # seconds between two writes of one object
 AGAIN, AGAIN_CAP = 2.0, 60.0  # seconds until a failed write is tried again: at first, and at the most
 MAX_REPORTER = 128  # characters of an Event's reportingInstance
 _NOT_FOUND, _CONFLICT = 404, 409
-_KINDS = {kind.name: kind for kind in (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE)}
-
-Target = tuple[str, Ref]
 
 
 @attrs.define
@@ -75,56 +73,43 @@ class Writer:
     live: Watched[Snapshot]
     _broker_statuses: dict[str, ServerStatus] = attrs.field(factory=dict)
     _routes: dict[Ref, Ref] = attrs.field(factory=dict)
-    _dirty: set[Target] = attrs.field(factory=set)
     _due: dict[Target, float] = attrs.field(factory=dict)
     _failures: dict[Target, _Failure] = attrs.field(factory=dict)
     _event_times: dict[tuple[str, Ref, str], float] = attrs.field(factory=dict)
     _last_writes: dict[Target, tuple[objects.Watched, Raw]] = attrs.field(factory=dict)
-    _wake: trio.Event = attrs.field(factory=trio.Event)
     _limit: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(AT_ONCE))
-
-    def __attrs_post_init__(self) -> None:
-        self.source.touched = self.touch
-
-    def touch(self, kind: str, refs: set[Ref]) -> None:
-        """These objects may need another status."""
-        if kind in _KINDS and refs:
-            self._dirty |= {(kind, ref) for ref in refs}
-            self._wake.set()
 
     async def wait_writing(self) -> None:
         """Write for ever, as the source reports changes."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_wait_each, self.leading, self._touch_all)
-            nursery.start_soon(_wait_each, self.statuses, self._touch_changed)
-            nursery.start_soon(_wait_each, self.live, self._touch_virtual)
+            nursery.start_soon(_wait_each, self.leading, self._add_all)
+            nursery.start_soon(_wait_each, self.statuses, self._add_changed)
+            nursery.start_soon(_wait_each, self.live, self._add_virtual)
             await self.source.loaded.wait()
             while True:
                 with trio.move_on_at(min(self._due.values(), default=math.inf)):
-                    await self._wake.wait()
+                    await self.source.targets.wait_added()
                 await trio.sleep(COLLECT)
-                self._wake = trio.Event()
-                dirty = self._due_targets()
+                targets = self._due_targets()
                 if self.leading.value:
-                    await self._wait_objects(dirty)
+                    await self._wait_objects(targets)
 
     def _due_targets(self) -> set[Target]:
         """The objects that are due now; the others wait."""
         now = trio.current_time()
-        targets, self._dirty = self._dirty, set()
-        for target in targets:
+        for target in self.source.targets.take():
             self._due.setdefault(target, now)
         due_targets = {target for target, time in self._due.items() if time <= now}
         for target in due_targets:
             del self._due[target]
         return due_targets
 
-    def _touch_all(self) -> None:
+    def _add_all(self) -> None:
         """This sidecar may have become the writer: check every object once."""
-        for kind in _KINDS:
-            self.touch(kind, set(self.source.index.objects[kind]))
+        for kind in KINDS:
+            self.source.targets.add(kind, set(self.source.index.objects[kind]))
 
-    def _touch_changed(self) -> None:
+    def _add_changed(self) -> None:
         old_statuses, self._broker_statuses = (
             self._broker_statuses,
             {status.server.name: status for status in self.statuses.value},
@@ -133,11 +118,11 @@ class Writer:
             old_status = old_statuses.get(name)
             owner = self.source.index.owner(status.server.name)
             if owner is not None and (old_status is None or _lasting(old_status) != _lasting(status)):
-                self.touch(MCP_SERVER.name, {owner})
+                self.source.targets.add(MCP_SERVER.name, {owner})
             if status.health.ready and not (old_status is not None and old_status.health.ready):
                 log.info("Successfully got status from endpoint", url=status.server.shown_url)
         if self._is_settled() and not all(status.health.tried for status in old_statuses.values()):
-            self._touch_virtual()
+            self._add_virtual()
 
     def _is_settled(self) -> bool:
         """Whether every server was tried.
@@ -146,8 +131,8 @@ class Writer:
         """
         return self.live.version > 0 and all(status.health.tried for status in self._broker_statuses.values())
 
-    def _touch_virtual(self) -> None:
-        self.touch(VIRTUAL_SERVER.name, set(self.source.index.objects[VIRTUAL_SERVER.name]))
+    def _add_virtual(self) -> None:
+        self.source.targets.add(VIRTUAL_SERVER.name, set(self.source.index.objects[VIRTUAL_SERVER.name]))
 
     async def _wait_objects(self, targets: set[Target]) -> None:
         servers = [ref for kind, ref in targets if kind == MCP_SERVER.name]
