@@ -13,12 +13,10 @@ import attrs
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
 from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
+from mcpgw_sidecar.model.patterns import NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.protocol.headers import is_header_value
 
-_LABEL = 63  # characters between two dots of a host name (RFC 1035 section 2.3.4)
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
-_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
 
 
@@ -49,7 +47,7 @@ def _is_url(value: str) -> bool:
             and value.isascii()
             and value.isprintable()
             and " " not in value
-            and all(0 < len(label) <= _LABEL for label in (parts.hostname or "").rstrip(".").split("."))
+            and has_valid_labels((parts.hostname or "").rstrip("."))
         )
     except ValueError:  # an invalid port, a broken IPv6 address
         return False
@@ -75,7 +73,7 @@ class ServerEntry:
 
     name: str = attrs.field(
         metadata=_checked(
-            lambda value: bool(_NAME.fullmatch(value)) and value != BROKER,
+            lambda value: bool(NAME.fullmatch(value)) and value != BROKER,
             "use letters, digits and . _ - /, starting and ending with a letter or digit, at most 253 characters; "
             f"{BROKER} is the gateway's own",
         )
@@ -90,7 +88,7 @@ class ServerEntry:
     toolPrefix: str = attrs.field(  # noqa: N815  # as in the file
         default="",
         metadata=_checked(
-            lambda value: value == "" or bool(_PREFIX.fullmatch(value)),
+            lambda value: bool(TOOL_PREFIX.fullmatch(value)),
             "start with a letter or digit, then letters, digits and _ . -, at most 32 characters",
         ),
     )
@@ -128,7 +126,7 @@ class VirtualServerEntry:
     Its clients get only the tools in `tools`, which have the names that clients see.
     """
 
-    name: str = attrs.field(metadata=_checked(lambda value: bool(_NAME.fullmatch(value)), "write it like NAMESPACE/NAME"))
+    name: str = attrs.field(metadata=_checked(lambda value: bool(NAME.fullmatch(value)), "write it like NAMESPACE/NAME"))
     tools: list[str]
 
     def virtual_server(self) -> VirtualServer:

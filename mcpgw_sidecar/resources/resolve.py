@@ -32,16 +32,14 @@ from urllib.parse import urlsplit
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.patterns import MAX_NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.resources.kinds import CREDENTIAL_LABEL, GATEWAY_GROUP, GRANT, GROUP, HTTP_ROUTE, MCP_SERVER, SERVICE
 from mcpgw_sidecar.resources.objects import Backend, Grant, HttpRoute, McpServer, Ref, Secret, Service
 
 CLUSTER_DOMAIN = "cluster.local"
-MAX_NAME = 253  # characters of a server's name (config/schema.py)
-MAX_LABEL = 63  # characters between two dots of a host name (RFC 1035 section 2.3.4)
 _HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
-_PREFIX = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31})?")
 _PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII; a fragment (#) has no place in a request
 
 
@@ -198,12 +196,12 @@ def _fault(mcp_server: McpServer, name: str, host: str, hostname: str) -> str | 
 
     One such server would have the whole configuration refused.
     """
-    if not _PREFIX.fullmatch(mcp_server.prefix) or not _PATH.fullmatch(mcp_server.path):
+    if not TOOL_PREFIX.fullmatch(mcp_server.prefix) or not _PATH.fullmatch(mcp_server.path):
         return "toolPrefix or path cannot be used: recreate the MCPServer with the CRD of this version"
     if len(name) > MAX_NAME:
         return f"namespace and name of the HTTPRoute have more than {MAX_NAME} characters together: shorten one"
     for host_name in (host, hostname):
-        if not _HOST.fullmatch(host_name) or any(not 0 < len(label) <= MAX_LABEL for label in host_name.split(".")):
+        if not _HOST.fullmatch(host_name) or not has_valid_labels(host_name):
             return f"{host_name[:MAX_NAME]!r} is no host name that can be reached: change the Service or the HTTPRoute"
     return None
 
