@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+from mcpgw_sidecar.envoy.settings import LISTENER_PORT, MAX_BODY, Endpoint, EnvoySettings
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.envoyfiles.stamps import FILE
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
@@ -28,7 +28,7 @@ class Settings:
     config: Path | Ref | None = None
     namespace: str | None = None
     envoy_dir: Path | None = None
-    gateway_address: Address = Address("0.0.0.0", 8888)  # noqa: S104  # the gateway is there to be reached
+    gateway_address: Address = Address("0.0.0.0", LISTENER_PORT)  # noqa: S104  # the gateway is there to be reached
     gateway_tls_cert: Path | None = None
     gateway_tls_key: Path | None = None
     envoy_admin_address: Address = Address("127.0.0.1", 9901)
@@ -40,7 +40,7 @@ class Settings:
     session_key_file: Path | None = None
     session_store: str | None = attrs.field(default=None, repr=False)
     session_lifetime: float = 86400.0
-    max_body: int = 4 << 20
+    max_body: int = MAX_BODY
     call_timeout: float = 300.0
     refresh_interval: float = 60.0
     drain_time: float = 25.0

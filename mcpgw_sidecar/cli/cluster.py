@@ -16,6 +16,7 @@ from mcpgw_sidecar.cli.types import ADDRESS, HOST, NAMED
 from mcpgw_sidecar.errors import ConfigurationError, RefusedError
 from mcpgw_sidecar.manifests.gateways import Gateway
 from mcpgw_sidecar.manifests.sidecar import Injected, Sidecar
+from mcpgw_sidecar.manifests.webhook import PORT as WEBHOOK_PORT
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.runtime.files import replace_text
 
@@ -120,7 +121,9 @@ def inject_command(paths: tuple[Path, ...], in_place: bool, **values: Any) -> No
 
 @click.command("webhook")
 @options.sidecar_options
-@options.option("--webhook-address", default="0.0.0.0:9443", type=ADDRESS, help="Where the API server asks (HTTPS).")
+@options.option(
+    "--webhook-address", default=f"0.0.0.0:{WEBHOOK_PORT}", type=ADDRESS, help="Where the API server asks (HTTPS)."
+)
 @options.log_options
 def webhook_command(webhook_address: Any, log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401  # click's
     """Serve the injection as an admission webhook, with certificates of its own.

@@ -23,10 +23,11 @@ from mcpgw_sidecar.cli.types import (
     ORIGIN,
     UNIX_OR_ADDRESS,
 )
+from mcpgw_sidecar.config.units import duration_text, size_text
+from mcpgw_sidecar.demo import GUIDE_HOST
 from mcpgw_sidecar.manifests.sidecar import NAMESPACE, Sidecar
 from mcpgw_sidecar.observability.logs import LEVELS
 
-GUIDE_HOST = "mcp.127-0-0-1.sslip.io"  # the guide's name for this machine
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # Only Envoy reads such a file, and it may run as another user.
@@ -43,8 +44,19 @@ def option(flag: str, *names: str, **how: Any) -> Decorator:  # noqa: ANN401  # 
     return click.option(flag, *names, show_envvar=True, **how)
 
 
-def _setting(flag: str, name: str, text: str | None = None, **how: Any) -> Decorator:  # noqa: ANN401
-    return option(flag, default=text or str(_DEFAULTS[name]), **how)
+def _setting(flag: str, name: str, **how: Any) -> Decorator:  # noqa: ANN401
+    """The option of a field of `Settings`, which has the default."""
+    return option(flag, default=_text(_DEFAULTS[name]), **how)
+
+
+def _text(default: Any) -> str:  # noqa: ANN401  # of any type
+    match default:
+        case float():
+            return duration_text(default)
+        case int():
+            return size_text(default)
+        case _:
+            return str(default)
 
 
 def _stack(options: list[Decorator]) -> Decorator:
@@ -114,16 +126,15 @@ shared_options = _stack(
             envvar="MCPGW_ALLOWED_ORIGIN",
             help="Origin whose pages may call, besides those of the same host. Repeatable.",
         ),
-        _setting("--session-lifetime", "session_lifetime", "24h", type=INTERVAL, help="How long a client's session lives."),
-        _setting("--max-body", "max_body", "4MiB", type=BODY_SIZE, help="Largest request of a client; above it 413."),
+        _setting("--session-lifetime", "session_lifetime", type=INTERVAL, help="How long a client's session lives."),
+        _setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
         _setting(
             "--call-timeout",
             "call_timeout",
-            "5m",
             type=LIMIT,
             help="Longest silence of a server during a call; 0 is none.",
         ),
-        _setting("--refresh-interval", "refresh_interval", "60s", type=INTERVAL, help="Between two checks of each server."),
+        _setting("--refresh-interval", "refresh_interval", type=INTERVAL, help="Between two checks of each server."),
     ]
 )
 
@@ -147,7 +158,7 @@ sidecar_options = _stack(
             help="Host name that clients of the gateway use. Repeatable.",
         ),
         option("--envoy-container", help="Name of Envoy's container.  [default: istio-proxy, else envoy]"),
-        _setting("--max-body", "max_body", "4MiB", type=BODY_SIZE, help="Largest request of a client; above it 413."),
+        _setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
     ]
 )
 
@@ -184,7 +195,7 @@ run_options = _stack(
             callback=lambda _context, _option, value: value == "on",
             help="Envoy repeats decisions of the router; off, and log level debug: every request goes to the router.",
         ),
-        _setting("--drain-time", "drain_time", "25s", type=DURATION, help="For requests in flight at SIGTERM."),
+        _setting("--drain-time", "drain_time", type=DURATION, help="For requests in flight at SIGTERM."),
         log_options,
     ]
 )

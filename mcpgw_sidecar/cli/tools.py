@@ -17,8 +17,9 @@ import trio
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.cli import options
 from mcpgw_sidecar.cli.types import DURATION
+from mcpgw_sidecar.envoy.settings import LISTENER_PORT
 from mcpgw_sidecar.errors import EXIT_REFUSED, GatewayError, RefusedError, UnavailableError, UpstreamError
-from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.names import ENDPOINT, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.jsontext import dumps
@@ -26,19 +27,20 @@ from mcpgw_sidecar.upstream.exchange import Exchanger
 from mcpgw_sidecar.upstream.pool import HttpClients
 from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
+_URL = f"http://127.0.0.1:{LISTENER_PORT}{ENDPOINT}"  # of a gateway on this machine
 _UNAVAILABLE = frozenset({502, 503, 504})
 _CLIENT_INFO = dumps({"name": f"{PROGRAM}-tools", "version": __version__})
 
 
 @click.group()
-@options.option("--url", default="http://127.0.0.1:8888/mcp", help="The gateway.")
+@options.option("--url", default=_URL, help="The gateway.")
 @click.option("--header", "-H", multiple=True, metavar="NAME: VALUE", help="Header to send along. Repeatable.")
 @options.option("--timeout", default=300.0, show_default="5m", type=DURATION, help="For each answer; 0 is none.")
 @click.pass_context
 def tools(context: click.Context, url: str, header: tuple[str, ...], timeout: float) -> None:
     """List or call tools through a running gateway."""
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise click.UsageError(f"--url {url!r} is not a URL: write it like http://127.0.0.1:8888/mcp")
+        raise click.UsageError(f"--url {url!r} is not a URL: write it like {_URL}")
     context.obj = (url, _headers(header), timeout)
 
 

@@ -1,4 +1,4 @@
-"""Parses durations and sizes as people write them: `250ms`, `5m`, `24h`; `4MiB`."""
+"""Durations and sizes as people write them: `250ms`, `5m`, `24h`; `4MiB`."""
 
 from __future__ import annotations
 
@@ -29,3 +29,17 @@ def parse_size(text: str) -> int:
         msg = f"{text!r} is not a size: write it like 512KiB or 4MiB"
         raise ValueError(msg)
     return int(match[1]) * _SIZES[match[2]]
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for `parse_duration`, in the largest unit of which it is a multiple above one."""
+    milliseconds = round(seconds * 1000)
+    for unit, factor in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds > factor and milliseconds % factor == 0:
+            return f"{milliseconds // factor}{unit}"
+    return f"{milliseconds}ms"
+
+
+def size_text(size: int) -> str:
+    """A size for `parse_size`, in the largest unit of which it is a multiple."""
+    return next(f"{size // factor}{unit}" for unit, factor in reversed(_SIZES.items()) if size % factor == 0)

@@ -15,6 +15,7 @@ import httpx2
 import trio
 import yaml
 
+from mcpgw_sidecar.demo import GUIDE_HOST
 from mcpgw_sidecar.demo.parts import Part
 from mcpgw_sidecar.demo.servers import API_KEY
 from mcpgw_sidecar.errors import UnavailableError
@@ -23,7 +24,6 @@ from mcpgw_sidecar.runtime.listeners import Address, open_listener
 
 START_TIMEOUT = 30.0  # seconds for a part to answer: imports from a cold, slow disk take long
 END_PATIENCE = 1.2  # seconds for the parts to end by themselves, so that Ctrl-C takes less than two
-GUIDE_HOST = "mcp.127-0-0-1.sslip.io"  # the guide's name for this machine
 _COLOURS = {"servers": "yellow", "sidecar": "cyan", "envoy": "magenta"}
 _HTTP_ERROR = 400
 

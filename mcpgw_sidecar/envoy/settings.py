@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import attrs
 
+LISTENER_PORT = 8888  # of the gateway, by default
+MAX_BODY = 4 << 20  # bytes of a client's request, by default
+
 
 @attrs.frozen(kw_only=True)
 class Endpoint:

@@ -17,7 +17,7 @@ Target = tuple[str, Ref]
 
 @attrs.define
 class Targets:
-    """The targets that were added since the last `take`, each once. Other kinds than `KINDS` are ignored."""
+    """The targets that were added since the last `take`. Objects of other kinds are ignored."""
 
     _targets: set[Target] = attrs.field(factory=set)
     _added: trio.Event = attrs.field(factory=trio.Event)

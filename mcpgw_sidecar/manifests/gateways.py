@@ -12,6 +12,7 @@ import attrs
 from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.envoy.clusters import Resource
 from mcpgw_sidecar.envoy.istio import IstioSettings, envoy_filter
+from mcpgw_sidecar.envoy.settings import LISTENER_PORT
 from mcpgw_sidecar.manifests.sidecar import BROKER, ENVOY_CONTAINER, ROUTER, Sidecar, inject, overlay
 from mcpgw_sidecar.model.names import ENDPOINT
 from mcpgw_sidecar.resources.kinds import GATEWAY_GROUP
@@ -20,7 +21,6 @@ NAMESPACE, GATEWAY = "gateway-system", "mcp-gateway"
 BROKER_HOST = f"broker.{PROGRAM}.internal"
 DEFAULTS = f"{PROGRAM}-gateway"
 ENVOY_IMAGE = "envoyproxy/envoy:v1.40.0"
-LISTENER_PORT = 8888
 Document = dict[str, Any]
 
 

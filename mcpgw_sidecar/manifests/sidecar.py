@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.envoy.settings import Endpoint
+from mcpgw_sidecar.envoy.settings import MAX_BODY, Endpoint
 
 Manifest = MutableMapping[str, Any]
 
@@ -27,7 +27,6 @@ BOOTSTRAP = f"{ENVOY_DIR}/bootstrap.yaml"
 ROUTER = Endpoint(path=f"{RUN_DIR}/router.sock")
 BROKER = Endpoint(host="127.0.0.1", port=9091)  # gateways often listen on 8080, the default
 ADMIN_PORT = 9090
-MAX_BODY = 4 << 20  # bytes; the default of `run`
 INJECT_LABEL = "mcpgw.dev/inject"
 INJECTED = "mcpgw.dev/injected"
 ISTIO_CONTAINER, ENVOY_CONTAINER = "istio-proxy", "envoy"
