@@ -77,12 +77,12 @@ class Reflector:
         """List and watch (the table above)."""
         backoff = Backoff(RETRY_BASE, RETRY_CAP)
         while True:
-            began, self._watch_start = trio.current_time(), None
+            start, self._watch_start = trio.current_time(), None
             try:
                 if self._version is None:
                     await self._wait_listed()
                 await self._wait_watched()
-                if trio.current_time() - began >= QUICK:
+                if trio.current_time() - start >= QUICK:
                     self._failures = 0
                     backoff.reset()
                     continue
@@ -90,11 +90,10 @@ class Reflector:
                 if error.status in _RELIST:
                     self._version = None
                 self._failures = 1 if self._was_stable() else self._failures + 1
-                # A first cut connection is not reported: an API server that is replaced cuts all of
-                # them.
+                # One broken connection is not reported: a replaced API server breaks all of them.
                 if error.status != _GONE and (error.status or self._failures > 1):
                     self._trouble(self._explanation(error), error.status)
-                if trio.current_time() - began >= SILENCE:
+                if trio.current_time() - start >= SILENCE:
                     backoff.reset()
             await trio.sleep(backoff.next())
 

@@ -29,7 +29,7 @@ PATIENCE = 2.0  # seconds that the start waits for kinds that are not essential
 
 
 class KubernetesSource:
-    """`desired` out of MCPServers and what they refer to.
+    """`desired` from MCPServers and the objects that they refer to.
 
     `targets` are the objects that may need another status.
     """
@@ -93,9 +93,9 @@ class KubernetesSource:
     def _publish(self) -> None:
         current = self._desired.value
         servers, virtual, error = self.index.servers(), self.index.virtual_servers(), self._error()
-        refused = self.index.refused()
+        refusals = self.index.refused()
         if self.loaded.is_set() and (servers, virtual) == (current.servers, current.virtual_servers):
-            self._push(attrs.evolve(current, error=error, refused=refused))
+            self._push(attrs.evolve(current, error=error, refused=refusals))
             return
         self.loaded.set()
         self._push(
@@ -103,7 +103,7 @@ class KubernetesSource:
                 current,
                 servers=servers,
                 virtual_servers=virtual,
-                refused=refused,
+                refused=refusals,
                 generation=current.generation + 1,
                 loaded_at=time.time(),
                 error=error,
@@ -142,7 +142,7 @@ class _KindSink:
             self.source.targets.add(MCP_SERVER.name, self.source.index.trouble(self.kind.name, reason))
             self.source.troubled()
 
-    def _value(self, raw: Raw) -> objects.Watched | None:
+    def _value(self, raw: Raw) -> objects.WatchedObject | None:
         try:
             return read(self.kind.name, raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

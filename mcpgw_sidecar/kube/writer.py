@@ -76,7 +76,7 @@ class Writer:
     _due: dict[Target, float] = attrs.field(factory=dict)
     _failures: dict[Target, _Failure] = attrs.field(factory=dict)
     _event_times: dict[tuple[str, Ref, str], float] = attrs.field(factory=dict)
-    _last_writes: dict[Target, tuple[objects.Watched, Raw]] = attrs.field(factory=dict)
+    _last_writes: dict[Target, tuple[objects.WatchedObject, Raw]] = attrs.field(factory=dict)
     _limit: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(AT_ONCE))
 
     async def wait_writing(self) -> None:

@@ -28,29 +28,29 @@ Document = dict[str, Any]
 
 
 @attrs.frozen(kw_only=True)
-class Verdict:
-    """What a Ready condition says."""
+class ConditionContent:
+    """Status, reason and message of a condition."""
 
     status: str
     reason: str
     message: str
 
 
-def judge(row: Row, broker_status: ServerStatus | None) -> Verdict | None:
+def judge(row: Row, broker_status: ServerStatus | None) -> ConditionContent | None:
     """The Ready condition of an MCPServer: the problem of the object, else its server's health.
 
-    `broker_status` is what the broker knows of the server. None before the broker has tried the
-    server.
+    `broker_status` is what the broker knows of the server. Returns None before the broker has tried
+    it.
     """
     if row.problem is not None:
-        return Verdict(status="False", reason=row.problem.reason, message=row.problem.message)
+        return ConditionContent(status="False", reason=row.problem.reason, message=row.problem.message)
     if broker_status is None or not broker_status.health.tried:
         return None
     health = broker_status.health
     if not health.ready:
         hint = f": check that the pods behind {row.server.url if row.server else ''} are ready and serve MCP there"
         more = hint if health.reason in {"Unreachable", "Timeout"} else ""
-        return Verdict(status="False", reason=health.reason, message=f"MCP server {health.message}{more}")
+        return ConditionContent(status="False", reason=health.reason, message=f"MCP server {health.message}{more}")
     parts = [f"{broker_status.tools} tools, protocol version {health.protocol_version}"]
     if row.same_host:
         parts.append(f"has one host name with {_some(list(row.same_host))}: behind Istio give each HTTPRoute its own")
@@ -60,41 +60,39 @@ def judge(row: Row, broker_status: ServerStatus | None) -> Verdict | None:
     if broker_status.invalid:
         items = [f"{bad.kind} {bad.name} ({bad.reason})" for bad in broker_status.invalid]
         parts.append(f"left out, not usable: {_some(items)}")
-    return Verdict(status="True", reason="Ready", message="; ".join(parts))
+    return ConditionContent(status="True", reason="Ready", message="; ".join(parts))
 
 
 def server_status(row: Row, broker_status: ServerStatus | None, now: str) -> Document | None:
     """The new status of an MCPServer; None when it need not change."""
-    verdict, status = judge(row, broker_status), row.found.status
-    if verdict is None:
+    content, status = judge(row, broker_status), row.found.status
+    if content is None:
         if _condition(status.get("conditions")) is not None:
             return None  # this process has just started: the condition of the process before it is better than none
-        verdict = Verdict(status="Unknown", reason="Pending", message="not tried yet")
+        content = ConditionContent(status="Unknown", reason="Pending", message="not tried yet")
     tools = broker_status.tools if broker_status is not None and row.server is not None else 0
-    document = {**status, "discoveredTools": tools, "conditions": _with_ready(verdict, status, row.found.generation, now)}
+    document = {**status, "discoveredTools": tools, "conditions": _with_ready(content, status, row.found.generation, now)}
     return None if document == status else document
 
 
 def virtual_status(virtual: VirtualServerObject, tools: Collection[str], now: str) -> Document | None:
-    """The new status of an MCPVirtualServer, given the tools that clients see.
+    """The new status of an MCPVirtualServer; None when it need not change.
 
-    None when it need not change.
+    `tools` are the names of all tools that clients see.
     """
     missing_tools = [tool for tool in virtual.tools if tool not in tools]
     count = f"{len(virtual.tools) - len(missing_tools)} of {len(virtual.tools)} tools"
-    verdict = Verdict(status="True", reason="Ready", message=count)
+    content = ConditionContent(status="True", reason="Ready", message=count)
     if missing_tools:
         message = f"{count}; no server offers {_some(missing_tools)}: check the names (with prefix) and the MCPServers"
-        verdict = Verdict(status="False", reason="ToolsNotFound", message=message)
+        content = ConditionContent(status="False", reason="ToolsNotFound", message=message)
     status = virtual.status
-    document = {**status, "conditions": _with_ready(verdict, status, virtual.generation, now)}
+    document = {**status, "conditions": _with_ready(content, status, virtual.generation, now)}
     return None if document == status else document
 
 
 def route_parents(route: HttpRoute, users: list[Ref], now: str) -> list[Raw] | None:
-    """`status.parents` of an HTTPRoute with our entry for each parent.
-
-    None when it need not change.
+    """`status.parents` of an HTTPRoute with our entry for each parent; None when unchanged.
 
     `users` are the MCPServers that refer to the route.
     """
@@ -103,12 +101,12 @@ def route_parents(route: HttpRoute, users: list[Ref], now: str) -> list[Raw] | N
     new_parents: list[Raw] = []
     for ref in route.parent_refs if users else ():
         old_parent = next((parent for parent in our_parents if parent.get("parentRef") == ref), {})
-        verdict = Verdict(
+        content = ConditionContent(
             status="True",
             reason="InUseByMCPServer",
             message=f"HTTPRoute is referenced by {MCP_SERVER.name} {_some([str(user) for user in users])}",
         )
-        condition = _new_condition("Programmed", verdict, old_parent.get("conditions"), route.generation, now)
+        condition = _new_condition("Programmed", content, old_parent.get("conditions"), route.generation, now)
         new_parents.append({"parentRef": ref, "controllerName": CONTROLLER, "conditions": [condition]})
     new_parents = new_parents[: max(0, MAX_PARENTS - len(other_parents))]
     return None if _by_parent(new_parents) == _by_parent(our_parents) else [*other_parents, *new_parents]
@@ -127,9 +125,9 @@ def ready_condition(document: Raw) -> Raw:
     return condition
 
 
-def _with_ready(verdict: Verdict, status: Raw, generation: int, now: str) -> list[Raw]:
+def _with_ready(content: ConditionContent, status: Raw, generation: int, now: str) -> list[Raw]:
     """The conditions with a new Ready condition. Conditions of other types are left alone."""
-    ready = _new_condition("Ready", verdict, status.get("conditions"), generation, now)
+    ready = _new_condition("Ready", content, status.get("conditions"), generation, now)
     others = [condition for condition in status.get("conditions") or () if condition.get("type") != "Ready"]
     return [*others, ready]
 
@@ -139,18 +137,18 @@ def _by_parent(parents: list[Raw]) -> dict[str, Raw]:
     return {repr(sorted(dict(parent.get("parentRef") or {}).items())): parent for parent in parents}
 
 
-def _new_condition(kind: str, verdict: Verdict, conditions: Any, generation: int, now: str) -> Raw:  # noqa: ANN401  # of the API
+def _new_condition(kind: str, content: ConditionContent, conditions: Any, generation: int, now: str) -> Raw:  # noqa: ANN401  # of the API
     old_condition = _condition(conditions, kind)
     since = (
         old_condition["lastTransitionTime"]
-        if old_condition is not None and old_condition.get("status") == verdict.status
+        if old_condition is not None and old_condition.get("status") == content.status
         else now
     )
     return {
         "type": kind,
-        "status": verdict.status,
-        "reason": verdict.reason,
-        "message": verdict.message[:MAX_MESSAGE],
+        "status": content.status,
+        "reason": content.reason,
+        "message": content.message[:MAX_MESSAGE],
         "observedGeneration": generation,
         "lastTransitionTime": since,
     }

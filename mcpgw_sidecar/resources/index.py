@@ -27,7 +27,7 @@ from mcpgw_sidecar.resources.objects import (
     Secret,
     Service,
     VirtualServerObject,
-    Watched,
+    WatchedObject,
 )
 from mcpgw_sidecar.resources.resolve import Dependency, Problem, Resolution, resolve
 
@@ -86,7 +86,7 @@ class Index:
     """
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[Ref, Watched]] = defaultdict(dict)
+        self.objects: dict[str, dict[Ref, WatchedObject]] = defaultdict(dict)
         self.grants: dict[str, dict[Ref, Grant]] = defaultdict(dict)
         self.troubles: dict[str, str] = {}
         self._resolutions: dict[Ref, Resolution] = {}
@@ -95,7 +95,7 @@ class Index:
         self._by_name: dict[ServerName, set[Ref]] = defaultdict(set)
         self._by_host: dict[str, set[Ref]] = defaultdict(set)
 
-    def apply(self, kind: str, value: Watched) -> set[Ref]:
+    def apply(self, kind: str, value: WatchedObject) -> set[Ref]:
         """An object was added or modified."""
         old_value = self.objects[kind].get(value.ref)
         self.objects[kind][value.ref] = value
@@ -111,7 +111,7 @@ class Index:
             del self.grants[ref.namespace][ref]
         return self._changed(kind, ref)
 
-    def reset(self, kind: str, values: Iterable[Watched]) -> set[Ref]:
+    def reset(self, kind: str, values: Iterable[WatchedObject]) -> set[Ref]:
         """These objects are all that exist of a kind."""
         by_ref = {value.ref: value for value in values}
         changed: set[Ref] = set()

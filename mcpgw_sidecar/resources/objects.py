@@ -142,7 +142,7 @@ class Secret:
             return None
 
 
-Watched = McpServer | VirtualServerObject | HttpRoute | Service | Grant | Secret
+WatchedObject = McpServer | VirtualServerObject | HttpRoute | Service | Grant | Secret
 
 
 def _mcp_server(raw: Raw) -> McpServer:
@@ -220,7 +220,7 @@ def _secret(raw: Raw) -> Secret:
     return Secret(ref=ref_of(raw), values=raw.get("data") or {})
 
 
-_READERS: Mapping[str, Callable[[Raw], Watched]] = {
+_READERS: Mapping[str, Callable[[Raw], WatchedObject]] = {
     MCP_SERVER.name: _mcp_server,
     VIRTUAL_SERVER.name: _virtual_server,
     HTTP_ROUTE.name: _http_route,
@@ -230,7 +230,7 @@ _READERS: Mapping[str, Callable[[Raw], Watched]] = {
 }
 
 
-def read(kind: str, raw: Raw) -> Watched:
+def read(kind: str, raw: Raw) -> WatchedObject:
     """An object of a watched kind as a value.
 
     Raises KeyError, TypeError, ValueError or AttributeError for an object that does not fit its
