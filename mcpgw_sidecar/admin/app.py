@@ -102,7 +102,8 @@ class AdminApp:
         if self._envoy is None:
             return ""
         try:
-            async with httpx2.AsyncClient(verify=False, timeout=ENVOY_TIMEOUT, trust_env=False) as http:  # plain HTTP
+            # Plain HTTP: there is no certificate to verify.
+            async with httpx2.AsyncClient(verify=False, timeout=ENVOY_TIMEOUT, trust_env=False) as http:
                 answer = await http.get(f"http://{self._envoy}/stats/prometheus", params={"filter": "mcpgw_call|mcpgw.call"})
                 return answer.text
         except httpx2.HTTPError:

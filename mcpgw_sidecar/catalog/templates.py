@@ -29,7 +29,8 @@ def _parts(template: str) -> tuple[int, tuple[object, ...]]:
     for expression in _EXPRESSION.finditer(template):
         literal = template[position : expression.start()]
         variable = _ANYTHING if expression[1][:1] in _BEYOND else _SEGMENT
-        if literal or not parts or parts[-1] is not variable:  # two variables of a kind side by side match the same as one
+        # Two variables of a kind side by side match the same as one.
+        if literal or not parts or parts[-1] is not variable:
             parts += [literal, variable]
         fixed, position = fixed + len(literal), expression.end()
     return fixed + len(template) - position, (*parts, template[position:])

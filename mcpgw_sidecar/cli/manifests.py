@@ -60,7 +60,8 @@ def text_of(section: str, request: Request) -> str:
     directory = (PACKAGED if PACKAGED.exists() else CHECKOUT) / section
     paths = sorted(path for path in directory.glob("*.yaml") if path.name != "kustomization.yaml")
     text = "---\n".join(path.read_text(encoding="utf-8") for path in paths)
-    return text.replace(f"image: {Sidecar().image}", f"image: {request.sidecar.image}")  # it has the samples' servers
+    # The image of the sidecar has the servers of the samples, too.
+    return text.replace(f"image: {Sidecar().image}", f"image: {request.sidecar.image}")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -121,7 +121,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
 
 def _fetch(admin: str) -> dict[str, Any]:
     try:
-        answer = httpx2.get(f"http://{admin}/status", timeout=5.0, trust_env=False, verify=False)  # plain HTTP
+        # Plain HTTP: there is no certificate to verify.
+        answer = httpx2.get(f"http://{admin}/status", timeout=5.0, trust_env=False, verify=False)
         answer.raise_for_status()
         document: dict[str, Any] = answer.json()
     except (httpx2.HTTPError, ValueError) as error:

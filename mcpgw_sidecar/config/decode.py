@@ -21,7 +21,7 @@ from mcpgw_sidecar.model.servers import Server, VirtualServer
 Path = tuple[str | int, ...]
 _KINDS = {"str": "a text", "bool": "true or false", "list": "a list", "dict": "keys and values"}
 MAX_DEPTH = 20  # the file needs three
-MAX_FILE = 8 << 20  # bytes: 10,000 servers fit; a wrong file (a log, a binary) is refused before parsing
+MAX_FILE = 8 << 20  # bytes: room for 10,000 servers; a log or a binary is refused before parsing
 
 
 @attrs.frozen
@@ -139,7 +139,8 @@ def _content_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -
         for key, check in CHECKS[section].items():
             value = entry.get(key)
             if isinstance(value, str) and not check.passes(value):
-                hidden = key in SECRET or "@" in value or "?" in value  # a URL may contain a password or a key
+                # A URL may contain a password or a key.
+                hidden = key in SECRET or "@" in value or "?" in value
                 start = "" if hidden else f"{value!r:.80} cannot be used: "
                 yield _Problem((section, index, key), start + check.remedy)
 

@@ -86,7 +86,8 @@ async def wait_following(path: Path, current: Desired, publish: Callable[[Desire
             desired = load(path)
             next_desired = attrs.evolve(desired, generation=current.generation + 1, failed_loads=current.failed_loads)
         except UnreadableError as error:
-            loaded_stamp = _NEVER  # the reason may pass (no descriptor left, a mount that is still to come): poll again
+            # The reason may pass (no descriptor left, a mount that is still to come): poll again.
+            loaded_stamp = _NEVER
             if str(error) == current.error:
                 continue  # published already
             next_desired = _with_error(current, error)

@@ -202,12 +202,14 @@ async def _wait_server_ports(servers: Part) -> list[int]:
 
 
 async def _wait_answers(url: str, what: str) -> None:
-    async with httpx2.AsyncClient(verify=False, trust_env=False) as http:  # plain HTTP on this machine
+    # Plain HTTP: there is no certificate to verify.
+    async with httpx2.AsyncClient(verify=False, trust_env=False) as http:
         with trio.move_on_after(START_TIMEOUT):
             while True:
                 try:
                     answer = await http.get(url)
-                    if answer.status_code <= _HTTP_ERROR:  # the gateway asks for a session: 400 is an answer
+                    if answer.status_code <= _HTTP_ERROR:
+                        # The gateway asks for a session: 400 is an answer.
                         return
                 except httpx2.HTTPError:
                     pass

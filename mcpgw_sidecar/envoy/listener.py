@@ -41,7 +41,8 @@ from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 
 LISTENER = "mcpgw_gateway"
-MAX_CONNECTIONS = 50_000  # without a limit one client could take all file descriptors, and Envoy warns of that
+# Without a limit one client could take all file descriptors, and Envoy warns of that.
+MAX_CONNECTIONS = 50_000
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 

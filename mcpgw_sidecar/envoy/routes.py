@@ -97,7 +97,8 @@ def _unknown() -> Resource:
 def _broker() -> Resource:
     return {
         "name": "broker",
-        "match": {"path_separated_prefix": ENDPOINT},  # the endpoints of virtual servers are below it
+        # The endpoints of virtual servers are below it.
+        "match": {"path_separated_prefix": ENDPOINT},
         "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
     }
 

@@ -19,7 +19,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 INTERVAL = 1.0  # seconds between two dumps while Envoy does not answer or has refused a file
-INTERVAL_WELL = 5.0  # seconds between two dumps otherwise: with a thousand clusters one has some megabytes
+INTERVAL_WELL = 5.0  # seconds otherwise: with a thousand clusters a dump has some megabytes
 LOOK = 0.2  # seconds between two checks whether a file has changed
 TIMEOUT = 2.0  # seconds for Envoy to answer: it is on this machine
 
@@ -34,7 +34,8 @@ class Verdict:
 
 async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict]) -> None:
     """Publish Envoy's verdict for ever. `admin` is HOST:PORT."""
-    async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:  # plain HTTP only
+    # Plain HTTP: there is no certificate to verify.
+    async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:
         while True:
             versions = dict(files.versions)
             old_verdict, new_verdict = verdict.value, await _wait_verdict(http, admin, files)

@@ -102,7 +102,8 @@ class KubeApi:
             async with contextlib.AsyncExitStack() as stack:
                 for attempt in (1, 2):
                     access = self._access
-                    with trio.fail_after(TIMEOUT):  # a watch may be silent for long, but not before its response headers
+                    with trio.fail_after(TIMEOUT):
+                        # A watch may be silent for long, but not before its response headers.
                         answer = await stack.enter_async_context(_exchange(access, method, path, params, body, silence))
                     if answer.status_code != _UNAUTHORIZED or attempt == 2:  # noqa: PLR2004  # the second and last
                         break
@@ -124,10 +125,12 @@ class KubeApi:
             if self._access is old_access:
                 try:
                     new_access = await trio.to_thread.run_sync(_load, abandon_on_cancel=True)
-                except UnavailableError as error:  # the file is just being written: the next try may read it whole
+                except UnavailableError as error:
+                    # The file is just being written: the next try may read it whole.
                     raise ApiError(str(error), status=_UNAUTHORIZED) from None
                 if _peer(new_access.configuration) == _peer(old_access.configuration):
-                    await new_access.http.aclose()  # the same server: keep its connections, and the watches on them
+                    # The same server: keep its connections, and the watches on them.
+                    await new_access.http.aclose()
                     new_access = attrs.evolve(new_access, http=old_access.http)
                 self._access = new_access
 

@@ -36,7 +36,8 @@ class Authority:
         try:
             key = serialization.load_pem_private_key(self.key, password=None)
             public_key = x509.load_pem_x509_certificate(self.certificate).public_key()
-        except (TypeError, UnsupportedAlgorithm) as error:  # an encrypted key, or one of an unknown kind
+        except (TypeError, UnsupportedAlgorithm) as error:
+            # An encrypted key, or one of an unknown kind.
             raise ValueError(f"the authority's key cannot be read: {error}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != public_key:
             raise ValueError("the authority's key is not that of its certificate")

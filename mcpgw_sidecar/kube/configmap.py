@@ -83,7 +83,8 @@ class ConfigMapWriter:
         try:
             await self._wait_put(config_map, text)  # the watch will bring the result
         except ApiError as error:
-            if error.status != _CONFLICT:  # another sidecar created it just now: the watch brings it
+            # After a conflict, another sidecar has just created it: the watch brings it.
+            if error.status != _CONFLICT:
                 self._log_error(f"{error}; will retry")
             return False
         self._error = ""

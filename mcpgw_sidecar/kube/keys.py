@@ -66,7 +66,8 @@ class SecretKeys:
         data = {KEY: base64.b64encode(f"{self._text}\n".encode()).decode()}
         meta = {"name": self._ref.name, "namespace": self._ref.namespace}
         try:
-            if self._version is not None:  # with the version: a conflict says that another sidecar was faster
+            if self._version is not None:
+                # With the version: a conflict says that another sidecar was faster.
                 patch = {"metadata": {"resourceVersion": self._version}, "data": data}
                 await self._api.wait_json("PATCH", ANY_SECRET.path(self._ref.namespace, self._ref.name), body=patch)
             else:

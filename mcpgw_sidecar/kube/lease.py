@@ -18,7 +18,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-LET_GO = DURATION * 0.8  # seconds without a renewal after which we stop writing: before another sidecar begins
+LET_GO = DURATION * 0.8  # seconds without a renewal: we stop writing before another sidecar begins
 RELEASE_TIMEOUT = 1.0  # seconds
 _NOT_FOUND, _CONFLICT = 404, 409
 

@@ -33,8 +33,8 @@ from mcpgw_sidecar.runtime.backoff import Backoff
 log = get_logger(__name__)
 
 PAGE = 500  # objects of a page of a list
-WATCH_TIME = 290  # seconds of one watch, and up to a fifth more so that many watches do not end at once
-SILENCE = 90.0  # seconds: the API server sends a bookmark each minute, so after that it is dead or out of reach
+WATCH_TIME = 290  # seconds of one watch, and up to a fifth more so that not all end at once
+SILENCE = 90.0  # seconds after which the API server is lost: it sends a bookmark each minute
 RETRY_BASE = 0.25  # seconds
 RETRY_CAP = 10.0  # seconds within which we see that an API server or a CRD is (again) there
 QUICK = 1.0  # seconds: after a shorter watch we back off, or a faulty proxy would make us loop

@@ -73,7 +73,8 @@ class KubernetesSource:
         self.targets.add(MCP_SERVER.name, servers)
         if ref is not None:
             self.targets.add(kind.name, {ref})
-        if servers or kind is VIRTUAL_SERVER:  # the Services and routes of all the others change nothing here
+        # A Service or route that no MCPServer uses changes nothing.
+        if servers or kind is VIRTUAL_SERVER:
             self._dirty.set()
 
     def synced(self, kind: ResourceKind) -> None:

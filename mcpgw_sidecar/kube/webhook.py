@@ -88,7 +88,8 @@ class WebhookApp:
             response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
             log.info("Sidecar injected", pod=where)
         is_labelled = (meta.get("labels") or {}).get(INJECT_LABEL) == "enabled"
-        if result.problem is not None and is_labelled:  # a namespace with the label may well have pods without Envoy
+        # No warning for the label of a namespace, which may well have pods without Envoy.
+        if result.problem is not None and is_labelled:
             response["warnings"] = [f"{PROGRAM}: no sidecar: {result.problem}"]
             log.warning("Sidecar not injected", pod=where, reason=result.problem)
         elif result.remark is not None:

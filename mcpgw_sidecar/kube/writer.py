@@ -46,9 +46,9 @@ log = get_logger(__name__)
 
 COLLECT = 0.1  # seconds: the changes of an object within that time become one write
 AT_ONCE = 8  # writes at the same time
-EVENT_AGAIN = 60.0  # seconds between two Events of the same reason: a flapping server makes one Event a minute
+EVENT_AGAIN = 60.0  # seconds between two Events of one reason, for servers that flap
 PACE = 1.0  # seconds between two writes of one object
-AGAIN, AGAIN_CAP = 2.0, 60.0  # seconds until a failed write is tried again: at first, and at the most
+AGAIN, AGAIN_CAP = 2.0, 60.0  # seconds until a failed write is tried again: first, and at most
 MAX_REPORTER = 128  # characters of an Event's reportingInstance
 _NOT_FOUND, _CONFLICT = 404, 409
 
@@ -181,7 +181,8 @@ class Writer:
             return
         status = self._broker_statuses.get(row.server.name) if row.server is not None else None
         if status is not None and status.server != row.server:
-            status = None  # the status of the server before the change: the broker has not tried the new one
+            # The status of the server before the change: the broker has not tried the new one.
+            status = None
         document = server_status(row, status, _now())
         if document is not None:
             await self._wait_status_written(MCP_SERVER, mcp_server, document)
@@ -227,7 +228,8 @@ class Writer:
     def _fail(self, target: Target, error: ApiError) -> None:
         failure = self._failures.setdefault(target, _Failure())
         self._due[target] = trio.current_time() + failure.backoff.next()
-        if error.status != _CONFLICT and str(error) != failure.error:  # after a conflict the watch brings the new object
+        # A conflict needs no log line: the watch brings the new object.
+        if error.status != _CONFLICT and str(error) != failure.error:
             failure.error = str(error)
             log.warning("Status not written, will retry", kind=target[0], object=str(target[1]), error=str(error))
 

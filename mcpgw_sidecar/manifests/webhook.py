@@ -85,7 +85,8 @@ def configuration(client: dict[str, Any]) -> Document:
                 "name": f"{which}.inject.mcpgw.dev",
                 "admissionReviewVersions": ["v1"],
                 "sideEffects": "None",
-                "reinvocationPolicy": "IfNeeded",  # Istio's own webhook may add Envoy's container after ours
+                # Istio's own webhook may add Envoy's container after ours.
+                "reinvocationPolicy": "IfNeeded",
                 "failurePolicy": "Fail",
                 "timeoutSeconds": 5,
                 "clientConfig": client,

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import attrs
 
-MAX_MEMBERS = 1000  # of an object that is walked: an envelope has six; a body full of members would delay every call
+MAX_MEMBERS = 1000  # of a walked object: an envelope has six, and a walk of many delays every call
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 

@@ -68,7 +68,8 @@ def server_status(row: Row, broker_status: ServerStatus | None, now: str) -> Doc
     content, status = judge(row, broker_status), row.found.status
     if content is None:
         if _condition(status.get("conditions")) is not None:
-            return None  # this process has just started: the condition of the process before it is better than none
+            # This process has just started: an older condition is better than none.
+            return None
         content = ConditionContent(status="Unknown", reason="Pending", message="not tried yet")
     tools = broker_status.tools if broker_status is not None and row.server is not None else 0
     document = {**status, "discoveredTools": tools, "conditions": _with_ready(content, status, row.found.generation, now)}

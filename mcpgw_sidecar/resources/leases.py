@@ -11,7 +11,9 @@ from typing import Any
 
 import attrs
 
-DURATION = 10.0  # seconds without a renewal after which the holder counts as dead: another sidecar writes within 15 s
+# Seconds without a renewal after which the holder counts as dead; another sidecar takes over within
+# 15 seconds.
+DURATION = 10.0
 RENEW = 3.0  # seconds between two renewals
 LOOK = 2.0  # seconds between two reads of the Lease by a sidecar that does not hold it
 

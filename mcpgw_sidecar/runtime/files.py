@@ -22,7 +22,8 @@ def replace_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode) if path.exists() else 0o644)  # Envoy may run as another user
+        # Envoy may run as another user.
+        os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode) if path.exists() else 0o644)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

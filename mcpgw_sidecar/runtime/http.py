@@ -31,7 +31,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
-WRITE_TIMEOUT = 20.0  # seconds that a client may take to accept one write before its connection is closed
+WRITE_TIMEOUT = 20.0  # seconds for a client to accept one write, else its connection is closed
 LAST_WRITE_TIMEOUT = 1.0  # the same once the process drains
 _READ_SIZE = 65536
 # Seconds after the stop in which connections are still served, each answer with `connection:
@@ -98,8 +98,10 @@ def _config() -> _Config:
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
-    config.keep_alive_timeout = 120.0  # seconds; Envoy keeps its connections, and closes them first (cluster idle_timeout)
-    config.keep_alive_max_requests = 1_000_000_000  # hypercorn's 1,000 would mean a reset now and then under load
+    # Seconds; Envoy keeps its connections, and closes them first (cluster idle_timeout).
+    config.keep_alive_timeout = 120.0
+    # Hypercorn's 1,000 would mean a reset now and then under load.
+    config.keep_alive_max_requests = 1_000_000_000
     return config
 
 

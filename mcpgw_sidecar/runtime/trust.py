@@ -6,7 +6,8 @@ import os
 import ssl
 from pathlib import Path
 
-_BUNDLES = (  # paths of the common systems; Envoy has no default, and a frozen Python has its build machine's
+# The paths of common systems. Envoy has no default, and a frozen Python has its build machine's.
+_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
