@@ -29,9 +29,9 @@ class LeaseHolder:
     `held` says whether it does, `error` why the API cannot be asked.
     """
 
-    def __init__(self, api: KubeApi, where: Ref, identity: str) -> None:
+    def __init__(self, api: KubeApi, ref: Ref, identity: str) -> None:
         self._api = api
-        self._ref = where
+        self._ref = ref
         self.identity = identity
         self._observed = Observed(identity)
         self._renewal_time = -DURATION

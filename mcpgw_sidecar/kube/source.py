@@ -159,9 +159,9 @@ class ConfigMapSource:
     When the ConfigMap is broken or deleted, the last good configuration stays.
     """
 
-    def __init__(self, api: KubeApi, where: Ref, desired: Watched[Desired], publish: Callable[[Desired], None]) -> None:
+    def __init__(self, api: KubeApi, ref: Ref, desired: Watched[Desired], publish: Callable[[Desired], None]) -> None:
         self._api = api
-        self._where = where
+        self._ref = ref
         self._desired = desired
         self._publish = publish
         self._trouble: str | None = None
@@ -169,7 +169,7 @@ class ConfigMapSource:
 
     async def wait_following(self) -> None:
         """Publish the configuration after each change of the ConfigMap, for ever."""
-        reflector = Reflector(self._api, CONFIG_MAP, self, namespace=self._where.namespace, name=self._where.name)
+        reflector = Reflector(self._api, CONFIG_MAP, self, namespace=self._ref.namespace, name=self._ref.name)
         await reflector.wait_reflecting()
 
     def reset(self, raws: list[Raw]) -> None:
@@ -177,11 +177,11 @@ class ConfigMapSource:
         for raw in raws:
             self.apply(raw)
         if not raws:
-            self._refuse(f"ConfigMap {self._where} not found: the sidecar that watches MCPServers writes it")
+            self._refuse(f"ConfigMap {self._ref} not found: the sidecar that watches MCPServers writes it")
 
     def apply(self, raw: Raw) -> None:
         """The ConfigMap was added or modified."""
-        now, source = self._desired.value, f"configmap:{self._where}"
+        now, source = self._desired.value, f"configmap:{self._ref}"
         text = (raw.get("data") or {}).get(KEY)
         if not isinstance(text, str):
             self._refuse(f"{source}: has no key {KEY}")

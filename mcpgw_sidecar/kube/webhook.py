@@ -81,20 +81,20 @@ class WebhookApp:
             log.warning("Review refused: it cannot be read", error=repr(error))
             return _BAD, json.dumps({"error": "this is no AdmissionReview of a Pod"}).encode()
         meta = pod.get("metadata") or {}
-        where = f"{request.get('namespace', '')}/{meta.get('name') or meta.get('generateName', '')}"
+        pod_name = f"{request.get('namespace', '')}/{meta.get('name') or meta.get('generateName', '')}"
         response: dict[str, Any] = {"uid": uid, "allowed": True}
         if operations:
             response["patchType"] = "JSONPatch"
             response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
-            log.info("Sidecar injected", pod=where)
+            log.info("Sidecar injected", pod=pod_name)
         is_labelled = (meta.get("labels") or {}).get(INJECT_LABEL) == "enabled"
         # No warning for the label of a namespace, which may well have pods without Envoy.
         if result.problem is not None and is_labelled:
             response["warnings"] = [f"{PROGRAM}: no sidecar: {result.problem}"]
-            log.warning("Sidecar not injected", pod=where, reason=result.problem)
+            log.warning("Sidecar not injected", pod=pod_name, reason=result.problem)
         elif result.remark is not None:
             response["warnings"] = [f"{PROGRAM}: {result.remark}"]
-            log.warning("To be done by hand", pod=where, remark=result.remark)
+            log.warning("To be done by hand", pod=pod_name, remark=result.remark)
         return _OK, json.dumps(
             {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
         ).encode()
