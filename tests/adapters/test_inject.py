@@ -45,6 +45,7 @@ def run(*arguments: str, text: str | None = None) -> Result:
     return CliRunner().invoke(cli, ["inject", *arguments], input=text)
 
 
+@pytest.mark.duty("cli.inject")
 def test_comments_order_and_other_documents_stay() -> None:
     text, results = injected(GATEWAY + SERVICE, "f", Sidecar())
     assert [done.changed for done in results] == [True]
@@ -56,6 +57,7 @@ def test_comments_order_and_other_documents_stay() -> None:
     assert [each["name"] for each in pod["initContainers"]] == ["mcpgw-sidecar"]
 
 
+@pytest.mark.duty("cli.inject")
 def test_twice_is_once() -> None:
     once, _ = injected(GATEWAY + SERVICE, "f", Sidecar())
     again, results = injected(once, "f", Sidecar())

@@ -63,6 +63,7 @@ def lease(version: str, holder: str) -> Mapping[str, Any]:
     return {"metadata": {"name": "l", "resourceVersion": version}, "spec": {"holderIdentity": holder}}
 
 
+@pytest.mark.duty("kube.one-writer")
 async def test_a_lease_is_let_go_before_anybody_else_may_take_it(clock: MockClock) -> None:
     """The API falls silent right after a renewal: we stop to write `LET_GO` later, others begin `DURATION` later."""
     del clock
@@ -157,6 +158,7 @@ async def test_keys_that_may_not_be_kept_or_cannot_be_used(clock: MockClock) -> 
     assert bad.keys != good
 
 
+@pytest.mark.duty("kube.follower")
 def test_a_configmap_names_no_files() -> None:
     desired = Watched(Desired(source="x"))
     source = ConfigMapSource(FakeApi(lambda *_: None), Ref("ns", "c"), desired, desired.publish)  # type: ignore[arg-type]
@@ -197,6 +199,7 @@ def raw(name: str, **more: Any) -> dict[str, Any]:
     return {"metadata": meta(name), "spec": {"targetRef": {"name": "nowhere"}}, **more}
 
 
+@pytest.mark.duty("kube.write-changes")
 async def test_what_is_refused_for_good_is_no_hot_loop(clock: MockClock) -> None:
     del clock
     found = written(lambda _method, _path, _body: refused(422), count=20)
@@ -205,6 +208,7 @@ async def test_what_is_refused_for_good_is_no_hot_loop(clock: MockClock) -> None
     assert len(found.api.of("PATCH")) <= 20 * 20  # once a minute in the end
 
 
+@pytest.mark.duty("kube.write-changes")
 async def test_an_object_is_written_at_most_once_a_second(clock: MockClock) -> None:
     """Somebody else puts it back each time: we say it again, at our own pace."""
     del clock

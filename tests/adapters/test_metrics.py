@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
@@ -35,6 +36,7 @@ def rendered(*families: object) -> str:
     return generate_latest(registry).decode()
 
 
+@pytest.mark.duty("metrics.requests")
 def test_codes_of_one_outcome_are_one_series() -> None:
     text = rendered(*translate(ENVOY))
     assert 'mcpgw_requests_total{method="tools/call",outcome="ok",server="a",tool="t"} 4.0' in text
@@ -46,6 +48,7 @@ def test_codes_of_one_outcome_are_one_series() -> None:
     assert len(samples) == len(set(samples))
 
 
+@pytest.mark.duty("metrics.requests")
 def test_what_envoy_and_the_sidecar_count_is_one_metric() -> None:
     metrics = Metrics()
     metrics.answered(method="ping", server="mcpBroker", tool="", outcome="ok", seconds=0.01)

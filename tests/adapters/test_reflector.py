@@ -203,6 +203,7 @@ async def test_an_event_cut_in_the_middle_is_read_again(tmp_path: Path, monkeypa
     assert not [each for each in seen.told if each[0] == "trouble"]  # a line that was cut is none
 
 
+@pytest.mark.duty("kube.api-away")
 @pytest.mark.parametrize(
     ("script", "words"),
     [

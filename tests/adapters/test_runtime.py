@@ -50,6 +50,7 @@ def test_back_off_grows_to_its_cap_and_starts_over() -> None:
         assert backoff.next() <= 60
 
 
+@pytest.mark.duty("cli.exit-69")
 async def test_a_taken_address_names_its_option() -> None:
     listener, address = await open_listener(Address("127.0.0.1", 0), "--x-address")
     async with listener:

@@ -41,6 +41,7 @@ def greeted(streams: Streams, session: str) -> Stream:
     return streams.open(session)
 
 
+@pytest.mark.duty("notify.list-changed")
 async def test_changes_that_come_together_are_one_notification(autojump_clock: MockClock) -> None:
     del autojump_clock
     live = Watched(EMPTY)
@@ -68,6 +69,7 @@ async def test_changes_that_come_together_are_one_notification(autojump_clock: M
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.duty("notify.list-changed")
 async def test_a_change_that_was_taken_back_is_none(autojump_clock: MockClock) -> None:
     del autojump_clock
     live = Watched(snapshot("a"))
@@ -84,6 +86,7 @@ async def test_a_change_that_was_taken_back_is_none(autojump_clock: MockClock) -
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.duty("transport.one-stream")
 def test_a_message_goes_to_the_newest_stream_and_is_not_lost_with_it() -> None:
     streams = Streams(Watched(EMPTY), nobody)
     old, new = greeted(streams, "s"), streams.open("s")
@@ -109,6 +112,7 @@ def events(stream: Stream) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.duty("resume.missed")
 def test_who_comes_back_is_told_what_changed_since() -> None:
     live = Watched(snapshot("a"))
     streams = Streams(live, nobody)
@@ -124,6 +128,7 @@ def test_who_comes_back_is_told_what_changed_since() -> None:
     assert len(events(Streams(live, nobody).open("s"))) == 3, "nobody knows what it knows: all lists may have changed"
 
 
+@pytest.mark.duty("resume.missed", "resume.own-alone")
 def test_messages_that_went_down_with_a_stream_come_again_on_the_one_that_resumes_it() -> None:
     streams = Streams(Watched(EMPTY), nobody)
     stream = greeted(streams, "s")
@@ -159,6 +164,7 @@ def test_streams_of_one_session_are_bounded() -> None:
     assert all(stream.closed for stream in opened)
 
 
+@pytest.mark.duty("transport.keep-alive")
 async def test_a_silent_stream_is_kept_alive(autojump_clock: MockClock) -> None:
     del autojump_clock
     sent: list[bytes] = []
@@ -181,6 +187,7 @@ async def test_a_silent_stream_is_kept_alive(autojump_clock: MockClock) -> None:
     assert sent[7:] == [b""]
 
 
+@pytest.mark.duty("notify.slow-reader")
 def test_a_client_that_does_not_read_loses_the_oldest_alone() -> None:
     streams = Streams(Watched(EMPTY), nobody)
     slow, other = greeted(streams, "slow"), greeted(streams, "other")

@@ -32,6 +32,7 @@ def names(page: bytes | None) -> list[str]:
     return [tool["name"] for tool in json.loads(page)["tools"]]
 
 
+@pytest.mark.duty("list.as-written")
 def test_everything_but_the_name_is_relayed_as_it_came() -> None:
     text = (
         '{ "x":1e400,"name" : "gr\\u0065et", "y":9007199254740993,"inputSchema":{"type":"object","z":-0.0}, "w":"\\ud800" }'
@@ -44,6 +45,7 @@ def test_everything_but_the_name_is_relayed_as_it_came() -> None:
     assert tool.with_prefix("") == text
 
 
+@pytest.mark.duty("list.invalid-left-out")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -69,6 +71,7 @@ def test_a_broken_tool_is_left_out_with_its_reason(text: str, reason: str) -> No
     assert reason in found.reason
 
 
+@pytest.mark.duty("list.prefixed", "list.order")
 def test_names_are_prefixed_and_sorted() -> None:
     result = federate(
         (server("b", "b_"), server("a", "a_")), {ServerName("a"): offer("z", "y"), ServerName("b"): offer("x")}
@@ -77,6 +80,7 @@ def test_names_are_prefixed_and_sorted() -> None:
     assert result.snapshot.of(TOOL).owned[("b_x")].upstream_key == '"x"'
 
 
+@pytest.mark.duty("list.clash", "list.order")
 def test_the_earlier_server_owns_a_clashing_name_whoever_answered_first() -> None:
     first, second = server("first", "t_"), server("second", "t_")
     both = {ServerName("second"): offer("same", "own"), ServerName("first"): offer("same")}
@@ -101,6 +105,7 @@ def test_a_server_that_lists_a_name_twice_keeps_the_first() -> None:
     assert result.shares[ServerName("a")].invalid[0].reason == "the server lists this name twice"
 
 
+@pytest.mark.duty("list.invalid-left-out")
 def test_a_name_that_grows_too_long_by_its_prefix_is_left_out() -> None:
     result = federate((server("a", "p_"),), {ServerName("a"): offer("n" * 127)})
     assert names(result.snapshot.of(TOOL).page(None)) == []
@@ -112,6 +117,7 @@ def test_what_could_not_be_read_is_reported() -> None:
     assert federate((server("a"),), {ServerName("a"): broken}).shares[ServerName("a")].invalid[0].reason == "why"
 
 
+@pytest.mark.duty("list.pages")
 def test_pages_of_a_thousand_each_tool_once() -> None:
     many = [f"t{number:04}" for number in range(2 * PAGE + 5)]
     snapshot = federate((server("a"),), {ServerName("a"): offer(*many)}).snapshot
@@ -130,6 +136,7 @@ def test_pages_of_a_thousand_each_tool_once() -> None:
     assert sizes == [PAGE, PAGE, 5]
 
 
+@pytest.mark.duty("list.cursor-outlives")
 def test_a_cursor_outlives_its_snapshot() -> None:
     many = [f"t{number:04}" for number in range(PAGE + 5)]
     old = federate((server("a"),), {ServerName("a"): offer(*many)}).snapshot
@@ -142,6 +149,7 @@ def test_a_cursor_outlives_its_snapshot() -> None:
     assert old.of(TOOL).packed(page) is old.of(TOOL).packed(page), "compressed once"
 
 
+@pytest.mark.duty("list.cursor-32602")
 @pytest.mark.parametrize("cursor", ["", "x", "bm9wZQ==", "WzEsMl0=", "é"])
 def test_a_cursor_that_was_never_given_out(cursor: str) -> None:
     assert EMPTY.of(TOOL).page(cursor) is None
@@ -154,6 +162,7 @@ def test_the_digest_follows_the_list() -> None:
     assert one.of(TOOL).digest == same.of(TOOL).digest != other.of(TOOL).digest
 
 
+@pytest.mark.duty("session.capabilities")
 def test_instructions_stand_under_their_prefix() -> None:
     talk = attrs.evolve(offer(), instructions="Do.")
     servers = (server("a", "a_"), server("b"), server("c"))
@@ -161,11 +170,13 @@ def test_instructions_stand_under_their_prefix() -> None:
     assert told == "Tools that start with a_:\nDo.\n\nTools of b:\nDo."
 
 
+@pytest.mark.duty("header.authority-path")
 def test_a_servers_path_keeps_its_query() -> None:
     assert server("a", url="http://h/mcp?x=1").path == "/mcp?x=1"
     assert server("a", url="http://h").path == "/"
 
 
+@pytest.mark.duty("config.keys")
 def test_disabled_servers_take_no_part() -> None:
     desired = Desired(source="s", servers=(server("a"), server("b", enabled=False)))
     assert [each.name for each in desired.enabled] == ["a"]

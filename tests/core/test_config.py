@@ -15,6 +15,7 @@ def problems(text: str) -> list[str]:
     return refused.value.problems
 
 
+@pytest.mark.duty("config.keys", "security.credentials")
 def test_a_whole_entry() -> None:
     text = """
 servers:
@@ -41,10 +42,12 @@ servers:
     assert "Bearer" not in repr(first)
 
 
+@pytest.mark.duty("config.keys")
 def test_no_servers_is_a_configuration() -> None:
     assert decode("servers: []", "c.yaml") == Content((), ())
 
 
+@pytest.mark.duty("config.errors-placed")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -104,17 +107,20 @@ def test_every_problem_has_its_place_and_its_remedy(text: str, expected: list[st
         assert words in line
 
 
+@pytest.mark.duty("security.credentials")
 def test_a_credential_is_not_repeated_in_an_error() -> None:
     (found,) = problems('servers:\n- {name: a, url: "http://h", credential: "s3cr\\u00e9t"}')
     assert "s3cr" not in found
     assert "credential" in found
 
 
+@pytest.mark.duty("security.credentials")
 def test_a_credential_of_the_wrong_type_is_not_repeated_either() -> None:
     (found,) = problems('servers:\n- {name: a, url: "http://h", credential: 123456789}')
     assert "123456789" not in found
 
 
+@pytest.mark.duty("config.keys")
 @pytest.mark.parametrize(
     ("text", "seconds"), [("0", 0), ("250ms", 0.25), ("5m", 300), ("24h", 86400), ("1h30m", 5400), ("1.5s", 1.5)]
 )
@@ -122,12 +128,14 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
+@pytest.mark.duty("config.keys")
 @pytest.mark.parametrize("text", ["", "5", "m", "5 m", "-5s", "5d", "1s!"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="5m"):
         parse_duration(text)
 
 
+@pytest.mark.duty("config.keys")
 def test_sizes() -> None:
     assert parse_size("4MiB") == 4 << 20
     assert parse_size("100") == 100

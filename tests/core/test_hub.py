@@ -36,6 +36,7 @@ def fed(hub: SessionHub, *events: e.Event) -> list[a.Action]:
     return actions
 
 
+@pytest.mark.duty("session.upstream-delete")
 def test_a_session_with_a_server_is_opened_once_and_closed_at_the_end() -> None:
     hub = SessionHub()
     assert hub.upstreams("k") is None
@@ -87,6 +88,7 @@ def test_a_dead_session_is_forgotten_once() -> None:
     assert fed(hub, e.Forgotten("unseen", NAME, UP)) == []
 
 
+@pytest.mark.duty("session.delete-204")
 def test_an_ended_session_is_remembered_until_its_token_expires() -> None:
     hub = SessionHub()
     fed(hub, e.Ended(S), e.Due(999))
@@ -95,6 +97,7 @@ def test_an_ended_session_is_remembered_until_its_token_expires() -> None:
     assert not hub.has_ended("k")
 
 
+@pytest.mark.duty("session.upstream-delete")
 def test_sessions_expire() -> None:
     hub = SessionHub()
     fed(hub, e.Opened(S, NAME, UP), e.Opened(session("later", 2000), NAME, NEW))

@@ -18,6 +18,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 
 
+@pytest.mark.duty("call.id")
 @pytest.mark.parametrize("ident", ["1", '"1"', "-5", "9007199254740993", "1.5", '"\\u00e9 x"', '""'])
 def test_an_id_keeps_its_text(ident: str) -> None:
     message = parse_message(f'{{"jsonrpc":"2.0","id":{ident},"method":"ping"}}')
@@ -33,6 +34,7 @@ def test_kinds_of_messages() -> None:
     assert isinstance(parse_message(b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"m"}}'), Response)
 
 
+@pytest.mark.duty("error.malformed-400")
 @pytest.mark.parametrize(
     ("body", "code", "ident"),
     [

@@ -59,6 +59,7 @@ def ask(method: str, params: object) -> Decision:
     return decide(HttpRequest(headers={}, body=body.encode()), SNAPSHOT, STATE)
 
 
+@pytest.mark.duty("list.prefixed", "list.uri-alias", "session.capabilities")
 def test_names_take_the_prefix_and_uris_do_not() -> None:
     assert SNAPSHOT.of(PROMPT).keys == ("a_ask", "b_ask")
     assert SNAPSHOT.of(RESOURCE).keys == ("file:///x", f"{ALIAS}file:///x")
@@ -70,6 +71,7 @@ def test_names_take_the_prefix_and_uris_do_not() -> None:
     assert SNAPSHOT.capabilities == {"prompts", "resources", "completions"}
 
 
+@pytest.mark.duty("list.invalid-left-out")
 @pytest.mark.parametrize(
     ("kind", "text", "reason"),
     [
@@ -93,6 +95,7 @@ def test_prompts_may_have_arguments() -> None:
     assert isinstance(read_item(PROMPT, '{"name":"p","arguments":[]}'), Item)
 
 
+@pytest.mark.duty("call.resource")
 @pytest.mark.parametrize(
     ("uri", "template"),
     [
@@ -123,6 +126,7 @@ def test_a_template_is_not_a_pattern_of_its_own() -> None:
     assert match(["(((/{x}"], "(((/1") == "(((/{x}"
 
 
+@pytest.mark.duty("call.prompt", "call.resource", "call.completion", "list.uri-alias")
 @pytest.mark.parametrize(
     ("method", "params", "server", "sent"),
     [
@@ -169,6 +173,7 @@ def test_a_uri_arrives_as_it_was_written() -> None:
     assert found.body.decode() == body
 
 
+@pytest.mark.duty("error.unknown-item", "error.params-32602")
 @pytest.mark.parametrize(
     ("method", "params", "code"),
     [
@@ -194,10 +199,12 @@ def test_the_table_of_kinds_is_without_contradiction() -> None:
     assert all(kind.changed.startswith(f"notifications/{kind.capability}/") for kind in KINDS)
 
 
+@pytest.mark.duty("security.credentials")
 def test_the_query_of_a_url_is_not_shown() -> None:
     assert (ONE.shown_url, TWO.shown_url) == ("http://one/mcp", "http://two/mcp?...")
 
 
+@pytest.mark.duty("notify.updated")
 def test_an_update_is_told_under_the_uri_that_clients_know() -> None:
     assert SNAPSHOT.shown_uri(ONE.name, "file:///x") == "file:///x"
     assert SNAPSHOT.shown_uri(TWO.name, "file:///x") == f"{ALIAS}file:///x"

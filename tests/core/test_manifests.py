@@ -19,6 +19,7 @@ def of(kind: str, inner: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, "metadata": {"name": "w"}, "spec": {"template": template}}
 
 
+@pytest.mark.duty("cli.inject")
 def test_a_pod() -> None:
     found = pod()
     (done,) = inject(found, SIDECAR)
@@ -29,6 +30,7 @@ def test_a_pod() -> None:
     assert INJECTED in found["metadata"]["annotations"]
 
 
+@pytest.mark.duty("cli.inject")
 def test_it_is_idempotent_and_follows_its_options() -> None:
     found = pod(initContainers=[{"name": "first"}], volumes=[{"name": "v"}])
     inject(found, SIDECAR)
@@ -43,6 +45,7 @@ def test_it_is_idempotent_and_follows_its_options() -> None:
     assert len(found["spec"]["volumes"]) == 2
 
 
+@pytest.mark.duty("cli.inject")
 def test_what_is_not_given_stays_as_it_was() -> None:
     """Options, environment, image and resources that somebody set by hand or before."""
     found = pod()

@@ -13,11 +13,13 @@ from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes, 
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate
 
 
+@pytest.mark.duty("transport.version-400")
 @pytest.mark.parametrize("version", [None, *STATEFUL])
 def test_stateful_versions(version: str | None) -> None:
     assert era_of(version) is Era.STATEFUL
 
 
+@pytest.mark.duty("transport.version-400")
 @pytest.mark.parametrize("version", ["2026-07-28", "2024-11-05", "", "x"])
 def test_other_versions_are_told_what_is_spoken_here(version: str) -> None:
     refused = era_of(version)
@@ -26,6 +28,7 @@ def test_other_versions_are_told_what_is_spoken_here(version: str) -> None:
     assert refused.data == {"supported": list(STATEFUL), "requested": version}
 
 
+@pytest.mark.duty("session.version")
 @pytest.mark.parametrize(
     ("asked", "answered"), [(v, v) for v in STATEFUL] + [("2030-01-01", LATEST_STATEFUL), (None, LATEST_STATEFUL)]
 )
@@ -36,6 +39,7 @@ def test_negotiation(asked: str | None, answered: str) -> None:
 GUARD = Guard(hosts=LOOPBACK | {"gw.example", "*.sub.example"}, origins=frozenset({"https://app.example"}))
 
 
+@pytest.mark.duty("security.host-421", "security.origin-403")
 @pytest.mark.parametrize(
     ("authority", "origin", "status"),
     [
@@ -75,6 +79,7 @@ def test_host_names() -> None:
     assert host_name("[bad") == ""
 
 
+@pytest.mark.duty("header.to-server")
 def test_an_upstream_session_repeats_the_clients_headers_alone() -> None:
     sent = {
         ":authority": "gw",
@@ -105,6 +110,7 @@ def test_what_a_header_can_carry() -> None:
         assert not is_header_value(text)
 
 
+@pytest.mark.duty("header.names")
 def test_names_as_header_values() -> None:
     assert value_of("\ud800") == "?"
     assert len(value_of("x" * 100_000)) == 8192

@@ -111,6 +111,7 @@ def test_paths_of_the_api() -> None:
     assert len({kind.name for kind in WATCHED}) == len(WATCHED)
 
 
+@pytest.mark.duty("kube.route-resolved")
 def test_the_guides_server() -> None:
     found = server(mcp(toolPrefix="test_"), route(), service())
     assert found == Server(
@@ -121,6 +122,7 @@ def test_the_guides_server() -> None:
     )
 
 
+@pytest.mark.duty("kube.route-resolved")
 @pytest.mark.parametrize(
     ("objects", "url", "hostname"),
     [
@@ -156,6 +158,7 @@ def test_urls(objects: tuple[Any, ...], url: str, hostname: str) -> None:
     assert (found.url, found.hostname) == (url, hostname)
 
 
+@pytest.mark.duty("kube.ready-truth", "kube.grant")
 @pytest.mark.parametrize(
     ("objects", "expected"),
     [
@@ -196,6 +199,7 @@ def test_the_ladder(objects: tuple[Any, ...], expected: str) -> None:
     assert row(*objects).server is None
 
 
+@pytest.mark.duty("kube.grant")
 def test_grants_on_both_hops() -> None:
     there = (mcp(target={"namespace": "other"}), route(namespace="other", backend={"name": "svc", "namespace": "third"}))
     to_route = grant("other", ("mcpgw.dev", "MCPServer", NS), ("gateway.networking.k8s.io", "HTTPRoute"))
@@ -206,6 +210,7 @@ def test_grants_on_both_hops() -> None:
     assert reason(*there, service(namespace="third"), to_route, another) == "RefNotPermitted"
 
 
+@pytest.mark.duty("kube.credential")
 def test_credentials() -> None:
     base = (mcp(credentialRef={"name": "key"}), route(), service())
     assert server(*base, secret(token=" Bearer x\n")).credential == "Bearer x"
@@ -234,6 +239,7 @@ def test_what_cannot_be_watched_may_be_there() -> None:
     assert [(each.name, each.reason) for each in index.refused()] == [("mcp-test/s", "RouteNotFound")]
 
 
+@pytest.mark.duty("kube.older-wins")
 def test_the_older_one_keeps_the_route() -> None:
     old, new = mcp("z", created="2026-01-01T00:00:00Z"), mcp("a", created="2026-02-01T00:00:00Z")
     index = filled(new, route(), service(), old)
@@ -306,6 +312,7 @@ def seen(server: Server, **health: Any) -> ServerStatus:
     return ServerStatus(server=server, health=Health(**(state | health)), tools=4)
 
 
+@pytest.mark.duty("kube.ready-truth")
 def test_ready_is_the_truth_about_the_server() -> None:
     good = row(mcp(), route(), service())
     assert good.server is not None
@@ -335,6 +342,7 @@ def test_ready_is_the_truth_about_the_server() -> None:
     assert refused["conditions"][0]["message"] == "MCP server refused"
 
 
+@pytest.mark.duty("kube.ready-truth")
 def test_what_is_left_out_is_named() -> None:
     good = row(mcp(), route(), service())
     assert good.server is not None
@@ -364,6 +372,7 @@ def test_conditions_of_others_stay_theirs() -> None:
     assert [each["type"] for each in document["conditions"]] == ["Accepted", "Ready"]
 
 
+@pytest.mark.duty("kube.write-changes")
 def test_a_status_is_written_only_when_it_differs() -> None:
     good = row(mcp(), route(), service())
     assert good.server is not None
@@ -388,6 +397,7 @@ def test_a_status_is_written_only_when_it_differs() -> None:
     assert (broken["conditions"][0]["reason"], broken["discoveredTools"]) == ("RouteNotFound", 0)
 
 
+@pytest.mark.duty("kube.virtual")
 def test_status_of_a_virtual_server() -> None:
     found: Any = read(VIRTUAL_SERVER.name, {"metadata": meta("v"), "spec": {"tools": ["a", "b"]}})
     document = virtual_status(found, {"a", "b"}, NOW)
@@ -401,6 +411,7 @@ def test_status_of_a_virtual_server() -> None:
     assert missing["conditions"][0]["reason"] == "ToolsNotFound"
 
 
+@pytest.mark.duty("kube.route-condition")
 def test_what_is_said_at_a_route() -> None:
     theirs = {"controllerName": "example.com/x", "parentRef": {"name": "gw"}, "conditions": []}
     found = route(status={"parents": [theirs]})
@@ -424,6 +435,7 @@ def test_what_is_said_at_a_route() -> None:
     assert route_parents(found, [], LATER) is None
 
 
+@pytest.mark.duty("kube.one-writer")
 def test_who_holds_the_lease() -> None:
     watcher = leases.Observed("me")
     lease: dict[str, Any] = {"metadata": {"resourceVersion": "1"}, "spec": {"holderIdentity": "other"}}

@@ -45,6 +45,7 @@ def call(name: str, ident: str = "1", rest: str = "") -> str:
     return f'{{"jsonrpc":"2.0","id":{ident},"method":"tools/call","params":{{"name":{name}{rest}}}}}'
 
 
+@pytest.mark.duty("call.name-alone", "session.upstream-version")
 def test_only_the_name_is_exchanged() -> None:
     body = call('"test_greet"', "9007199254740993", ',"arguments":{"name":"test_greet", "n":1e400,"s":"\\ud800"},"_meta":{}')
     found = ask(body)
@@ -59,6 +60,7 @@ def test_only_the_name_is_exchanged() -> None:
     )
 
 
+@pytest.mark.duty("call.name-alone")
 @pytest.mark.parametrize("name", ['"t\\u0065st_greet"', '"test_greet"', '"test_gre\\u0065t"'])
 def test_a_name_may_be_escaped(name: str) -> None:
     found = ask(call(name))
@@ -72,6 +74,7 @@ def test_a_name_beyond_ascii_goes_as_its_server_writes_it() -> None:
     assert json.loads(found.body)["params"]["name"] == "größe"
 
 
+@pytest.mark.duty("call.name-alone")
 def test_the_name_may_stand_behind_its_arguments() -> None:
     body = (
         '{"params":{"arguments":{"params":{"name":"x"}},"name":"test_greet"},"method":"tools/call","id":"q","jsonrpc":"2.0"}'
@@ -95,6 +98,7 @@ def test_a_megabyte_of_arguments() -> None:
     assert len(found.body) == len(body.encode()) - len("test_")
 
 
+@pytest.mark.duty("error.tool-not-found", "error.params-32602", "error.malformed-400")
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
@@ -116,6 +120,7 @@ def test_refusals(body: str, status: int, code: int) -> None:
     assert (found.status, found.code) == (status, code)
 
 
+@pytest.mark.duty("error.tool-not-found")
 def test_an_unknown_tool_is_named() -> None:
     found = ask(call('"nope"', '"x"'))
     assert found == Reject(
@@ -123,6 +128,7 @@ def test_an_unknown_tool_is_named() -> None:
     )  # type: ignore[arg-type]
 
 
+@pytest.mark.duty("session.missing-400", "session.unknown-404", "session.expired-404")
 @pytest.mark.parametrize(
     ("fault", "status"), [(SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (SessionFault.EXPIRED, 404)]
 )
@@ -132,6 +138,7 @@ def test_without_a_session_nothing_is_called(fault: SessionFault, status: int) -
     assert (found.status, found.id) == (status, "1")
 
 
+@pytest.mark.duty("session.upstream-own")
 def test_a_first_call_opens_a_session_with_its_server() -> None:
     opens = OpenSession(server=SERVER, session=SESSION, id=JsonText("1"), method="tools/call", tool="test_greet")
     assert ask(call('"test_greet"'), FRESH) == opens
@@ -155,6 +162,7 @@ def test_notifications_are_the_brokers() -> None:
     assert ask('{"jsonrpc":"2.0","method":"notifications/initialized"}') == ToBroker(method="notifications/initialized")
 
 
+@pytest.mark.duty("ask.answer-returns", "ask.id-alone")
 @pytest.mark.parametrize(("named", "raw"), [("7", "7"), ('\\"a:b\\"', '"a:b"'), ("9007199254740993", "9007199254740993")])
 @pytest.mark.parametrize("content", ['"result":{"n":1e400}', '"error":{"code":-1,"message":"declined"}'])
 def test_an_answer_goes_to_the_server_that_its_id_names(named: str, raw: str, content: str) -> None:
@@ -164,6 +172,7 @@ def test_an_answer_goes_to_the_server_that_its_id_names(named: str, raw: str, co
     assert (found.server, found.kind, found.session_id, found.owner) == (SERVER, None, "up-1", "ns/one:t1")
 
 
+@pytest.mark.duty("ask.nobody-waits-400")
 @pytest.mark.parametrize(
     "ident", ["4", '"x"', '"mcpgw:ns/other:t1:1"', '"mcpgw:ns/one:t2:1"', '"mcpgw:ns/one:t1:[]"', '"mcpgw:ns/one:1"']
 )
@@ -173,6 +182,7 @@ def test_an_answer_that_nobody_waits_for_is_refused(ident: str) -> None:
     assert (found.status, found.code, found.id) == (400, -32600, ident)
 
 
+@pytest.mark.duty("ask.stranger-400", "session.unknown-404")
 def test_an_answer_needs_a_session_here_and_its_ticket() -> None:
     answer = '{"jsonrpc":"2.0","id":"mcpgw:ns/one:t1:1","result":{}}'
     for session, status in ((SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (FRESH, 400)):
@@ -185,12 +195,14 @@ def resume(event_id: str, session: SessionState | SessionFault = OPEN) -> Decisi
     return ask("", session, **{":method": "GET", "last-event-id": event_id})
 
 
+@pytest.mark.duty("resume.at-server")
 def test_a_stream_goes_on_at_the_server_that_its_last_event_names() -> None:
     found = resume("mcpgw:ns/one:t1:7:a b")
     assert isinstance(found, Forward)
     assert (found.server, found.session_id, found.last_event_id, found.body) == (SERVER, "up-1", "7:a b", b"")
 
 
+@pytest.mark.duty("resume.own-alone")
 @pytest.mark.parametrize("event_id", ["", "7", "mcpgw:ns/one:t2:7", "mcpgw:ns/other:t1:7", "mcpgw:ns/one:t1"])
 def test_a_stream_that_no_server_goes_on_with_is_the_brokers(event_id: str) -> None:
     assert resume(event_id) == ToBroker(method="")
@@ -199,6 +211,7 @@ def test_a_stream_that_no_server_goes_on_with_is_the_brokers(event_id: str) -> N
     assert (refused.status, refused.method) == (404, "GET")
 
 
+@pytest.mark.duty("transport.version-400")
 def test_a_version_that_is_not_spoken_here() -> None:
     found = ask(call('"test_greet"'), **{"mcp-protocol-version": "2026-07-28"})
     assert isinstance(found, Reject)
@@ -222,6 +235,7 @@ def test_when_a_server_has_moved() -> None:
     assert SERVER.moved_from(attrs.evolve(SERVER, ca_file="/ca.pem"))
 
 
+@pytest.mark.duty("batch.later-400")
 def test_a_batch_is_the_brokers_in_the_version_that_has_them() -> None:
     batch, early = (
         "[" + call('"test_greet"') + "]",

@@ -25,6 +25,7 @@ def session(key: str = "k", expires: int = 1000) -> Session:
     )
 
 
+@pytest.mark.duty("session.id-ascii")
 def test_a_token_says_what_was_sealed() -> None:
     token = KEYS.seal(session())
     assert KEYS.verify(token, 999.9) == session()
@@ -33,10 +34,12 @@ def test_a_token_says_what_was_sealed() -> None:
     assert " " not in token
 
 
+@pytest.mark.duty("session.expired-404")
 def test_a_token_expires() -> None:
     assert KEYS.verify(KEYS.seal(session()), 1000) is SessionFault.EXPIRED
 
 
+@pytest.mark.duty("session.id-unforgeable")
 def test_every_changed_character_is_noticed() -> None:
     token = KEYS.seal(session())
     for at, char in enumerate(token):
@@ -44,20 +47,24 @@ def test_every_changed_character_is_noticed() -> None:
         assert KEYS.verify(forged, 0) is SessionFault.UNKNOWN
 
 
+@pytest.mark.duty("session.unknown-404")
 @pytest.mark.parametrize("token", ["x", ".", "a.b", "é.é", "x" * 9000, "x" * 9000 + ".y"])
 def test_what_is_no_token(token: str) -> None:
     assert KEYS.verify(token, 0) is SessionFault.UNKNOWN
 
 
+@pytest.mark.duty("session.missing-400")
 @pytest.mark.parametrize("token", [None, ""])
 def test_no_token(token: str | None) -> None:
     assert KEYS.verify(token, 0) is SessionFault.MISSING
 
 
+@pytest.mark.duty("session.id-unforgeable")
 def test_another_key_does_not_verify() -> None:
     assert parse_keys(TWO, "f").verify(KEYS.seal(session()), 0) is SessionFault.UNKNOWN
 
 
+@pytest.mark.duty("session.key-rotation")
 def test_rotation_keeps_sessions() -> None:
     rotated = parse_keys(f"{TWO}\n\n{ONE}\n", "f")
     assert rotated.verify(KEYS.seal(session()), 0) == session()
@@ -69,6 +76,7 @@ def test_a_sealed_token_of_another_version_of_this_program_is_unknown(monkeypatc
     assert KEYS.verify(KEYS.seal(session()), 0) is SessionFault.UNKNOWN
 
 
+@pytest.mark.duty("security.credentials")
 def test_short_keys_are_refused_without_being_shown() -> None:
     with pytest.raises(ConfigurationError) as refused:
         parse_keys(f"{ONE}\nsecret\n", "f.key")
@@ -78,6 +86,7 @@ def test_short_keys_are_refused_without_being_shown() -> None:
         parse_keys("\n", "f.key")
 
 
+@pytest.mark.duty("security.credentials")
 def test_keys_and_ids_do_not_show_in_reprs() -> None:
     assert ONE not in repr(KEYS)
     assert "u1" not in repr(UPSTREAM)
@@ -95,6 +104,7 @@ def test_a_session_is_closed_with_the_authorization_that_opened_it() -> None:
 SERVER = Server(name=ServerName("ns/one"), url="http://h/mcp", hostname="h")
 
 
+@pytest.mark.duty("security.tickets")
 @pytest.mark.parametrize("ident", ["up-1", None, "x" * 2000])
 def test_a_ticket_opens_what_was_sealed(ident: str | None) -> None:
     upstream = UpstreamSession(id=ident, protocol_version="2025-06-18")
@@ -106,6 +116,7 @@ def test_a_ticket_opens_what_was_sealed(ident: str | None) -> None:
     assert seal_ticket(rotated, "k", SERVER, upstream) != ticket
 
 
+@pytest.mark.duty("security.tickets")
 def test_a_ticket_opens_nothing_elsewhere() -> None:
     ticket = seal_ticket(KEYS, "k", SERVER, UPSTREAM)
     moved = attrs.evolve(SERVER, url="http://other/mcp")
@@ -116,6 +127,7 @@ def test_a_ticket_opens_nothing_elsewhere() -> None:
     assert open_ticket(parse_keys("z" * 40, "test"), "k", SERVER, ticket) is None
 
 
+@pytest.mark.duty("security.tickets")
 @pytest.mark.parametrize("ticket", ["", "A", "!!", "ä", "A" * 43, "A" * 5000])
 def test_what_is_no_ticket_opens_nothing(ticket: str) -> None:
     assert open_ticket(KEYS, "k", SERVER, ticket) is None

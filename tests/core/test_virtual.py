@@ -46,6 +46,7 @@ def snapshot() -> Snapshot:
     return federate((ONE, TWO), offers, (few, only)).snapshot
 
 
+@pytest.mark.duty("list.virtual")
 def test_a_view_holds_its_tools_and_nothing_else(snapshot: Snapshot) -> None:
     few = view_of(snapshot, Scope(FEW))
     assert few is not None
@@ -73,6 +74,7 @@ def test_a_view_tells_of_its_own_servers_alone(snapshot: Snapshot) -> None:
     assert only.capabilities == {"logging"}
 
 
+@pytest.mark.duty("list.virtual", "transport.elsewhere")
 @pytest.mark.parametrize(
     ("path", "headers", "expected"),
     [
@@ -94,6 +96,7 @@ def test_which_is_named(path: str, headers: dict[str, str], expected: str | int 
     assert (scope.status if isinstance(scope, Reject) else scope.virtual) == expected
 
 
+@pytest.mark.duty("list.virtual-404")
 def test_an_unknown_name_is_never_everything(snapshot: Snapshot) -> None:
     for name in ("ns/none", "", "NS/FEW", "ns/few "):
         refused = call(snapshot, "one_b", x_mcp_virtualserver=name)
@@ -113,6 +116,7 @@ def call(snapshot: Snapshot, name: str, **headers: str) -> Forward | Reject:
     return found
 
 
+@pytest.mark.duty("list.virtual", "list.virtual-404")
 def test_only_its_tools_can_be_called(snapshot: Snapshot) -> None:
     assert isinstance(call(snapshot, "one_b", x_mcp_virtualserver=FEW), Forward)
     for name in ("one_a", "one_nothing"):

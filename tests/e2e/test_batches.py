@@ -49,6 +49,7 @@ def events(text: str) -> dict[Any, Any]:
     return {message["id"]: message for message in messages if "method" not in message}
 
 
+@pytest.mark.duty("batch.each", "batch.initialize", "session.ids-hidden")
 def test_each_message_gets_its_answer(client: Client, servers: tuple[ScriptedServer, ScriptedServer]) -> None:
     one, two = servers
     batch = [
@@ -80,6 +81,7 @@ def test_each_message_gets_its_answer(client: Client, servers: tuple[ScriptedSer
     assert client.session not in str(arrived.headers)
 
 
+@pytest.mark.duty("batch.array")
 def test_a_client_without_events_gets_one_array(client: Client) -> None:
     batch = [call("a_one", 1), {"jsonrpc": "2.0", "id": 2, "method": "ping"}]
     response = client.send(batch, accept="application/json")
@@ -87,6 +89,7 @@ def test_a_client_without_events_gets_one_array(client: Client) -> None:
     assert {answer["id"] for answer in response.json()} == {1, 2}
 
 
+@pytest.mark.duty("batch.array", "notify.from-client")
 def test_notifications_alone_are_accepted(client: Client, servers: tuple[ScriptedServer, ScriptedServer]) -> None:
     client.send([call("a_one", 1)])
     told = {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}
@@ -152,6 +155,7 @@ def test_a_dead_session_is_healed_and_a_dead_server_named(
     assert found[2]["error"]["data"] == {"server": "ns/two", "reason": "HttpError"}
 
 
+@pytest.mark.duty("error.malformed-400")
 @pytest.mark.parametrize(
     ("body", "code"),
     [("[]", -32600), ("[1,", -32700), ("[" + ",".join(["1"] * (MAX_BATCH + 1)) + "]", -32600), ('["\ud800"', -32700)],
@@ -161,6 +165,7 @@ def test_what_is_no_batch(client: Client, body: str, code: int) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (400, code)
 
 
+@pytest.mark.duty("batch.later-400")
 @pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25"])
 def test_later_versions_have_none(running: Gateway, version: str) -> None:
     with Client(running.url, version=version) as other:

@@ -12,6 +12,7 @@ from tests.e2e.conftest import KEY
 from tests.e2e.stack import Client, Gateway, answer, entry, gateway, text_of
 
 
+@pytest.mark.duty("list.prefixed", "list.order")
 def test_tools_of_all_servers_under_their_prefixes(guide: Gateway) -> None:
     with guide.client() as client:
         tools = client.tools()
@@ -19,6 +20,7 @@ def test_tools_of_all_servers_under_their_prefixes(guide: Gateway) -> None:
     assert {"test_greet", "test_slow", "test2_hello_world", "apikey_hello_world"} <= set(tools)
 
 
+@pytest.mark.duty("call.owner")
 def test_a_call_reaches_its_server(guide: Gateway) -> None:
     with guide.client(authorization=KEY) as client:
         assert text_of(client.call("test_greet", name="Ada")) == "Hi Ada"
@@ -26,6 +28,7 @@ def test_a_call_reaches_its_server(guide: Gateway) -> None:
         assert text_of(client.call("apikey_hello_world", name="Ada")) == "Hello, Ada, you have the key!"
 
 
+@pytest.mark.duty("call.answer-as-written")
 def test_a_tool_that_fails_says_so_itself(guide: Gateway) -> None:
     with guide.client() as client:
         result = answer(client.call("test_fail", message="no luck"))["result"]
@@ -33,6 +36,7 @@ def test_a_tool_that_fails_says_so_itself(guide: Gateway) -> None:
     assert "no luck" in result["content"][0]["text"]
 
 
+@pytest.mark.duty("call.id", "call.ping")
 @pytest.mark.parametrize("ident", [0, 7, -3, "", "7", "é\n", 9007199254740993])
 def test_ids_of_every_type_come_back_unchanged(guide: Gateway, ident: object) -> None:
     with guide.client() as client:
@@ -40,6 +44,7 @@ def test_ids_of_every_type_come_back_unchanged(guide: Gateway, ident: object) ->
         assert client.post("ping", ident=ident).json() == {"jsonrpc": "2.0", "id": ident, "result": {}}
 
 
+@pytest.mark.duty("session.version")
 @pytest.mark.parametrize("version", ["2025-03-26", "2025-06-18", "2025-11-25"])
 def test_every_version_of_the_stateful_era(guide: Gateway, version: str) -> None:
     with guide.client(version=version) as client:
@@ -65,6 +70,7 @@ def test_a_megabyte_goes_through(guide: Gateway) -> None:
         assert text_of(client.call("test_greet", name=name)) == f"Hi {name}"
 
 
+@pytest.mark.duty("transport.streams-live")
 def test_an_answer_streams_while_it_is_made(guide: Gateway) -> None:
     """The first progress is here while the call is still running: nobody on the way collects the answer."""
     with guide.client() as client:
@@ -77,6 +83,24 @@ def test_an_answer_streams_while_it_is_made(guide: Gateway) -> None:
             ]
     assert [message["params"]["progress"] for message in messages[:-1]] == [1, 2]
     assert messages[-1]["id"] == 9
+
+
+@pytest.mark.duty("transport.accepted-202")
+def test_what_is_accepted_gets_no_body(guide: Gateway) -> None:
+    with guide.client() as client:
+        told = client.send({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})
+        assert (told.status_code, told.content) == (202, b"")
+
+
+@pytest.mark.duty("transport.get-primed")
+@pytest.mark.parametrize(("version", "first"), [("2025-03-26", ":"), ("2025-06-18", ":"), ("2025-11-25", "id: ")])
+def test_only_clients_that_know_it_get_an_event_without_data(guide: Gateway, version: str, first: str) -> None:
+    with (
+        guide.client(version=version) as client,
+        client.http.stream("GET", client.url, headers=client.headers, timeout=5) as response,
+    ):
+        assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
+        assert next(response.iter_lines()).startswith(first)
 
 
 def test_two_clients_at_once_do_not_mix(guide: Gateway) -> None:
@@ -97,6 +121,7 @@ def test_two_clients_at_once_do_not_mix(guide: Gateway) -> None:
     assert wrong == []
 
 
+@pytest.mark.duty("session.capabilities")
 def test_a_server_on_the_typescript_sdk(everything: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     with (
         gateway(tmp_path_factory.mktemp("every"), [entry("ts/every", everything, "ev_")]) as running,

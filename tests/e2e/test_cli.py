@@ -32,6 +32,7 @@ def admin(running: Gateway) -> str:
     return f"--admin-address=127.0.0.1:{running.ports['admin']}"
 
 
+@pytest.mark.duty("cli.status")
 def test_status_as_a_table(guide: Gateway) -> None:
     shown = run("status", admin(guide))
     assert "mcp-test/mcp-server1-route" in shown
@@ -39,6 +40,7 @@ def test_status_as_a_table(guide: Gateway) -> None:
     assert "Envoy's verdict on its files: accepted" in shown
 
 
+@pytest.mark.duty("cli.status", "status.document", "security.credentials")
 def test_status_as_json(guide: Gateway) -> None:
     document = json.loads(run("status", "--json", admin(guide)))
     assert set(document) == {"version", "config", "servers", "sessions", "envoy"}
@@ -50,6 +52,7 @@ def test_status_as_json(guide: Gateway) -> None:
     assert "test-api-key" not in json.dumps(document)
 
 
+@pytest.mark.duty("cli.status", "list.clash")
 def test_status_shows_what_is_wrong(
     one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -78,6 +81,7 @@ def test_status_without_a_sidecar() -> None:
     assert "--admin-address" in run("status", "--admin-address=127.0.0.1:1", code=69)
 
 
+@pytest.mark.duty("cli.tools")
 def test_tools_list_and_call(guide: Gateway) -> None:
     listed = run("tools", "--url", guide.url, "list")
     assert "test_greet" in listed
@@ -91,6 +95,7 @@ def test_tools_list_and_call(guide: Gateway) -> None:
     assert result["content"][0]["text"] == "Hello, world!"
 
 
+@pytest.mark.duty("cli.tools", "security.credential-own")
 def test_tools_that_fail_end_with_1(guide: Gateway) -> None:
     assert "always fails" in run("tools", "--url", guide.url, "call", "test_fail", code=1)
     assert "Tool not found" in run("tools", "--url", guide.url, "call", "nope", code=1)
@@ -99,6 +104,7 @@ def test_tools_that_fail_end_with_1(guide: Gateway) -> None:
     assert "K=V" in run("tools", "call", "x", "--arg", "nope", code=64)
 
 
+@pytest.mark.duty("cli.check")
 def test_check(tmp_path: Path) -> None:
     good = tmp_path / "good.yaml"
     good.write_text("servers:\n  - {name: a/b, url: 'http://h/mcp'}\n  - {name: c, url: 'http://h', enabled: false}\n")
@@ -124,6 +130,7 @@ def test_help_teaches() -> None:
     assert "mcpgw-sidecar" in run("--version")
 
 
+@pytest.mark.duty("config.environment", "cli.exit-64")
 def test_options_from_the_environment(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("servers: [")
@@ -137,3 +144,19 @@ def test_options_from_the_environment(tmp_path: Path) -> None:
     )
     assert done.returncode == 64
     assert str(config) in done.stderr
+
+
+@pytest.mark.duty("config.environment")
+def test_the_command_line_wins_over_the_environment(tmp_path: Path) -> None:
+    typed, variable = tmp_path / "typed.yaml", tmp_path / "variable.yaml"
+    for config in (typed, variable):
+        config.write_text("servers: [")
+    done = subprocess.run(
+        [*PROGRAM, "run", "--config", str(typed)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+        env=environment() | {"MCPGW_CONFIG": str(variable)},
+    )
+    assert (done.returncode, str(typed) in done.stderr, str(variable) in done.stderr) == (64, True, False)

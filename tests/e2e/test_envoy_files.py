@@ -30,6 +30,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("envoy")
 
 
+@pytest.mark.duty("config.keys")
 def test_an_https_server_with_its_own_authority(authority: trustme.CA, directory: Path) -> None:
     bundle = directory / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
@@ -42,12 +43,14 @@ def test_an_https_server_with_its_own_authority(authority: trustme.CA, directory
         assert text_of(client.call("one"))
 
 
+@pytest.mark.duty("security.upstream-tls")
 def test_an_https_server_that_nobody_vouches_for(authority: trustme.CA, directory: Path) -> None:
     with tls_server(authority, "127.0.0.1") as server, gateway(directory, [entry("ns/tls", server.url)]) as running:
         wait_until(lambda: running.server("ns/tls")["reason"] == "Unreachable")
         assert "certificate" in running.server("ns/tls")["message"].lower()
 
 
+@pytest.mark.duty("security.upstream-tls")
 def test_a_certificate_for_another_host_is_refused_by_envoy_too(authority: trustme.CA, directory: Path) -> None:
     """The broker is shown a good server, Envoy a bad one: the name is checked by both."""
     bundle = directory / "ca.pem"
@@ -79,6 +82,7 @@ def test_a_gateway_that_speaks_https(authority: trustme.CA, one: ScriptedServer,
                 assert text_of(client.call("one"))
 
 
+@pytest.mark.duty("reload.envoy-refuses")
 def test_envoys_verdict_is_read_back(one: ScriptedServer, directory: Path) -> None:
     with gateway(directory, [entry("ns/one", one.url)]) as running:
         wait_until(lambda: running.status()["envoy"] == {"accepted": True, "error": None})
@@ -107,6 +111,7 @@ def test_a_second_sidecar_at_the_same_files_changes_nothing_for_envoy(one: Scrip
         assert {path.name: path.read_bytes() for path in (directory / "envoy").iterdir()} == before
 
 
+@pytest.mark.duty("header.authority-path", "call.owner")
 def test_two_servers_on_one_host_and_paths_with_queries(one: ScriptedServer, two: ScriptedServer, directory: Path) -> None:
     """A custom path applies to calls too, and servers that share a host name do not mix."""
     servers = [
@@ -121,6 +126,7 @@ def test_two_servers_on_one_host_and_paths_with_queries(one: ScriptedServer, two
         assert arrived.headers["host"] == "shared.local"
 
 
+@pytest.mark.duty("security.cors")
 def test_a_page_of_an_allowed_origin_may_read_answers(one: ScriptedServer, directory: Path) -> None:
     with gateway(directory, [entry("ns/one", one.url)], "--allowed-origin=https://app.example") as running:
         asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type,mcp-session-id"}

@@ -44,12 +44,14 @@ def error(response: httpx2.Response) -> tuple[int, int, Any]:
     return response.status_code, body["error"]["code"], body["id"]
 
 
+@pytest.mark.duty("error.tool-not-found", "call.id")
 def test_an_unknown_tool(client: Client) -> None:
     response = client.call("s_nope", "x")
     assert error(response) == (200, -32601, "x")
     assert response.json()["error"] == {"code": -32601, "message": "Tool not found", "data": {"name": "s_nope"}}
 
 
+@pytest.mark.duty("error.malformed-400")
 @pytest.mark.parametrize(
     ("body", "code", "ident"),
     [
@@ -71,11 +73,13 @@ def test_not_json_or_not_one_message(client: Client, body: str | bytes, code: in
     assert error(client.send(body)) == (400, code, ident)
 
 
+@pytest.mark.duty("error.params-32602")
 @pytest.mark.parametrize("params", [{}, {"name": 5}, {"name": None}])
 def test_a_call_without_a_name(client: Client, params: dict[str, Any]) -> None:
     assert error(client.post("tools/call", params, "n")) == (200, -32602, "n")
 
 
+@pytest.mark.duty("session.missing-400")
 def test_no_session(running: Gateway) -> None:
     for method in ("tools/call", "tools/list", "ping"):
         body = {"jsonrpc": "2.0", "id": 3, "method": method, "params": {"name": "s_echo"}}
@@ -83,6 +87,7 @@ def test_no_session(running: Gateway) -> None:
         assert error(response) == (400, -32000, 3)
 
 
+@pytest.mark.duty("session.unknown-404", "session.id-unforgeable")
 @pytest.mark.parametrize("method", ["tools/call", "tools/list"])
 def test_an_unknown_expired_or_forged_session(client: Client, method: str) -> None:
     body = {"jsonrpc": "2.0", "id": "i", "method": method, "params": {"name": "s_echo"}}
@@ -93,12 +98,14 @@ def test_an_unknown_expired_or_forged_session(client: Client, method: str) -> No
     assert error(client.send(body)) == (404, -32000, "i")
 
 
+@pytest.mark.duty("session.missing-400", "session.unknown-404")
 def test_get_and_delete_need_a_session_too(running: Gateway) -> None:
     for ask in (httpx2.get, httpx2.delete):
         assert error(ask(running.url, trust_env=False)) == (400, -32000, None)
         assert error(ask(running.url, headers={"mcp-session-id": "x"}, trust_env=False)) == (404, -32000, None)
 
 
+@pytest.mark.duty("session.expired-404")
 def test_a_session_that_expires(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
     with (
         gateway(tmp_path_factory.mktemp("expiry"), [entry("ns/one", server.url, "s_")], "--session-lifetime=3s") as short,
@@ -110,6 +117,7 @@ def test_a_session_that_expires(server: ScriptedServer, tmp_path_factory: pytest
         assert "expired" in response.json()["error"]["message"]
 
 
+@pytest.mark.duty("transport.body-413")
 def test_a_body_over_the_limit(client: Client) -> None:
     response = client.call("s_echo", data="x" * 70_000)
     assert error(response) == (413, -32600, None)
@@ -117,6 +125,7 @@ def test_a_body_over_the_limit(client: Client) -> None:
     assert text_of(client.call("s_echo", data="x" * 60_000))
 
 
+@pytest.mark.duty("error.unreachable")
 def test_an_unreachable_server(client: Client, server: ScriptedServer, running: Gateway) -> None:
     """Refused when the session is opened, and refused by Envoy when the session is open already."""
     with ScriptedServer(tool("gone")) as going:
@@ -134,6 +143,7 @@ def test_an_unreachable_server(client: Client, server: ScriptedServer, running: 
     assert text_of(client.call("s_echo"))
 
 
+@pytest.mark.duty("error.silent", "call.silence")
 def test_a_server_that_is_too_slow(client: Client, server: ScriptedServer) -> None:
     def mute(handler: Any, _message: Any) -> bool:
         server._closing.wait(3)
@@ -151,6 +161,29 @@ def test_a_server_that_is_too_slow(client: Client, server: ScriptedServer) -> No
     assert all(word in message for word in ("ns/one", "s_echo", "1 s"))
 
 
+@pytest.mark.duty("call.progress-is-life")
+def test_a_call_with_progress_may_last_longer_than_the_limit_of_silence(client: Client, server: ScriptedServer) -> None:
+    def talk(handler: Any, message: Any) -> bool:
+        told = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.send_header("connection", "close")
+        handler.end_headers()
+        for _ in range(6):
+            handler.wfile.write(f"data: {json.dumps(told)}\n\n".encode())
+            server._closing.wait(0.4)
+        result = {"jsonrpc": "2.0", "id": message["id"], "result": {"content": [{"type": "text", "text": "late"}]}}
+        handler.wfile.write(f"data: {json.dumps(result)}\n\n".encode())
+        return True
+
+    server.answers["tools/call"] = talk
+    try:
+        assert text_of(client.call("s_echo")) == "late"
+    finally:
+        del server.answers["tools/call"]
+
+
+@pytest.mark.duty("error.unauthorized")
 def test_a_server_that_refuses_the_clients_credentials(client: Client, server: ScriptedServer) -> None:
     server.status = 401
     try:
@@ -177,6 +210,7 @@ def test_a_server_that_answers_nonsense(client: Client, server: ScriptedServer) 
     assert text_of(client.call("s_echo"))
 
 
+@pytest.mark.duty("security.host-421", "security.origin-403")
 def test_a_foreign_host_or_origin(client: Client) -> None:
     for message in (CALL, CALL | {"method": "ping"}):
         assert error(client.send(message, host="evil.example"))[:2] == (421, -32000)
@@ -186,6 +220,7 @@ def test_a_foreign_host_or_origin(client: Client) -> None:
         assert client.send(message, origin="https://app.example").status_code == 200
 
 
+@pytest.mark.duty("header.forged", "security.fail-closed", "header.names")
 def test_clients_cannot_say_what_only_the_router_says(client: Client, server: ScriptedServer) -> None:
     """Neither the header that chooses a route, nor a server's Host, nor its path lead past the router."""
     before = len(server.requests)
@@ -205,6 +240,7 @@ def test_clients_cannot_say_what_only_the_router_says(client: Client, server: Sc
     assert "x-envoy-max-retries" not in arrived
 
 
+@pytest.mark.duty("transport.elsewhere")
 def test_other_paths_and_methods(client: Client) -> None:
     elsewhere = client.url.replace("/mcp", "/other")
     assert client.http.get(elsewhere).status_code == 404
@@ -213,6 +249,7 @@ def test_other_paths_and_methods(client: Client) -> None:
     assert client.http.put(client.url).status_code == 405
 
 
+@pytest.mark.duty("error.method-32601", "list.cursor-32602", "error.params-32602")
 def test_an_unknown_method_and_a_bad_cursor(client: Client) -> None:
     assert error(client.post("no/such", ident="m")) == (200, -32601, "m")
     assert error(client.post("tools/list", {"cursor": "nonsense"}, 4)) == (200, -32602, 4)
@@ -221,6 +258,7 @@ def test_an_unknown_method_and_a_bad_cursor(client: Client) -> None:
     assert error(client.post("initialize", {"protocolVersion": "2025-11-25", "capabilities": 5}, 4)) == (200, -32602, 4)
 
 
+@pytest.mark.duty("transport.version-400")
 def test_a_version_of_the_other_era_is_told_what_is_spoken(client: Client) -> None:
     for method in ("server/discover", "tools/call"):
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "s_echo"}}
@@ -229,20 +267,24 @@ def test_a_version_of_the_other_era_is_told_what_is_spoken(client: Client) -> No
         assert "2025-11-25" in response.json()["error"]["data"]["supported"]
 
 
+@pytest.mark.duty("transport.media-415")
 def test_a_wrong_content_type(client: Client) -> None:
     assert error(client.send({"jsonrpc": "2.0", "id": 1, "method": "ping"}, content_type="text/plain"))[:2] == (415, -32600)
 
 
+@pytest.mark.duty("transport.get-406")
 def test_a_get_that_does_not_want_events(client: Client) -> None:
     response = client.http.get(client.url, headers={**client.headers, "accept": "application/json"})
     assert error(response)[:2] == (406, -32600)
 
 
+@pytest.mark.duty("session.version")
 def test_an_initialize_that_asks_for_an_unknown_version_is_offered_ours(running: Gateway) -> None:
     with running.client(version="2030-01-01") as client:
         assert client.initialized.json()["result"]["protocolVersion"] == "2025-11-25"
 
 
+@pytest.mark.duty("session.id-ascii")
 def test_a_huge_client_info_still_gets_a_session(running: Gateway) -> None:
     with running.client() as client:
         big = {"name": "n" * 5000, "version": "1", "icons": [{"src": "data:" + "x" * 20_000}]}
@@ -258,6 +300,7 @@ def test_a_huge_client_info_still_gets_a_session(running: Gateway) -> None:
         assert client.send(CALL, **session).status_code == 200
 
 
+@pytest.mark.duty("call.name-alone")
 def test_the_call_carries_what_it_was_given_byte_for_byte(client: Client, server: ScriptedServer) -> None:
     body = (
         '{ "jsonrpc":"2.0","params" : {"arguments":{"name":"s_echo","n":9007199254740993,"z":-0.0,"e":1e400,"s":"\\ud800",'
@@ -267,6 +310,7 @@ def test_the_call_carries_what_it_was_given_byte_for_byte(client: Client, server
     assert server.calls("tools/call")[-1].body.decode() == body.replace('"name":"s_ech\\u006f"', '"name":"echo"')
 
 
+@pytest.mark.duty("metrics.requests", "call.ping")
 def test_metrics_count_what_went_wrong(client: Client, running: Gateway) -> None:
     client.call("s_nope")
     line = 'mcpgw_requests_total{method="tools/call",outcome="rpc_error",server="",tool=""}'

@@ -57,6 +57,7 @@ def answer_with(server: ScriptedServer, body: bytes, kind: str = "application/js
     server.answers["tools/call"] = reply
 
 
+@pytest.mark.duty("call.name-alone")
 @pytest.mark.parametrize("ident", IDS)
 def test_a_call_arrives_as_it_was_written(client: Client, server: ScriptedServer, ident: str) -> None:
     written = f' {{"params" :{{"arguments":{ODD},"name": "test_one", "_meta":{{"k":{ODD}}}}},"id":{ident} ,"x":{ODD},\n"method":"tools/call","jsonrpc":"2.0"}}\n'
@@ -65,6 +66,7 @@ def test_a_call_arrives_as_it_was_written(client: Client, server: ScriptedServer
     assert arrived == written.replace('"name": "test_one", "_meta"', '"name": "one", "_meta"')
 
 
+@pytest.mark.duty("call.answer-as-written", "call.id")
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize("ident", IDS)
 def test_an_answer_arrives_as_it_was_written(client: Client, server: ScriptedServer, ident: str, kind: str) -> None:
@@ -76,6 +78,7 @@ def test_an_answer_arrives_as_it_was_written(client: Client, server: ScriptedSer
     assert client.call("test_one").content == body.encode()
 
 
+@pytest.mark.duty("call.answer-as-written")
 def test_notifications_on_the_way_to_an_answer_arrive_as_they_were_written(client: Client, server: ScriptedServer) -> None:
     told = f'data: {{"method":"notifications/progress","params":{{"progressToken":9007199254740993,"x":{ODD}}},"jsonrpc":"2.0"}}\n\n'
     odd = f'data: {{"jsonrpc":"2.0","method":"notifications/of/nobody","params":{ODD}}}\n\n'
@@ -84,6 +87,7 @@ def test_notifications_on_the_way_to_an_answer_arrive_as_they_were_written(clien
     assert client.call("test_one").content == body
 
 
+@pytest.mark.duty("ask.id-alone")
 @pytest.mark.parametrize("ident", IDS)
 def test_of_a_servers_request_only_the_id_is_exchanged(client: Client, server: ScriptedServer, ident: str) -> None:
     """And of the answer to it: it arrives under the id that the server wrote, digit for digit."""
@@ -108,6 +112,7 @@ def test_what_a_server_says_outside_a_call_arrives_as_it_was_written(client: Cli
         assert next(line for line in client_lines if line.startswith("data: {")) == f"data: {message}"
 
 
+@pytest.mark.duty("notify.from-client")
 def test_notifications_of_the_client_arrive_as_they_were_written(client: Client, server: ScriptedServer) -> None:
     client.call("test_one")
     written = f'{{"params":{{"requestId":9007199254740993,"x":{ODD}}}, "method":"notifications/cancelled","jsonrpc":"2.0"}}'
@@ -133,6 +138,7 @@ def test_megabytes_both_ways(client: Client, server: ScriptedServer, kind: str) 
         assert server.calls("tools/call")[-1].json["params"]["arguments"]["data"] == data
 
 
+@pytest.mark.duty("list.as-written")
 def test_lists_are_what_servers_wrote(client: Client, server: ScriptedServer, running: Gateway) -> None:
     tool = f'{{"z":{ODD}, "name":"one","inputSchema":{{"type":"object","$anchor":"x","x":{ODD}}},"_meta":{ODD}}}'
     server.raw_list = lambda _cursor: f'{{"tools":[{tool}]}}'

@@ -35,6 +35,7 @@ def lines_of(running: Gateway, action: Any) -> list[str]:
     return running.sidecar.text.splitlines()[before:]
 
 
+@pytest.mark.duty("log.guide", "log.quiet")
 def test_the_brokers_log_patterns(guide: Gateway) -> None:
     assert guide.logged(r"^INFO Registering server mcpURL=http://\S+/mcp prefix=test_$")
     assert guide.logged(r"^INFO Discovered tools mcpURL=http://\S+/mcp #tools=5$")
@@ -43,6 +44,7 @@ def test_the_brokers_log_patterns(guide: Gateway) -> None:
     assert not guide.logged("^DEBUG"), "nothing of a request is logged at INFO"
 
 
+@pytest.mark.duty("log.guide")
 def test_flow_1_initialize(debugged: Gateway) -> None:
     lines = lines_of(debugged, lambda: debugged.client().close())
     assert "DEBUG Processing request method=initialize" in lines
@@ -50,6 +52,7 @@ def test_flow_1_initialize(debugged: Gateway) -> None:
     assert "DEBUG [EXT-PROC] Session ID doesn't need reverse mapping" in lines
 
 
+@pytest.mark.duty("log.guide")
 def test_flow_2_tools_list(debugged: Gateway) -> None:
     with debugged.client() as client:
         lines = lines_of(debugged, client.tools)
@@ -59,6 +62,7 @@ def test_flow_2_tools_list(debugged: Gateway) -> None:
     assert any(line.startswith("DEBUG [EXT-PROC] Processing response body...") for line in lines)
 
 
+@pytest.mark.duty("log.guide", "security.call-secrets", "header.authority-path")
 def test_flow_3_tools_call(debugged: Gateway, server: ScriptedServer) -> None:
     with debugged.client() as client:
         lines = lines_of(debugged, lambda: client.call("test_greet", name="private-argument"))
@@ -75,12 +79,14 @@ def test_flow_3_tools_call(debugged: Gateway, server: ScriptedServer) -> None:
     assert server.calls("tools/call")[-1].headers["host"] == "server1.mcp.local"
 
 
+@pytest.mark.duty("error.tool-not-found")
 def test_scenario_1_tool_not_found(guide: Gateway) -> None:
     with guide.client() as client:
         error = client.call("test_nope").json()["error"]
     assert (error["code"], error["message"]) == (-32601, "Tool not found")
 
 
+@pytest.mark.duty("error.unreachable", "list.server-gone", "error.neighbours")
 def test_scenario_2_backend_unreachable(
     guide: Gateway, sdk_servers: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

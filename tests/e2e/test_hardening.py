@@ -30,6 +30,7 @@ def running(one: ScriptedServer, two: ScriptedServer, directory: Path) -> Iterat
         yield found
 
 
+@pytest.mark.duty("header.to-server")
 def test_a_cookie_of_one_client_reaches_no_other(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     one.cookie = "who=alice; Path=/"
     with running.client() as alice, running.client() as bob:
@@ -39,6 +40,7 @@ def test_a_cookie_of_one_client_reaches_no_other(running: Gateway, one: Scripted
     assert not any("cookie" in request.headers for request in one.requests + two.requests)
 
 
+@pytest.mark.duty("security.credentials")
 @pytest.mark.parametrize("content", ["Bearer SECRET\nsecond", "SECRET \x00", "SECR\u00c9T"])
 def test_a_credential_file_that_cannot_be_sent_is_not_shown(one: ScriptedServer, directory: Path, content: str) -> None:
     secret = directory / "token"
@@ -56,6 +58,7 @@ def test_a_byte_order_mark_in_a_credential_file(one: ScriptedServer, directory: 
         assert one.calls("tools/list")[-1].headers["authorization"] == "Bearer x"
 
 
+@pytest.mark.duty("security.call-secrets")
 def test_a_clients_odd_credential_is_not_shown(running: Gateway) -> None:
     with Client(running.url, http2=True) as client:
         response = client.send(
@@ -108,6 +111,7 @@ def test_what_is_not_envoys_admin_endpoint_is_said_so(one: ScriptedServer, direc
         assert running.sidecar.popen.poll() is None
 
 
+@pytest.mark.duty("error.malformed-400")
 def test_a_body_full_of_members_is_refused_at_once(running: Gateway) -> None:
     body = '{"jsonrpc":"2.0","id":1,"method":"ping",' + '"":0,' * 700_000 + '"a":0}'
     with running.client() as client:
@@ -115,6 +119,7 @@ def test_a_body_full_of_members_is_refused_at_once(running: Gateway) -> None:
         assert client.post("ping").status_code == 200
 
 
+@pytest.mark.duty("error.method-32601")
 @pytest.mark.parametrize("method", ["\ud800", "x" * 100_000, "größe"])
 def test_odd_methods_are_not_found(running: Gateway, method: str) -> None:
     with running.client() as client:
@@ -122,6 +127,7 @@ def test_odd_methods_are_not_found(running: Gateway, method: str) -> None:
         assert (response.status_code, response.json()["id"], response.json()["error"]["code"]) == (200, 7, -32601)
 
 
+@pytest.mark.duty("session.id-ascii")
 def test_a_client_whose_name_is_long_in_any_script(running: Gateway) -> None:
     with running.client() as client:
         info = {"name": "名" * 1500, "title": "前" * 300, "version": "版" * 300}
@@ -142,6 +148,7 @@ def test_sessions_are_closed_in_the_clients_name(running: Gateway, one: Scripted
     assert closed.headers["authorization"] == "Bearer mine"
 
 
+@pytest.mark.duty("reload.live")
 def test_a_server_that_moves_while_a_session_is_opened(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     begun, release = threading.Event(), threading.Event()
 
@@ -165,6 +172,7 @@ def test_a_server_that_moves_while_a_session_is_opened(running: Gateway, one: Sc
         assert json.loads(text_of(client.call("a_both")))["server"] == two.port
 
 
+@pytest.mark.duty("error.not-yet-503", "session.restart")
 def test_a_restarted_sidecar_does_not_deny_what_it_has_not_asked_yet(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         client.call("a_one")
@@ -187,6 +195,7 @@ def test_a_restarted_sidecar_does_not_deny_what_it_has_not_asked_yet(running: Ga
         assert client.tools() == ["a_both", "a_one", "b_both", "b_two"]
 
 
+@pytest.mark.duty("security.cors", "header.to-server")
 def test_an_origin_that_may_call_is_not_the_servers_business(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "a_one"}}
@@ -195,6 +204,7 @@ def test_an_origin_that_may_call_is_not_the_servers_business(running: Gateway, o
         assert "origin" not in one.calls("tools/call")[-1].headers
 
 
+@pytest.mark.duty("error.not-yet-503")
 def test_a_route_that_envoy_does_not_have_yet(running: Gateway, two: ScriptedServer) -> None:
     """The files cannot be written: the list knows the new server, Envoy does not; the session is not said to be unknown."""
     with running.client() as client:
@@ -225,6 +235,7 @@ def test_a_server_that_always_changes_is_paced(running: Gateway, one: ScriptedSe
     one.answers.clear()
 
 
+@pytest.mark.duty("ready.draining", "drain.calls")
 def test_the_admin_port_tells_of_the_drain(running: Gateway, one: ScriptedServer) -> None:
     begun, release = threading.Event(), threading.Event()
 
@@ -248,6 +259,7 @@ def test_the_admin_port_tells_of_the_drain(running: Gateway, one: ScriptedServer
     assert running.sidecar.wait() == 0
 
 
+@pytest.mark.duty("security.credentials")
 def test_queries_of_urls_are_not_shown(one: ScriptedServer, directory: Path) -> None:
     with gateway(directory, [entry("ns/one", one.url + "?api_key=SECRET")], envoy=False) as running:
         wait_until(lambda: running.server("ns/one")["ready"])

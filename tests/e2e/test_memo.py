@@ -41,6 +41,7 @@ def lookups(running: Gateway) -> dict[str, float]:
     }
 
 
+@pytest.mark.duty("header.names", "call.id")
 def test_what_is_known_never_reaches_the_router(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         assert text_of(client.call("a_one"))
@@ -76,6 +77,7 @@ def test_it_can_be_switched_off(one: ScriptedServer, tmp_path: Path, option: str
         assert not (tmp_path / "envoy" / "stamps").exists()
 
 
+@pytest.mark.duty("header.memo-hidden")
 @pytest.mark.parametrize("option", ["--route-memo=on", "--route-memo=off"])
 def test_no_client_sees_the_word_that_envoy_gets(one: ScriptedServer, tmp_path: Path, option: str) -> None:
     """Whoever says it: the broker, the router with a decision, a server that makes it up."""
@@ -92,6 +94,7 @@ def test_no_client_sees_the_word_that_envoy_gets(one: ScriptedServer, tmp_path: 
         assert [(each.status_code, "x-mcp-memo" in each.headers) for each in found] == [(200, False)] * 8
 
 
+@pytest.mark.duty("session.delete-204")
 def test_a_session_that_ends_is_over_in_every_worker(one: ScriptedServer, tmp_path: Path) -> None:
     """Also at a server that keeps no sessions, and so would have taken the call."""
     one.keeps_sessions = False
@@ -114,6 +117,7 @@ def test_a_session_that_ends_is_over_in_every_worker(one: ScriptedServer, tmp_pa
                 assert len(one.calls("tools/call")) == arrived
 
 
+@pytest.mark.duty("session.heal")
 def test_a_session_that_its_server_forgot_is_replaced(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         for _ in range(2):
@@ -126,6 +130,14 @@ def test_a_session_that_its_server_forgot_is_replaced(running: Gateway, one: Scr
         assert (decided(running), len(one.requests)) == (before, arrived + 1)
 
 
+@pytest.mark.duty(
+    "security.host-421",
+    "security.origin-403",
+    "transport.version-400",
+    "session.unknown-404",
+    "session.missing-400",
+    "list.virtual-404",
+)
 def test_headers_that_the_decision_depends_on(running: Gateway, one: ScriptedServer) -> None:
     """Host, Origin, version and virtual server are the router's to judge whatever was remembered."""
     with running.client() as client:
@@ -153,6 +165,7 @@ def test_headers_that_the_decision_depends_on(running: Gateway, one: ScriptedSer
             assert "origin" not in one.calls("tools/call")[-1].headers
 
 
+@pytest.mark.duty("list.memo", "transport.media-415", "list.cursor-32602", "metrics.requests")
 def test_lists_are_known_too(running: Gateway, one: ScriptedServer) -> None:
     """For everybody who sees the same, also for a session that has just begun; the id is each client's own."""
     with running.client() as first:
@@ -193,6 +206,7 @@ def test_lists_are_known_too(running: Gateway, one: ScriptedServer) -> None:
     )
 
 
+@pytest.mark.duty("list.pages")
 def test_long_lists_are_compressed_once(one: ScriptedServer, tmp_path: Path) -> None:
     one.tools = [tool(f"t{number}", description=f"What {number} is good for. " * 4) for number in range(1200)]
     with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
@@ -232,6 +246,7 @@ def test_broker_and_envoy_agree_on_what_is_worth_compressing(
         wait_until(lambda: running.metric(by_envoy) == (2 if packed else 3))
 
 
+@pytest.mark.duty("list.memo")
 def test_a_large_list_is_given_in_gzip_while_the_sidecar_is_away(one: ScriptedServer, tmp_path: Path) -> None:
     """To whoever asks as somebody asked before; what is longer around it, or asked for otherwise, is the broker's."""
     one.tools = [tool(f"t{number}", description="x" * 500) for number in range(300)]
@@ -257,6 +272,7 @@ def test_a_large_list_is_given_in_gzip_while_the_sidecar_is_away(one: ScriptedSe
         wait_until(lambda: "added" in client.send(listing, accept_encoding="gzip, deflate").text)
 
 
+@pytest.mark.duty("error.silent", "error.unreachable")
 def test_envoys_own_answers_name_id_and_tool(one: ScriptedServer, tmp_path: Path) -> None:
     with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--call-timeout=500ms") as running, running.client() as client:
         assert text_of(client.call("a_one"))
@@ -431,6 +447,7 @@ class MemoMachine(RuleBasedStateMachine):
         self.stack.close()
 
 
+@pytest.mark.duty("call.memo-same")
 def test_memo_on_and_off_give_the_same_answers() -> None:
     run_state_machine_as_test(
         MemoMachine,

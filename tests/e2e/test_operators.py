@@ -25,6 +25,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.duty("reload.envoy-refuses", "status.what-went-wrong")
 def test_a_cluster_that_envoy_leaves_out_is_said(one: ScriptedServer, directory: Path) -> None:
     (directory / "ca.pem").write_text("no certificate")
     with gateway(directory, [entry("ns/one", one.url)]) as running:
@@ -37,6 +38,7 @@ def test_a_cluster_that_envoy_leaves_out_is_said(one: ScriptedServer, directory:
     assert run("check", str(directory / "config.yaml"))[0] == 64
 
 
+@pytest.mark.duty("config.options-64")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -56,6 +58,7 @@ def test_options_that_cannot_work_are_refused(tmp_path: Path, arguments: list[st
     assert (code, words in said) == (64, True), said
 
 
+@pytest.mark.duty("security.credentials")
 def test_passwords_and_keys_of_urls_are_not_repeated(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -67,6 +70,7 @@ def test_passwords_and_keys_of_urls_are_not_repeated(tmp_path: Path) -> None:
     assert "mcpBroker is the gateway's own" in said
 
 
+@pytest.mark.duty("cli.tools")
 def test_the_commands_pass_on_what_the_gateway_says(one: ScriptedServer, directory: Path) -> None:
     with gateway(directory, [entry("ns/one", one.url)]) as running:
         call = ["tools", "--url", running.url, "call", "one"]
@@ -95,6 +99,7 @@ def test_sighup_is_answered_and_ends_nothing(one: ScriptedServer, directory: Pat
         assert running.status()
 
 
+@pytest.mark.duty("cli.exit-69")
 def test_a_directory_without_permission_names_its_option(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("servers: []\n")
     (tmp_path / "file").write_text("")
@@ -103,6 +108,7 @@ def test_a_directory_without_permission_names_its_option(tmp_path: Path) -> None
     assert (code, "--envoy-dir" in said) == (69, True)
 
 
+@pytest.mark.duty("config.credential-file")
 def test_paths_are_relative_to_the_file(one: ScriptedServer, directory: Path) -> None:
     (directory / "token").write_text("Bearer here")
     with gateway(directory, [entry("ns/one", one.url, credentialFile="token")], envoy=False) as running:

@@ -59,6 +59,7 @@ def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.T
         yield found
 
 
+@pytest.mark.duty("list.prefixed", "list.uri-alias", "session.capabilities", "list.invalid-left-out")
 def test_lists_of_all_servers(running: Gateway) -> None:
     with running.client() as client:
         offered = client.initialized.json()["result"]["capabilities"]
@@ -87,6 +88,7 @@ def test_lists_of_all_servers(running: Gateway) -> None:
     assert running.server("ns/two")["conflicts"] == [], "a clashing URI is listed under its alias: nothing is lost"
 
 
+@pytest.mark.duty("call.prompt", "call.resource", "call.completion", "header.names")
 @pytest.mark.parametrize(
     ("method", "params", "owner", "arrives"),
     [
@@ -125,6 +127,7 @@ def test_each_is_answered_by_its_owner(
         assert unquote(headers[named]) == params.get("name", params.get("uri"))
 
 
+@pytest.mark.duty("error.unknown-item", "error.params-32602")
 @pytest.mark.parametrize(
     ("method", "params", "code"),
     [
@@ -143,6 +146,7 @@ def test_what_nobody_owns(running: Gateway, method: str, params: Any, code: int)
         assert (response.status_code, response.json()["id"], response.json()["error"]["code"]) == (200, 8, code)
 
 
+@pytest.mark.duty("error.malformed-400")
 def test_a_duplicate_reference_is_refused(running: Gateway) -> None:
     with running.client() as client:
         body = '{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"a","name":"b"}}}'
@@ -159,6 +163,7 @@ def test_a_list_that_is_declared_and_refused_costs_only_itself(
         assert "prompts/list" in running.server("ns/one")["invalid"][0]["reason"]
 
 
+@pytest.mark.duty("call.prompt", "call.resource", "call.completion")
 def test_real_prompts_and_resources(everything: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     async def use(url: str) -> None:
         async with SdkClient(url, mode="legacy") as client:

@@ -47,6 +47,7 @@ def say(stream: Any, method: str, **params: Any) -> None:
     stream.wfile.write(f"data: {data}\n\n".encode())
 
 
+@pytest.mark.duty("notify.updated", "session.capabilities")
 def test_an_update_reaches_exactly_the_subscriber(running: Gateway, one: ScriptedServer) -> None:
     with running.client(authorization="Bearer mine") as client, running.client() as other:
         assert client.initialized.json()["result"]["capabilities"]["resources"] == {"listChanged": True, "subscribe": True}
@@ -64,6 +65,7 @@ def test_an_update_reaches_exactly_the_subscriber(running: Gateway, one: Scripte
             assert not_heard == []
 
 
+@pytest.mark.duty("notify.subscription-kept", "notify.level")
 def test_a_subscription_survives_a_heal(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client, listening(client) as heard:
         client.post("resources/subscribe", {"uri": "file:///w"})
@@ -83,6 +85,7 @@ def test_a_subscription_survives_a_heal(running: Gateway, one: ScriptedServer) -
         assert heard[-1]["params"] == {"level": "error", "data": "x"}
 
 
+@pytest.mark.duty("notify.level", "session.capabilities")
 def test_a_level_reaches_servers_that_are_met_later(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         assert client.initialized.json()["result"]["capabilities"]["logging"] == {}
@@ -94,6 +97,7 @@ def test_a_level_reaches_servers_that_are_met_later(running: Gateway, one: Scrip
         assert answer(client.post("logging/setLevel", {"level": "loud"}))["error"]["code"] == -32602
 
 
+@pytest.mark.duty("session.upstream-delete")
 def test_a_session_that_ends_hears_no_more(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         client.post("resources/subscribe", {"uri": "file:///w"})
@@ -104,6 +108,7 @@ def test_a_session_that_ends_hears_no_more(running: Gateway, one: ScriptedServer
         assert answer(client.post("resources/unsubscribe", {"uri": "file:///w"}))["error"]["code"] == -32000
 
 
+@pytest.mark.duty("notify.subscription-kept")
 def test_an_unsubscription_is_not_repeated(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         client.post("resources/subscribe", {"uri": "file:///w"})
@@ -114,6 +119,7 @@ def test_an_unsubscription_is_not_repeated(running: Gateway, one: ScriptedServer
         assert len(one.calls("resources/subscribe")) == 1
 
 
+@pytest.mark.duty("ask.outside-call", "session.ids-hidden")
 def test_a_request_on_that_stream_is_the_clients_to_answer(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client, listening(client) as heard:
         client.post("resources/subscribe", {"uri": "file:///w"})
@@ -131,6 +137,7 @@ def test_a_request_on_that_stream_is_the_clients_to_answer(running: Gateway, one
         assert replied[0].headers["mcp-session-id"] == session
 
 
+@pytest.mark.duty("notify.subscription-kept")
 def test_a_listening_client_hears_on_after_the_server_forgot_its_session(running: Gateway, one: ScriptedServer) -> None:
     """Nobody calls: the stream alone finds out, heals the session and repeats the subscription."""
     with running.client() as client, listening(client) as heard:
@@ -149,6 +156,7 @@ def test_a_listening_client_hears_on_after_the_server_forgot_its_session(running
         assert heard[-1]["params"] == {"uri": "file:///w"}
 
 
+@pytest.mark.duty("notify.updated", "list.uri-alias")
 def test_an_update_of_a_clashing_uri_is_told_by_its_alias(one: ScriptedServer, two: ScriptedServer, tmp_path: Path) -> None:
     for server in (one, two):
         watched(server)
@@ -164,6 +172,7 @@ def test_an_update_of_a_clashing_uri_is_told_by_its_alias(one: ScriptedServer, t
         assert heard[0]["params"] == {"uri": alias}
 
 
+@pytest.mark.duty("resume.missed")
 def test_a_subscription_over_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer) -> None:
     """The last id that the client got says in which session the server is heard: the new process goes on there."""
     with running.client() as client:

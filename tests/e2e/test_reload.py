@@ -27,6 +27,7 @@ def methods(heard: list[Any]) -> list[str]:
     return [message["method"] for message in heard]
 
 
+@pytest.mark.duty("reload.live")
 def test_servers_come_and_go(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     with running.client() as client:
         assert client.tools() == ["a_both", "a_one"]
@@ -45,6 +46,7 @@ def test_servers_come_and_go(running: Gateway, one: ScriptedServer, two: Scripte
     assert running.status()["servers"] == []
 
 
+@pytest.mark.duty("reload.live")
 def test_a_server_that_moves(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     with running.client() as client:
         assert json.loads(text_of(client.call("a_both")))["server"] == one.port
@@ -53,6 +55,7 @@ def test_a_server_that_moves(running: Gateway, one: ScriptedServer, two: Scripte
         wait_until(lambda: client.tools() == ["a_both", "a_two"])
 
 
+@pytest.mark.duty("reload.calls-go-on")
 def test_a_call_in_flight_ends_where_it_is(running: Gateway, one: ScriptedServer) -> None:
     release, begun = threading.Event(), threading.Event()
 
@@ -76,6 +79,7 @@ def test_a_call_in_flight_ends_where_it_is(running: Gateway, one: ScriptedServer
         assert said == ["finished"]
 
 
+@pytest.mark.duty("notify.list-changed")
 def test_one_change_is_one_notification(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     with running.client() as client, running.client() as second, listening(client) as heard, listening(second) as also:
         running.write([entry("ns/new", two.url, "n_")])
@@ -88,6 +92,7 @@ def test_one_change_is_one_notification(running: Gateway, one: ScriptedServer, t
         assert len(heard) == 1
 
 
+@pytest.mark.duty("notify.list-changed")
 def test_a_server_that_changes_its_tools(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client, listening(client) as heard:
         wait_until(lambda: one._streams, "the broker listens")
@@ -101,6 +106,7 @@ def test_a_server_that_changes_its_tools(running: Gateway, one: ScriptedServer) 
         assert methods(heard) == ["notifications/tools/list_changed"]
 
 
+@pytest.mark.duty("transport.one-stream")
 def test_keep_alives_and_one_stream_for_each_message(running: Gateway, two: ScriptedServer) -> None:
     with running.client() as client, Client(running.url) as twin:
         twin.headers = client.headers
@@ -112,6 +118,7 @@ def test_keep_alives_and_one_stream_for_each_message(running: Gateway, two: Scri
             assert (older, methods(newer)) == ([], ["notifications/tools/list_changed"])
 
 
+@pytest.mark.duty("reload.last-good", "metrics.reloads")
 @pytest.mark.parametrize("broken", ["servers: [", "", "servers: 5", "servers:\n- {name: x, url: 'ftp://x', tolPrefix: a}\n"])
 def test_a_broken_file_leaves_the_last_good_one(running: Gateway, broken: str) -> None:
     good = running.config.read_text()
@@ -158,6 +165,7 @@ def swap_symlinks(path: Path, text: str) -> None:
         path.symlink_to(f"..data/{path.name}")
 
 
+@pytest.mark.duty("reload.every-save")
 @pytest.mark.parametrize("save", [rename, truncate_and_write, remove_and_create, swap_symlinks])
 def test_every_way_to_save_a_file_is_noticed(running: Gateway, one: ScriptedServer, save: Any) -> None:
     with running.client() as client:
@@ -167,6 +175,7 @@ def test_every_way_to_save_a_file_is_noticed(running: Gateway, one: ScriptedServ
     assert running.status()["config"]["error"] is None
 
 
+@pytest.mark.duty("reload.calls-go-on")
 def test_calls_go_on_while_the_configuration_changes(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     stop, failed = threading.Event(), []
 

@@ -73,6 +73,7 @@ def updates(heard: list[Any]) -> list[str]:
     return [message["params"]["uri"] for message in heard if message["method"] == "notifications/resources/updated"]
 
 
+@pytest.mark.duty("session.store", "security.credentials")
 def test_any_replica_serves_any_session(replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer) -> None:
     first, second, _ = replicas
     with first.client() as client, at(second, client) as there:
@@ -91,6 +92,7 @@ def test_any_replica_serves_any_session(replicas: tuple[Gateway, Gateway, Proces
         assert first.status()["sessionStore"]["error"] is None
 
 
+@pytest.mark.duty("session.store", "session.delete-204")
 def test_a_session_that_one_replica_ends_is_over_at_all(
     replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer
 ) -> None:
@@ -140,6 +142,7 @@ def test_messages_wait_for_a_client_that_has_no_stream(
         assert updates(heard) == [f"file:///{number}" for number in range(20)]
 
 
+@pytest.mark.duty("session.store")
 def test_the_loss_of_the_store_costs_no_call(replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer) -> None:
     first, second, store = replicas
     port = int(first.status()["sessionStore"]["url"].rpartition(":")[2])

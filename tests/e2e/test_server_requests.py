@@ -94,6 +94,7 @@ class Call(threading.Thread):
         return json.loads(self.messages[-1]["result"]["content"][0]["text"])
 
 
+@pytest.mark.duty("ask.answer-returns", "ask.id-alone")
 @pytest.mark.parametrize("ident", [0, 7, "x", 'quo"te\\', 9007199254740993])
 def test_an_answer_reaches_the_server_under_its_own_id(running: Gateway, one: ScriptedServer, ident: Any) -> None:
     Asking(one, ident)
@@ -109,6 +110,7 @@ def test_an_answer_reaches_the_server_under_its_own_id(running: Gateway, one: Sc
         assert arrived["x-mcp-servername"] == "ns/one"
 
 
+@pytest.mark.duty("ask.answer-returns")
 def test_two_servers_that_use_one_id_in_one_session(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     """Answered out of order, with a result and with an error."""
     first, second = Asking(one, 1), Asking(two, 1)
@@ -125,6 +127,7 @@ def test_two_servers_that_use_one_id_in_one_session(running: Gateway, one: Scrip
         assert client.send(accepted).status_code == 202, "a second answer is the server's to ignore"
 
 
+@pytest.mark.duty("ask.stranger-400", "ask.nobody-waits-400")
 def test_two_clients_do_not_answer_for_one_another(running: Gateway, one: ScriptedServer) -> None:
     Asking(one, 1)
     with running.client() as client, running.client() as stranger:
@@ -137,6 +140,7 @@ def test_two_clients_do_not_answer_for_one_another(running: Gateway, one: Script
         assert call.result == reply | {"id": 1}
 
 
+@pytest.mark.duty("ask.restart")
 def test_an_answer_reaches_its_server_after_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer) -> None:
     """Killed in the middle of the call: the stream is Envoy's, and the id of the request says all that the new process has to know."""
     asking = Asking(one, 7)
@@ -154,6 +158,7 @@ def test_an_answer_reaches_its_server_after_a_restart_of_the_sidecar(running: Ga
         assert one.requests[-1].headers["mcp-session-id"] == one.calls("tools/call")[0].headers["mcp-session-id"]
 
 
+@pytest.mark.duty("ask.restart")
 def test_another_replica_carries_an_answer(running: Gateway, one: ScriptedServer, tmp_path: Path) -> None:
     """It has the same key and servers, and never saw the session."""
     Asking(one, 7)
@@ -181,6 +186,7 @@ def test_a_server_may_ask_in_a_call_that_was_healed(running: Gateway, one: Scrip
         assert call.result == reply | {"id": 7}
 
 
+@pytest.mark.duty("error.neighbours")
 def test_a_client_that_never_answers_costs_its_server_alone(running: Gateway, one: ScriptedServer) -> None:
     asking = Asking(one, 7)
     with running.client() as client:
@@ -191,6 +197,7 @@ def test_a_client_that_never_answers_costs_its_server_alone(running: Gateway, on
         assert call.result is None
 
 
+@pytest.mark.duty("ask.outside-call")
 def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tmp_path: Path) -> None:
     """As SDKs do without more: on the session's own stream, at once. It is open before the call gets there."""
 
@@ -215,6 +222,7 @@ def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tm
         assert one.requests[-1].json == {"jsonrpc": "2.0", "id": 1, "result": {}}
 
 
+@pytest.mark.duty("resume.at-server", "resume.own-alone")
 def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gateway, one: ScriptedServer) -> None:
     """The id of its last event names the server, so that Envoy leads the client there (basic/transports, Resumability)."""
     resumed: list[dict[str, str]] = []
@@ -252,6 +260,7 @@ def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gatewa
         assert len(resumed) == 1, "nobody resumes a stream of somebody else"
 
 
+@pytest.mark.duty("resume.at-server", "resume.ids-unique")
 def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway, one: ScriptedServer) -> None:
     """Also behind an event without an id of the server's, which only somebody makes up: the router hands on an empty one."""
 
@@ -275,6 +284,7 @@ def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway,
             assert resumed.text == f'id: {owner}s1/8\ndata: {{"jsonrpc":"2.0","id":"{owner}5","method":"ping"}}\n\n'
 
 
+@pytest.mark.duty("notify.from-client")
 def test_notifications_of_the_client_reach_its_servers(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     with running.client(authorization="Bearer mine") as client, running.client() as other:
         client.call("a_one")
@@ -287,6 +297,7 @@ def test_notifications_of_the_client_reach_its_servers(running: Gateway, one: Sc
         assert two.calls("notifications/cancelled") == []
 
 
+@pytest.mark.duty("ask.answer-returns")
 def test_elicitation_and_sampling_with_real_parts(everything: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """server-everything asks, the Python SDK's client answers, both through the gateway."""
     asked: list[str] = []
@@ -342,6 +353,7 @@ def test_a_compressed_stream_passes_as_it_came(running: Gateway, one: ScriptedSe
         assert '"id": 4' in client.call("a_one", 4).text
 
 
+@pytest.mark.duty("notify.client-progress")
 def test_progress_of_a_client_reaches_the_server_that_asked(
     running: Gateway, one: ScriptedServer, two: ScriptedServer
 ) -> None:

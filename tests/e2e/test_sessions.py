@@ -28,6 +28,7 @@ def opened(server: ScriptedServer) -> list[Any]:
     return server.calls("initialize")[1:]
 
 
+@pytest.mark.duty("session.ids-hidden", "security.call-secrets")
 def test_neither_side_sees_the_others_session_id(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         response = client.call("a_one")
@@ -41,6 +42,7 @@ def test_neither_side_sees_the_others_session_id(running: Gateway, one: Scripted
         assert client.session not in running.sidecar.text
 
 
+@pytest.mark.duty("session.upstream-client", "header.authority-path")
 def test_the_server_sees_the_client(running: Gateway, one: ScriptedServer) -> None:
     with running.client(authorization="Bearer mine", x_tenant="t1") as client:
         client.call("a_one")
@@ -56,6 +58,19 @@ def test_the_server_sees_the_client(running: Gateway, one: ScriptedServer) -> No
         assert len(one.calls("notifications/initialized")) == 2
 
 
+@pytest.mark.duty("session.upstream-client", "session.upstream-version")
+def test_the_server_sees_what_the_client_can_and_is_told_its_own_version(running: Gateway, one: ScriptedServer) -> None:
+    capabilities = {"elicitation": {"form": {}}, "experimental": {"x": [1, "é"]}}
+    one.version = "2025-03-26"
+    with Client(running.url, capabilities=capabilities) as client:
+        assert text_of(client.call("a_one"))
+        assert opened(one)[0].json["params"]["capabilities"] == capabilities
+        for arrived in (one.calls("notifications/initialized")[-1], one.calls("tools/call")[-1]):
+            assert arrived.headers["mcp-protocol-version"] == "2025-03-26"
+            assert arrived.headers["mcp-session-id"] in one.sessions
+
+
+@pytest.mark.duty("session.upstream-own")
 def test_calls_that_race_share_one_session(running: Gateway, one: ScriptedServer) -> None:
     one.delay = 0.2
     with running.client() as client:
@@ -75,6 +90,7 @@ def test_calls_that_race_share_one_session(running: Gateway, one: ScriptedServer
     assert len(opened(one)) == 1
 
 
+@pytest.mark.duty("session.upstream-own")
 def test_each_client_and_each_server_has_a_session_of_its_own(
     running: Gateway, one: ScriptedServer, two: ScriptedServer
 ) -> None:
@@ -88,6 +104,7 @@ def test_each_client_and_each_server_has_a_session_of_its_own(
         assert running.status()["sessions"] == {"gateway": 2, "upstream": 4}
 
 
+@pytest.mark.duty("session.delete-204", "session.upstream-delete")
 def test_delete_ends_the_session_everywhere(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         client.call("a_one")
@@ -112,6 +129,7 @@ def test_the_streams_of_ended_sessions_leave_no_connections(running: Gateway) ->
         wait_until(lambda: len(list(files.iterdir())) <= listened - len(clients) + 2, "their connections are closed")
 
 
+@pytest.mark.duty("session.upstream-delete", "session.expired-404")
 def test_an_expired_session_is_closed_at_its_servers(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
     with (
         gateway(tmp_path_factory.mktemp("expiry"), [entry("ns/one", one.url)], "--session-lifetime=2s") as short,
@@ -130,6 +148,7 @@ def test_a_server_without_sessions(running: Gateway, one: ScriptedServer) -> Non
         assert "mcp-session-id" not in one.calls("tools/call")[-1].headers
 
 
+@pytest.mark.duty("session.restart", "call.sidecar-down", "error.sidecar-503")
 def test_sessions_live_on_after_kill_9(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         client.call("a_one")
@@ -151,6 +170,7 @@ def test_sessions_live_on_after_kill_9(running: Gateway, one: ScriptedServer) ->
     assert opened(one)
 
 
+@pytest.mark.duty("session.key-rotation", "security.credentials")
 def test_keys_can_be_rotated_without_losing_a_session(running: Gateway) -> None:
     key = running.directory / "envoy" / "session.key"
     assert key.stat().st_mode & 0o777 == 0o600

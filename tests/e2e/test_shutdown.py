@@ -45,6 +45,7 @@ def slow(release: threading.Event, begun: threading.Event, method: str, server: 
     server.answers[method] = wait
 
 
+@pytest.mark.duty("drain.calls")
 @pytest.mark.parametrize("method", ["tools/call", "initialize"])
 def test_sigterm_loses_no_call(running: Gateway, one: ScriptedServer, method: str) -> None:
     """Neither one that Envoy carries, nor one whose session with the server is just being opened by the sidecar."""
@@ -64,6 +65,7 @@ def test_sigterm_loses_no_call(running: Gateway, one: ScriptedServer, method: st
     assert running.logged("INFO Drained")
 
 
+@pytest.mark.duty("drain.calls")
 def test_sigterm_ends_streams_and_readiness(running: Gateway) -> None:
     with running.client() as client:
         with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
@@ -74,6 +76,7 @@ def test_sigterm_ends_streams_and_readiness(running: Gateway) -> None:
         assert running.sidecar.wait() == 0
 
 
+@pytest.mark.duty("drain.limit")
 def test_a_client_that_stops_reading_cannot_hold_it(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
     one.tools = [tool(f"t{number}", description="x" * 5000) for number in range(900)]
     options = ("--drain-time=2s",)
@@ -90,6 +93,7 @@ def test_a_client_that_stops_reading_cannot_hold_it(one: ScriptedServer, tmp_pat
             assert running.sidecar.wait() == 0
 
 
+@pytest.mark.duty("drain.second-signal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(running: Gateway, one: ScriptedServer, number: signal.Signals) -> None:
     release, begun = threading.Event(), threading.Event()
@@ -112,6 +116,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.duty("cli.exit-64", "config.errors-placed")
 def test_a_broken_configuration_at_start_is_64(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("servers:\n  - name: a\n    url: nope\n    tolPrefix: x\n")
@@ -122,11 +127,13 @@ def test_a_broken_configuration_at_start_is_64(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.duty("cli.exit-64")
 def test_a_missing_configuration_is_64(tmp_path: Path) -> None:
     done = run("run", "--config", str(tmp_path / "none.yaml"))
     assert (done.returncode, "cannot be read" in done.stderr) == (64, True)
 
 
+@pytest.mark.duty("cli.exit-64")
 @pytest.mark.parametrize(
     "arguments", [["run"], ["nope"], ["run", "--config", "x", "--drain-time", "soon"], ["tools", "call"]]
 )
@@ -134,6 +141,7 @@ def test_bad_usage_is_64(arguments: list[str]) -> None:
     assert run(*arguments).returncode == 64
 
 
+@pytest.mark.duty("cli.exit-69")
 def test_a_port_that_is_taken_is_69_and_names_its_option(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("servers: []\n")
@@ -204,6 +212,7 @@ class Demo:
         self.url = f"http://127.0.0.1:{self.ports['gateway']}/mcp"
 
 
+@pytest.mark.duty("cli.demo")
 def test_the_demo_starts_explains_itself_and_ends(tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     try:
@@ -230,6 +239,7 @@ def test_the_demo_starts_explains_itself_and_ends(tmp_path: Path) -> None:
         demo.process.stop()
 
 
+@pytest.mark.duty("cli.exit-69")
 def test_the_demo_names_the_option_of_a_busy_port() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -30,6 +30,7 @@ def write(running: Gateway, servers: list[dict[str, Any]], virtual: dict[str, li
     new.replace(running.config)
 
 
+@pytest.mark.duty("list.virtual")
 def test_by_path(running: Gateway, one: ScriptedServer) -> None:
     with Client(f"{running.url}/ns/few") as few, running.client() as everything:
         assert few.tools() == ["a_one", "b_two"]
@@ -42,6 +43,7 @@ def test_by_path(running: Gateway, one: ScriptedServer) -> None:
         assert few.post("prompts/list").json()["result"]["prompts"] == []
 
 
+@pytest.mark.duty("list.virtual", "header.to-server")
 def test_by_header(running: Gateway, one: ScriptedServer) -> None:
     with running.client(x_mcp_virtualserver="ns/few") as few:
         assert few.tools() == ["a_one", "b_two"]
@@ -53,6 +55,7 @@ def test_by_header(running: Gateway, one: ScriptedServer) -> None:
         assert none.tools() == []
 
 
+@pytest.mark.duty("list.virtual-404")
 def test_what_is_wrong(running: Gateway) -> None:
     with running.client() as client:
         for headers in ({"x-mcp-virtualserver": "ns/unknown"}, {"x-mcp-virtualserver": ""}):
@@ -68,6 +71,7 @@ def test_what_is_wrong(running: Gateway) -> None:
     unknown.close()
 
 
+@pytest.mark.duty("list.virtual", "batch.each")
 def test_in_a_batch(running: Gateway) -> None:
     with Client(f"{running.url}/ns/few", version="2025-03-26") as few:
         calls = [
@@ -80,6 +84,7 @@ def test_in_a_batch(running: Gateway) -> None:
         assert [each["name"] for each in by_id[9]["result"]["tools"]] == ["a_one", "b_two"]
 
 
+@pytest.mark.duty("notify.list-changed", "list.virtual")
 def test_it_changes_live_and_tells_its_clients(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     servers = [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
     with Client(f"{running.url}/ns/few") as few, running.client() as everything:

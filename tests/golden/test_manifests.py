@@ -21,6 +21,7 @@ def printed(*arguments: str) -> str:
     return done.output
 
 
+@pytest.mark.duty("cli.manifests")
 @pytest.mark.parametrize("section", sorted(GENERATED))
 def test_what_lies_in_k8s(section: str) -> None:
     assert (K8S / section / f"{section}.yaml").read_text() == printed(section)
@@ -36,6 +37,7 @@ def test_sections_are_kustomize_bases(section: str) -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.duty("cli.manifests")
 def test_options_reach_what_they_are_for() -> None:
     text = printed(
         "rbac", "istio", "envoy", "webhook", "--namespace=ns", "--image=reg/x:1", "--public-host=*.example.com", "--gateway=gw-ns/gw",

@@ -36,6 +36,7 @@ def comes_and_goes(cluster: Cluster, client: Client, server: ScriptedServer, nam
     wait_until(lambda: f"{name}_hello_world" not in client.tools(), "and that it has gone")
 
 
+@pytest.mark.duty("kube.api-away")
 def test_the_api_server_stops_and_comes_back(
     cluster: Cluster, running: KubeGateway, client: Client, two: ScriptedServer
 ) -> None:
@@ -55,6 +56,7 @@ def test_the_api_server_stops_and_comes_back(
     assert running.logged("INFO Kubernetes watch goes on")
 
 
+@pytest.mark.duty("kube.api-away")
 def test_the_api_server_is_silent_for_a_while(cluster: Cluster, client: Client, two: ScriptedServer) -> None:
     cluster.api.signal(signal.SIGSTOP)
     try:
@@ -92,6 +94,7 @@ def test_the_history_was_compacted(cluster: Cluster, running: KubeGateway, clien
     wait_until(lambda: client.tools() == ["test_greet", "test_time"], "as before")
 
 
+@pytest.mark.duty("kube.api-away")
 def test_a_token_that_is_no_longer_good(cluster: Cluster, running: KubeGateway, client: Client, two: ScriptedServer) -> None:
     """The account was made anew: every token of before is refused until the new one lies where it is read."""
     cluster.delete("serviceaccount", "mcp-gateway", "gateway-system")
@@ -104,6 +107,7 @@ def test_a_token_that_is_no_longer_good(cluster: Cluster, running: KubeGateway, 
     comes_and_goes(cluster, client, two, "token")
 
 
+@pytest.mark.duty("kube.one-writer")
 def test_the_writer_is_killed(cluster: Cluster, running: KubeGateway, tmp_path: Path) -> None:
     """Two sidecars watch, one writes; the death of that one is noticed, and status tells the truth again."""
     holder = wait_until(lambda: cluster.get(*LEASE)["spec"]["holderIdentity"], "a holder")
@@ -125,6 +129,7 @@ def test_the_writer_is_killed(cluster: Cluster, running: KubeGateway, tmp_path: 
     wait_until(lambda: running.logged("This sidecar writes status and ConfigMap now"), "the first one again")
 
 
+@pytest.mark.duty("session.restart")
 def test_a_session_survives_the_sidecar(running: KubeGateway, client: Client) -> None:
     """The keys are in the Secret that all sidecars share."""
     running.sidecar.signal(signal.SIGKILL)
@@ -133,6 +138,7 @@ def test_a_session_survives_the_sidecar(running: KubeGateway, client: Client) ->
     wait_until(lambda: client.call("test_greet").status_code == 200, "the same session")
 
 
+@pytest.mark.duty("kube.follower")
 def test_a_sidecar_that_follows_the_configmap(
     cluster: Cluster, running: KubeGateway, two: ScriptedServer, tmp_path: Path
 ) -> None:
@@ -160,6 +166,7 @@ def test_a_sidecar_that_follows_the_configmap(
         assert not follower.logged("WARN|ERROR")
 
 
+@pytest.mark.duty("kube.follower")
 def test_a_configmap_that_is_missing_or_broken(cluster: Cluster, one: ScriptedServer, tmp_path: Path) -> None:
     """Nobody writes this one but the test: the last good configuration stays, and what is wrong is said."""
     kubeconfig = cluster.account("team-c", "follower")
@@ -191,6 +198,7 @@ def test_a_configmap_that_is_missing_or_broken(cluster: Cluster, one: ScriptedSe
         assert follower.status()["config"]["error"] is None
 
 
+@pytest.mark.duty("ready.configuration")
 def test_crds_that_come_later(one: ScriptedServer, tmp_path: Path) -> None:
     """A sidecar that finds none waits, says what to do, and needs no restart."""
     (tmp_path / "c").mkdir()

@@ -108,6 +108,7 @@ def test_what_the_commands_show(cluster: Cluster, running: KubeGateway, tmp_path
     assert "3 of 3 servers ready" in shown("mcpgw-sidecar status")
 
 
+@pytest.mark.duty("log.guide")
 @pytest.mark.parametrize("line", [line for block in blocks("log") for line in block.splitlines()])
 def test_log_lines(running: KubeGateway, line: str) -> None:
     with Client(running.url) as client:

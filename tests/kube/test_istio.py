@@ -164,6 +164,7 @@ def client(running: IstioGateway) -> Iterator[Client]:
         yield found
 
 
+@pytest.mark.duty("kube.istio")
 def test_everything_shipped_is_accepted(running: IstioGateway, client: Client) -> None:
     del client  # it is there: Envoy has its configuration
     assert running.istio.stat("listener_manager.lds.update_success") > 0
@@ -188,6 +189,7 @@ def test_istio_adds_the_sidecar_to_the_gateways_that_it_deploys(running: IstioGa
     assert spec["serviceAccountName"] == "mcp-gateway-istio"
 
 
+@pytest.mark.duty("kube.istio", "session.ids-hidden", "header.authority-path")
 def test_two_servers_are_called(client: Client, one: ScriptedServer, two: ScriptedServer) -> None:
     answered = client.call("test_greet")
     assert answered.status_code == 200
@@ -201,6 +203,7 @@ def test_two_servers_are_called(client: Client, one: ScriptedServer, two: Script
     assert client.call("test_nope").json()["error"]["message"] == "Tool not found"
 
 
+@pytest.mark.duty("security.fail-closed", "header.forged")
 def test_nobody_goes_around_the_router(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
     """The host of a server's route is the router's alone, and what only the router says is removed from clients' requests."""
     one.requests.clear()
@@ -214,6 +217,7 @@ def test_nobody_goes_around_the_router(running: IstioGateway, client: Client, on
     assert all(request.headers["host"].endswith(f":{one.port}") for request in one.calls("tools/list"))  # the broker's own
 
 
+@pytest.mark.duty("kube.istio")
 def test_other_hosts_of_the_gateway_are_left_alone(running: IstioGateway, client: Client) -> None:
     """Whoever shares the listener gets Envoy's own answers, and no body of theirs is looked at."""
     del client
@@ -222,6 +226,7 @@ def test_other_hosts_of_the_gateway_are_left_alone(running: IstioGateway, client
     assert "jsonrpc" not in answered.text
 
 
+@pytest.mark.duty("session.heal")
 def test_a_session_that_a_server_forgot_is_healed(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
     running.settle()
     assert client.call("test_greet").status_code == 200
@@ -231,6 +236,7 @@ def test_a_session_that_a_server_forgot_is_healed(running: IstioGateway, client:
     assert len(one.calls("tools/call")) == calls + 2  # refused with 404, and once more in a new session
 
 
+@pytest.mark.duty("error.unreachable")
 def test_a_server_that_is_gone(running: IstioGateway, client: Client) -> None:
     with ScriptedServer(tool("short")) as going:
         running.cluster.apply(*server_objects("server3", going.port, prefix="gone_"), endpoints("server3", going.port))
@@ -246,12 +252,14 @@ def test_a_server_that_is_gone(running: IstioGateway, client: Client) -> None:
     wait_until(lambda: "gone_short" not in client.tools(), "its tools have left")
 
 
+@pytest.mark.duty("transport.body-413")
 def test_a_body_that_is_too_large(client: Client) -> None:
     answered = client.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": "x" * (5 << 20)}}))
     assert answered.status_code == 413
     assert answered.json()["error"]["message"].startswith("Request body too large")
 
 
+@pytest.mark.duty("error.sidecar-503", "session.restart")
 def test_the_sidecar_is_down_and_comes_back(running: IstioGateway, client: Client) -> None:
     assert client.call("test_greet").status_code == 200
     running.sidecar.signal(signal.SIGKILL)
@@ -264,6 +272,7 @@ def test_the_sidecar_is_down_and_comes_back(running: IstioGateway, client: Clien
     assert client.tools() == ["test2_hello_world", "test_greet", "test_time"]
 
 
+@pytest.mark.duty("ask.answer-returns")
 def test_a_server_asks_its_client(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
     """Requests of servers name their server and session, so that the client's answer finds the way back through the router."""
     del client

@@ -75,6 +75,7 @@ def pod(cluster: Cluster, tmp_path: Path) -> Iterator[Pod]:
             running.stop()
 
 
+@pytest.mark.duty("kube.api-away", "error.not-yet-503", "session.restart")
 def test_the_pod(cluster: Cluster, pod: Pod) -> None:
     """A call; the sidecar is killed and comes back while the API is away: Envoy keeps what it had."""
     with ScriptedServer(tool("greet")) as server:

@@ -28,6 +28,7 @@ def remove(cluster: Cluster, name: str, namespace: str = NAMESPACE) -> None:
         cluster.delete(kind, object_name, namespace)
 
 
+@pytest.mark.duty("kube.columns", "kube.configmap", "kube.ready-truth")
 def test_the_guides_commands(cluster: Cluster, client: Client, one: ScriptedServer) -> None:
     assert client.call("test_greet").status_code == 200
     wait_until(lambda: cluster.ready("mcpserver", "server1", NAMESPACE).get("status") == "True", "Ready")
@@ -50,6 +51,7 @@ def test_the_guides_commands(cluster: Cluster, client: Client, one: ScriptedServ
     assert "toolPrefix: test_" in listed
 
 
+@pytest.mark.duty("kube.route-resolved", "header.authority-path")
 def test_an_mcpserver_comes_changes_and_goes(cluster: Cluster, client: Client, two: ScriptedServer) -> None:
     cluster.apply(*server_objects("server2", two.port, "test2_"))
     wait_until(lambda: "test2_hello_world" in client.tools(), "its tools")
@@ -65,6 +67,7 @@ def test_an_mcpserver_comes_changes_and_goes(cluster: Cluster, client: Client, t
     assert client.call("test2_hello_world").json()["error"]["code"] == -32601
 
 
+@pytest.mark.duty("kube.route-resolved", "kube.ready-truth")
 def test_an_httproute_changes(cluster: Cluster, client: Client, one: ScriptedServer, two: ScriptedServer) -> None:
     """Another backend, no hostname, gone and back: each counts at once."""
     cluster.apply(*server_objects("moving", two.port, "m_"))
@@ -82,6 +85,7 @@ def test_an_httproute_changes(cluster: Cluster, client: Client, one: ScriptedSer
     cluster.delete("service", "elsewhere", NAMESPACE)
 
 
+@pytest.mark.duty("kube.route-resolved", "kube.ready-truth")
 def test_a_service_goes_and_comes_back(cluster: Cluster, client: Client, two: ScriptedServer) -> None:
     cluster.apply(*server_objects("served", two.port, "s_"))
     wait_until(lambda: "s_hello_world" in client.tools(), "its tools")
@@ -101,6 +105,7 @@ def test_a_service_goes_and_comes_back(cluster: Cluster, client: Client, two: Sc
     remove(cluster, "served")
 
 
+@pytest.mark.duty("kube.grant")
 def test_another_namespace_needs_a_grant(cluster: Cluster, client: Client, two: ScriptedServer) -> None:
     cluster.kubectl("create", "namespace", "team-b")
     service_there, route_there, _ = server_objects("far", two.port, namespace="team-b")
@@ -126,6 +131,7 @@ def test_another_namespace_needs_a_grant(cluster: Cluster, client: Client, two: 
     cluster.delete("mcpserver", "far", NAMESPACE)
 
 
+@pytest.mark.duty("kube.credential", "security.credential-own")
 def test_a_credential_is_used_rotated_and_missing(cluster: Cluster, client: Client, two: ScriptedServer) -> None:
     two.requests.clear()
     cluster.apply(*server_objects("keyed", two.port, "k_", credentialRef={"name": "the-key"}))
@@ -149,11 +155,13 @@ def test_a_credential_is_used_rotated_and_missing(cluster: Cluster, client: Clie
     remove(cluster, "keyed")
 
 
+@pytest.mark.duty("security.credentials")
 def test_secrets_are_never_logged(running: KubeGateway) -> None:
     assert "first-secret" not in running.sidecar.text
     assert "second-secret" not in running.sidecar.text
 
 
+@pytest.mark.duty("kube.virtual", "list.virtual", "list.virtual-404", "kube.columns")
 def test_a_virtual_server(cluster: Cluster, running: KubeGateway, client: Client) -> None:
     virtual: dict[str, Any] = {
         "apiVersion": "mcpgw.dev/v1alpha1",
@@ -186,6 +194,7 @@ def test_a_virtual_server(cluster: Cluster, running: KubeGateway, client: Client
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 
 
+@pytest.mark.duty("kube.older-wins")
 def test_the_older_of_two_keeps_a_route(cluster: Cluster, client: Client) -> None:
     cluster.apply(mcp_server("younger", "server1-route", "y_"))
     condition = wait_until(lambda: (c := cluster.ready("mcpserver", "younger", NAMESPACE)) and c, "a verdict")
@@ -195,6 +204,7 @@ def test_the_older_of_two_keeps_a_route(cluster: Cluster, client: Client) -> Non
     cluster.delete("mcpserver", "younger", NAMESPACE)
 
 
+@pytest.mark.duty("kube.ready-truth", "list.clash")
 def test_a_tool_that_an_older_server_owns(cluster: Cluster, client: Client, two: ScriptedServer) -> None:
     two.tools.append(tool("time"))
     try:
@@ -209,6 +219,7 @@ def test_a_tool_that_an_older_server_owns(cluster: Cluster, client: Client, two:
         remove(cluster, "clash")
 
 
+@pytest.mark.duty("kube.ready-truth")
 def test_a_server_that_is_down_says_so(cluster: Cluster, client: Client) -> None:
     with ScriptedServer(tool("t")) as going:
         cluster.apply(*server_objects("going", going.port, "g_"))
@@ -220,6 +231,7 @@ def test_a_server_that_is_down_says_so(cluster: Cluster, client: Client) -> None
     remove(cluster, "going")
 
 
+@pytest.mark.duty("kube.route-condition")
 def test_the_route_says_who_uses_it(cluster: Cluster, client: Client) -> None:
     """Under our own controllerName, beside what others say, and only as long as it is true."""
     del client
@@ -249,6 +261,7 @@ def test_the_route_says_who_uses_it(cluster: Cluster, client: Client) -> None:
     cluster.apply(mcp_server("server1", "server1-route", "test_"))
 
 
+@pytest.mark.duty("kube.write-changes")
 def test_nothing_is_written_without_a_change(cluster: Cluster, client: Client) -> None:
     """No hot loop: the versions of what we write stand still while servers are checked twice a second."""
     del client
@@ -272,6 +285,7 @@ def test_nothing_is_written_without_a_change(cluster: Cluster, client: Client) -
     assert versions() == first
 
 
+@pytest.mark.duty("kube.configmap")
 def test_the_configmap_is_kept_as_it_should_be(cluster: Cluster, client: Client) -> None:
     del client
 
@@ -287,6 +301,7 @@ def test_the_configmap_is_kept_as_it_should_be(cluster: Cluster, client: Client)
     wait_until(lambda: text() == good, "made anew")
 
 
+@pytest.mark.duty("kube.ready-truth")
 def test_objects_that_nobody_can_use_disturb_nobody(cluster: Cluster, client: Client) -> None:
     """The API server takes what the schemas allow; whatever is wrong beyond is said at the object alone."""
     backends: list[dict[str, Any]] = [{"group": "example.com", "kind": "Bucket", "name": "b"}]
@@ -305,6 +320,7 @@ def test_objects_that_nobody_can_use_disturb_nobody(cluster: Cluster, client: Cl
         remove(cluster, name)
 
 
+@pytest.mark.duty("kube.schema")
 def test_the_crds_refuse(cluster: Cluster) -> None:
     cluster.apply(mcp_server("fixed", "nowhere", "fixed_"))
     for changed in (mcp_server("fixed", "nowhere", "other_"), mcp_server("fixed", "nowhere")):

@@ -122,6 +122,7 @@ class Started:
         self.cluster.kubectl("patch", "mcpserver", "server1", "-n", NAMESPACE, "--type=merge", "-p", patch)
 
 
+@pytest.mark.duty("kube.rights")
 @pytest.mark.parametrize(("name", "index", "resource", "verb"), rights(), ids=lambda value: str(value).replace("/", "."))
 def test_without(
     audited: Cluster, server: ScriptedServer, tmp_path: Path, name: str, index: int, resource: str, verb: str
@@ -161,6 +162,7 @@ def granted(documents: list[dict[str, Any]], roles: set[str]) -> set[tuple[str, 
     return {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
 
+@pytest.mark.duty("kube.rights")
 def test_the_sidecar_uses_every_right_and_no_other(audited: Cluster, server: ScriptedServer, tmp_path: Path) -> None:
     (audited.directory / "audit.log").write_text("")
     started = Started(audited, tmp_path, server)
@@ -177,6 +179,7 @@ def test_the_sidecar_uses_every_right_and_no_other(audited: Cluster, server: Scr
         started.running.stop()
 
 
+@pytest.mark.duty("kube.rights")
 def test_the_webhook_uses_every_right_and_no_other(audited: Cluster, tmp_path: Path) -> None:
     port = free_ports(1)[0]
     documents = list(yaml.safe_load_all(shipped("webhook")))

@@ -91,6 +91,7 @@ def sidecars(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in found["spec"].get("initContainers", []) if each["name"] == "mcpgw-sidecar"]
 
 
+@pytest.mark.duty("kube.webhook")
 def test_a_pod_in_a_namespace_that_asks(cluster: Cluster, webhook: Webhook) -> None:
     del webhook
     found = made(cluster, pod("gateway", "asks"))
@@ -111,6 +112,7 @@ def test_a_pod_in_a_namespace_that_asks(cluster: Cluster, webhook: Webhook) -> N
     assert found["metadata"]["annotations"]["mcpgw.dev/injected"]
 
 
+@pytest.mark.duty("kube.webhook")
 def test_labels_of_pods(cluster: Cluster, webhook: Webhook) -> None:
     assert sidecars(made(cluster, pod("asking", "silent", mcpgw__dev="x", **{"mcpgw.dev__inject": "enabled"})))
     assert not sidecars(made(cluster, pod("not-asking", "silent")))
@@ -131,6 +133,7 @@ def test_a_plain_envoy(cluster: Cluster, webhook: Webhook) -> None:
     assert "--envoy-dir=/run/mcpgw/envoy" in sidecars(found)[0]["args"]
 
 
+@pytest.mark.duty("kube.webhook", "cli.inject")
 def test_what_was_injected_by_hand_is_not_injected_twice(cluster: Cluster, webhook: Webhook) -> None:
     del webhook
     command = [*PROGRAM, "inject", "--image=registry.example/mcpgw:1", "--public-host=gw.example.com"]

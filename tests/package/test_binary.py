@@ -147,6 +147,7 @@ def test_a_credential_plugin_finds_its_own_libraries(tmp_path: Path, folder: Pat
         process.stop()
 
 
+@pytest.mark.duty("cli.demo")
 def test_the_single_file_runs_the_demo(single: Path, tmp_path: Path) -> None:
     """It starts itself twice more, and Envoy, which it finds on PATH; nothing stays behind."""
     ports = dict(zip(("gateway", "broker", "router", "admin", "envoy-admin"), free_ports(5), strict=True))

@@ -28,6 +28,7 @@ def renamed(message: str) -> Any:
     return json.loads(name_owner(message.encode("utf-8", "surrogatepass"), OWNER))
 
 
+@pytest.mark.duty("ask.answer-returns", "ask.id-alone")
 @given(IDS, TEXT, JSON, st.dictionaries(TEXT, JSON, max_size=3))
 def test_a_request_names_its_server_and_the_id_comes_back(
     ident: Any, method: str, params: Any, more: dict[str, Any]
@@ -53,6 +54,7 @@ def test_answers_and_notifications_pass_as_they_came(ident: Any, value: Any, mor
         assert name_owner(text, OWNER) == text
 
 
+@pytest.mark.duty("notify.server-cancelled")
 @given(IDS)
 def test_a_cancellation_names_what_it_cancels(ident: Any) -> None:
     message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"reason": "r", "requestId": ident}}
@@ -93,6 +95,7 @@ def test_every_end_of_a_line(ending: bytes) -> None:
     assert name_owners(b"", line, OWNER) == (line.replace(b'"id":1', b'"id":"mcpgw:ns/one:tick-et_:1"'), b"")
 
 
+@pytest.mark.duty("ask.id-alone", "notify.server-cancelled")
 @given(IDS, TEXT)
 def test_the_sidecar_names_owners_as_envoy_does(ident: Any, method: str) -> None:
     for message in (
@@ -146,6 +149,7 @@ def test_other_ids_name_nobody(ident: object) -> None:
     assert read_owner(ident) is None
 
 
+@pytest.mark.duty("resume.ids-unique", "resume.at-server")
 @given(st.text(st.characters(blacklist_characters="\r\n\0", blacklist_categories=("Cs",)), max_size=20))
 def test_the_id_of_an_event_names_its_owner_and_comes_back(ident: str) -> None:
     line = f"id: {ident}\n".encode()
@@ -159,6 +163,7 @@ def test_the_id_of_an_event_names_its_owner_and_comes_back(ident: str) -> None:
     assert (owner.server, owner.ticket, owner.id) == ("ns/one", "tick-et_", ident)
 
 
+@pytest.mark.duty("notify.client-progress")
 @pytest.mark.parametrize("token", [1, "t", 9007199254740993])
 def test_progress_of_the_client_names_the_server_that_asked(token: Any) -> None:
     message = {"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {"_meta": {"progressToken": token}}}

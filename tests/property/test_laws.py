@@ -7,6 +7,7 @@ import string
 from itertools import pairwise
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from mcpgw_sidecar.catalog.federation import federate
@@ -66,6 +67,7 @@ def test_any_bytes_are_a_message_or_a_fault(body: bytes) -> None:
         assert found.code in {-32700, -32600, -32602}
 
 
+@pytest.mark.duty("call.id")
 @given(JSON, JSON, st.dictionaries(TEXT, JSON, max_size=3))
 def test_an_id_is_kept_or_refused(ident: object, params: object, more: dict[str, object]) -> None:
     found = parse_message(json.dumps(more | {"jsonrpc": "2.0", "id": ident, "method": "m", "params": params}))
@@ -78,6 +80,7 @@ NAMES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_si
 PREFIXES = st.text(string.ascii_letters + string.digits, max_size=8)
 
 
+@pytest.mark.duty("call.name-alone")
 @given(NAMES, PREFIXES, st.dictionaries(TEXT, JSON, max_size=3), JSON, st.booleans())
 def test_a_call_differs_from_what_the_client_wrote_in_one_name(
     name: str, prefix: str, more: dict[str, object], arguments: object, ascii_only: bool
@@ -95,6 +98,7 @@ def test_a_call_differs_from_what_the_client_wrote_in_one_name(
     assert json.loads(found.body) == sent | {"params": params | {"name": name}}
 
 
+@pytest.mark.duty("list.order", "list.clash")
 @given(st.lists(NAMES, max_size=8), st.lists(NAMES, max_size=8), PREFIXES, PREFIXES)
 def test_who_owns_a_name_does_not_depend_on_who_answered_first(one: list[str], two: list[str], p1: str, p2: str) -> None:
     first = Server(name=ServerName("one"), url="http://1", hostname="1", tool_prefix=p1)
@@ -129,6 +133,7 @@ def test_events_do_not_depend_on_where_the_network_cut_them(messages: list[dict[
 KEYS = parse_keys("k" * 43, "here")
 
 
+@pytest.mark.duty("session.id-ascii")
 @given(TEXT, st.integers(1, 2**40), TEXT, TEXT)
 def test_a_token_says_what_was_sealed(key: str, expires: int, info: str, version: str) -> None:
     session = Session(
@@ -143,6 +148,7 @@ def test_a_token_says_what_was_sealed(key: str, expires: int, info: str, version
     assert token.isascii()
 
 
+@pytest.mark.duty("session.id-unforgeable")
 @given(st.text(max_size=200))
 def test_no_text_is_a_token_by_chance(text: str) -> None:
     assert KEYS.verify(text, 0) in {SessionFault.MISSING, SessionFault.UNKNOWN}

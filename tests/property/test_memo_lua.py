@@ -59,6 +59,7 @@ def dumped(value: Any, *, ascii_only: bool, indent: int | None) -> bytes:
     return json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "surrogatepass")
 
 
+@pytest.mark.duty("call.memo-same")
 @given(
     st.sampled_from([1, -7, 2**70, 1.5, "x", "ü", 'a"b', "\x1f"]),
     st.sampled_from(["greet", "a.b/c-d_e", "größe", "with space"]),
@@ -83,6 +84,7 @@ def test_what_is_the_brokers_is_taken(method: str) -> None:
         assert agrees(json.dumps({"jsonrpc": "2.0", "method": method, **more}).encode())
 
 
+@pytest.mark.duty("call.memo-same")
 @given(st.dictionaries(KEYS, JSON | TEXT), st.dictionaries(KEYS, JSON), NAMES, st.booleans())
 def test_any_message_is_read_alike_or_declined(outer: Any, params: Any, name: str, ascii_only: bool) -> None:
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", **outer, "params": {"name": name, **params}}

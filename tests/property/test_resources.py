@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -102,6 +103,7 @@ _VIRTUAL = st.builds(
 )
 
 
+@pytest.mark.duty("kube.configmap")
 @given(
     st.lists(_SERVERS, max_size=5, unique_by=lambda s: s.name), st.lists(_VIRTUAL, max_size=3, unique_by=lambda v: v.name)
 )

@@ -37,6 +37,7 @@ def client(running: Gateway) -> Iterator[Client]:
         yield found
 
 
+@pytest.mark.duty("call.not-twice", "error.neighbours", "metrics.requests")
 @pytest.mark.parametrize(
     ("fault", "status", "words"),
     [
@@ -64,6 +65,7 @@ def test_a_call_that_fails_is_told_and_not_repeated(
     wait_until(lambda: running.metric(rf"mcpgw_requests_total\{{{labels}\}}") >= 1)
 
 
+@pytest.mark.duty("call.not-twice", "error.neighbours")
 @pytest.mark.parametrize("fault", [half, reset_mid_stream])
 def test_an_answer_that_breaks_off_breaks_off_for_its_client_alone(client: Client, one: ScriptedServer, fault: Any) -> None:
     """What has begun cannot be turned into an error any more: the client sees that it is not whole, and nothing hangs."""
@@ -138,6 +140,7 @@ def test_a_line_of_five_megabytes_passes_as_it_came(client: Client, one: Scripte
     assert text_of(client.call("a_one")) == text
 
 
+@pytest.mark.duty("error.unreachable", "metrics.gauges", "session.heal")
 def test_a_server_restarted_in_the_midst_of_a_session(client: Client, running: Gateway, one: ScriptedServer) -> None:
     """While it is away its calls are refused by name; afterwards its sessions are healed."""
     port = one.port
@@ -154,6 +157,7 @@ def test_a_server_restarted_in_the_midst_of_a_session(client: Client, running: G
         assert again.calls("tools/call")[-1].headers["mcp-session-id"] in again.sessions
 
 
+@pytest.mark.duty("call.silence", "error.neighbours")
 def test_a_server_that_is_slow_but_within_its_limit(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     """12 s without a word, and no limit: the answer arrives, and others do not wait."""
     running.write([entry("ns/one", one.url, "a_", callTimeout="0s"), entry("ns/two", two.url, "b_")])
@@ -179,6 +183,7 @@ def test_a_server_that_is_slow_but_within_its_limit(running: Gateway, one: Scrip
         assert late == ["late"]
 
 
+@pytest.mark.duty("error.silent")
 def test_a_server_too_slow_to_open_a_session(running: Gateway, one: ScriptedServer) -> None:
     """initialize has ten seconds; the error says so, and the next call finds a server that is well again."""
 
@@ -197,6 +202,7 @@ def test_a_server_too_slow_to_open_a_session(running: Gateway, one: ScriptedServ
         assert text_of(client.call("a_one"))
 
 
+@pytest.mark.duty("error.silent", "call.silence", "status.what-went-wrong")
 def test_a_server_that_is_stopped_in_its_tracks(two: ScriptedServer, tmp_path: Path) -> None:
     """SIGSTOP: its connections stay open, and nothing ever comes."""
     (port,) = free_ports(1)

@@ -56,6 +56,7 @@ def call(name: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": {}}}
 
 
+@pytest.mark.duty("transport.no-cancel")
 def test_a_client_gone_in_the_midst_of_a_call(running: Gateway, one: ScriptedServer) -> None:
     release = threading.Event()
     ended: list[int] = []
@@ -82,6 +83,7 @@ def test_a_client_gone_in_the_midst_of_a_call(running: Gateway, one: ScriptedSer
         assert len(one.calls("initialize")) <= 3
 
 
+@pytest.mark.duty("metrics.gauges")
 def test_two_thousand_clients_gone_at_once(running: Gateway, one: ScriptedServer) -> None:
     """Each with a session and an open stream. Afterwards nothing of them is open, and whoever stayed never noticed."""
     with running.client() as stays:
@@ -114,6 +116,7 @@ def _open_files(running: Gateway) -> int:
     return len(os.listdir(f"/proc/{running.sidecar.popen.pid}/fd"))
 
 
+@pytest.mark.duty("notify.slow-reader")
 def test_a_client_that_stops_reading_its_stream(running: Gateway, one: ScriptedServer) -> None:
     """It subscribed, and then reads nothing while its server talks: it loses the oldest, nobody else loses anything."""
     one.capabilities = {"tools": {}, "logging": {}}

@@ -19,6 +19,7 @@ def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.T
         yield found
 
 
+@pytest.mark.duty("session.heal", "session.upstream-client")
 def test_a_forgotten_session_is_healed_in_place(running: Gateway, one: ScriptedServer) -> None:
     with running.client(authorization="Bearer mine") as client:
         assert text_of(client.call("a_one", 1, n=1))
@@ -41,6 +42,7 @@ def test_a_forgotten_session_is_healed_in_place(running: Gateway, one: ScriptedS
         assert len(one.calls("initialize")) == before, "the healed session is kept"
 
 
+@pytest.mark.duty("header.memo-hidden", "session.ids-hidden")
 def test_no_server_sees_what_the_healing_needs(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         client.call("a_one")
@@ -54,6 +56,7 @@ def test_no_server_sees_what_the_healing_needs(running: Gateway, one: ScriptedSe
             assert client.session not in str(call.headers)
 
 
+@pytest.mark.duty("session.heal")
 def test_calls_that_race_into_a_dead_session_open_one(running: Gateway, one: ScriptedServer) -> None:
     with running.client() as client:
         client.call("a_one")
@@ -108,6 +111,7 @@ def test_a_server_that_cannot_be_healed_is_told_so_to_the_client(running: Gatewa
         assert text_of(client.call("b_two"))
 
 
+@pytest.mark.duty("session.heal")
 def test_a_large_call_is_healed_as_well(running: Gateway, one: ScriptedServer) -> None:
     data = "x" * 3_000_000
     with running.client() as client:
@@ -117,6 +121,7 @@ def test_a_large_call_is_healed_as_well(running: Gateway, one: ScriptedServer) -
         assert json.loads(text_of(response))["arguments"] == {"data": data}
 
 
+@pytest.mark.duty("security.fail-closed")
 def test_healing_is_not_for_clients(running: Gateway) -> None:
     with running.client() as client:
         url = running.url.replace("/mcp", "/heal")

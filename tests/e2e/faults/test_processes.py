@@ -44,6 +44,7 @@ def slow_call(one: ScriptedServer, seconds: float) -> None:
     one.answers["tools/call"] = slow
 
 
+@pytest.mark.duty("session.restart", "error.sidecar-503")
 def test_the_sidecar_killed_in_the_midst_of_a_call(running: Gateway, one: ScriptedServer) -> None:
     """The call is Envoy's and ends well; the session is the client's and goes on."""
     with running.client() as client, running.client() as another:
@@ -64,6 +65,7 @@ def test_the_sidecar_killed_in_the_midst_of_a_call(running: Gateway, one: Script
         assert text_of(client.call("a_one"))
 
 
+@pytest.mark.duty("resume.missed")
 def test_a_clients_stream_over_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     """It breaks, comes back with the id of its last event, and is told of what changed while nobody was there; and only of that."""
     with running.client() as client:
@@ -92,6 +94,7 @@ def test_envoy_restarted(running: Gateway) -> None:
         assert running.status()["envoy"]["accepted"]
 
 
+@pytest.mark.duty("error.not-yet-503")
 def test_a_disk_that_is_full_while_the_files_are_written(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     """No byte can be written any more, neither of Envoy's files nor of the log: nothing is half-written, nothing ends."""
     files = running.directory / "envoy"
@@ -126,6 +129,7 @@ def test_a_name_that_is_gone(one: ScriptedServer, directory: Path) -> None:
             )
 
 
+@pytest.mark.duty("security.upstream-tls")
 def test_a_certificate_that_has_expired(one: ScriptedServer, directory: Path) -> None:
     authority = trustme.CA()
     bundle = directory / "ca.pem"
@@ -153,6 +157,7 @@ def test_a_certificate_that_has_expired(one: ScriptedServer, directory: Path) ->
             assert text_of(wait_until(lambda: (said := client.call("secret")).status_code == 200 and said))
 
 
+@pytest.mark.duty("error.neighbours")
 def test_sixty_servers_of_which_five_are_dead_and_five_slow(directory: Path) -> None:
     well = [ScriptedServer(tool("t")) for _ in range(50)]
     slow = [ScriptedServer(tool("t")) for _ in range(5)]

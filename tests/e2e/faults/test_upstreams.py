@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.e2e.stack import Client, Gateway, entry, free_ports, gateway, wait_until
@@ -33,12 +34,14 @@ def page(cursor: str | None, following: str | None) -> str:
     return json.dumps(found | ({"nextCursor": following} if following else {}))
 
 
+@pytest.mark.duty("list.upstream-pages")
 def test_all_pages_are_read(one: ScriptedServer, directory: Path) -> None:
     one.raw_list = lambda cursor: page(cursor, str(int(cursor or 0) + 1) if int(cursor or 0) < 4 else None)
     with start(directory, entry("ns/one", one.url)) as running:
         assert tools(running) == ["t0", "t1", "t2", "t3", "t4"]
 
 
+@pytest.mark.duty("list.upstream-pages")
 def test_a_cursor_that_loops_is_cut_and_said_so(one: ScriptedServer, directory: Path) -> None:
     one.raw_list = lambda cursor: page(cursor, "1" if cursor != "1" else "2" if cursor == "x" else "1")
     with start(directory, entry("ns/one", one.url)) as running:
@@ -47,6 +50,7 @@ def test_a_cursor_that_loops_is_cut_and_said_so(one: ScriptedServer, directory: 
         assert "cursors repeat" in cut["reason"]
 
 
+@pytest.mark.duty("list.upstream-pages")
 def test_a_list_without_end_is_cut_and_said_so(one: ScriptedServer, directory: Path) -> None:
     many = [tool(f"n{number}") for number in range(3000)]
     one.raw_list = lambda cursor: json.dumps({"tools": many, "nextCursor": str(int(cursor or 0) + 1)})
@@ -55,6 +59,7 @@ def test_a_list_without_end_is_cut_and_said_so(one: ScriptedServer, directory: P
         assert any("more than 10000" in bad["reason"] for bad in running.server("ns/one")["invalid"])
 
 
+@pytest.mark.duty("list.invalid-left-out")
 def test_invalid_tools_are_left_out_one_by_one(one: ScriptedServer, directory: Path) -> None:
     one.tools = [tool("good"), {"name": "no-schema"}, 5, tool(""), tool("good"), {"inputSchema": {}}]
     with start(directory, entry("ns/one", one.url, "p_")) as running:
@@ -63,6 +68,7 @@ def test_invalid_tools_are_left_out_one_by_one(one: ScriptedServer, directory: P
         assert running.logged("WARN Tool left out .*no-schema.*inputSchema")
 
 
+@pytest.mark.duty("list.as-written")
 def test_tools_are_relayed_as_they_were_written(one: ScriptedServer, directory: Path) -> None:
     raw = '{"x-vendor":{"n":9007199254740993,"e":1e400},  "name":"odd","inputSchema":{"type":"object","$defs":{"a":-0.0}},"s":"\\ud800"}'
     one.raw_list = lambda _: f'{{"tools":[{raw}],"_meta":{{}}}}'
@@ -70,6 +76,7 @@ def test_tools_are_relayed_as_they_were_written(one: ScriptedServer, directory: 
         assert raw.replace('"odd"', '"p_odd"') in client.post("tools/list").text
 
 
+@pytest.mark.duty("list.clash", "list.order")
 def test_a_clash_is_won_by_the_earlier_server_in_any_order_of_arrival(
     one: ScriptedServer, two: ScriptedServer, directory: Path
 ) -> None:
@@ -83,6 +90,7 @@ def test_a_clash_is_won_by_the_earlier_server_in_any_order_of_arrival(
         assert running.logged("another server owns its name.*ns/two.*both.*ns/one")
 
 
+@pytest.mark.duty("list.server-gone")
 def test_a_failing_server_keeps_its_tools_for_three_checks_and_comes_back(directory: Path, two: ScriptedServer) -> None:
     with ScriptedServer(tool("one")) as first:
         port = first.port
@@ -99,6 +107,7 @@ def test_a_failing_server_keeps_its_tools_for_three_checks_and_comes_back(direct
                 assert "one" in tools(running)
 
 
+@pytest.mark.duty("list.refresh")
 def test_a_changed_definition_is_found_by_the_next_check(one: ScriptedServer, directory: Path) -> None:
     one.offers_stream = False
     with start(directory, entry("ns/one", one.url)) as running, Client(running.broker_url) as client:
@@ -106,6 +115,7 @@ def test_a_changed_definition_is_found_by_the_next_check(one: ScriptedServer, di
         wait_until(lambda: "changed" in client.post("tools/list").text)
 
 
+@pytest.mark.duty("status.what-went-wrong", "session.upstream-unsupported", "error.neighbours")
 @pytest.mark.parametrize(
     ("break_it", "reason", "words"),
     [
@@ -153,6 +163,7 @@ def odd_error(handler: Any, message: Any) -> bool:
     return True
 
 
+@pytest.mark.duty("ready.dead-servers")
 def test_mute_and_dead_servers_hold_nobody_up(directory: Path) -> None:
     """Five refuse, five accept and never answer, ten are well: the well ones are listed at once."""
     well = [ScriptedServer(tool(f"t{number}")) for number in range(10)]
@@ -173,6 +184,39 @@ def test_mute_and_dead_servers_hold_nobody_up(directory: Path) -> None:
             server.stop()
 
 
+@pytest.mark.duty("status.one-server", "ready.dead-servers")
+def test_who_is_missing_is_named_and_shown(one: ScriptedServer, directory: Path) -> None:
+    dead = entry("ns/dead", f"http://127.0.0.1:{free_ports(1)[0]}/mcp")
+    with start(directory, entry("ns/one", one.url), dead) as running:
+        assert running.readyz().json() == {"ready": True, "waitingFor": None, "serversNotReady": ["ns/dead"]}
+        for name, reason in (("one", "Ready"), ("dead", "Unreachable")):
+            shown = httpx2.get(f"{running.admin}/status/ns/{name}", trust_env=False)
+            assert (shown.status_code, shown.json()["name"], shown.json()["reason"]) == (200, f"ns/{name}", reason)
+        unknown = httpx2.get(f"{running.admin}/status/ns/none", trust_env=False)
+        assert unknown.status_code == 404
+        assert "'ns/none' not found" in unknown.json()["error"]
+        assert "/status" in unknown.json()["error"]
+
+
+@pytest.mark.duty("transport.upstream-headers")
+def test_the_brokers_own_requests_say_what_the_protocol_asks(one: ScriptedServer, directory: Path) -> None:
+    one.version = "2025-06-18"
+    with start(directory, entry("ns/one", one.url)) as running:
+        wait_until(lambda: running.server("ns/one")["ready"] and one._streams)
+        first, *others = [each for each in one.requests if each.http == "POST"]
+        assert first.method == "initialize"
+        assert "mcp-session-id" not in first.headers
+        assert {"notifications/initialized", "tools/list"} <= {each.method for each in others}
+        for each in (first, *others):
+            assert {"application/json", "text/event-stream"} <= set(each.headers["accept"].split(", "))
+        listening = next(each for each in one.requests if each.http == "GET")
+        assert "text/event-stream" in listening.headers["accept"]
+        for each in (*others, listening):
+            assert each.headers["mcp-session-id"] in one.sessions
+            assert each.headers["mcp-protocol-version"] == "2025-06-18"
+
+
+@pytest.mark.duty("config.credential-file", "security.credentials")
 def test_credentials_from_a_file_are_read_again(one: ScriptedServer, directory: Path) -> None:
     secret = directory / "token"
     secret.write_text("Bearer first\n")
@@ -186,6 +230,7 @@ def test_credentials_from_a_file_are_read_again(one: ScriptedServer, directory: 
         assert "Bearer" not in running.sidecar.text
 
 
+@pytest.mark.duty("call.ping")
 def test_the_broker_itself_can_be_pinged_and_asked_nothing_else(one: ScriptedServer, directory: Path) -> None:
     with start(directory, entry("ns/one", one.url)) as running:
         wait_until(lambda: one._streams)
@@ -199,6 +244,7 @@ def test_the_broker_itself_can_be_pinged_and_asked_nothing_else(one: ScriptedSer
         assert running.server("ns/one")["ready"]
 
 
+@pytest.mark.duty("session.capabilities")
 def test_instructions_of_the_servers_reach_the_client(one: ScriptedServer, directory: Path) -> None:
     one.instructions = "Be kind."
     with start(directory, entry("ns/one", one.url, "k_")) as running, Client(running.broker_url) as client:
