@@ -73,6 +73,8 @@ TRANSPORT: Final = (
 SESSIONS: Final = (
     Duty("session.version", "basic/lifecycle, Version Negotiation", BROKER,
          "The gateway answers initialize with the client's version when it speaks that version, else with its latest."),
+    Duty("session.era-fallback", "interface.md, Errors", ROUTER | BROKER,
+         "A client that asks server/discover of the stateless era gets 400 and goes on with initialize."),
     Duty("session.capabilities", "basic/lifecycle, Capability Negotiation", BROKER,
          "The gateway declares tools, and of the other capabilities and instructions what its servers have."),
     Duty("session.id-ascii", "basic/transports, Session Management", BROKER,
@@ -167,6 +169,8 @@ CALLS: Final = (
          "With and without the route memo a client gets the same answers."),
     Duty("call.sidecar-down", "interface.md, Errors", MEMO | ENVOY,
          "Without the sidecar a call that is remembered runs, and any other request gets 503."),
+    Duty("call.clients", "seed-guide.md, Step 3", ROUTER | BROKER,
+         "The clients of the SDKs and the Inspector list and call tools through the gateway."),
     Duty("call.ping", "basic/utilities/ping, Behavior Requirements", BROKER,
          "The gateway answers a ping of a client and of a server with an empty result."),
 )  # fmt: skip
@@ -260,7 +264,7 @@ HEADERS: Final = (
     Duty("header.forged", "interface.md, Headers that the router sets", ENVOY,
          "What only the router may say is removed from clients' requests before anything reads it."),
     Duty("header.to-server", "interface.md, What passes between clients and servers", BROKER | ROUTER,
-         "No hop-by-hop header, Origin, header of the gateway's own, or cookie of another client reaches a server."),
+         "No Origin, no header of the gateway's own and no cookie of another client reaches a server."),
     Duty("header.memo-hidden", "interface.md, What passes between clients and servers", ENVOY,
          "No client and no server sees the headers by which Envoy and the sidecar talk."),
 )  # fmt: skip
@@ -294,7 +298,7 @@ CONFIGURATION: Final = (
     Duty("config.credential-file", "interface.md, Configuration file", BROKER,
          "A credentialFile is found beside the configuration and read again when it changes."),
     Duty("config.environment", "interface.md, Command line", CLI,
-         "Every option has a variable MCPGW_<OPTION>, and the command line wins over it."),
+         "Every option of `run` has a variable MCPGW_<OPTION>, and the command line wins over it."),
     Duty("config.options-64", "interface.md, Command line", CLI,
          "An option that cannot work is refused at the start with exit code 64 and words that name it."),
 )  # fmt: skip
@@ -342,6 +346,8 @@ STATUS: Final = (
          "Gauges tell sessions, streams and which server is ready."),
     Duty("log.guide", "seed-guide.md, Step 4 and Step 5", ROUTER | BROKER | KUBE,
          "The log has the guide's lines to the letter."),
+    Duty("log.level", "seed-guide.md, MCP Router Logs", CLI,
+         "LOG_LEVEL=-4 in the environment turns the debug lines on."),
     Duty("log.quiet", "interface.md, Logs", ROUTER | BROKER,
          "Nothing is logged per request at INFO."),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_help_teaches() -> None:
     assert "MCPGW_BROKER_ADDRESS" in shown
     assert "127.0.0.1:8080" in shown
     assert "mcpgw-sidecar" in run("--version")
+
+
+@pytest.mark.duty("config.environment")
+def test_every_option_of_run_has_a_variable() -> None:
+    shown = run("run", "--help")
+    options = re.findall(r"^ +--([a-z-]+)", shown, re.MULTILINE)
+    assert {"config", "kubernetes", "route-memo", "drain-time", "log-level"} <= set(options)
+    for option in set(options) - {"help"}:
+        assert f"MCPGW_{option.upper().replace('-', '_')}" in shown
 
 
 @pytest.mark.duty("config.environment", "cli.exit-64")

@@ -17,6 +17,7 @@ from tests.e2e.conftest import NODE_PARTS, node
 from tests.e2e.stack import ROOT, Gateway, environment, free_ports, wait_until
 
 
+@pytest.mark.duty("session.era-fallback", "call.clients")
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_the_python_sdk(guide: Gateway, mode: Any) -> None:
     """`auto` first asks in the other era and must be led back to this one."""
@@ -45,6 +46,7 @@ def test_the_python_sdk(guide: Gateway, mode: Any) -> None:
     trio.run(use)
 
 
+@pytest.mark.duty("call.clients")
 def test_two_python_sdk_clients_at_once(guide: Gateway) -> None:
     async def use(name: str) -> None:
         async with Client(guide.url, mode="legacy") as client:
@@ -61,6 +63,7 @@ def test_two_python_sdk_clients_at_once(guide: Gateway) -> None:
     trio.run(both)
 
 
+@pytest.mark.duty("call.clients")
 def test_the_typescript_sdk(guide: Gateway) -> None:
     seen = json.loads(node(NODE_PARTS / "client.mjs", guide.url))
     assert seen["server"]["name"] == "mcpgw-sidecar"
@@ -71,6 +74,7 @@ def test_the_typescript_sdk(guide: Gateway) -> None:
     assert seen["unknown"]["code"] == -32601
 
 
+@pytest.mark.duty("call.clients")
 def test_the_inspector_in_a_browser(guide: Gateway, tmp_path: Path) -> None:
     """As `just inspect-gateway` starts it; screenshots stay in the test's directory."""
     ports = dict(zip(("CLIENT_PORT", "MCP_SANDBOX_PORT", "MCP_APP_ORIGIN_PORT"), map(str, free_ports(3)), strict=True))

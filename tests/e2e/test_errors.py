@@ -258,7 +258,7 @@ def test_an_unknown_method_and_a_bad_cursor(client: Client) -> None:
     assert error(client.post("initialize", {"protocolVersion": "2025-11-25", "capabilities": 5}, 4)) == (200, -32602, 4)
 
 
-@pytest.mark.duty("transport.version-400")
+@pytest.mark.duty("transport.version-400", "session.era-fallback")
 def test_a_version_of_the_other_era_is_told_what_is_spoken(client: Client) -> None:
     for method in ("server/discover", "tools/call"):
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "s_echo"}}

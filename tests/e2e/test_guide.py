@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from tests.e2e.stack import Gateway, Process, answer, entry, gateway, text_of, wait_until
+from tests.e2e.stack import Client, Gateway, Process, answer, entry, gateway, text_of, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 NAME = "mcp-test/mcp-server1-route"
@@ -35,13 +36,42 @@ def lines_of(running: Gateway, action: Any) -> list[str]:
     return running.sidecar.text.splitlines()[before:]
 
 
-@pytest.mark.duty("log.guide", "log.quiet")
+@pytest.mark.duty("log.guide")
 def test_the_brokers_log_patterns(guide: Gateway) -> None:
     assert guide.logged(r"^INFO Registering server mcpURL=http://\S+/mcp prefix=test_$")
     assert guide.logged(r"^INFO Discovered tools mcpURL=http://\S+/mcp #tools=5$")
     assert guide.logged(r'^INFO Federating tool mcpURL=http://\S+/mcp "federated name"=test_greet$')
     assert guide.logged(r"^INFO Server registered url=http://\S+/mcp totalServers=3$")
     assert not guide.logged("^DEBUG"), "nothing of a request is logged at INFO"
+
+
+@pytest.mark.duty("log.quiet")
+def test_nothing_is_logged_of_requests_at_info(guide: Gateway) -> None:
+    def ask() -> None:
+        with guide.client() as client:
+            client.tools()
+            assert text_of(client.call("test_greet", name="x")) == "Hi x"
+            client.call("test_nope")
+            client.http.delete(client.url, headers=client.headers)
+
+    settled = ("Envoy accepted its configuration", "Server registered .*totalServers=3")
+    wait_until(lambda: all(guide.logged(line) for line in settled), "the lines of the start")
+    assert lines_of(guide, ask) == []
+
+
+@pytest.mark.duty("log.level")
+def test_the_environment_sets_the_level(server: ScriptedServer, tmp_path: Path) -> None:
+    """As the guide does: kubectl set env deployment/... LOG_LEVEL=-4."""
+
+    class Set(Gateway):
+        env: ClassVar[dict[str, str]] = {"LOG_LEVEL": "-4"}
+
+    running = Set(tmp_path, [entry(NAME, server.url, "test_")], envoy=False)
+    try:
+        Client(running.broker_url).close()
+        assert running.logged("^DEBUG Processing request method=initialize$")
+    finally:
+        running.stop()
 
 
 @pytest.mark.duty("log.guide")
