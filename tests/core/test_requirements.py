@@ -96,7 +96,8 @@ def without_test(duties: tuple[Duty, ...], marks: Marks) -> list[str]:
     """A line for each duty that no test carries."""
     tested = {mark.id for mark in marks.marks}
     return [
-        f'{TABLE}: the duty "{duty.id}" has no test: put @pytest.mark.duty("{duty.id}") on the test that checks it, or remove the row'
+        f'{TABLE}: the duty "{duty.id}" has no test: '
+        f'put @pytest.mark.duty("{duty.id}") on the test that checks it, or remove the row'
         for duty in duties
         if duty.id not in tested
     ]
