@@ -123,6 +123,7 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [hub.has_ended(key) for key in "abc"] == [False, True, True]
 
 
+@pytest.mark.duty("notify.subscription-kept")
 def test_wishes_are_told_to_every_session_with_a_server() -> None:
     hub = SessionHub()
     assert fed(hub, e.LevelSet(S, "debug", "Bearer x")) == [a.ShareLevel(S, "debug", "Bearer x")]
