@@ -71,6 +71,8 @@ TRANSPORT: Final = (
 )  # fmt: skip
 
 SESSIONS: Final = (
+    Duty("session.delete-version", "basic/transports, Protocol Version Header", BROKER,
+         "A DELETE whose version header is not spoken here gets 400, and its session lives on."),
     Duty("session.version", "basic/lifecycle, Version Negotiation", BROKER,
          "The gateway answers initialize with the client's version when it speaks that version, else with its latest."),
     Duty("session.era-fallback", "interface.md, Errors", ROUTER | BROKER,

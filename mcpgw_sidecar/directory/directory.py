@@ -67,7 +67,7 @@ class Directory:
 
         `headers` are those of the client's request: the server is to see the client, not the gateway.
         """
-        return await self.driver.wait_open(session, server, headers, None)
+        return await self.driver.opener.wait_open(session, server, headers, None)
 
     async def wait_healed(self, key: str, server: Server, dead: str, headers: Mapping[str, str]) -> UpstreamSession | None:
         """The session that lives in place of `dead`, for the session of `key`; None when there is none to be had."""

@@ -13,40 +13,25 @@ import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.hearing import Hearing
+from mcpgw_sidecar.directory.opening import Opener
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.sharing import Sharing
 from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.ports import ClientStreams
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
 from mcpgw_sidecar.observability.logs import get_logger, short
-from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import SET_LEVEL, SUBSCRIBE
-from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions import actions as a, events as e
 from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.upstream.exchange import rejection
 from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
 log = get_logger(__name__)
-
-
-@attrs.define(eq=False)
-class _Opening:
-    """A session with a server that is being opened: for whom, with which headers, and in place of which one."""
-
-    server: Server
-    headers: Mapping[str, str]
-    replaced: UpstreamSession | None
-    started: bool = False
-    done: trio.Event = attrs.field(factory=trio.Event)
-    failure: Reject | None = None
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -61,13 +46,24 @@ class Driver:
     live: Watched[Snapshot]
     nursery: trio.Nursery
     over: Callable[[str], None]
-    _openings: dict[tuple[str, ServerName], _Opening] = attrs.field(factory=dict)
     _hearings: dict[tuple[str, ServerName], Hearing] = attrs.field(factory=dict)
     sharing: Sharing = attrs.field(init=False)
+    opener: Opener = attrs.field(init=False)
 
     @sharing.default
     def _sharing_of_these(self) -> Sharing:
         return Sharing(sessions=self.sessions, store=self.store, nursery=self.nursery, feed=self.feed)
+
+    @opener.default
+    def _opener_of_these(self) -> Opener:
+        return Opener(
+            sessions=self.sessions,
+            client=self.client,
+            store=self.store,
+            nursery=self.nursery,
+            feed=self.feed,
+            wait_audible=self._wait_audible,
+        )
 
     def feed(self, event: e.Event) -> None:
         """Let the hub take an event, and do what it says."""
@@ -80,10 +76,7 @@ class Driver:
                 self.over(key)
                 self.streams.end_session(key)
             case a.Open(session, server):
-                opening = self._openings[session.key, server]
-                opening.started = True
-                # In a task of its own: the client that asked first may go away, the others still wait.
-                self.nursery.start_soon(self._wait_opening, session, opening)
+                self.opener.start(session, server)
             case a.Close(server, upstream):
                 self._close(server, upstream)
             case a.Tell(session, server, upstream, wishes):
@@ -106,75 +99,6 @@ class Driver:
                 self.sharing.do(action)
             case _:
                 assert_never(action)
-
-    async def wait_open(
-        self, session: Session, server: Server, headers: Mapping[str, str], replaced: UpstreamSession | None
-    ) -> Reject | None:
-        """Open a session with a server, once however many ask; None when it is open."""
-        key = (session.key, server.name)
-        opening = self._openings.get(key)
-        if opening is None:
-            opening = self._openings[key] = _Opening(server, headers, replaced)
-            self.feed(e.Wanted(session, server.name))
-            if not opening.started:  # it is open already, or the client's session is over: whoever asked will see
-                del self._openings[key]
-                return None
-        await opening.done.wait()
-        return opening.failure
-
-    async def _wait_opening(self, session: Session, opening: _Opening) -> None:
-        server, stands = opening.server, False
-        try:
-            stands = await self._wait_adopted(session, opening)
-            if not stands:
-                shake = await self.client.wait_initialized(
-                    server,
-                    client_info=session.client_info,
-                    capabilities=session.capabilities,
-                    headers=opening.headers,
-                )
-                log.debug("Upstream session opened", server=server.name, session=short(session.key))
-                upstream = attrs.evolve(shake.session, authorization=opening.headers.get("authorization"))
-                await self._wait_kept(session, opening, self.sessions.seal(session, server, upstream))
-                stands = True
-            await self._wait_audible(session, server)
-        except UpstreamError as error:
-            log.warning("Upstream session not opened", server=server.name, reason=error.reason, error=str(error))
-            opening.failure = rejection(server, error)
-        except Exception:  # a bug of ours costs this call, not the process
-            log.exception("Opening a session failed", server=server.name)
-            opening.failure = refusal(INTERNAL_ERROR, "Internal error of the gateway")
-        finally:
-            self.feed(e.OpeningOver(session.key, server.name))
-            del self._openings[session.key, server.name]
-            opening.done.set()
-
-    async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
-        """Take over the session that a replica has opened, if one has, and it is not the one to be replaced."""
-        name = opening.server.name
-        ticket = await self.store.wait_ticket(session, name)
-        if not ticket or (opening.replaced is not None and ticket == opening.replaced.ticket):
-            return False
-        return self._adopt(session, {name: ticket}, opening.headers.get("authorization"))
-
-    def _adopt(self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None) -> bool:
-        adopted = self.sessions.unsealed(session, tickets, authorization)
-        for server, upstream in adopted:
-            self.feed(e.Adopted(session, server.name, upstream))
-        return bool(adopted)
-
-    async def _wait_kept(self, session: Session, opening: _Opening, upstream: UpstreamSession) -> None:
-        """Keep a session that was opened, unless a replica was first, the client has gone, or the server has moved."""
-        name, replaced = opening.server.name, opening.replaced
-        ticket = await self.store.wait_keep(
-            session, name, upstream.ticket, instead_of=replaced.ticket if replaced is not None else None
-        )
-        if ticket != upstream.ticket and self._adopt(session, {name: ticket}, upstream.authorization):
-            self._close_at(opening.server, upstream)
-            return
-        server = self.sessions.servers().get(name)
-        moved = server is None or server.moved_from(opening.server)
-        self.feed(e.Opened(session, name, upstream, moved=moved))
 
     async def _wait_audible(self, session: Session, server: Server) -> None:
         """Hear the server before the call goes out: one that asks on that stream drops what nobody hears."""
@@ -250,7 +174,7 @@ class Driver:
                 return None
             self.feed(e.Forgotten(key, server.name, upstream))
             log.info("Server forgot a session, opening another", server=server.name, session=short(key))
-        if await self.wait_open(session, server, headers, upstream) is not None:
+        if await self.opener.wait_open(session, server, headers, upstream) is not None:
             return None
         return self.hub.upstream(key, server.name)
 

@@ -69,6 +69,9 @@ RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request,retriable
 """What has certainly not run may be sent once more: the connection was refused, the request was never
 written to it, or the server does not know the session (FORGOTTEN)."""
 
+UNREACHABLE: Final = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
+"""Envoy's flags of a response that no upstream gave."""
+
 SLOTS: Final = 4096
 """Slots of the stamps' file; sessions that share one are forgotten together: a miss for them."""
 STAMP: Final = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, duration, type_url
-from mcpgw_sidecar.envoy.contract import LOOKUP, METADATA, ROUTER_CLUSTER
+from mcpgw_sidecar.envoy.contract import ANSWERED, LOOKUP, METADATA, ROUTER_CLUSTER, UNREACHABLE
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
@@ -191,9 +191,10 @@ def access_log() -> Resource:
 
 
 def counters(*, memo: bool) -> Resource:
-    """Calls by server, tool and status, counted by Envoy: the sidecar never sees their answers. Read by `/metrics`.
+    """Requests by server, tool and status that Envoy answers or carries: the sidecar never sees them.
 
-    With `memo` also by what it found: memo.lua says `miss` or `declined`, and nothing of what it knew.
+    Read by `/metrics`. With `memo` also by what it found: memo.lua says `miss` or `declined`, and nothing
+    of what it knew.
     """
     values = {
         "method": f"%REQ({h.X_METHOD})%",
@@ -202,19 +203,42 @@ def counters(*, memo: bool) -> Resource:
         "code": "%RESPONSE_CODE%",
     }
     tags = [{"name": name, "value_format": value} for name, value in values.items()]
-    present = {"header_filter": {"header": {"name": h.X_SERVER, "present_match": True}}}
-    server = {"header_filter": {"header": {"name": h.X_SERVER, "string_match": {"exact": BROKER}, "invert_match": True}}}
-    found = [{"name": "lookup", "value_format": f"%DYNAMIC_METADATA({METADATA}:{LOOKUP})%"}] if memo else []
+    lookup = [{"name": LOOKUP, "value_format": f"%DYNAMIC_METADATA({METADATA}:{LOOKUP})%"}] if memo else []
     return {
         "name": "mcpgw_counters",
-        # What a server answered: the broker counts its own. The router bounds the values: it names only what it knows.
-        "filter": {"and_filter": {"filters": [present, server]}},
+        "filter": _not_counted_by_the_sidecar(),
         "typed_config": {
             "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
             "stats_scope": {"prefix": "mcpgw"},
-            "counters": [{"stat": {"name": "calls", "tags": tags + found}, "value_fixed": 1}],
+            "counters": [{"stat": {"name": "calls", "tags": tags + lookup}, "value_fixed": 1}],
             "histograms": [
                 {"stat": {"name": "call_duration", "tags": tags}, "value_format": "%DURATION%", "unit": "Milliseconds"}
             ],
         },
     }
+
+
+def _not_counted_by_the_sidecar() -> Resource:
+    """An access log's filter. The router bounds the values of the tags: it names only what it knows."""
+    present = _logged(h.X_SERVER, {"present_match": True})
+    elsewhere = _logged(h.X_SERVER, {"string_match": {"exact": BROKER}, "invert_match": True})
+    # An access log's metadata filter cannot be inverted (seen with Envoy 1.40): no value there is "never".
+    never = {"string_match": {"exact": "never"}}
+    answered = {"filter": METADATA, "path": [{"key": ANSWERED}], "value": never}
+    # Envoy's own answer to a POST that was never decided: too large a body, or no router.
+    undecided_post = {
+        "and_filter": {
+            "filters": [
+                _logged(":method", {"string_match": {"exact": "POST"}}),
+                _logged(h.X_SERVER, {"present_match": True, "invert_match": True}),
+                {"metadata_filter": {"matcher": answered, "match_if_key_not_found": True}},
+            ]
+        }
+    }
+    # The same where the broker should have answered, and cannot be reached.
+    without_broker = {"response_flag_filter": {"flags": UNREACHABLE}}
+    return {"or_filter": {"filters": [{"and_filter": {"filters": [present, elsewhere]}}, undecided_post, without_broker]}}
+
+
+def _logged(name: str, value: Resource) -> Resource:
+    return {"header_filter": {"header": {"name": name, **value}}}

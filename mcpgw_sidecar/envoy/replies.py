@@ -9,11 +9,10 @@ First match wins. An answer of the router (metadata `answered`) is already what 
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource
-from mcpgw_sidecar.envoy.contract import ANSWERED, ID, METADATA, WHAT
+from mcpgw_sidecar.envoy.contract import ANSWERED, ID, METADATA, UNREACHABLE, WHAT
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 
-_UNREACHABLE = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
 _TOO_SLOW = ["UT", "SI", "UMSDR"]
 _ID = f"%DYNAMIC_METADATA({METADATA}:{ID})%"
 _SERVER = f"%REQ({h.X_SERVER})%"
@@ -53,7 +52,7 @@ def _mappers(max_body: int, limit: str, here: Resource | None = None) -> list[Re
     large = f"Request body too large: at most {max_body} bytes"
     return [
         _mapper(_has(ANSWERED), None, "%LOCAL_REPLY_BODY%"),
-        _mapper(_all(_flags(_UNREACHABLE), at_server), 503, _error(_ID, -32000, refused, _SERVER)),
+        _mapper(_all(_flags(UNREACHABLE), at_server), 503, _error(_ID, -32000, refused, _SERVER)),
         _mapper(_all(_flags(_TOO_SLOW), at_server, _has(WHAT)), 504, _error(_ID, -32000, slow + _WHAT, _SERVER)),
         # The memo leaves no more than it must, and repeats only what needs no quoting (extproc/codec.py).
         _mapper(_all(_flags(_TOO_SLOW), at_server), 504, _error(_ID, -32000, slow + _TOOL, _SERVER)),

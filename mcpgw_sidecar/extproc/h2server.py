@@ -12,10 +12,9 @@ What is different on purpose:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import h2.config
 import h2.exceptions
@@ -28,6 +27,7 @@ from h2.connection import H2Connection
 from h2.events import PingAckReceived
 from h2.settings import SettingCodes
 
+from mcpgw_sidecar.extproc.waiting import Event, Queue, Transport
 from mcpgw_sidecar.observability.logs import get_logger
 
 log = get_logger(__name__)
@@ -36,8 +36,6 @@ READ_SIZE = 65536
 GOAWAY_READ = 1.0  # seconds that a peer may take to read that it has to go elsewhere
 _MAX_STREAM_ID = (1 << 31) - 1
 _DRAINING = b"draining"  # eight bytes of our own, which the peer sends back
-HIGH_WATER = 1 << 18  # bytes waiting for the socket above which streams stop producing
-T = TypeVar("T")
 
 
 class _Http2(H2Connection):
@@ -46,62 +44,10 @@ class _Http2(H2Connection):
     MAX_CLOSED_STREAMS = 1024
 
 
-class _Event:
-    """asyncio.Event's interface: it can be cleared, which Trio's cannot."""
-
-    __slots__ = ("_lot", "_set")
-
-    def __init__(self) -> None:
-        self._set = False
-        self._lot = trio.lowlevel.ParkingLot()
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def set(self) -> None:
-        self._set = True
-        self._lot.unpark_all()
-
-    def clear(self) -> None:
-        self._set = False
-
-    async def wait(self) -> None:
-        while not self._set:
-            await self._lot.park()
-
-
-class _Queue(Generic[T]):
-    """asyncio.Queue's interface, unbounded: HTTP/2 flow control is the bound."""
-
-    __slots__ = ("_items", "_lot")
-
-    def __init__(self) -> None:
-        self._items: deque[T] = deque()
-        self._lot = trio.lowlevel.ParkingLot()
-
-    def empty(self) -> bool:
-        return not self._items
-
-    def qsize(self) -> int:
-        return len(self._items)
-
-    def put_nowait(self, item: T) -> None:
-        self._items.append(item)
-        self._lot.unpark()
-
-    def get_nowait(self) -> T:
-        return self._items.popleft()
-
-    async def get(self) -> T:
-        while not self._items:
-            await self._lot.park()
-        return self._items.popleft()
-
-
 class _Buffer(protocol.Buffer):
     def __init__(self, ack_callback: Callable[[int], None]) -> None:
         super().__init__(ack_callback)
-        self._unacked = _Queue()  # type: ignore[assignment]
+        self._unacked = Queue()  # type: ignore[assignment]
 
 
 class _Stream(protocol.Stream):
@@ -109,7 +55,7 @@ class _Stream(protocol.Stream):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # grpclib's own signature
         super().__init__(*args, **kwargs)
-        self.window_updated = _Event()  # type: ignore[assignment]
+        self.window_updated = Event()  # type: ignore[assignment]
 
     def init_stream(self, stream_id: int, connection: protocol.Connection) -> None:
         super().init_stream(stream_id, connection)
@@ -123,9 +69,9 @@ class _Stream(protocol.Stream):
 class _Connection(protocol.Connection):
     def __init__(self, connection: H2Connection, transport: Any, *, config: Configuration) -> None:  # noqa: ANN401
         super().__init__(connection, transport, config=config)
-        self.write_ready = _Event()  # type: ignore[assignment]
+        self.write_ready = Event()  # type: ignore[assignment]
         self.write_ready.set()
-        self.stream_close_waiter = _Event()  # type: ignore[assignment]
+        self.stream_close_waiter = Event()  # type: ignore[assignment]
         self.goaway_read = False
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Any = None) -> protocol.Stream:  # noqa: ANN401
@@ -134,7 +80,7 @@ class _Connection(protocol.Connection):
 
 class _EventsProcessor(protocol.EventsProcessor):
     connection: _Connection
-    changed: _Event
+    changed: Event
 
     def process(self, event: Any) -> None:  # noqa: ANN401  # any of h2's events
         if isinstance(event, PingAckReceived) and event.ping_data == _DRAINING:
@@ -145,54 +91,11 @@ class _EventsProcessor(protocol.EventsProcessor):
             handler(event)
 
 
-class _Transport:
-    """The part of asyncio.Transport that grpclib uses. Writes of one tick leave in one system call."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._out = bytearray()
-        self._wake = _Event()
-        self._paused = False
-        self.closing = False
-        self.protocol: protocol.H2Protocol | None = None
-
-    def get_extra_info(self, name: str) -> Any:  # noqa: ANN401  # asyncio's own signature
-        return self._stream.socket if name == "socket" else None
-
-    def write(self, data: bytes) -> None:
-        self._out += data
-        self._wake.set()
-        if len(self._out) > HIGH_WATER and not self._paused and self.protocol is not None:
-            self._paused = True
-            self.protocol.pause_writing()
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.closing = True
-        self._wake.set()
-
-    async def wait_written(self) -> None:
-        """Write until closed (a task of its own)."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._out:
-                out, self._out = self._out, bytearray()
-                await self._stream.send_all(out)
-                if self._paused and len(self._out) < HIGH_WATER // 2 and self.protocol is not None:
-                    self._paused = False
-                    self.protocol.resume_writing()
-            if self.closing:
-                return
-
-
 class _Protocol(protocol.H2Protocol):
     connection: _Connection
     processor: _EventsProcessor
 
-    def connection_made(self, transport: Any) -> None:  # noqa: ANN401  # our _Transport, which is no asyncio one
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401  # our Transport, which is no asyncio one
         sock = transport.get_extra_info("socket")
         if sock.family != trio.socket.AF_UNIX:
             sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
@@ -252,7 +155,7 @@ class GrpcServer:
         )
         self._connections: set[_Protocol] = set()
         self.streams = 0
-        self._changed = _Event()
+        self._changed = Event()
         self._draining = False
 
     async def serve(
@@ -335,7 +238,7 @@ class GrpcServer:
 
     async def _wait_frames(self, stream: trio.SocketStream) -> None:
         async with stream, trio.open_nursery() as nursery:
-            transport = _Transport(stream)
+            transport = Transport(stream)
             peer = _Protocol(_Acceptor(self, nursery), self._config, self._h2_config)
             transport.protocol = peer
             peer.connection_made(transport)

@@ -28,12 +28,11 @@ class Wanted:
 
 @attrs.frozen
 class Opened:
-    """The session that was wanted stands. `moved`: its server has gone, or lives elsewhere, meanwhile."""
+    """The session that was wanted stands."""
 
     session: Session
     server: ServerName
     upstream: UpstreamSession
-    moved: bool = False
 
 
 @attrs.frozen

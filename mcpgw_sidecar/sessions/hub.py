@@ -108,7 +108,7 @@ def _wanted(state: State, event: e.Wanted) -> list[a.Action]:
 
 def _opened(state: State, event: e.Opened) -> list[a.Action]:
     row = state.row(event.session)
-    if event.moved or row is None or event.server in row.upstreams:
+    if row is None or event.server in row.upstreams:
         return [a.Close(event.server, event.upstream)]
     row.upstreams[event.server] = event.upstream
     wishes = Wishes(level=row.level, resources=row.uris(event.server))

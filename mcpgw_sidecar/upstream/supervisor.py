@@ -1,57 +1,30 @@
-"""One task per MCP server: connect, list, listen, check again; for ever, and no server waits for another.
-
-==============  ==========================  =========================================================
-state           event                       next
-==============  ==========================  =========================================================
-connecting      initialize and list done    connected (failures = 0)
-connecting      failure                     waiting (back-off, failures + 1)
-connected       list_changed, interval      list again; still connected
-connected       a check fails               waiting (failures + 1)
-waiting         back-off over               connecting
-any             failures reach LOSE_AFTER   its tools leave the catalog; the state stays
-==============  ==========================  =========================================================
-"""
+"""One connection for each MCP server, and no server waits for another; what they offer becomes the catalog."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import trio
 
-from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.federation import Federation, federate
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, TOOL
+from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TEMPLATE, TOOL
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired, Server, VirtualServer
 from mcpgw_sidecar.model.statuses import Health, ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
-from mcpgw_sidecar.protocol.jsontext import dumps
-from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
-from mcpgw_sidecar.upstream.exchange import Position, own_headers
-from mcpgw_sidecar.upstream.listing import wait_discovered
-from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.connection import Connection
+from mcpgw_sidecar.upstream.stateful import UpstreamClient
 
 log = get_logger(__name__)
 
 LOSE_AFTER = 3  # failed checks in a row after which a server's tools leave the catalog
-RETRY_BASE = 1.0  # seconds
-RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
-LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again (base of a back-off up to RETRY_CAP)
-PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
-_CHANGES = frozenset(kind.changed for kind in KINDS)
-_CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
-# Servers list tools that ask the client something only to clients that can be asked. Such clients are
-# behind the gateway, so the broker's own session has to see these tools; it calls none of them, so no
-# server asks it anything.
-_CAPABILITIES = dumps({"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}})
 
 Statuses = tuple[ServerStatus, ...]
 
@@ -117,7 +90,7 @@ class Supervisor:
                 if server.moved_from(entry.server):
                     self._changed(name)
             self._entries[name] = new
-            nursery.start_soon(self._wait_server, new)
+            nursery.start_soon(self._wait_connecting, new)
         self._rows, self._virtual = desired.servers, desired.virtual_servers
         self._dirty.set()
 
@@ -157,73 +130,19 @@ class Supervisor:
             invalid=share.invalid,
         )
 
-    async def _wait_server(self, entry: _Entry) -> None:
-        """One server's life (the table above)."""
-        backoff = Backoff(RETRY_BASE, RETRY_CAP)
+    async def _wait_connecting(self, entry: _Entry) -> None:
         log.info("Registering server", mcpURL=entry.server.shown_url, prefix=entry.server.tool_prefix)
-        with entry.scope:
-            while True:
-                try:
-                    await self._wait_connected(entry, backoff)
-                except UpstreamError as error:
-                    self._failed(entry, error)
-                except Exception:  # a bug of ours costs this server, not the process
-                    log.exception("Supervising a server failed", server=entry.server.name)
-                    self._failed(entry, UpstreamError("InternalError", "met a bug of the gateway: see its log"))
-                delay = backoff.next()
-                log.debug("Will try the server again", server=entry.server.name, seconds=round(delay, 1))
-                await trio.sleep(delay)
-
-    async def _wait_connected(self, entry: _Entry, backoff: Backoff) -> None:
-        server = entry.server
-        headers = own_headers(server)
-        shake = await self._client.wait_initialized(
-            server, client_info=_CLIENT_INFO, capabilities=_CAPABILITIES, headers=headers
+        connection = Connection(
+            client=self._client,
+            server=entry.server,
+            refresh=self._refresh,
+            discovered=partial(self._discovered, entry),
+            failed=partial(self._failed, entry),
         )
-        upstream = Upstream(server, shake.session, headers)
-        try:
-            self._discovered(entry, shake, await wait_discovered(self._client, upstream, shake))
-            backoff.reset()
-            wake = _Wake()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_listening, upstream, wake)
-                while True:
-                    await trio.sleep(PACE)
-                    with trio.move_on_after(self._refresh):
-                        await wake.wait()
-                    if own_headers(server) != headers:
-                        break  # the credential was rotated: connect again with the new one
-                    self._discovered(entry, shake, await wait_discovered(self._client, upstream, shake))
-                nursery.cancel_scope.cancel()
-        except* UpstreamError as group:
-            raise _first(group) from None
-        finally:
-            with trio.CancelScope(shield=True):  # bounded by CLOSE_TIMEOUT
-                await self._client.wait_closed(upstream)
+        with entry.scope:
+            await connection.wait_connecting()
 
-    async def _wait_listening(self, upstream: Upstream, wake: _Wake) -> None:
-        """Hold the server's own stream open; without one, the interval alone finds changes."""
-
-        def handle(message: Message) -> None:
-            if isinstance(message, Notification) and message.method in _CHANGES:
-                wake.set()
-
-        again, position = Backoff(LISTEN_AGAIN, RETRY_CAP), Position()
-        while True:
-            opened = trio.current_time()
-            try:
-                if not await self._client.wait_events(upstream, handle, own=True, position=position):
-                    return
-            except UpstreamError as error:
-                if error.status == FORGOTTEN:
-                    return  # a server without such a path, or one that forgot the session: the next check finds out
-                log.debug("Notification stream lost", server=upstream.server.name, reason=error.reason, error=str(error))
-            if trio.current_time() - opened > RETRY_CAP:
-                again.reset()
-            await trio.sleep(again.next(position.retry))
-            wake.set()  # what changed while nobody listened
-
-    def _discovered(self, entry: _Entry, shake: Handshake, offer: Discovered) -> None:
+    def _discovered(self, entry: _Entry, offer: Discovered) -> None:
         was_ready = entry.health.ready
         tools = len(offer.items.get(TOOL.name, ()))
         message = f"reachable, {tools} tools"
@@ -231,7 +150,7 @@ class Supervisor:
             ready=True,
             reason="Ready",
             message=message,
-            protocol_version=shake.session.protocol_version,
+            protocol_version=offer.protocol_versions[0],
             last_contact=time.time(),
             tried=True,
         )
@@ -282,27 +201,6 @@ def _hint(server: Server, error: UpstreamError) -> str:
             return ": check its path"
         case _:
             return ""
-
-
-class _Wake:
-    """Something to do; setting it twice before anybody looked is once."""
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-        self._event = trio.Event()
-
-
-def _first(group: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
-    inner: BaseException = group
-    while isinstance(inner, BaseExceptionGroup):
-        inner = inner.exceptions[0]
-    return inner if isinstance(inner, UpstreamError) else UpstreamError("BadAnswer", str(inner))
 
 
 def _log_new_tools(before: Federation | None, after: Federation) -> None:

@@ -89,15 +89,15 @@ class Life(RuleBasedStateMachine):
         self.count += 1
         return UpstreamSession(id=f"u{self.count}", protocol_version="2025-11-25", ticket=f"t{self.count}")
 
-    @rule(target=upstreams, data=st.data(), moved=st.booleans(), stands=st.booleans())
-    def finish_opening(self, data: st.DataObject, moved: bool, stands: bool) -> UpstreamSession:
+    @rule(target=upstreams, data=st.data(), stands=st.booleans())
+    def finish_opening(self, data: st.DataObject, stands: bool) -> UpstreamSession:
         upstream = self.fresh()
         if self.opening:
             key, server = data.draw(st.sampled_from(sorted(self.opening)))
             session = next(session for session in SESSIONS if session.key == key)
             if stands:
                 self.standing.add((key, server, str(upstream.id)))
-                self.feed(e.Opened(session, server, upstream, moved))
+                self.feed(e.Opened(session, server, upstream))
             self.opening.remove((key, server))
             self.feed(e.OpeningOver(key, server))
         return upstream

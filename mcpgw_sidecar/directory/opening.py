@@ -1,0 +1,129 @@
+"""Opens sessions with servers, each once however many calls wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import attrs
+import trio
+
+from mcpgw_sidecar.directory.opensessions import OpenSessions
+from mcpgw_sidecar.directory.store import SessionStore
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession
+from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
+from mcpgw_sidecar.protocol.statuses import refusal
+from mcpgw_sidecar.sessions import events as e
+from mcpgw_sidecar.upstream.exchange import rejection
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+
+log = get_logger(__name__)
+
+
+@attrs.define(eq=False)
+class _Opening:
+    """An attempt to open a session with a server, with a client's headers, in place of one that is dead."""
+
+    server: Server
+    headers: Mapping[str, str]
+    replaced: UpstreamSession | None
+    started: bool = False
+    done: trio.Event = attrs.field(factory=trio.Event)
+    failure: Reject | None = None
+
+
+@attrs.define(kw_only=True, eq=False)
+class Opener:
+    """Opens sessions. `feed` takes the events that answer.
+
+    `wait_audible` lets a server be heard before the first call goes out.
+    """
+
+    sessions: OpenSessions
+    client: UpstreamClient
+    store: SessionStore
+    nursery: trio.Nursery
+    feed: Callable[[e.Event], None]
+    wait_audible: Callable[[Session, Server], Awaitable[None]]
+    _openings: dict[tuple[str, ServerName], _Opening] = attrs.field(factory=dict)
+
+    async def wait_open(
+        self, session: Session, server: Server, headers: Mapping[str, str], replaced: UpstreamSession | None
+    ) -> Reject | None:
+        """Open a session with a server; None when it is open. It is not the dead one that is `replaced`."""
+        key = (session.key, server.name)
+        opening = self._openings.get(key)
+        if opening is None:
+            opening = self._openings[key] = _Opening(server, headers, replaced)
+            self.feed(e.Wanted(session, server.name))
+            if not opening.started:
+                # It is open already, or the client's session is over: the next decision sees that.
+                del self._openings[key]
+                return None
+        await opening.done.wait()
+        return opening.failure
+
+    def start(self, session: Session, server: ServerName) -> None:
+        """Start the attempt that was asked for, in a task of its own.
+
+        The client that asked first may go away, and the others still wait.
+        """
+        opening = self._openings[session.key, server]
+        opening.started = True
+        self.nursery.start_soon(self._wait_opening, session, opening)
+
+    async def _wait_opening(self, session: Session, opening: _Opening) -> None:
+        server = opening.server
+        try:
+            if not await self._wait_adopted(session, opening):
+                shake = await self.client.wait_initialized(
+                    server,
+                    client_info=session.client_info,
+                    capabilities=session.capabilities,
+                    headers=opening.headers,
+                )
+                log.debug("Upstream session opened", server=server.name, session=short(session.key))
+                upstream = attrs.evolve(shake.session, authorization=opening.headers.get("authorization"))
+                await self._wait_kept(session, opening, self.sessions.seal(session, server, upstream))
+            await self.wait_audible(session, server)
+        except UpstreamError as error:
+            log.warning("Upstream session not opened", server=server.name, reason=error.reason, error=str(error))
+            opening.failure = rejection(server, error)
+        except Exception:  # a bug of ours costs this call, not the process
+            log.exception("Opening a session failed", server=server.name)
+            opening.failure = refusal(INTERNAL_ERROR, "Internal error of the gateway")
+        finally:
+            self.feed(e.OpeningOver(session.key, server.name))
+            del self._openings[session.key, server.name]
+            opening.done.set()
+
+    async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
+        """Take over the session that a replica has opened, if there is one and it is not to be replaced."""
+        name = opening.server.name
+        ticket = await self.store.wait_ticket(session, name)
+        if not ticket or (opening.replaced is not None and ticket == opening.replaced.ticket):
+            return False
+        return self._adopt(session, {name: ticket}, opening.headers.get("authorization"))
+
+    def _adopt(self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None) -> bool:
+        adopted = self.sessions.unsealed(session, tickets, authorization)
+        for server, upstream in adopted:
+            self.feed(e.Adopted(session, server.name, upstream))
+        return bool(adopted)
+
+    async def _wait_kept(self, session: Session, opening: _Opening, upstream: UpstreamSession) -> None:
+        """Keep a session, unless a replica was first, the client has gone, or the server has moved."""
+        name, replaced = opening.server.name, opening.replaced
+        ticket = await self.store.wait_keep(
+            session, name, upstream.ticket, instead_of=replaced.ticket if replaced is not None else None
+        )
+        server = self.sessions.servers().get(name)
+        is_first = ticket == upstream.ticket or not self._adopt(session, {name: ticket}, upstream.authorization)
+        if is_first and server is not None and not server.moved_from(opening.server):
+            self.feed(e.Opened(session, name, upstream))
+        else:  # where it was opened: the server of that name may live elsewhere now
+            self.nursery.start_soon(self.client.wait_closed, Upstream(opening.server, upstream, upstream.headers))

@@ -1,0 +1,146 @@
+"""The broker's connection to one MCP server: connect, list, listen, check again; for ever.
+
+==============  ==========================  =========================================================
+state           event                       next
+==============  ==========================  =========================================================
+connecting      initialize and list done    connected (failures = 0)
+connecting      failure                     waiting (back-off, failures + 1)
+connected       list_changed, interval      list again; still connected
+connected       a check fails               waiting (failures + 1)
+waiting         back-off over               connecting
+any             failures reach LOSE_AFTER   its tools leave the catalog; the state stays
+==============  ==========================  =========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.catalog.offers import Discovered
+from mcpgw_sidecar.envoy.contract import FORGOTTEN
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.kinds import KINDS
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
+from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.runtime.backoff import Backoff
+from mcpgw_sidecar.upstream.exchange import Position, own_headers
+from mcpgw_sidecar.upstream.listing import wait_discovered
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+
+log = get_logger(__name__)
+
+RETRY_BASE = 1.0  # seconds
+RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
+LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again, doubled up to RETRY_CAP
+PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
+_CHANGES = frozenset(kind.changed for kind in KINDS)
+_CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
+# Servers list tools that ask the client something only to clients that can be asked. Such clients are
+# behind the gateway, so the broker's own session has to see these tools; it calls none of them, so no
+# server asks it anything.
+_CAPABILITIES = dumps({"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}})
+
+
+@attrs.frozen(kw_only=True)
+class Connection:
+    """Keeps connected with one server. `discovered` gets what it offers, `failed` what went wrong.
+
+    `refresh` is the longest time between two lists, in seconds.
+    """
+
+    client: UpstreamClient
+    server: Server
+    refresh: float
+    discovered: Callable[[Discovered], None]
+    failed: Callable[[UpstreamError], None]
+
+    async def wait_connecting(self) -> None:
+        """The life of the connection (the table above), for ever."""
+        backoff = Backoff(RETRY_BASE, RETRY_CAP)
+        while True:
+            try:
+                await self._wait_connected(backoff)
+            except UpstreamError as error:
+                self.failed(error)
+            except Exception:  # a bug of ours costs this server, not the process
+                log.exception("Supervising a server failed", server=self.server.name)
+                self.failed(UpstreamError("InternalError", "met a bug of the gateway: see its log"))
+            delay = backoff.next()
+            log.debug("Will try the server again", server=self.server.name, seconds=round(delay, 1))
+            await trio.sleep(delay)
+
+    async def _wait_connected(self, backoff: Backoff) -> None:
+        server = self.server
+        headers = own_headers(server)
+        shake = await self.client.wait_initialized(
+            server, client_info=_CLIENT_INFO, capabilities=_CAPABILITIES, headers=headers
+        )
+        upstream = Upstream(server, shake.session, headers)
+        try:
+            self.discovered(await wait_discovered(self.client, upstream, shake))
+            backoff.reset()
+            wake = _Wake()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_listening, upstream, wake)
+                while True:
+                    await trio.sleep(PACE)
+                    with trio.move_on_after(self.refresh):
+                        await wake.wait()
+                    if own_headers(server) != headers:
+                        break  # the credential was rotated: connect again with the new one
+                    self.discovered(await wait_discovered(self.client, upstream, shake))
+                nursery.cancel_scope.cancel()
+        except* UpstreamError as group:
+            raise _first(group) from None
+        finally:
+            with trio.CancelScope(shield=True):  # bounded by CLOSE_TIMEOUT
+                await self.client.wait_closed(upstream)
+
+    async def _wait_listening(self, upstream: Upstream, wake: _Wake) -> None:
+        """Hold the server's own stream open; without one, the interval alone finds changes."""
+
+        def handle(message: Message) -> None:
+            if isinstance(message, Notification) and message.method in _CHANGES:
+                wake.set()
+
+        again, position = Backoff(LISTEN_AGAIN, RETRY_CAP), Position()
+        while True:
+            opened = trio.current_time()
+            try:
+                if not await self.client.wait_events(upstream, handle, own=True, position=position):
+                    return
+            except UpstreamError as error:
+                if error.status == FORGOTTEN:
+                    return  # a server without such a path, or one that forgot the session: the next check finds out
+                log.debug("Notification stream lost", server=upstream.server.name, reason=error.reason, error=str(error))
+            if trio.current_time() - opened > RETRY_CAP:
+                again.reset()
+            await trio.sleep(again.next(position.retry))
+            wake.set()  # what changed while nobody listened
+
+
+class _Wake:
+    """Something to do; setting it twice before anybody looked is once."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+def _first(group: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner if isinstance(inner, UpstreamError) else UpstreamError("BadAnswer", str(inner))

@@ -1,0 +1,456 @@
+"""Sessions at work, under a clock that jumps: races of openings, ends, moves, heals and replicas."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mcpgw_sidecar.catalog.federation import federate
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.directory.directory import Directory
+from mcpgw_sidecar.directory.driver import Driver
+from mcpgw_sidecar.directory.opensessions import OpenSessions
+from mcpgw_sidecar.directory.store import LEASE, SessionStore, Unshared
+from mcpgw_sidecar.directory.telling import Teller
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.front.streams import Streams
+from mcpgw_sidecar.model import timeouts
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session, SessionState, UpstreamSession
+from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, parse_message
+from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.sessions.hub import SessionHub
+from mcpgw_sidecar.sessions.tokens import parse_keys
+from mcpgw_sidecar.upstream.exchange import Position
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
+from tests.contract.memory import MemoryStore, Shared
+
+ONE = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one")
+KEYS = parse_keys("k" * 40, "test")
+ASKED = '{"elicitation":{}}'
+
+
+@attrs.define
+class FakeServer:
+    """All servers at once, as `UpstreamClient` sees them."""
+
+    open: dict[str, Server] = attrs.field(factory=dict)
+    closed: list[tuple[str, str]] = attrs.field(factory=list)
+    posted: list[tuple[str | None, bytes]] = attrs.field(factory=list)
+    results: list[tuple[str | None, str, str]] = attrs.field(factory=list)
+    heard: dict[str, Callable[[Message], None]] = attrs.field(factory=dict)
+    streams: int = 0
+    takes: float = 1.0
+    fails: UpstreamError | None = None
+    offers_streams: bool = True
+    count: int = 0
+
+    async def wait_initialized(self, server: Server, **_: Any) -> Handshake:
+        self.count += 1
+        ident = f"u{self.count}"
+        await trio.sleep(self.takes)
+        if self.fails is not None:
+            raise self.fails
+        self.open[ident] = server
+        return Handshake(UpstreamSession(id=ident, protocol_version="2025-06-18"), "", frozenset())
+
+    async def wait_closed(self, upstream: Upstream) -> None:
+        await trio.lowlevel.checkpoint()
+        self.closed.append((str(upstream.session.id), upstream.server.url))
+        self.open.pop(str(upstream.session.id), None)
+
+    async def wait_alive(self, upstream: Upstream) -> bool:
+        await trio.sleep(self.takes)
+        if self.fails is not None:
+            raise self.fails
+        return upstream.session.id in self.open
+
+    async def wait_posted(self, upstream: Upstream, message: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.posted.append((upstream.session.id, message))
+        if self.fails is not None:
+            raise self.fails
+
+    async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Any]]:
+        await trio.lowlevel.checkpoint()
+        self.results.append((upstream.session.id, method, params))
+        if self.fails is not None:
+            raise self.fails
+        return "", []
+
+    async def wait_events(
+        self, upstream: Upstream, handle: Callable[[Message], None], *, own: bool, position: Position, opened: Any
+    ) -> bool:
+        del own, position
+        self.streams += 1
+        await trio.sleep(self.takes / 2)
+        if not self.offers_streams:
+            return False
+        ident = str(upstream.session.id)
+        if ident not in self.open:
+            raise UpstreamError("HttpError", "answered HTTP 404", status=404)
+        opened()
+        self.heard[ident] = handle
+        try:
+            while ident in self.open:  # noqa: ASYNC110  # a server that looks now and then
+                await trio.sleep(1)
+        finally:
+            del self.heard[ident]
+        raise UpstreamError("HttpError", "answered HTTP 404", status=404)
+
+
+@attrs.define
+class Replica:
+    directory: Directory
+    streams: Streams
+    servers: dict[ServerName, Server]
+    over: list[str]
+
+    def state(self, token: str) -> SessionState:
+        state = self.directory.lookup(token)
+        assert isinstance(state, SessionState)
+        return state
+
+    def upstream(self, token: str) -> str | None:
+        upstream = self.state(token).upstreams.get(ONE.name)
+        return None if upstream is None else upstream.id
+
+
+@contextlib.asynccontextmanager
+async def running(server: FakeServer, store: SessionStore | None = None) -> AsyncIterator[Replica]:
+    live: Watched[Snapshot] = Watched(federate((ONE,), {}).snapshot)
+    hub, over = SessionHub(shared=store is not None and store.shared), list[str]()
+    streams, servers = Streams(live, hub.hearing), {ONE.name: ONE}
+    client: Any = server
+    async with trio.open_nursery() as nursery:
+        sessions = OpenSessions(lambda: KEYS, lambda: servers)
+        driver = Driver(
+            hub=hub,
+            sessions=sessions,
+            client=client,
+            store=store or Unshared(),
+            streams=streams,
+            live=live,
+            nursery=nursery,
+            over=over.append,
+        )
+        teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, client=client, nursery=nursery)
+        directory = Directory(hub=hub, driver=driver, teller=teller, keys=lambda: KEYS, lifetime=100.0)
+        nursery.start_soon(directory.wait_sharing)
+        await trio.sleep(0.01)
+        yield Replica(directory, streams, servers, over)
+        nursery.cancel_scope.cancel()
+
+
+def born(replica: Replica, capabilities: str = "{}") -> tuple[str, Session]:
+    token, session = replica.directory.create(
+        protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText(capabilities)
+    )
+    return token, session
+
+
+async def opened(replica: Replica, session: Session, headers: Mapping[str, str] | None = None) -> Reject | None:
+    return await replica.directory.wait_open(session, replica.servers.get(ONE.name, ONE), headers or {})
+
+
+async def test_many_calls_open_one_session_also_when_the_first_goes_away(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with running(server) as replica, trio.open_nursery() as calls:
+        token, session = born(replica)
+        failures: list[Reject | None] = []
+
+        async def call() -> None:
+            failures.append(await opened(replica, session, {"authorization": "Bearer x"}))
+
+        with trio.CancelScope() as first:
+            calls.start_soon(call)
+            await trio.sleep(0.1)
+            calls.start_soon(call)
+            await trio.sleep(0.1)
+            first.cancel()
+        calls.start_soon(call)
+        await trio.sleep(2)
+        assert (failures, server.count) == ([None] * 3, 1)
+        assert replica.upstream(token) == "u1"
+        assert replica.state(token).upstreams[ONE.name].authorization == "Bearer x"
+        assert await opened(replica, session) is None
+        assert server.count == 1
+
+
+async def test_a_failure_is_everybodys_and_the_next_call_tries_again(autojump_clock: MockClock) -> None:
+    server = FakeServer(fails=UpstreamError("Unreachable", "cannot be reached: no"))
+    async with running(server) as replica:
+        token, session = born(replica)
+        reject = await opened(replica, session)
+        assert reject is not None
+        assert (reject.status, reject.server) == (503, ONE.name)
+        server.fails = None
+        assert await opened(replica, session) is None
+        assert replica.upstream(token) == "u2"
+
+
+async def test_a_bug_costs_its_call_alone(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    server = FakeServer(fails=ValueError("a bug"))  # type: ignore[arg-type]
+    async with running(server) as replica:
+        _, session = born(replica)
+        reject = await opened(replica, session)
+        assert reject is not None
+        assert (reject.status, reject.code) == (500, -32603)
+    del caplog
+
+
+async def test_a_session_that_ends_while_it_is_opened_is_closed(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with running(server) as replica, trio.open_nursery() as calls:
+        token, session = born(replica)
+        calls.start_soon(opened, replica, session)
+        await trio.sleep(0.5)
+        replica.directory.end(session, {})
+        await trio.sleep(2)
+        assert (server.closed, server.open, replica.over) == ([("u1", ONE.url)], {}, [session.key])
+        assert not isinstance(replica.directory.lookup(token), SessionState)
+        assert await opened(replica, session) is None, "whoever asked sees that at the next decision"
+        assert server.count == 1
+
+
+@pytest.mark.parametrize("moved", [None, attrs.evolve(ONE, url="http://elsewhere/mcp")], ids=["gone", "moved"])
+async def test_a_server_that_moves_while_a_session_with_it_is_opened(
+    autojump_clock: MockClock, moved: Server | None
+) -> None:
+    server = FakeServer()
+    async with running(server) as replica, trio.open_nursery() as calls:
+        token, session = born(replica)
+        calls.start_soon(opened, replica, session)
+        await trio.sleep(0.5)
+        replica.directory.forget_server(ONE.name)
+        if moved is None:
+            del replica.servers[ONE.name]
+        else:
+            replica.servers[ONE.name] = moved
+        await trio.sleep(2)
+        assert server.closed == [("u1", ONE.url)], "closed where it was opened"
+        assert replica.upstream(token) is None
+        if moved is not None:
+            assert await opened(replica, session) is None
+            assert (replica.upstream(token), server.open["u2"]) == ("u2", moved)
+
+
+async def test_a_forgotten_session_is_healed_once_however_many_ask(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with running(server) as replica, trio.open_nursery() as calls:
+        token, session = born(replica)
+        await opened(replica, session)
+        healed: list[str | None] = []
+
+        async def heal(dead: str) -> None:
+            upstream = await replica.directory.wait_healed(session.key, ONE, dead, {})
+            healed.append(None if upstream is None else upstream.id)
+
+        await heal("u1")
+        assert healed == [None], "it lives: a 404 was of the server's own reasons"
+        server.open.clear()
+        for _ in range(3):
+            calls.start_soon(heal, "u1")
+            await trio.sleep(0.3)
+        await trio.sleep(5)
+        assert healed[1:] == ["u2"] * 3
+        assert (server.count, replica.upstream(token)) == (2, "u2")
+        await heal("u1")
+        assert healed[-1] == "u2", "it was replaced before"
+        assert await replica.directory.wait_healed("unseen", ONE, "u1", {}) is None
+        server.fails = UpstreamError("Timeout", "did not answer")
+        await heal("u2")
+        assert healed[-1] is None
+
+
+async def test_the_first_call_waits_until_its_server_can_ask(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with running(server) as replica:
+        token, session = born(replica, ASKED)
+        await opened(replica, session)
+        assert list(server.heard) == ["u1"], "it is heard when the call goes out"
+        stream = replica.streams.open(session.key)
+        replica.directory.stream_here(session, {})
+        ask = parse_message('{"jsonrpc":"2.0","id":1,"method":"elicitation/create"}')
+        for message in (ask, parse_message('{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')):
+            assert message is not None
+            server.heard["u1"](message)  # type: ignore[arg-type]
+        (relayed,) = stream.relayed
+        ticket = replica.state(token).upstreams[ONE.name].ticket
+        assert b'"mcpgw:ns/one:%b:1"' % ticket.encode() in relayed
+        replica.directory.end(session, {})
+        await trio.sleep(2)
+        assert (server.heard, stream.closed) == ({}, True)
+
+
+async def test_a_server_whose_stream_does_not_come_holds_up_no_call(autojump_clock: MockClock) -> None:
+    server = FakeServer(takes=10.0)
+    async with running(server) as replica:
+        _, session = born(replica, ASKED)
+        began = trio.current_time()
+        await opened(replica, session)
+        assert trio.current_time() - began == pytest.approx(server.takes + timeouts.LISTEN)
+
+
+async def test_a_server_without_streams_is_asked_once(autojump_clock: MockClock) -> None:
+    server = FakeServer(offers_streams=False)
+    async with running(server) as replica:
+        _, session = born(replica, ASKED)
+        await opened(replica, session)
+        await trio.sleep(100)
+        assert server.streams == 1
+
+
+async def test_wishes_are_told_and_told_again_after_a_heal(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with running(server) as replica:
+        token, session = born(replica)
+        await opened(replica, session)
+        replica.directory.set_level(session, "debug", {})
+        replica.directory.subscribed(session, ONE, "x:a", wanted=True)
+        await trio.sleep(2)
+        assert server.results == [("u1", "logging/setLevel", '{"level":"debug"}')]
+        assert list(server.heard) == ["u1"]
+        server.open.clear()  # the stream's 404 heals it
+        await trio.sleep(10)
+        assert replica.upstream(token) == "u2"
+        assert server.results[1:] == [
+            ("u2", "logging/setLevel", '{"level":"debug"}'),
+            ("u2", "resources/subscribe", '{"uri":"x:a"}'),
+        ]
+        assert list(server.heard) == ["u2"]
+
+
+async def test_notifications_go_to_every_server_and_progress_to_its_own(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with running(server) as replica:
+        token, session = born(replica)
+        await opened(replica, session)
+        ticket = replica.state(token).upstreams[ONE.name].ticket
+        texts = [
+            '{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}',
+            '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"mcpgw:ns/one:' + ticket + ':7"}}',
+            '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"mcpgw:ns/one:x:7"}}',
+            '{"jsonrpc":"2.0","method":"notifications/progress"}',
+        ]
+        server.fails = UpstreamError("Timeout", "did not answer")  # which is nobody's business
+        for text in texts:
+            message = parse_message(text)
+            assert isinstance(message, Notification)
+            replica.directory.tell(replica.state(token), message, {})
+        await trio.sleep(1)
+        sent = texts[1].replace(f'"mcpgw:ns/one:{ticket}:7"', "7")
+        assert sorted(server.posted, key=str) == sorted([("u1", texts[0].encode()), ("u1", sent.encode())], key=str)
+
+
+async def test_sessions_expire_and_are_closed(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeServer()
+    async with running(server) as replica, trio.open_nursery() as nursery:
+        token, session = born(replica)
+        await opened(replica, session)
+        nursery.start_soon(replica.directory.wait_sweeping)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 200)
+        await trio.sleep(20)
+        assert (replica.over, server.closed) == ([session.key], [("u1", ONE.url)])
+        assert replica.directory.statistics().gateway == 0
+        assert not isinstance(replica.directory.lookup(token), SessionState)
+        nursery.cancel_scope.cancel()
+
+
+async def test_two_replicas_that_open_at_once_keep_one(autojump_clock: MockClock) -> None:
+    server, shared = FakeServer(), Shared()
+    async with (
+        running(server, MemoryStore(shared, 0.1)) as first,
+        running(server, MemoryStore(shared, 0.1)) as second,
+        trio.open_nursery() as calls,
+    ):
+        token, session = born(first)
+        calls.start_soon(opened, first, session)
+        await trio.sleep(0.05)
+        second.state(token)
+        calls.start_soon(opened, second, session)
+        await trio.sleep(5)
+        assert first.upstream(token) == second.upstream(token) == "u1"
+        assert server.closed == [("u2", ONE.url)]
+
+
+async def test_a_session_that_ends_while_the_store_keeps_it_is_closed(autojump_clock: MockClock) -> None:
+    server, shared = FakeServer(), Shared()
+    async with running(server, MemoryStore(shared, 0.4)) as first, trio.open_nursery() as calls:
+        _, session = born(first)
+        calls.start_soon(opened, first, session)
+        await trio.sleep(0.4 + 1 + 0.2)  # asked, opened, and now it is being kept
+        assert list(server.open) == ["u1"]
+        first.directory.end(session, {})
+        await trio.sleep(5)
+        assert server.open == {}
+
+
+async def test_one_that_ends_at_one_replica_is_over_at_the_other_and_closed(autojump_clock: MockClock) -> None:
+    server, shared = FakeServer(), Shared()
+    async with running(server, MemoryStore(shared)) as first, running(server, MemoryStore(shared)) as second:
+        token, session = born(first)
+        await opened(first, session)
+        second.state(token)
+        second.directory.end(session, {"authorization": "Bearer x"})
+        await trio.sleep(1)
+        assert first.over == second.over == [session.key]
+        assert server.closed == [("u1", ONE.url)], "by the replica at which it ended, once"
+
+
+async def test_a_lease_is_handed_over_to_the_replica_that_is_left(autojump_clock: MockClock) -> None:
+    server, shared = FakeServer(), Shared()
+    async with running(server, MemoryStore(shared)) as second:
+        async with running(server, MemoryStore(shared)) as first:
+            token, session = born(first, ASKED)
+            await opened(first, session)
+            assert list(server.heard) == ["u1"]
+            second.state(token)
+            stream = second.streams.open(session.key)
+            second.directory.stream_here(session, {})
+            await trio.sleep(2 * LEASE)
+            assert server.streams == 1, "one replica hears it"
+            server.heard["u1"](parse_message('{"jsonrpc":"2.0","id":1,"method":"ping"}'))  # type: ignore[arg-type]
+            await trio.sleep(1)
+            assert len(stream.relayed) == 1, "what it hears reaches the client's stream at the other"
+        await trio.sleep(2 * LEASE)
+        assert (server.streams, list(server.heard)) == (2, ["u1"])
+
+
+async def test_messages_that_cannot_be_left_wait_here(autojump_clock: MockClock) -> None:
+    class Lost(MemoryStore):
+        async def wait_post(self, session_key: str, message: bytes) -> bool:
+            await trio.lowlevel.checkpoint()
+            return not (session_key and message)
+
+    server = FakeServer()
+    async with running(server, Lost(Shared())) as replica:
+        _, session = born(replica)
+        replica.directory.stream_gone(session.key, [b"1", b"2"])
+        await trio.sleep(1)
+        assert replica.streams.open(session.key).relayed == [b"1", b"2"]
+
+
+async def test_a_client_that_comes_back_to_a_new_process_is_heard_for_again(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with running(server) as before:
+        token, session = born(before, ASKED)
+        await opened(before, session)
+        stream = before.streams.open(session.key, primed=True)
+        event_id = stream.first_event().decode().split("id: ")[1].split("\n")[0]
+    async with running(server) as after:
+        after.state(token)
+        after.directory.stream_here(session, {"last-event-id": event_id, "authorization": "Bearer x"})
+        await trio.sleep(1)
+        assert (after.upstream(token), list(server.heard), server.count) == ("u1", ["u1"], 1)
+        assert after.state(token).upstreams[ONE.name].authorization == "Bearer x"

@@ -1,0 +1,106 @@
+"""A session store in memory, shared by several replicas in one process: the fake of directory/redisstore.py."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import trio
+
+from mcpgw_sidecar.directory import store as stores
+from mcpgw_sidecar.directory.store import MAX_KEPT, Listener, SharedRow
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.sessions import Session
+
+
+@attrs.define
+class Shared:
+    """What all replicas see."""
+
+    tickets: dict[str, dict[ServerName, str]] = attrs.field(factory=dict)
+    levels: dict[str, str] = attrs.field(factory=dict)
+    resources: dict[str, set[tuple[ServerName, str]]] = attrs.field(factory=dict)
+    mail: dict[str, list[bytes]] = attrs.field(factory=dict)
+    leases: dict[tuple[str, ServerName], tuple[int, float]] = attrs.field(factory=dict)
+    ended: dict[str, int] = attrs.field(factory=dict)
+    replicas: list[tuple[int, Listener]] = attrs.field(factory=list)
+
+
+@attrs.define
+class MemoryStore:
+    """One replica's store. `pause` is how long each operation takes, in seconds."""
+
+    all: Shared
+    pause: float = 0.0
+    shared: bool = True
+    error: str | None = None
+    name: str = "memory"
+
+    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
+        await trio.sleep(self.pause)
+        return self.all.tickets.get(session.key, {}).get(server)
+
+    async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
+        await trio.sleep(self.pause)
+        tickets = self.all.tickets.setdefault(session.key, {})
+        if tickets.get(server) in {None, instead_of}:
+            tickets[server] = ticket
+        return tickets[server]
+
+    async def wait_row(self, session: Session) -> SharedRow:
+        await trio.sleep(self.pause)
+        resources: dict[ServerName, set[str]] = {}
+        for server, uri in self.all.resources.get(session.key, ()):
+            resources.setdefault(server, set()).add(uri)
+        return SharedRow(
+            tickets=dict(self.all.tickets.get(session.key, {})),
+            level=self.all.levels.get(session.key),
+            resources={server: frozenset(uris) for server, uris in resources.items()},
+        )
+
+    async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
+        await trio.sleep(self.pause)
+        if field is None and value is not None:
+            self.all.levels[session.key] = value
+        elif field is not None and value is None:
+            self.all.resources.get(session.key, set()).discard(field)
+        elif field is not None:
+            self.all.resources.setdefault(session.key, set()).add(field)
+        for replica, listener in self.all.replicas:
+            if replica != id(self):
+                listener.changed(session.key)
+
+    async def wait_end(self, session: Session) -> SharedRow:
+        row = await self.wait_row(session)
+        for table in (self.all.tickets, self.all.levels, self.all.resources, self.all.mail):
+            table.pop(session.key, None)
+        self.all.ended[session.key] = session.expires
+        for replica, listener in self.all.replicas:
+            if replica != id(self):
+                listener.ended(session.key, session.expires)
+        return row
+
+    async def wait_post(self, session_key: str, message: bytes) -> bool:
+        await trio.sleep(self.pause)
+        self.all.mail[session_key] = [*self.all.mail.get(session_key, []), message][-MAX_KEPT:]
+        for _, listener in self.all.replicas:
+            listener.mail(session_key)
+        return True
+
+    async def wait_mail(self, session_key: str) -> list[bytes]:
+        await trio.sleep(self.pause)
+        return self.all.mail.pop(session_key, [])
+
+    async def wait_lease(self, session_key: str, server: ServerName) -> bool:
+        await trio.sleep(self.pause)
+        holder, until = self.all.leases.get((session_key, server), (id(self), -math.inf))
+        if holder != id(self) and until > trio.current_time():
+            return False
+        self.all.leases[session_key, server] = (id(self), trio.current_time() + stores.LEASE)
+        return True
+
+    async def wait_following(self, listener: Listener) -> None:
+        self.all.replicas.append((id(self), listener))
+        for key, expires in self.all.ended.items():
+            listener.ended(key, expires)
+        await trio.sleep_forever()

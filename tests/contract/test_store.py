@@ -1,0 +1,187 @@
+"""What every session store does: one suite over the one in memory and over a real Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import trio
+
+from mcpgw_sidecar.directory import redisstore, store as stores
+from mcpgw_sidecar.directory.store import MAX_KEPT, Listener, SessionStore, SharedRow, Unshared
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.sessions import Session
+from tests.contract.memory import MemoryStore, Shared
+from tests.e2e.stack import free_ports
+from tests.e2e.test_replicas import redis, redis_program
+
+ONE, TWO = ServerName("ns/one"), ServerName("ns/two")
+SHORT_LEASE = 0.5  # seconds
+Pair = tuple[SessionStore, SessionStore]
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if redis_program() is None:
+        pytest.skip("no redis-server: install redis or valkey for this Python")
+    (port,) = free_ports(1)
+    with redis(tmp_path_factory.mktemp("redis"), port):
+        yield f"redis://:s3cret@127.0.0.1:{port}"
+
+
+@contextlib.asynccontextmanager
+async def two_replicas(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    if kind == "memory":
+        shared = Shared()
+        yield MemoryStore(shared), MemoryStore(shared)
+        return
+    url = request.getfixturevalue("redis_url")
+    async with redisstore.opened(url) as first, redisstore.opened(url) as second:
+        yield first, second
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    async with two_replicas(request.param, request) as stores_of_two:
+        yield stores_of_two
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest) -> Session:
+    """Each test has one of its own."""
+    return Session(
+        key=request.node.name,
+        expires=int(time.time()) + 1000,
+        protocol_version="2025-11-25",
+        client_info=JsonText("{}"),
+        capabilities=JsonText("{}"),
+    )
+
+
+class News:
+    """What a replica hears of the others."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, int]] = []
+        self.mail: list[str] = []
+        self.changed: list[str] = []
+
+    def listener(self) -> Listener:
+        return Listener(
+            ended=lambda key, expires: self.ended.append((key, expires)),
+            mail=self.mail.append,
+            changed=self.changed.append,
+        )
+
+
+async def wait_for(condition: Callable[[], object]) -> None:
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110  # another process sets it
+            await trio.sleep(0.01)
+
+
+async def test_the_first_ticket_counts_for_all(pair: Pair, session: Session) -> None:
+    first, second = pair
+    assert await first.wait_ticket(session, ONE) is None
+    assert await first.wait_keep(session, ONE, "a", instead_of=None) == "a"
+    assert await second.wait_keep(session, ONE, "b", instead_of=None) == "a"
+    assert await second.wait_ticket(session, ONE) == "a"
+    assert await second.wait_keep(session, ONE, "c", instead_of="another dead one") == "a"
+    assert await second.wait_keep(session, ONE, "d", instead_of="a") == "d"
+    assert await first.wait_keep(session, ONE, "e", instead_of="a") == "d", "two healed at once: the first counts"
+    assert await first.wait_ticket(session, TWO) is None
+
+
+async def test_a_row_holds_everything_of_a_session(pair: Pair, session: Session) -> None:
+    first, second = pair
+    assert await first.wait_row(session) == SharedRow()
+    await first.wait_keep(session, ONE, "a", instead_of=None)
+    await second.wait_wish(session, None, "info")
+    await first.wait_wish(session, None, "debug")
+    for uri in ("x:a", "x:b"):
+        await first.wait_wish(session, (ONE, uri), "1")
+    await second.wait_wish(session, (ONE, "x:a"), None)
+    row = SharedRow(tickets={ONE: "a"}, level="debug", resources={ONE: frozenset({"x:b"})})
+    assert await second.wait_row(session) == row
+    assert await second.wait_end(session) == row
+    assert await first.wait_row(session) == SharedRow()
+
+
+async def test_mail_is_taken_once_in_its_order_and_bounded(pair: Pair, session: Session) -> None:
+    first, second = pair
+    assert await second.wait_mail(session.key) == []
+    for number in range(MAX_KEPT + 2):
+        assert await first.wait_post(session.key, b"%d" % number)
+    assert await second.wait_mail(session.key) == [b"%d" % number for number in range(2, MAX_KEPT + 2)]
+    assert await first.wait_mail(session.key) == []
+
+
+async def test_one_replica_has_a_lease_and_another_gets_it_when_it_is_not_prolonged(
+    pair: Pair, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "LEASE", SHORT_LEASE)
+    monkeypatch.setattr(redisstore, "LEASE", SHORT_LEASE)
+    first, second = pair
+    assert await first.wait_lease(session.key, ONE)
+    assert not await second.wait_lease(session.key, ONE)
+    assert await second.wait_lease(session.key, TWO), "of another server"
+    for _ in range(4):
+        await trio.sleep(SHORT_LEASE / 3)
+        assert await first.wait_lease(session.key, ONE), "prolonged"
+        assert not await second.wait_lease(session.key, ONE)
+    with trio.fail_after(10):
+        while not await second.wait_lease(session.key, ONE):  # noqa: ASYNC110  # the store has no event for it
+            await trio.sleep(SHORT_LEASE / 3)
+    assert not await first.wait_lease(session.key, ONE), "it was handed over"
+
+
+async def test_replicas_hear_of_one_another_and_not_of_themselves(pair: Pair, session: Session) -> None:
+    first, second = pair
+    ours, theirs = News(), News()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.wait_following, ours.listener())
+        nursery.start_soon(second.wait_following, theirs.listener())
+        await wait_for_followers(first, session, ours, theirs)
+        await first.wait_wish(session, None, "debug")
+        await wait_for(lambda: session.key in theirs.changed)
+        await first.wait_end(session)
+        await wait_for(lambda: (session.key, session.expires) in theirs.ended)
+        assert (ours.changed, [key for key, _ in ours.ended if key == session.key]) == ([], [])
+        late = News()
+        nursery.start_soon(second.wait_following, late.listener())
+        await wait_for(lambda: (session.key, session.expires) in late.ended)
+        nursery.cancel_scope.cancel()
+
+
+async def wait_for_followers(store: SessionStore, session: Session, *news: News) -> None:
+    """Mail is told to every replica, the one that posts included."""
+    with trio.fail_after(10):
+        while not all(session.key in each.mail for each in news):
+            await store.wait_post(session.key, b"x")
+            await trio.sleep(0.02)
+
+
+async def test_without_a_store_everything_is_as_if_alone(session: Session) -> None:
+    store = Unshared()
+    assert (store.shared, store.error) == (False, None)
+    assert await store.wait_ticket(session, ONE) is None
+    assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
+    await store.wait_wish(session, None, "debug")
+    assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
+    assert not await store.wait_post(session.key, b"x")
+    assert await store.wait_mail(session.key) == []
+    assert await store.wait_lease(session.key, ONE)
+    await store.wait_following(News().listener())
+
+
+async def test_a_store_that_is_lost_fails_no_caller(session: Session) -> None:
+    (port,) = free_ports(1)
+    async with redisstore.opened(f"redis://127.0.0.1:{port}") as store:
+        assert await store.wait_ticket(session, ONE) is None
+        assert store.error is not None
+        assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
+        assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
+        assert not await store.wait_post(session.key, b"x")
+        assert await store.wait_lease(session.key, ONE)
