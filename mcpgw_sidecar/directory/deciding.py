@@ -13,7 +13,7 @@ import trio
 from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.directory import Directory
-from mcpgw_sidecar.inbound.classify import Inbound, classify
+from mcpgw_sidecar.inbound.classify import Inbound, classify, is_final
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, OpenSession, Reject, ToBroker
@@ -54,7 +54,7 @@ class Decider:
         """The decision for one request; opens the session with a server that it needs, within DECISION seconds."""
         began = trio.current_time()
         inbound, decision = self._decide(request, element=element)
-        if isinstance(decision, Reject) and not self.started.is_over():
+        if isinstance(decision, Reject) and not self.started.is_over() and not is_final(decision, request):
             # It may be that its server has not answered yet, or that keys are still to come.
             if not await self.wait_started(timeouts.START):
                 return attrs.evolve(NOT_STARTED, id=decision.id, method=decision.method)
@@ -79,7 +79,8 @@ class Decider:
         inbound = self.climb(request, element=element)
         if isinstance(inbound, Reject):
             return None, inbound
-        return inbound, decide(inbound, request.headers.get(h.LAST_EVENT, ""))
+        last_event_id = request.headers.get(h.LAST_EVENT, "") if request.method == "GET" else ""
+        return inbound, decide(inbound, last_event_id)
 
     def _notice(self, inbound: Inbound | None, decision: Forward) -> None:
         """Remember what a client subscribes to."""

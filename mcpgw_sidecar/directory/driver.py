@@ -57,6 +57,7 @@ class Driver:
     @opener.default
     def _opener_of_these(self) -> Opener:
         return Opener(
+            hub=self.hub,
             sessions=self.sessions,
             client=self.client,
             store=self.store,
@@ -149,9 +150,9 @@ class Driver:
         key, upstream = hearing.key, hearing.upstream
         name = upstream.server.name
         forgotten = await hearing.wait_hearing()
-        if self._hearings.get((key, name)) is hearing:
+        if self._hearings.get((key, name)) is hearing:  # else it was hushed
             del self._hearings[key, name]
-        self.feed(e.Silenced(key, name, upstream.session))
+            self.feed(e.Silenced(key, name, upstream.session))
         if forgotten and upstream.session.id is not None:
             # Another session with the server, if this one is dead, repeats the client's wishes and is heard.
             await self.wait_healed(key, upstream.server, upstream.session.id, upstream.headers)

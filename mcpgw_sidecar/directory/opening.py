@@ -18,6 +18,7 @@ from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.sessions import events as e
+from mcpgw_sidecar.sessions.hub import SessionHub
 from mcpgw_sidecar.upstream.exchange import rejection
 from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
@@ -43,6 +44,7 @@ class Opener:
     `wait_audible` lets a server be heard before the first call goes out.
     """
 
+    hub: SessionHub
     sessions: OpenSessions
     client: UpstreamClient
     store: SessionStore
@@ -110,14 +112,17 @@ class Opener:
         return self._adopt(session, {name: ticket}, opening.headers.get("authorization"))
 
     def _adopt(self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None) -> bool:
-        adopted = self.sessions.unsealed(session, tickets, authorization)
-        for server, upstream in adopted:
+        """Offer what replicas opened to the hub; whether there is a session with these servers then."""
+        for server, upstream in self.sessions.unsealed(session, tickets, authorization):
             self.feed(e.Adopted(session, server.name, upstream))
-        return bool(adopted)
+        return all(self.hub.upstream(session.key, name) is not None for name in tickets)
 
     async def _wait_kept(self, session: Session, opening: _Opening, upstream: UpstreamSession) -> None:
         """Keep a session, unless a replica was first, the client has gone, or the server has moved."""
         name, replaced = opening.server.name, opening.replaced
+        if self.hub.upstream(session.key, name) is not None:  # adopted meanwhile: nobody is to use this one
+            self._close(opening.server, upstream)
+            return
         ticket = await self.store.wait_keep(
             session, name, upstream.ticket, instead_of=replaced.ticket if replaced is not None else None
         )
@@ -126,4 +131,7 @@ class Opener:
         if is_first and server is not None and not server.moved_from(opening.server):
             self.feed(e.Opened(session, name, upstream))
         else:  # where it was opened: the server of that name may live elsewhere now
-            self.nursery.start_soon(self.client.wait_closed, Upstream(opening.server, upstream, upstream.headers))
+            self._close(opening.server, upstream)
+
+    def _close(self, server: Server, upstream: UpstreamSession) -> None:
+        self.nursery.start_soon(self.client.wait_closed, Upstream(server, upstream, upstream.headers))

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.directory.opensessions import OpenSessions
-from mcpgw_sidecar.directory.store import Listener, SessionStore, SharedRow
+from mcpgw_sidecar.directory.store import Listener, SessionStore
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.sessions import actions as a, events as e
 
@@ -55,24 +55,24 @@ class Sharing:
         )
         await self.store.wait_following(listener)
 
-    async def wait_adopted(self, session: Session, authorization: str | None) -> SharedRow:
-        """Take over the sessions with servers that replicas have opened for a session."""
+    async def wait_adopted(self, session: Session, authorization: str | None) -> None:
+        """Take over what replicas know of a session: its sessions with servers, and what its client wishes."""
         row = await self.store.wait_row(session)
         for server, upstream in self.sessions.unsealed(session, row.tickets, authorization):
             self.feed(e.Adopted(session, server.name, upstream))
-        return row
+        resources = tuple((server, uri) for server, uris in row.resources.items() for uri in sorted(uris))
+        self.feed(e.WishesRead(session, row.level, resources))
 
     async def wait_level(self, session: Session, level: str, authorization: str | None) -> None:
         """Take over what replicas have opened, and let them know a log level."""
         if self.store.shared:
-            await self.wait_adopted(session, authorization)
             await self.store.wait_wish(session, None, level)
+            await self.wait_adopted(session, authorization)
+        self.feed(e.LevelShared(session.key))
 
     async def _wait_row(self, session: Session, authorization: str | None) -> None:
         await self._wait_mail(session.key)
-        row = await self.wait_adopted(session, authorization)
-        resources = tuple((server, uri) for server, uris in row.resources.items() for uri in sorted(uris))
-        self.feed(e.WishesRead(session, row.level, resources))
+        await self.wait_adopted(session, authorization)
         self.feed(e.Shared(session))
 
     async def _wait_mail(self, key: str) -> None:

@@ -18,7 +18,8 @@ from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_r
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.streams import Stream, Streams
-from mcpgw_sidecar.inbound.classify import Batch, Inbound
+from mcpgw_sidecar.inbound.classify import Batch, Inbound, is_final
+from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
 from mcpgw_sidecar.model.names import BROKER, NULL
 from mcpgw_sidecar.model.ports import NOT_STARTED, Stamps
@@ -34,7 +35,6 @@ from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 
 log = get_logger(__name__)
 
-START_LIMIT = 10.0  # seconds that a client waits for a configuration: below what clients and proxies give a request
 SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
 
 
@@ -57,7 +57,7 @@ class BrokerApp:
             return
         headers = _headers(scope)
         scope["headers"] = []  # a stream would hold them as long as it lives
-        record = RequestRecord(self.metrics, server=BROKER)
+        record = RequestRecord(self.metrics)
         try:
             reject = await self._wait_request(headers, record, receive, send)
             if reject is not None:
@@ -82,16 +82,21 @@ class BrokerApp:
         if not self.decider.started.is_over():
             # A list before that would be one without most servers, and look like all; a session may be one
             # of keys that are still to come. What no start changes is refused at once.
-            if isinstance(inbound, Reject) and inbound.status in _OF_THE_REQUEST:
+            if isinstance(inbound, Reject) and is_final(inbound, request):
                 return inbound
-            if not await self.decider.wait_started(START_LIMIT):
+            if not await self.decider.wait_started(timeouts.START_AT_BROKER):
                 return attrs.evolve(NOT_STARTED, method=record.method)
             inbound = self.decider.climb(request)
         if isinstance(inbound, Reject):
             return inbound
+        record.server = BROKER
         match request.method, inbound.session:
             case "GET", SessionState():
-                await self._wait_stream(inbound, headers, record, receive, send)
+                stream = self._opened_stream(inbound, headers)
+                # The stream may live for days: it holds nothing of its request, nor of the catalog of this moment.
+                headers.clear()
+                del inbound, request
+                await self._wait_stream(stream, record, receive, send)
             case "DELETE", SessionState(session=session):
                 self.directory.end(session, headers)
                 await wait_sent(send, 204, b"")
@@ -137,12 +142,7 @@ class BrokerApp:
         record.close("ok")
         return None
 
-    async def _wait_stream(
-        self, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
-    ) -> None:
-        stream = self._opened_stream(inbound, headers)
-        del inbound
-        headers.clear()  # as everything that is not of the stream: it may live for days
+    async def _wait_stream(self, stream: Stream, record: RequestRecord, receive: Receive, send: Send) -> None:
         record.method = "GET"
         record.close("ok")  # it stands; how long it lives is no duration of a request
         self.metrics.streams.inc()
@@ -160,10 +160,6 @@ class BrokerApp:
         stream = self.streams.open(session.key, headers.get(h.LAST_EVENT, ""), inbound.scope, primed=primed)
         self.directory.stream_here(session, headers)
         return stream
-
-
-_OF_THE_REQUEST = frozenset({400, 403, 405, 406, 413, 415, 421})
-"""Statuses of refusals that no configuration changes. (404 may be a virtual server, or a session, that is still to come.)"""
 
 
 def _headers(scope: Scope) -> dict[str, str]:

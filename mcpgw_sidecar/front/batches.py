@@ -20,14 +20,18 @@ from mcpgw_sidecar.front.answers import Result, reject_text, wait_batch_sent
 from mcpgw_sidecar.inbound.classify import Batch, Inbound
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import TOOL
-from mcpgw_sidecar.model.names import BROKER
+from mcpgw_sidecar.model.names import BROKER, NULL
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.jsonrpc import Request, parse_message, result_text
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, Request, parse_message, result_text
+from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.runtime.http import Send
 from mcpgw_sidecar.upstream.carrier import Carrier
 from mcpgw_sidecar.upstream.exchange import rejection
+
+log = get_logger(__name__)
 
 AnswerOwn = Callable[[Inbound, Mapping[str, str]], Result | Reject | None]
 """What the broker answers to a message of its own."""
@@ -58,6 +62,17 @@ class BatchRunner:
 
     async def _wait_message(self, request: HttpRequest, out: trio.MemorySendChannel[bytes]) -> None:
         record = RequestRecord(self.metrics)
+        try:
+            await self._wait_answered(request, record, out)
+        except Exception:  # a bug of ours costs this message, not the batch
+            log.exception("Broker failed on a message of a batch")
+            message = parse_message(request.body)
+            ident = message.id if isinstance(message, Request) else NULL
+            reject = refusal(INTERNAL_ERROR, "Internal error of the gateway", id=ident)
+            record.refuse(reject)
+            await out.send(reject_text(reject))
+
+    async def _wait_answered(self, request: HttpRequest, record: RequestRecord, out: trio.MemorySendChannel[bytes]) -> None:
         decision = await self.decider.wait_decided(request, element=True)
         match decision:
             case Reject():
@@ -100,8 +115,7 @@ class BatchRunner:
         except UpstreamError as error:
             reject = attrs.evolve(rejection(call.server, error), id=call.id, method=call.method, tool=record.tool)
             record.refuse(reject)
-            if call.kind is not None:
-                await out.send(reject_text(reject))
+            await out.send(reject_text(reject))
         else:
             record.close("ok")
             if answer is not None:

@@ -49,6 +49,7 @@ from mcpgw_sidecar.protocol.versions import BATCHED
 MAX_BATCH = 100  # messages; each may be a call that is carried at the same time as the others
 _EVENT_STREAM = ("text/event-stream", "text/*", "*/*")
 _METHODS = frozenset({"POST", "GET", "DELETE"})
+_FINAL = frozenset({400, 403, 405, 406, 413, 415, 421})
 
 
 @attrs.frozen
@@ -103,6 +104,14 @@ def classify(
         ident = message.id if isinstance(message, Request) else NULL
         return attrs.evolve(climbed, id=ident, method=method_of(message) or _http(request))
     return climbed
+
+
+def is_final(reject: Reject, request: HttpRequest) -> bool:
+    """Whether a refusal stands whatever configuration and session keys are still to come after a start.
+
+    404 may be a virtual server, or a session, that is still to come, and a batch needs its session.
+    """
+    return reject.status in _FINAL and not (request.method == "POST" and is_batch(request.body))
 
 
 def method_of(message: Message | Batch | Malformed | None) -> str:

@@ -15,7 +15,7 @@
     ├── PING             does the server still know the session?
     └── OPENING          another one in its place
 
-The sums stand below as sums, and tests/core/test_timeouts.py checks the rest.
+The sums stand below as sums, and tests/core/test_contract.py checks the rest.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ ROUTER: Final = DECISION + MARGIN
 
 START: Final = 9.0
 """How long a request waits for a configuration after a start: it is answered within DECISION."""
+
+START_AT_BROKER: Final = 10.0
+"""The same at the broker, for which Envoy waits for ever: below what clients and proxies give a request."""
 
 HEALING: Final = PING + OPENING + MARGIN
 """How long heal.lua waits for the broker."""

@@ -23,6 +23,7 @@ class RequestRecord:
     server: str = ""
     tool: str = ""
     _started: float = attrs.field(factory=time.perf_counter, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
 
     def refuse(self, reject: Reject) -> None:
         """The request ends with a refusal."""
@@ -31,7 +32,10 @@ class RequestRecord:
         self.close(reject.outcome)
 
     def close(self, outcome: str) -> None:
-        """The request ends."""
+        """The request ends. Only its first end counts: what goes wrong later is no other request."""
+        if self._closed:
+            return
+        self._closed = True
         labels = {"method": self.method, "server": self.server, "tool": self.tool, "outcome": outcome}
         self.metrics.answered(**labels, seconds=self.seconds)
 

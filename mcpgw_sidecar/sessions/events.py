@@ -106,6 +106,13 @@ class LevelSet:
 
 
 @attrs.frozen
+class LevelShared:
+    """A log level that was set here has reached the store."""
+
+    key: str
+
+
+@attrs.frozen
 class Subscribed:
     """The client subscribes to a resource of a server, or (not `wanted`) no longer."""
 
@@ -221,6 +228,7 @@ Event = (
     | EndedElsewhere
     | Due
     | LevelSet
+    | LevelShared
     | Subscribed
     | WishesRead
     | ServerTold

@@ -13,18 +13,19 @@ For each server, a session that is seen is in one of these:
 =========  ==========================  ======================================================
 state      entered by                  left by
 =========  ==========================  ======================================================
-none       Seen, Forgotten             Wanted; Adopted
-opening    Wanted -> Open              Opened; Adopted; OpeningOver
-open       Opened, Adopted             Forgotten; ServerGone; the end -> Close
-heard      a wish, or a client that    Silenced; another session -> Hush; ServerGone -> Hush;
-(and open) can be asked -> Listen      the end -> Hush
+none       Seen; Forgotten; ServerGone Wanted -> Open; Adopted
+opening    Wanted                      OpeningOver, with an Opened before it, or an Adopted, or not
+open       Opened; Adopted             Forgotten; ServerGone; the end -> Close
+heard      a wish, or a client that    Silenced; Forgotten -> Hush; another session -> Hush;
+(and open) can be asked -> Listen      ServerGone -> Hush; the end -> Hush
 =========  ==========================  ======================================================
 
 Rules:
 
 - One gate: `apply` is the only method that changes anything. What drives the machine does what the
   actions say, in their order, and answers with events. Time comes with the event that needs it.
-- The first session with a server that stands counts; one that stands later is closed.
+- A session with a server that is adopted counts where there is none, one that was opened always: the
+  store names it by then. One that a server has forgotten is not adopted again.
 - A server is heard in one session of a client at a time, and only in the one that is open.
 - A message goes to the client's stream here, else to the replica that has it, else it is kept.
 """
@@ -76,10 +77,6 @@ class SessionHub:
         row = self._state.rows.get(key)
         return None if row is None else row.session
 
-    def has_ended(self, key: str) -> bool:
-        """Whether a session is known to be over."""
-        return key in self._state.ended
-
     def hearing(self, key: str) -> str:
         """The sessions with servers that are heard for a session, as ids of events hold them."""
         heard = self._state.heard.get(key)
@@ -108,9 +105,10 @@ def _wanted(state: State, event: e.Wanted) -> list[a.Action]:
 
 def _opened(state: State, event: e.Opened) -> list[a.Action]:
     row = state.row(event.session)
-    if row is None or event.server in row.upstreams:
+    if row is None:
         return [a.Close(event.server, event.upstream)]
     row.upstreams[event.server] = event.upstream
+    state.dead.pop((event.session.key, event.server), None)
     wishes = Wishes(level=row.level, resources=row.uris(event.server))
     return [] if wishes == Wishes() else [a.Tell(event.session, event.server, event.upstream, wishes)]
 
@@ -121,10 +119,14 @@ def _opening_over(state: State, event: e.OpeningOver) -> list[a.Action]:
 
 
 def _adopted(state: State, event: e.Adopted) -> list[a.Action]:
-    row = state.row(event.session)
+    row, place = state.row(event.session), (event.session.key, event.server)
     if row is None or event.server in row.upstreams:
         return []
+    dead = state.dead.get(place)
+    if dead is not None and dead.id == event.upstream.id:
+        return []  # whoever holds it has not learned yet that its server forgot it
     row.upstreams[event.server] = event.upstream
+    state.dead.pop(place, None)
     return state.listen(row, event.server) if event.heard else []
 
 
@@ -135,9 +137,10 @@ def _call_goes_out(state: State, event: e.CallGoesOut) -> list[a.Action]:
 
 def _forgotten(state: State, event: e.Forgotten) -> list[a.Action]:
     row = state.rows.get(event.key)
-    if row is not None and row.upstreams.get(event.server) == event.upstream:
-        del row.upstreams[event.server]
-    return []
+    if row is None or row.upstreams.get(event.server) != event.upstream:
+        return []
+    state.dead[event.key, event.server] = row.upstreams.pop(event.server)
+    return state.hush(event.key, event.server, event.upstream)
 
 
 def _ended(state: State, event: e.Ended) -> list[a.Action]:
@@ -166,7 +169,15 @@ def _level_set(state: State, event: e.LevelSet) -> list[a.Action]:
     if row is None:
         return []
     row.level = event.level
+    state.setting_level[event.session.key] += 1
     return [a.ShareLevel(event.session, event.level, event.authorization)]
+
+
+def _level_shared(state: State, event: e.LevelShared) -> list[a.Action]:
+    state.setting_level[event.key] -= 1
+    if state.setting_level[event.key] <= 0:
+        del state.setting_level[event.key]
+    return []
 
 
 def _subscribed(state: State, event: e.Subscribed) -> list[a.Action]:
@@ -181,7 +192,8 @@ def _subscribed(state: State, event: e.Subscribed) -> list[a.Action]:
 def _wishes_read(state: State, event: e.WishesRead) -> list[a.Action]:
     row = state.rows.get(event.session.key)
     if row is not None:
-        row.level = event.level or row.level
+        if event.session.key not in state.setting_level:  # what the client set here is newer
+            row.level = event.level or row.level
         for server, uri in event.resources:
             wish(row, server, uri, wanted=True)
     return []
@@ -248,6 +260,8 @@ def _left_open(_state: State, event: e.LeftOpen) -> list[a.Action]:
 def _server_gone(state: State, event: e.ServerGone) -> list[a.Action]:
     for row in state.rows.values():
         row.upstreams.pop(event.server, None)  # calls in flight on it end where they are
+    for place in [place for place in state.dead if place[1] == event.server]:
+        del state.dead[place]
     keys = [key for key, heard in state.heard.items() if event.server in heard]
     for key in keys:
         state.unhear(key, event.server)
@@ -266,6 +280,7 @@ _RULES: Final[Mapping[type, Callable[[State, Any], list[a.Action]]]] = {
     e.EndedElsewhere: _ended_elsewhere,
     e.Due: _due,
     e.LevelSet: _level_set,
+    e.LevelShared: _level_shared,
     e.Subscribed: _subscribed,
     e.WishesRead: _wishes_read,
     e.ServerTold: _server_told,

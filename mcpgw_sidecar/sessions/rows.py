@@ -33,7 +33,11 @@ class Row:
 
 @attrs.define
 class State:
-    """The tables. `heard` has sessions with servers that are heard, `streams` counts clients' streams here."""
+    """The tables, by session or by session and server.
+
+    `heard` has sessions with servers that are heard, `dead` those that were forgotten and not yet
+    replaced; `streams` counts clients' streams here, `setting_level` log levels on their way to replicas.
+    """
 
     shared: bool
     rows: dict[str, Row] = attrs.field(factory=dict)
@@ -41,6 +45,8 @@ class State:
     opening: set[tuple[str, ServerName]] = attrs.field(factory=set)
     heard: dict[str, dict[ServerName, UpstreamSession]] = attrs.field(factory=dict)
     streams: Counter[str] = attrs.field(factory=Counter)
+    dead: dict[tuple[str, ServerName], UpstreamSession] = attrs.field(factory=dict)
+    setting_level: Counter[str] = attrs.field(factory=Counter)
 
     def row(self, session: Session) -> Row | None:
         """The row of a session, which is seen from now on; None when it is over."""
@@ -68,6 +74,14 @@ class State:
         if not self.heard[key]:
             del self.heard[key]
 
+    def hush(self, key: str, server: ServerName, upstream: UpstreamSession | None = None) -> list[a.Action]:
+        """Stop hearing a server, in this session with it or in any."""
+        heard = self.heard.get(key, {}).get(server)
+        if heard is None or upstream not in {None, heard}:
+            return []
+        self.unhear(key, server)
+        return [a.Hush(key, server)]
+
     def end(self, key: str, expires: int) -> list[a.Action]:
         """End a session for good."""
         if len(self.ended) >= MAX_SESSIONS:
@@ -79,6 +93,9 @@ class State:
         """Take a session out of the tables; gives what is to be done about it, the news of it first."""
         row, heard = self.rows.pop(key, None), self.heard.pop(key, {})
         self.streams.pop(key, None)
+        self.setting_level.pop(key, None)
+        for server in [server for of, server in self.dead if of == key] if self.dead else ():
+            del self.dead[key, server]
         upstreams = row.upstreams if row is not None else {}
         return [
             a.Over(key),

@@ -2,164 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
 
 import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
-from mcpgw_sidecar.catalog.federation import federate
-from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.directory.directory import Directory
-from mcpgw_sidecar.directory.driver import Driver
-from mcpgw_sidecar.directory.opensessions import OpenSessions
-from mcpgw_sidecar.directory.store import LEASE, SessionStore, Unshared
-from mcpgw_sidecar.directory.telling import Teller
+from mcpgw_sidecar.directory.store import LEASE
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, SessionState, UpstreamSession
-from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, parse_message
-from mcpgw_sidecar.runtime.watch import Watched
-from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.sessions.tokens import parse_keys
-from mcpgw_sidecar.upstream.exchange import Position
-from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
+from mcpgw_sidecar.model.sessions import SessionState
+from mcpgw_sidecar.protocol.jsonrpc import Notification, parse_message
+from tests.adapters.replicas import ASKED, ONE, FakeServer, born, opened, running
 from tests.contract.memory import MemoryStore, Shared
-
-ONE = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one")
-KEYS = parse_keys("k" * 40, "test")
-ASKED = '{"elicitation":{}}'
-
-
-@attrs.define
-class FakeServer:
-    """All servers at once, as `UpstreamClient` sees them."""
-
-    open: dict[str, Server] = attrs.field(factory=dict)
-    closed: list[tuple[str, str]] = attrs.field(factory=list)
-    posted: list[tuple[str | None, bytes]] = attrs.field(factory=list)
-    results: list[tuple[str | None, str, str]] = attrs.field(factory=list)
-    heard: dict[str, Callable[[Message], None]] = attrs.field(factory=dict)
-    streams: int = 0
-    takes: float = 1.0
-    fails: UpstreamError | None = None
-    offers_streams: bool = True
-    count: int = 0
-
-    async def wait_initialized(self, server: Server, **_: Any) -> Handshake:
-        self.count += 1
-        ident = f"u{self.count}"
-        await trio.sleep(self.takes)
-        if self.fails is not None:
-            raise self.fails
-        self.open[ident] = server
-        return Handshake(UpstreamSession(id=ident, protocol_version="2025-06-18"), "", frozenset())
-
-    async def wait_closed(self, upstream: Upstream) -> None:
-        await trio.lowlevel.checkpoint()
-        self.closed.append((str(upstream.session.id), upstream.server.url))
-        self.open.pop(str(upstream.session.id), None)
-
-    async def wait_alive(self, upstream: Upstream) -> bool:
-        await trio.sleep(self.takes)
-        if self.fails is not None:
-            raise self.fails
-        return upstream.session.id in self.open
-
-    async def wait_posted(self, upstream: Upstream, message: bytes) -> None:
-        await trio.lowlevel.checkpoint()
-        self.posted.append((upstream.session.id, message))
-        if self.fails is not None:
-            raise self.fails
-
-    async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Any]]:
-        await trio.lowlevel.checkpoint()
-        self.results.append((upstream.session.id, method, params))
-        if self.fails is not None:
-            raise self.fails
-        return "", []
-
-    async def wait_events(
-        self, upstream: Upstream, handle: Callable[[Message], None], *, own: bool, position: Position, opened: Any
-    ) -> bool:
-        del own, position
-        self.streams += 1
-        await trio.sleep(self.takes / 2)
-        if not self.offers_streams:
-            return False
-        ident = str(upstream.session.id)
-        if ident not in self.open:
-            raise UpstreamError("HttpError", "answered HTTP 404", status=404)
-        opened()
-        self.heard[ident] = handle
-        try:
-            while ident in self.open:  # noqa: ASYNC110  # a server that looks now and then
-                await trio.sleep(1)
-        finally:
-            del self.heard[ident]
-        raise UpstreamError("HttpError", "answered HTTP 404", status=404)
-
-
-@attrs.define
-class Replica:
-    directory: Directory
-    streams: Streams
-    servers: dict[ServerName, Server]
-    over: list[str]
-
-    def state(self, token: str) -> SessionState:
-        state = self.directory.lookup(token)
-        assert isinstance(state, SessionState)
-        return state
-
-    def upstream(self, token: str) -> str | None:
-        upstream = self.state(token).upstreams.get(ONE.name)
-        return None if upstream is None else upstream.id
-
-
-@contextlib.asynccontextmanager
-async def running(server: FakeServer, store: SessionStore | None = None) -> AsyncIterator[Replica]:
-    live: Watched[Snapshot] = Watched(federate((ONE,), {}).snapshot)
-    hub, over = SessionHub(shared=store is not None and store.shared), list[str]()
-    streams, servers = Streams(live, hub.hearing), {ONE.name: ONE}
-    client: Any = server
-    async with trio.open_nursery() as nursery:
-        sessions = OpenSessions(lambda: KEYS, lambda: servers)
-        driver = Driver(
-            hub=hub,
-            sessions=sessions,
-            client=client,
-            store=store or Unshared(),
-            streams=streams,
-            live=live,
-            nursery=nursery,
-            over=over.append,
-        )
-        teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, client=client, nursery=nursery)
-        directory = Directory(hub=hub, driver=driver, teller=teller, keys=lambda: KEYS, lifetime=100.0)
-        nursery.start_soon(directory.wait_sharing)
-        await trio.sleep(0.01)
-        yield Replica(directory, streams, servers, over)
-        nursery.cancel_scope.cancel()
-
-
-def born(replica: Replica, capabilities: str = "{}") -> tuple[str, Session]:
-    token, session = replica.directory.create(
-        protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText(capabilities)
-    )
-    return token, session
-
-
-async def opened(replica: Replica, session: Session, headers: Mapping[str, str] | None = None) -> Reject | None:
-    return await replica.directory.wait_open(session, replica.servers.get(ONE.name, ONE), headers or {})
 
 
 async def test_many_calls_open_one_session_also_when_the_first_goes_away(autojump_clock: MockClock) -> None:
@@ -454,3 +312,69 @@ async def test_a_client_that_comes_back_to_a_new_process_is_heard_for_again(auto
         await trio.sleep(1)
         assert (after.upstream(token), list(server.heard), server.count) == ("u1", ["u1"], 1)
         assert after.state(token).upstreams[ONE.name].authorization == "Bearer x"
+
+
+async def test_a_client_that_comes_back_while_its_session_is_healed(autojump_clock: MockClock) -> None:
+    """Its last event's id holds the ticket of the session that is dead."""
+    server = FakeServer()
+    async with running(server) as replica, trio.open_nursery() as calls:
+        token, session = born(replica, ASKED)
+        await opened(replica, session)
+        stream = replica.streams.open(session.key, primed=True)
+        event_id = stream.first_event().decode().split("id: ")[1].split("\n")[0]
+        server.open.clear()
+        calls.start_soon(replica.directory.wait_healed, session.key, ONE, "u1", {})
+        await trio.sleep(server.takes + 0.1)  # it is known to be dead, and another is being opened
+        replica.directory.stream_here(session, {"last-event-id": event_id})
+        await trio.sleep(5)
+        assert (replica.upstream(token), server.closed, list(server.heard)) == ("u2", [], ["u2"])
+
+
+async def test_a_replica_that_learns_of_the_session_while_it_is_healed(autojump_clock: MockClock) -> None:
+    server, shared = FakeServer(), Shared()
+    async with running(server, MemoryStore(shared)) as replica, trio.open_nursery() as calls:
+        token, session = born(replica)
+        await opened(replica, session)
+        server.open.clear()
+        calls.start_soon(replica.directory.wait_healed, session.key, ONE, "u1", {})
+        await trio.sleep(server.takes + 0.1)
+        replica.directory.set_level(session, "debug", {})  # which reads what replicas know: the dead ticket
+        await trio.sleep(5)
+        assert (replica.upstream(token), server.closed) == ("u2", [])
+        ticket = replica.state(token).upstreams[ONE.name].ticket
+        assert shared.tickets[session.key] == {ONE.name: ticket}
+
+
+async def test_a_session_that_is_adopted_while_one_is_opened_is_the_one_for_all(autojump_clock: MockClock) -> None:
+    server, shared = FakeServer(), Shared()
+    async with running(server, MemoryStore(Shared())) as before:
+        token, session = born(before, ASKED)
+        await opened(before, session)
+        event_id = before.streams.open(session.key, primed=True).first_event().decode().split("id: ")[1].split("\n")[0]
+    async with running(server, MemoryStore(shared)) as after, trio.open_nursery() as calls:
+        after.state(token)
+        calls.start_soon(opened, after, session)
+        await trio.sleep(0.5)
+        after.directory.stream_here(session, {"last-event-id": event_id})
+        await trio.sleep(5)
+        assert (after.upstream(token), server.closed) == ("u1", [("u2", ONE.url)])
+        assert shared.tickets.get(session.key, {}) == {}, "the store names none that is closed"
+
+
+async def test_a_replica_tells_servers_what_was_wished_elsewhere(autojump_clock: MockClock) -> None:
+    server, shared = FakeServer(), Shared()
+    async with running(server, MemoryStore(shared)) as first, running(server, MemoryStore(shared)) as second:
+        token, session = born(first)
+        await opened(first, session)
+        first.directory.set_level(session, "debug", {})
+        first.directory.subscribed(session, ONE, "x:a", wanted=True)
+        await trio.sleep(1)
+        message = parse_message('{"jsonrpc":"2.0","method":"notifications/cancelled"}')
+        assert isinstance(message, Notification)
+        second.directory.tell(second.state(token), message, {})  # which is how it learns of the session
+        await trio.sleep(1)
+        server.results.clear()
+        server.open.clear()
+        await second.directory.wait_healed(session.key, ONE, "u1", {})
+        await trio.sleep(1)
+        assert {method for _, method, _ in server.results} == {"logging/setLevel", "resources/subscribe"}

@@ -50,7 +50,7 @@ def test_a_session_with_a_server_is_opened_once_and_closed_at_the_end() -> None:
     assert hub.statistics() == SessionCounts(gateway=1, upstream={NAME: 1})
     ended = fed(hub, e.Ended(S, "Bearer x"))
     assert ended == [a.Over("k"), a.Close(NAME, UP), a.ShareEnd(S, frozenset({NAME}), "Bearer x")]
-    assert (hub.upstreams("k"), hub.session("k"), hub.has_ended("k")) == (None, None, True)
+    assert (hub.upstreams("k"), hub.session("k")) == (None, None)
     assert fed(hub, e.Seen(S)) == []
     assert hub.upstreams("k") is None
     assert fed(hub, e.Wanted(S, NAME)) == []
@@ -60,12 +60,39 @@ def test_an_opening_that_failed_may_be_tried_again() -> None:
     assert fed(SessionHub(), e.Wanted(S, NAME), e.OpeningOver("k", NAME), e.Wanted(S, NAME)) == [a.Open(S, NAME)]
 
 
-@pytest.mark.parametrize("before", [e.Ended(S), e.Adopted(S, NAME, NEW)], ids=["it has ended", "another stands"])
-def test_a_session_that_nobody_needs_any_more_is_closed(before: e.Event) -> None:
+def test_a_session_that_nobody_needs_any_more_is_closed() -> None:
     hub = SessionHub()
-    fed(hub, e.Wanted(S, NAME), before)
-    assert fed(hub, e.Opened(S, NAME, UP)) == [a.Close(NAME, UP)]
-    assert hub.upstream("k", NAME) == (NEW if isinstance(before, e.Adopted) else None)
+    assert fed(hub, e.Wanted(S, NAME), e.Ended(S), e.Opened(S, NAME, UP)) == [a.Close(NAME, UP)]
+    assert hub.upstream("k", NAME) is None
+
+
+def test_one_that_was_opened_counts_for_the_store_names_it() -> None:
+    hub = SessionHub(shared=True)
+    assert fed(hub, e.Wanted(S, NAME), e.Adopted(S, NAME, UP), e.Opened(S, NAME, NEW)) == []
+    assert hub.upstream("k", NAME) == NEW
+
+
+def test_a_session_that_its_server_forgot_is_not_adopted_again() -> None:
+    """Its client, its replicas and the store hold its ticket until there is another one."""
+    hub, again = SessionHub(), attrs.evolve(UP, authorization="Bearer x", ticket="another text")
+    fed(hub, e.StreamHere(ASKED), e.Opened(ASKED, NAME, UP), e.CallGoesOut(ASKED, NAME))
+    assert fed(hub, e.Forgotten("k", NAME, UP)) == [a.Hush("k", NAME)]
+    assert fed(hub, e.Adopted(ASKED, NAME, again, heard=True)) == []
+    assert (hub.upstream("k", NAME), hub.hearing("k")) == (None, "")
+    assert fed(hub, e.Adopted(ASKED, NAME, NEW)) == []
+    assert hub.upstream("k", NAME) == NEW, "what a replica has opened in its place"
+    fed(hub, e.Forgotten("k", NAME, NEW), e.ServerGone(NAME), e.Adopted(ASKED, NAME, NEW))
+    assert hub.upstream("k", NAME) == NEW, "a server that comes back"
+    fed(hub, e.Forgotten("k", NAME, NEW), e.Ended(ASKED))
+    assert hub._state.dead == {}
+
+
+def test_a_level_that_was_set_here_is_newer_than_what_was_read() -> None:
+    hub = SessionHub(shared=True)
+    fed(hub, e.LevelSet(S, "debug"), e.LevelSet(S, "info"), e.LevelShared("k"), e.WishesRead(S, "error", ()))
+    assert fed(hub, e.Opened(S, NAME, UP)) == [a.Tell(S, NAME, UP, Wishes(level="info"))]
+    fed(hub, e.LevelShared("k"), e.WishesRead(S, "error", ()))
+    assert fed(hub, e.Opened(S, OTHER, UP)) == [a.Tell(S, OTHER, UP, Wishes(level="error"))]
 
 
 def test_what_replicas_opened_is_taken_over_unless_there_is_one() -> None:
@@ -89,10 +116,10 @@ def test_a_dead_session_is_forgotten_once() -> None:
 @pytest.mark.duty("session.delete-204")
 def test_an_ended_session_is_remembered_until_its_token_expires() -> None:
     hub = SessionHub()
-    fed(hub, e.Ended(S), e.Due(999))
-    assert hub.has_ended("k")
-    fed(hub, e.Due(1000))
-    assert not hub.has_ended("k")
+    fed(hub, e.Ended(S), e.Due(999), e.Seen(S))
+    assert hub.upstreams("k") is None
+    fed(hub, e.Due(1000), e.Seen(S))
+    assert hub.upstreams("k") == {}
 
 
 @pytest.mark.duty("session.upstream-delete")
@@ -118,7 +145,7 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.statistics().gateway == 2
     for key in "abc":
         fed(hub, e.Ended(session(key)))
-    assert [hub.has_ended(key) for key in "abc"] == [False, True, True]
+    assert [key in hub._state.ended for key in "abc"] == [False, True, True]
 
 
 @pytest.mark.duty("notify.subscription-kept")
@@ -170,8 +197,11 @@ def test_another_session_is_heard_in_place_of_the_one_before() -> None:
     assert fed(hub, e.CallGoesOut(ASKED, NAME)) == [a.Listen("k", NAME, UP), a.Mark("k")]
     assert hub.hearing("k") == "a/b:t1"
     fed(hub, e.Forgotten("k", NAME, UP), e.Opened(ASKED, NAME, NEW))
-    assert fed(hub, e.CallGoesOut(ASKED, NAME)) == [a.Hush("k", NAME), a.Listen("k", NAME, NEW), a.Mark("k")]
-    assert fed(hub, e.Silenced("k", NAME, UP)) == []
+    assert fed(hub, e.CallGoesOut(ASKED, NAME)) == [a.Listen("k", NAME, NEW), a.Mark("k")]
+    fed(hub, e.Opened(ASKED, NAME, UP))
+    assert fed(hub, e.CallGoesOut(ASKED, NAME)) == [a.Hush("k", NAME), a.Listen("k", NAME, UP), a.Mark("k")]
+    assert fed(hub, e.Silenced("k", NAME, NEW)) == []
+    fed(hub, e.Opened(ASKED, NAME, NEW), e.CallGoesOut(ASKED, NAME))
     assert hub.hearing("k") == "a/b:t2"
     fed(hub, e.Silenced("k", NAME, NEW))
     assert hub.hearing("k") == hub.hearing("unseen") == ""

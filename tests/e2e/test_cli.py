@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,10 +72,19 @@ def test_status_watch_refreshes(guide: Gateway) -> None:
     watching = subprocess.Popen(
         [*PROGRAM, "status", "--watch", admin(guide)], stdout=subprocess.PIPE, text=True, env=environment()
     )
-    time.sleep(2.5)
-    watching.terminate()
-    shown, _ = watching.communicate(timeout=WAIT)
-    assert shown.count("SERVER") >= 1
+    assert watching.stdout is not None
+    tables = 0
+    killer = threading.Timer(WAIT, watching.kill)
+    killer.start()
+    try:
+        while tables < 3:  # drawn, and drawn again, and again
+            line = watching.stdout.readline()
+            assert line, "it has ended"
+            tables += "SERVER" in line
+    finally:
+        killer.cancel()
+        watching.terminate()
+        watching.communicate(timeout=WAIT)
 
 
 def test_status_without_a_sidecar() -> None:

@@ -219,7 +219,7 @@ def test_a_route_that_envoy_does_not_have_yet(running: Gateway, two: ScriptedSer
         wait_until(lambda: client.call("n_two").status_code == 200)
 
 
-def test_a_server_that_always_changes_is_paced(running: Gateway, one: ScriptedServer) -> None:
+def test_a_server_that_always_changes_is_listed_again_and_again(running: Gateway, one: ScriptedServer) -> None:
     wait_until(lambda: one._streams and running.server("ns/one")["ready"])
 
     def again(_handler: Any, _message: Any) -> bool:
@@ -229,9 +229,6 @@ def test_a_server_that_always_changes_is_paced(running: Gateway, one: ScriptedSe
     one.answers["tools/list"] = again
     one.notify("notifications/tools/list_changed")
     wait_until(lambda: len(one.calls("tools/list")) > 5)
-    before, started = len(one.calls("tools/list")), time.monotonic()
-    time.sleep(1)
-    assert len(one.calls("tools/list")) - before <= 12 * (time.monotonic() - started)
     one.answers.clear()
 
 

@@ -170,9 +170,9 @@ def test_each_request_is_counted_once_wherever_it_ended(running: Gateway) -> Non
             {
                 ("tools/call", "ns/one", "a_one", "ok"): 1,
                 ("tools/call", "", "", "rpc_error"): 1,
-                ("DELETE", "mcpBroker", "", "rejected"): 1,
-                ("GET", "mcpBroker", "", "rejected"): 2,
-                ("other", "mcpBroker", "", "rejected"): 1,
+                ("DELETE", "", "", "rejected"): 1,
+                ("GET", "", "", "rejected"): 2,
+                ("other", "", "", "rejected"): 1,
                 ("", "", "", "rejected"): 1,
                 ("DELETE", "mcpBroker", "", "ok"): 1,
                 ("tools/call", "", "", "rejected"): 1,

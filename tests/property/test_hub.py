@@ -40,17 +40,20 @@ class Life(RuleBasedStateMachine):
         self.standing: set[tuple[str, ServerName, str]] = set()  # opened here and not yet closed
         self.heard: dict[Place, UpstreamSession] = {}
         self.here: dict[str, int] = {}
-        self.over: set[str] = set()
+        self.dead: dict[Place, UpstreamSession] = {}
 
     def feed(self, event: e.Event) -> list[a.Action]:
-        before = {session.key for session in SESSIONS if self.hub.has_ended(session.key)}
+        before = self.ended()
         actions = self.hub.apply(event)
         for action in actions:
             self.do(action)
         for session in SESSIONS:
-            gone = self.hub.has_ended(session.key) and session.key not in before
+            gone = session.key in self.ended() - before
             assert not gone or actions[0] == a.Over(session.key), "the end is the first that anybody learns of"
         return actions
+
+    def ended(self) -> set[str]:
+        return set(self.hub._state.ended)
 
     def do(self, action: a.Action) -> None:
         match action:
@@ -68,6 +71,7 @@ class Life(RuleBasedStateMachine):
                 del self.heard[key, server]
             case a.Over(key):
                 self.here.pop(key, None)
+                self.dead = {place: upstream for place, upstream in self.dead.items() if place[0] != key}
             case a.Deliver(key):
                 assert self.here.get(key, 0) > 0, "delivered to nobody"
             case a.Post(key) | a.Hold(key):
@@ -108,6 +112,11 @@ class Life(RuleBasedStateMachine):
         self.feed(e.Adopted(session, server, upstream, heard))
         return upstream
 
+    @rule(session=CLIENTS, server=SERVERS, upstream=upstreams)
+    def adopt_again(self, session: Session, server: ServerName, upstream: UpstreamSession) -> None:
+        """A ticket is used again, also that of a session that its server has forgotten."""
+        self.feed(e.Adopted(session, server, upstream))
+
     @rule(session=CLIENTS, server=SERVERS)
     def call(self, session: Session, server: ServerName) -> None:
         self.feed(e.CallGoesOut(session, server))
@@ -116,6 +125,7 @@ class Life(RuleBasedStateMachine):
     def forget(self, session: Session, server: ServerName, upstream: UpstreamSession) -> None:
         if self.hub.upstream(session.key, server) == upstream:
             self.standing = {each for each in self.standing if each[2] != upstream.id}  # it is dead: nothing to close
+            self.dead[session.key, server] = upstream
         self.feed(e.Forgotten(session.key, server, upstream))
 
     @rule(session=CLIENTS, elsewhere=st.booleans())
@@ -170,6 +180,7 @@ class Life(RuleBasedStateMachine):
     @rule(server=SERVERS)
     def lose_server(self, server: ServerName) -> None:
         self.standing = {each for each in self.standing if each[1] != server}  # calls in flight end where they are
+        self.dead = {place: upstream for place, upstream in self.dead.items() if place[1] != server}
         self.feed(e.ServerGone(server))
 
     @invariant()
@@ -180,6 +191,14 @@ class Life(RuleBasedStateMachine):
             assert upstream.id == ident
 
     @invariant()
+    def what_is_dead_is_not_used(self) -> None:
+        for (key, server), upstream in list(self.dead.items()):
+            standing = self.hub.upstream(key, server)
+            if standing is not None and standing != upstream:
+                del self.dead[key, server]  # it was replaced
+            assert standing != upstream
+
+    @invariant()
     def what_is_heard_is_said(self) -> None:
         for session in SESSIONS:
             heard = sorted((server, up.ticket) for (key, server), up in self.heard.items() if key == session.key)
@@ -188,7 +207,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def what_is_over_holds_nothing(self) -> None:
         for session in SESSIONS:
-            if self.hub.has_ended(session.key):
+            if session.key in self.ended():
                 assert self.hub.upstreams(session.key) is None
                 assert not [key for key, _ in self.heard if key == session.key]
 

@@ -130,7 +130,7 @@ local there, ffi, C = pcall(function()
   ffi.cdef('int open(const char *, int, ...); int close(int); long lseek(int, long, int); long pread(int, void *, unsigned long, long);')
   return ffi, ffi.C, ffi.C.open, ffi.C.close, ffi.C.lseek, ffi.C.pread -- named here, so that one which is missing is seen here
 end)
-local bytes = there and ffi.new('char[16]')
+local bytes = there and ffi.new('char[?]', STAMP)
 local SEEK_END = 2
 
 -- A number that stays the same as long as nothing in the file changes, for a second at most. The file is

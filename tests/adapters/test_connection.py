@@ -1,0 +1,145 @@
+"""The broker's connection to one server, under a clock that jumps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from trio.testing import MockClock
+
+from mcpgw_sidecar.catalog.offers import Discovered
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
+from mcpgw_sidecar.protocol.jsontext import Member, parse_object
+from mcpgw_sidecar.upstream.connection import LISTEN_AGAIN, PACE, RETRY_CAP, Connection
+from mcpgw_sidecar.upstream.exchange import Position
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
+
+SERVER = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one")
+CHANGED = Notification("notifications/tools/list_changed", None, "")
+
+
+@attrs.define
+class FakeClient:
+    """A server that does what a test says."""
+
+    connected: list[dict[str, str]] = attrs.field(factory=list)
+    lists: int = 0
+    closed: int = 0
+    streams: int = 0
+    fails: bool = False
+    says: float = 0.0
+    """Seconds between two notifications that its list has changed; 0 is none."""
+    ends: bool = False
+
+    async def wait_initialized(self, server: Server, *, headers: dict[str, str], **_: Any) -> Handshake:
+        del server
+        await trio.lowlevel.checkpoint()
+        if self.fails:
+            raise UpstreamError("Unreachable", "cannot be reached: no")
+        self.connected.append(headers)
+        return Handshake(UpstreamSession(id="u", protocol_version="2025-11-25"), "about", frozenset())
+
+    async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
+        del upstream, method, params
+        await trio.lowlevel.checkpoint()
+        if self.fails:
+            raise UpstreamError("Unreachable", "cannot be reached: no")
+        self.lists += 1
+        text = '{"tools":[]}'
+        return text, parse_object(text)
+
+    async def wait_events(
+        self, upstream: Upstream, handle: Callable[[Message], None], *, own: bool, position: Position
+    ) -> bool:
+        del upstream, position
+        assert own
+        self.streams += 1
+        while not self.ends:
+            await trio.sleep(self.says or 1.0)
+            if self.says:
+                handle(CHANGED)
+        raise UpstreamError("BadAnswer", "broke off")
+
+    async def wait_closed(self, upstream: Upstream) -> None:
+        del upstream
+        await trio.lowlevel.checkpoint()
+        self.closed += 1
+
+
+@attrs.define
+class Report:
+    discovered: list[Discovered] = attrs.field(factory=list)
+    failed: list[float] = attrs.field(factory=list)
+
+
+async def watched(client: FakeClient, seconds: float, server: Server = SERVER) -> Report:
+    """What a connection reports in some time."""
+    report = Report()
+    connection = Connection(
+        client=client,  # type: ignore[arg-type]
+        server=server,
+        refresh=60.0,
+        discovered=report.discovered.append,
+        failed=lambda _error: report.failed.append(trio.current_time()),
+    )
+    with trio.move_on_after(seconds):
+        await connection.wait_connecting()
+    return report
+
+
+async def test_a_server_that_always_changes_is_paced(autojump_clock: MockClock) -> None:
+    client = FakeClient(says=PACE / 50)
+    report = await watched(client, 10.0)
+    assert len(report.discovered) == client.lists
+    assert 90 <= client.lists <= 10.0 / PACE + 1
+    assert (report.discovered[0].instructions, report.discovered[0].protocol_versions) == ("about", ("2025-11-25",))
+    assert client.closed == 1, "its session ends with the connection"
+
+
+async def test_a_silent_server_is_checked_once_a_while(autojump_clock: MockClock) -> None:
+    client = FakeClient()
+    await watched(client, 185.0)
+    assert (client.lists, client.streams) == (4, 1)
+
+
+async def test_what_changed_while_nobody_listened_is_seen(autojump_clock: MockClock) -> None:
+    client = FakeClient(ends=True)
+    await watched(client, 3 * LISTEN_AGAIN)
+    assert client.streams >= 2
+    assert client.lists >= 2
+
+
+async def test_a_server_that_fails_is_tried_again_less_and_less_often(autojump_clock: MockClock) -> None:
+    client = FakeClient(fails=True)
+    report = await watched(client, 1000.0)
+    pauses = [after - before for before, after in zip(report.failed, report.failed[1:], strict=False)]
+    assert 1000 / RETRY_CAP <= len(pauses) <= 45
+    assert max(pauses) <= RETRY_CAP
+    assert pauses[0] <= 1.0
+
+
+async def test_a_rotated_credential_makes_another_connection(autojump_clock: MockClock, tmp_path: Path) -> None:
+    file = tmp_path / "credential"
+    file.write_text("Bearer one")
+    server = attrs.evolve(SERVER, credential_file=str(file))
+    client = FakeClient()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watched, client, 300.0, server)
+        await trio.sleep(61)
+        file.write_text("Bearer two")
+    assert [headers["authorization"] for headers in client.connected] == ["Bearer one", "Bearer two"]
+
+
+async def test_a_bug_costs_this_server_alone(autojump_clock: MockClock) -> None:
+    class Broken(FakeClient):
+        async def wait_initialized(self, server: Server, **_: Any) -> Handshake:
+            raise ZeroDivisionError(server)
+
+    assert len((await watched(Broken(), 1.5)).failed) >= 2

@@ -1,0 +1,226 @@
+"""The broker's application in memory: what a request leaves behind, and what its end counts."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mcpgw_sidecar.catalog.federation import federate
+from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.directory.deciding import Decider
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.front import stateful
+from mcpgw_sidecar.front.app import BrokerApp
+from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.heal import Healer
+from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.kinds import TOOL
+from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.observability.requests import RequestRecord
+from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.upstream.carrier import Carrier
+from tests.adapters.replicas import ONE, FakeServer, Replica, running
+
+JSON = {"content-type": "application/json"}
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "greet"}}
+
+
+def catalog(*names: str) -> Snapshot:
+    items = [read_item(TOOL, json.dumps({"name": name, "inputSchema": {"type": "object"}})) for name in names]
+    tools = tuple(item for item in items if isinstance(item, Item))
+    return federate((ONE,), {ONE.name: Discovered({"tool": tools})}).snapshot
+
+
+class Started:
+    def __init__(self, *, over: bool = True) -> None:
+        self.event = trio.Event()
+        if over:
+            self.event.set()
+
+    def is_over(self) -> bool:
+        return self.event.is_set()
+
+    async def wait_over(self) -> None:
+        await self.event.wait()
+
+
+@attrs.define
+class Front:
+    app: BrokerApp
+    replica: Replica
+    live: Watched[Snapshot]
+    metrics: Metrics
+    started: Started
+
+    async def ask(self, method: str, headers: Mapping[str, str], body: Any = None) -> tuple[int, bytes]:
+        """One request by ASGI, whole."""
+        data = b"" if body is None else json.dumps(body).encode()
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": "/mcp",
+            "raw_path": b"/mcp",
+            "headers": [(b"host", b"localhost"), *((key.encode(), value.encode()) for key, value in headers.items())],
+        }
+        incoming, answer = [{"type": "http.request", "body": data}], list[dict[str, Any]]()
+
+        async def receive() -> dict[str, Any]:
+            if incoming:
+                return incoming.pop()
+            await trio.sleep_forever()
+            raise AssertionError
+
+        async def send(event: dict[str, Any]) -> None:
+            await trio.lowlevel.checkpoint()
+            answer.append(event)
+
+        await self.app(scope, receive, send)
+        return answer[0]["status"], b"".join(event.get("body", b"") for event in answer)
+
+    def counts(self) -> dict[tuple[str, str, str], int]:
+        """Requests by method, server and outcome."""
+        samples = [sample for metric in self.metrics._requests.collect() for sample in metric.samples]
+        return {
+            (sample.labels["method"], sample.labels["server"], sample.labels["outcome"]): int(sample.value)
+            for sample in samples
+            if sample.name == "mcpgw_requests_total"
+        }
+
+
+@contextlib.asynccontextmanager
+async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Front]:
+    live, metrics, started = Watched(catalog("greet")), Metrics(), Started(over=over)
+    async with running(server) as replica:
+        directory, client = replica.directory, replica.directory.driver.client
+        decider = Decider(snapshot=lambda: live.value, started=started, directory=directory, guard=Guard(hosts=LOOPBACK))
+        batches = BatchRunner(
+            decider=decider,
+            carrier=Carrier(client=client, heal=directory.wait_healed, silence=10.0),
+            metrics=metrics,
+            answer_own=lambda inbound, headers: stateful.answer(inbound, directory, headers),
+        )
+        app = BrokerApp(
+            decider=decider,
+            directory=directory,
+            streams=replica.streams,
+            batches=batches,
+            healer=Healer(directory, lambda: replica.servers),
+            metrics=metrics,
+            max_body=10_000,
+            stamps=None,
+        )
+        yield Front(app, replica, live, metrics, started)
+
+
+def token_of(front: Front, version: str = "2025-03-26") -> str:
+    token, _ = front.replica.directory.create(
+        protocol_version=version,
+        client_info="{}",
+        capabilities="{}",  # type: ignore[arg-type]
+    )
+    return token
+
+
+async def test_a_stream_holds_nothing_of_the_catalog_that_stood_when_it_began(autojump_clock: MockClock) -> None:
+    async with fronted(FakeServer()) as front, trio.open_nursery() as clients:
+        headers = {"mcp-session-id": token_of(front), "accept": "text/event-stream"}
+        clients.start_soon(front.ask, "GET", headers)
+        await trio.sleep(1)
+        assert front.metrics.streams._value.get() == 1
+        assert front.counts() == {("GET", "mcpBroker", "ok"): 1}, "it stands"
+        before = weakref.ref(front.live.value)
+        front.live.publish(catalog("greet", "more"))
+        await trio.sleep(1)
+        gc.collect()
+        assert before() is None
+        clients.cancel_scope.cancel()
+
+
+async def test_a_batch_waits_for_the_keys_that_say_whose_session_it_is(autojump_clock: MockClock) -> None:
+    async with fronted(FakeServer(), over=False) as front, trio.open_nursery() as clients:
+        answers: list[tuple[int, bytes]] = []
+
+        async def ask(headers: dict[str, str], body: Any) -> None:
+            answers.append(await front.ask("POST", JSON | headers, body))
+
+        clients.start_soon(ask, {"mcp-session-id": "of a key that is still to come"}, [CALL])
+        clients.start_soon(ask, {"mcp-session-id": "x", "host": "evil.example"}, CALL)
+        await trio.sleep(1)
+        assert [status for status, _ in answers] == [421], "no start changes that"
+        front.started.event.set()
+        await trio.sleep(1)
+        assert [status for status, _ in answers] == [421, 400]
+
+
+async def test_an_answer_in_a_batch_whose_server_is_away_is_not_swallowed(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with fronted(server) as front:
+        token = token_of(front)
+        session = front.replica.state(token).session
+        await front.replica.directory.wait_open(session, ONE, {})
+        ticket = front.replica.state(token).upstreams[ONE.name].ticket
+        server.fails = UpstreamError("Unreachable", "cannot be reached: no")
+        given_back = {"jsonrpc": "2.0", "id": f"mcpgw:ns/one:{ticket}:7", "result": {}}
+        status, body = await front.ask("POST", JSON | {"mcp-session-id": token}, [given_back])
+        assert status == 200
+        (error,) = json.loads(body)
+        assert (error["id"], error["error"]["data"]["reason"]) == (given_back["id"], "Unreachable")
+
+
+async def test_a_bug_in_a_message_of_a_batch_costs_that_message(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fronted(FakeServer()) as front:
+        token, wait_decided = token_of(front), Decider.wait_decided
+
+        async def wait_broken(self: Decider, request: Any, *, element: bool = False) -> Any:
+            if b"tools/call" in request.body:
+                raise ZeroDivisionError
+            return await wait_decided(self, request, element=element)
+
+        monkeypatch.setattr(Decider, "wait_decided", wait_broken)
+        ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+        status, body = await front.ask("POST", JSON | {"mcp-session-id": token}, [CALL, ping])
+        assert status == 200
+        answers = {answer["id"]: answer for answer in json.loads(body)}
+        assert (answers[1]["error"]["code"], answers[2]["result"]) == (-32603, {})
+
+
+async def test_a_bug_ends_in_500_and_counts_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fronted(FakeServer()) as front:
+        monkeypatch.setattr(Decider, "climb", lambda *_args, **_more: 1 / 0)
+        status, body = await front.ask("POST", JSON, CALL)
+        assert (status, json.loads(body)["error"]["code"]) == (500, -32603)
+        assert front.counts() == {("other", "", "rejected"): 1}
+
+
+async def test_too_large_a_body_is_413(autojump_clock: MockClock) -> None:
+    async with fronted(FakeServer()) as front:
+        assert (await front.ask("POST", JSON, "x" * 10_000))[0] == 413
+        assert (await front.ask("DELETE", {}, "x" * 70_000))[0] == 413
+        assert front.counts() == {("other", "", "rejected"): 2}
+
+
+def test_a_record_is_closed_once() -> None:
+    metrics = Metrics()
+    record = RequestRecord(metrics, method="ping")
+    record.refuse(Reject(status=404, code=-32000, message="m", method="tools/call", server="ns/one", tool="t"))
+    record.close("ok")
+    samples = [
+        sample for metric in metrics._requests.collect() for sample in metric.samples if sample.name.endswith("total")
+    ]
+    (sample,) = samples
+    assert sample.labels == {"method": "tools/call", "server": "ns/one", "tool": "t", "outcome": "rejected"}
+    assert sample.value == 1
