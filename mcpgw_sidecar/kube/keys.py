@@ -89,6 +89,7 @@ class SecretKeys:
         for raw in raws:
             self.apply(raw)
         if not raws:
+            self._version = None  # it was deleted while nobody watched: there is nothing to patch
             self._needs_keys.set()
 
     def apply(self, raw: Raw) -> None:

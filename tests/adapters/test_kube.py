@@ -139,6 +139,20 @@ async def test_keys_are_kept_however_often_that_fails(clock: MockClock) -> None:
     assert keys.keys == before  # sessions of the meantime live on
 
 
+async def test_keys_that_were_deleted_while_nobody_watched_are_made_anew(clock: MockClock) -> None:
+    del clock
+    api = FakeApi(lambda method, _path, _body: None if method == "GET" else secret("9"))
+    keys = SecretKeys(api, "ns")  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keys.wait_following)
+        keys.apply(secret("7", keys="x" * 40))
+        keys.reset([])
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert (len(api.of("PATCH")), len(api.of("POST"))) == (0, 1)
+    assert base64.b64decode(api.of("POST")[0][3]["data"]["keys"]).decode().strip() == "x" * 40
+
+
 async def test_keys_that_may_not_be_kept_or_cannot_be_used(clock: MockClock) -> None:
     del clock
     api = FakeApi(lambda method, _path, _body: None if method == "GET" else refused(403))
