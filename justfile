@@ -33,9 +33,10 @@ istio-config *args:
 inspect-gateway url="http://127.0.0.1:8888/mcp":
     build/inspect-gateway "{{ url }}"
 
-# Branch coverage of the pure packages: all of it, or it fails
+# Branch coverage: all of the pure packages, or it fails; then what the tests with real processes run of the adapters, which is printed
 cover:
     build/cover
+    build/cover adapters
 
 # One benchmark (calls, lists, sessions, storms, profile, start, kube); figures with their machine belong into tests/benchmarks/RESULTS.md
 bench *args:

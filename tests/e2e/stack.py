@@ -29,6 +29,7 @@ WAIT = 20.0  # seconds after which something that should happen did not: far abo
 SOURCE = [sys.executable, "-m", "mcpgw_sidecar"]
 FROZEN = os.environ.get("MCPGW_TEST_PROGRAM")  # pytest --program
 PROGRAM = [FROZEN] if FROZEN else SOURCE
+COVERAGE = "MCPGW_TEST_COVERAGE" in os.environ  # build/cover adapters
 HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 CLIENT = {"name": "test-client", "version": "1.2.3"}
 
@@ -117,6 +118,10 @@ class Process:
             self._file.close()
 
     def stop(self) -> None:
+        if COVERAGE and self.popen.poll() is None:
+            self.popen.terminate()  # a killed process writes no coverage
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(5)
         if self.popen.poll() is None:
             self.popen.kill()
         self.popen.wait()
@@ -218,7 +223,7 @@ class Gateway:
     def stop(self) -> None:
         if self.envoy is not None:
             self.envoy.stop()
-        if self.sidecar.popen.poll() is None:
+        if self.sidecar.popen.poll() is None and not COVERAGE:
             self.sidecar.signal(signal.SIGKILL)
         self.sidecar.stop()
 
