@@ -1,12 +1,12 @@
 """Decides requests that one server answers, in the stateful era (2025-03-26 … 2025-11-25).
 
-They have passed the ladder of inbound/classify.py. This ladder follows; the first failure wins:
+They have passed the ladder of inbound/classify.py. This one follows, and the first failure wins:
 
-1. the key (`TARGETS`) is a string and occurs once    else 200, -32602
-2. a server owns the key                              else 200 and the code of the kind: tools -32601
-                                                      (the guide's "Tool not found"), prompts
-                                                      -32602, resources -32002
-3. there is a session with that server                else OpenSession
+1. the key (`TARGETS`) is a string and occurs once   else 200, -32602
+2. a server owns the key                             else 200 and the code of the kind: tools -32601
+                                                     (the guide's "Tool not found"), prompts
+                                                     -32602, resources -32002
+3. there is a session with that server               else OpenSession
 4. forward: the bytes of the key replaced, nothing else
 """
 
