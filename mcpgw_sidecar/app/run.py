@@ -148,7 +148,7 @@ class _Parts:
         return f"{__version__} {sorted(allowed.hosts)} {sorted(allowed.origins)} {[key.id for key in keys]}"
 
     async def _wait_ready(self) -> None:
-        """Report readiness to systemd (`systemctl start` returns then), and its status, for ever."""
+        """Report readiness (`systemctl start` returns then) and status to systemd, for ever."""
         desired = self.values.desired
         await self.ready.wait_started(desired, self.inputs.loaded)
         self.manager.notify("READY=1")

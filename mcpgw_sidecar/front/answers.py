@@ -58,7 +58,7 @@ class Encoded:
 
 
 def encode(ident: JsonText, result: Result, accept_encoding: str) -> Encoded:
-    """The body of a result, compressed if it is large and the client's Accept-Encoding allows it."""
+    """The body of a result, compressed if it is large and Accept-Encoding allows it."""
     headers = [(h.SESSION.encode(), result.session_id.encode())] if result.session_id else []
     if result.packed is None:
         return Encoded(result_text(ident, result.body), headers)
