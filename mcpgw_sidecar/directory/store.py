@@ -75,7 +75,7 @@ class SessionStore(Protocol):
         """End a session at all replicas; returns its row."""
 
     async def wait_post(self, session_key: str, message: bytes) -> bool:
-        """Leave a server's message for the replica with the client's stream; False if that fails."""
+        """Leave a server's message for the replica with the client's stream; False on failure."""
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """Take the messages that wait for a client."""
