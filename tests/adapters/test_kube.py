@@ -1,4 +1,7 @@
-"""What the Kubernetes adapters do when the API refuses, is silent, is slow, or says odd things; on Trio's own clock."""
+"""The Kubernetes adapters when the API refuses, is silent, is slow, or sends odd answers.
+
+They run on Trio's own clock.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,11 @@ def lease(version: str, holder: str) -> Mapping[str, Any]:
 
 @pytest.mark.duty("kube.one-writer")
 async def test_a_lease_is_let_go_before_anybody_else_may_take_it(clock: MockClock) -> None:
-    """The API falls silent right after a renewal: we stop to write `LET_GO` later, others begin `DURATION` later."""
+    """The holder stops writing before another sidecar may take the Lease.
+
+    The API falls silent right after a renewal: the holder stops `LET_GO` later, others begin
+    `DURATION` later.
+    """
     del clock
     silent = False
     api = FakeApi(lambda _method, _path, _body: None if silent else lease("1", "me"))

@@ -1,4 +1,4 @@
-"""The assembled Lua filters, run whole against a handle like Envoy's and the router's own answers."""
+"""The assembled Lua filters, run against a handle like Envoy's and the router's own answers."""
 
 from __future__ import annotations
 

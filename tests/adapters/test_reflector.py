@@ -1,4 +1,7 @@
-"""List and watch against a scripted API on loopback: everything that an API server, or a proxy before it, may do to a watch."""
+"""List and watch against a scripted API on loopback.
+
+The API does everything that an API server, or a proxy before it, may do to a watch.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ def chunk(data: bytes) -> bytes:
 
 
 class Api:
-    """Answers the requests in the order of `script`; the last one again and again. None: accept and say nothing."""
+    """Answers the requests in the order of `script`, and repeats the last answer.
+
+    None means: accept the connection and send nothing.
+    """
 
     def __init__(self, *script: bytes | tuple[bytes, ...] | None) -> None:
         self.script = list(script)

@@ -1,7 +1,9 @@
-"""What a tools/call costs: `just bench calls [CONNECTIONS] [ROUNDS]` (1,8,32,128 and 15). Prints Markdown.
+"""Measures the cost of a tools/call: `just bench calls [CONNECTIONS] [ROUNDS]`. Prints Markdown.
 
-One Envoy worker each; all targets live at the same time, their rounds come in random order, medians count. `cpu` is of Envoy and
-sidecar (of FastMCP's process) for each call, out of the process accounts: load and MCP servers run on the same two cores and do not count.
+The defaults are 1,8,32,128 and 15. Each target has one Envoy worker. All targets live at the same
+time, their rounds come in random order, and medians count. `cpu` is that of Envoy and sidecar (of
+FastMCP's process) for each call, from the process accounts: load and MCP servers run on the same
+two cores and do not count.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What a tools/list costs: `just bench lists [ROUNDS]` (5). Prints Markdown.
 
-2 servers with 20 tools each and 60 with 100, of which a page is 1,000; `static` is hypercorn with the same bytes as a constant.
+2 servers with 20 tools each and 60 with 100, of which a page is 1,000; `static` is hypercorn with
+the same bytes as a constant.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
-"""What the parts of a hit cost: `just bench parts [CONNECTIONS] [ROUNDS]` (16 and 40). Prints Markdown.
+"""Measures the cost of the parts of a hit: `just bench parts [CONNECTIONS] [ROUNDS]`.
 
-Every variant, plain Envoy and mcp_router too, is a listener of one Envoy with one worker: two processes of the same configuration differ by a
-tenth, listeners of one do not. It has a core of its own. Rounds are short and in random order; what a part costs is what a call costs less without it.
+The defaults are 16 and 40. Prints Markdown.
+
+Every variant, plain Envoy and mcp_router too, is a listener of one Envoy with one worker: two
+processes of the same configuration differ by a tenth, listeners of one do not. Envoy has a core of
+its own. Rounds are short and in random order. The cost of a part is the difference to a call
+without it.
 """
 
 from __future__ import annotations
@@ -106,7 +110,10 @@ PARTS: dict[str, Edit] = {
 
 
 def _ours(envoy: Path) -> tuple[Manager, list[Any]]:
-    """The gateway's connection manager with its routes inside, and its clusters, out of the files that the sidecar wrote."""
+    """The gateway's connection manager with its routes inside, and its clusters.
+
+    They come from the files that the sidecar wrote.
+    """
     lds, rds, cds = (
         yaml.safe_load((envoy / name).read_text())["resources"] for name in ("lds.yaml", "rds.yaml", "cds.yaml")
     )

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the compiled load, the things that it is compared with, and the accounts of processes."""
+"""The parts that benchmarks share: compiled load, programs to compare with, process accounts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def load_server(directory: Path, name: str, tools: int = 20) -> Iterator[int]:
 
 @attrs.frozen
 class Target:
-    """Something to be measured: where it listens, the processes that count, and the tool to call there."""
+    """A target of a measurement: its port, the processes that count, and the tool to call there."""
 
     name: str
     url: str
@@ -194,7 +194,10 @@ def address(port: int) -> dict[str, Any]:
 
 
 def installed(name: str, requirement: str) -> Path:
-    """An environment of its own for something from PyPI that brings what does not fit to ours, or that only benchmarks want."""
+    """Install a package from PyPI into an environment of its own.
+
+    Its dependencies do not fit to ours, or only benchmarks need it.
+    """
     home = CACHE / name
     if not (home / "installed").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)

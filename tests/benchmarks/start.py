@@ -1,7 +1,10 @@
-"""What a start costs: `just bench start [PROGRAM ...]`, by default this checkout, and what build/package made.
+"""Measures the cost of a start: `just bench start [PROGRAM ...]`.
 
-For each program, rounds interleaved, medians: the time from exec until the router answers an ext_proc request over gRPC and until /readyz is 200, the CPU until
-then, and the resident memory (of the program and its children) when it is idle.
+The default is this checkout, and the programs that build/package made.
+
+For each program it measures, in interleaved rounds, the medians of the time from exec until the
+router answers an ext_proc request over gRPC and until /readyz is 200, the CPU until then, and the
+resident memory (of the program and its children) when it is idle.
 """
 
 from __future__ import annotations

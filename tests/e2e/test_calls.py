@@ -72,7 +72,7 @@ def test_a_megabyte_goes_through(guide: Gateway) -> None:
 
 @pytest.mark.duty("transport.streams-live")
 def test_an_answer_streams_while_it_is_made(guide: Gateway) -> None:
-    """The first progress is here while the call is still running: nobody on the way collects the answer."""
+    """The first progress arrives while the call is still running: nothing buffers the answer."""
     with guide.client() as client:
         params = {"name": "test_slow", "arguments": {"seconds": 2}, "_meta": {"progressToken": "p"}}
         body = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": params}

@@ -1,4 +1,4 @@
-"""Clients that others wrote: the SDKs for Python and TypeScript, and the Inspector's page in a real browser."""
+"""Clients of others: the SDKs for Python and TypeScript, and the Inspector in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The suite @modelcontextprotocol/conformance in server mode, through Envoy and gateway: every check of the stateful era."""
+"""The suite @modelcontextprotocol/conformance in server mode, through Envoy and gateway.
+
+Every check of the stateful era runs.
+"""
 
 from __future__ import annotations
 

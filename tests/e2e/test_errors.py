@@ -1,4 +1,7 @@
-"""Each bad input of interface.md's error table, through a real Envoy: a clear error with the client's own id, nothing lost."""
+"""Each bad input of interface.md's error table, through a real Envoy.
+
+The answer is a clear error with the client's own id, and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -222,7 +225,7 @@ def test_a_foreign_host_or_origin(client: Client) -> None:
 
 @pytest.mark.duty("header.forged", "security.fail-closed", "header.names")
 def test_clients_cannot_say_what_only_the_router_says(client: Client, server: ScriptedServer) -> None:
-    """Neither the header that chooses a route, nor a server's Host, nor its path lead past the router."""
+    """The header that chooses a route, a server's Host and its path do not lead past the router."""
     before = len(server.requests)
     for method in ("ping", "tools/list"):
         response = client.send({"jsonrpc": "2.0", "id": 1, "method": method}, x_mcp_servername="ns/one")

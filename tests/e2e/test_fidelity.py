@@ -1,4 +1,7 @@
-"""What passes the gateway is compared byte for byte: only a name, an id that goes back to its server, and nothing else is exchanged."""
+"""Compares the traffic through the gateway byte for byte.
+
+Only a name, or an id that goes back to its server, is replaced, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from tests.e2e.stack import Client, Gateway, entry, gateway, listening, wait_unt
 from tests.e2e.test_relayed import stream_of, watched
 from tests.servers.scripted import ScriptedServer
 
-# Unknown fields, their order, numbers that no double holds, -0.0, an overflow, lone surrogates, escapes, spaces, a key that stands twice.
+# Unknown fields, their order, numbers that no double holds, -0.0, an overflow, lone surrogates,
+# escapes, spaces, a key that stands twice.
 ODD = (
     '{"z":1,"a":{"n":9007199254740993, "zero":-0.0,"big":1e400,"tiny":1E-400 ,"s":"\\ud800 \\u00e9 é \\/ \\u0000",'
     '"twice":1,"twice":2,"":{},"deep":[[[{"x":null}]]]},"name":"test_one","method":"x","id":7, "jsonrpc" : "1.0"}'

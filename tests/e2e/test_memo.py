@@ -1,4 +1,7 @@
-"""The route memo in a real Envoy: calls that never reach the sidecar, and that none of them goes where the router would not send it."""
+"""The route memo in a real Envoy, with calls that never reach the sidecar.
+
+None of them goes where the router would not send it.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +142,7 @@ def test_a_session_that_its_server_forgot_is_replaced(running: Gateway, one: Scr
     "list.virtual-404",
 )
 def test_headers_that_the_decision_depends_on(running: Gateway, one: ScriptedServer) -> None:
-    """Host, Origin, version and virtual server are the router's to judge whatever was remembered."""
+    """The router checks Host, Origin, version and virtual server, even if the memo has an entry."""
     with running.client() as client:
         for _ in range(2):
             assert text_of(client.call("a_one"))
@@ -167,7 +170,10 @@ def test_headers_that_the_decision_depends_on(running: Gateway, one: ScriptedSer
 
 @pytest.mark.duty("list.memo", "transport.media-415", "list.cursor-32602", "metrics.requests")
 def test_lists_are_known_too(running: Gateway, one: ScriptedServer) -> None:
-    """For everybody who sees the same, also for a session that has just begun; the id is each client's own."""
+    """Lists are kept for all clients with the same view, also for one whose session has just begun.
+
+    Each client gets its own id.
+    """
     with running.client() as first:
         told = first.post("tools/list", ident='a"\\b')
         assert "x-mcp-memo" not in told.headers
@@ -248,7 +254,10 @@ def test_broker_and_envoy_agree_on_what_is_worth_compressing(
 
 @pytest.mark.duty("list.memo")
 def test_a_large_list_is_given_in_gzip_while_the_sidecar_is_away(one: ScriptedServer, tmp_path: Path) -> None:
-    """To whoever asks as somebody asked before; what is longer around it, or asked for otherwise, is the broker's."""
+    """A client gets it if it asks as an earlier client did, with any id.
+
+    The broker answers a request with another Accept-Encoding.
+    """
     one.tools = [tool(f"t{number}", description="x" * 500) for number in range(300)]
     with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
         listing = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
@@ -311,7 +320,10 @@ def test_a_file_that_is_gone_or_replaced(running: Gateway) -> None:
 
 
 class MemoMachine(RuleBasedStateMachine):
-    """One gateway that remembers and one that does not, in front of the same servers: whatever changes, both give the same answers."""
+    """A gateway with a memo and one without, in front of the same servers.
+
+    Whatever changes, both give the same answers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -413,7 +425,10 @@ class MemoMachine(RuleBasedStateMachine):
         self.settle()
 
     def settle(self) -> None:
-        """Until both say the same, twice: what one knows a moment earlier is no difference of the memo's."""
+        """Wait until both gateways give the same lists, twice.
+
+        One of them may have a change a moment earlier, which is no difference of the memo's.
+        """
         clients = [running.client() for running in self.gateways]
         try:
 

@@ -15,7 +15,7 @@ from tests.servers.scripted import ScriptedServer
 
 
 def offer(server: ScriptedServer, **lists: list[dict[str, Any]]) -> None:
-    """Have a scripted server offer prompts, resources and templates; what it is asked for it tells back."""
+    """Have a scripted server offer prompts, resources and templates, and return the keys."""
 
     def lister(member: str) -> Any:
         def reply(handler: Any, message: Any) -> bool:

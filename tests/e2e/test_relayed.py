@@ -1,4 +1,7 @@
-"""Subscriptions and log levels: what a server says outside a call reaches the client in whose session it says it, and no other."""
+"""Subscriptions and log levels: messages of servers outside of calls.
+
+They reach the client of their session, and no other.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +177,7 @@ def test_an_update_of_a_clashing_uri_is_told_by_its_alias(one: ScriptedServer, t
 
 @pytest.mark.duty("resume.missed")
 def test_a_subscription_over_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer) -> None:
-    """The last id that the client got says in which session the server is heard: the new process goes on there."""
+    """The client's last id names the session with the server; the new process goes on there."""
     with running.client() as client:
         with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
             ids = (line.removeprefix("id: ") for line in response.iter_lines() if line.startswith("id: "))

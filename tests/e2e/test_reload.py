@@ -1,4 +1,7 @@
-"""The configuration changes while clients are connected: nothing restarts, nobody is cut off, everybody is told once."""
+"""The configuration changes while clients are connected.
+
+Nothing restarts, no connection is cut, and each client gets one notification.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several replicas and a real Redis between them: any of them serves any session, and its loss costs no call."""
+"""Several replicas and a real Redis: each replica serves any session; its loss fails no call."""
 
 from __future__ import annotations
 
@@ -69,7 +69,11 @@ def at(running: Gateway, client: Client) -> Client:
 
 
 def updates(heard: list[Any]) -> list[str]:
-    """The resources that were told of; of the lists everything may have changed for a session from elsewhere."""
+    """The URIs of the updates of resources.
+
+    For a session from another replica, everything may have changed in the lists, so they are left
+    out.
+    """
     return [message["params"]["uri"] for message in heard if message["method"] == "notifications/resources/updated"]
 
 

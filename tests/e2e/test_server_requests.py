@@ -1,4 +1,7 @@
-"""Requests of servers to the client in the middle of a call: they reach the client that called, its answer the server that asked."""
+"""Requests of servers to the client in the middle of a call.
+
+They reach the client of the call, and the answer reaches the server of the request.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ from tests.servers.scripted import ScriptedServer
 
 
 class Asking:
-    """A scripted tools/call that first asks the client something under an id of its own, and gives back what it was answered."""
+    """A scripted tools/call that first sends the client a request under an id of its own.
+
+    Its result repeats the client's answer.
+    """
 
     def __init__(self, server: ScriptedServer, ident: Any, token: Any = None) -> None:
         self.server, self.ident, self.token = server, ident, token
@@ -68,7 +74,10 @@ def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.T
 
 
 class Call(threading.Thread):
-    """A call in a thread; `asked` is the server's request when it has come, `result` the text of the result."""
+    """A call in a thread.
+
+    `asked` is the server's request once it has come, `result` the text of the result.
+    """
 
     def __init__(self, gateway_: Gateway, session: Client, name: str) -> None:
         super().__init__()
@@ -142,7 +151,10 @@ def test_two_clients_do_not_answer_for_one_another(running: Gateway, one: Script
 
 @pytest.mark.duty("ask.restart")
 def test_an_answer_reaches_its_server_after_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer) -> None:
-    """Killed in the middle of the call: the stream is Envoy's, and the id of the request says all that the new process has to know."""
+    """The sidecar is killed in the middle of the call.
+
+    The stream is Envoy's, and the id of the request contains all that the new process needs.
+    """
     asking = Asking(one, 7)
     with running.client() as client:
         call = Call(running, client, "a_one")
@@ -199,7 +211,7 @@ def test_a_client_that_never_answers_costs_its_server_alone(running: Gateway, on
 
 @pytest.mark.duty("ask.outside-call")
 def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tmp_path: Path) -> None:
-    """As SDKs do without more: on the session's own stream, at once. It is open before the call gets there."""
+    """SDKs do so by default: at once, on the session's own stream, open before the call."""
 
     def ask(handler: Any, message: Any) -> bool:
         own = handler.headers["mcp-session-id"]
@@ -224,7 +236,10 @@ def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tm
 
 @pytest.mark.duty("resume.at-server", "resume.own-alone")
 def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gateway, one: ScriptedServer) -> None:
-    """The id of its last event names the server, so that Envoy leads the client there (basic/transports, Resumability)."""
+    """The id of its last event names the server, so Envoy sends the client's GET there.
+
+    See basic/transports, Resumability.
+    """
     resumed: list[dict[str, str]] = []
 
     def cut(handler: Any, _message: Any) -> bool:
@@ -262,7 +277,11 @@ def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gatewa
 
 @pytest.mark.duty("resume.at-server", "resume.ids-unique")
 def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway, one: ScriptedServer) -> None:
-    """Also behind an event without an id of the server's, which only somebody makes up: the router hands on an empty one."""
+    """The ids of the resumed events have the owner, too.
+
+    So they have after an id without a server's own part, which only a client can have made up: the
+    router passes on an empty id.
+    """
 
     def cut(handler: Any, _message: Any) -> bool:
         handler.send(200, b"id: s1/7\ndata:\n\n", kind="text/event-stream")

@@ -1,4 +1,7 @@
-"""Sessions: sealed towards clients, opened once per server, never shown to the wrong side, alive over a kill -9."""
+"""Sessions: sealed for clients, opened once per server, and valid after a kill -9.
+
+Neither side ever sees the id of the other.
+"""
 
 from __future__ import annotations
 

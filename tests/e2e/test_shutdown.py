@@ -1,4 +1,7 @@
-"""How the sidecar ends: calls in flight are finished, a client that stops reading cannot hold it, exit codes are as promised."""
+"""The end of the sidecar: it finishes calls in flight, and its exit codes are as documented.
+
+A client that stops reading cannot delay it.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def slow(release: threading.Event, begun: threading.Event, method: str, server: 
 @pytest.mark.duty("drain.calls")
 @pytest.mark.parametrize("method", ["tools/call", "initialize"])
 def test_sigterm_loses_no_call(running: Gateway, one: ScriptedServer, method: str) -> None:
-    """Neither one that Envoy carries, nor one whose session with the server is just being opened by the sidecar."""
+    """No call through Envoy is lost, and none whose upstream session the sidecar is opening."""
     release, begun = threading.Event(), threading.Event()
     slow(release, begun, method, one)
     said: list[str] = []

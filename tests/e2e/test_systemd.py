@@ -1,4 +1,7 @@
-"""Under systemd, played by the test with real sockets: it holds them, it is told how things are, and a restart loses no call."""
+"""The sidecar under systemd, which the test plays with real sockets.
+
+systemd holds the sockets and gets the status, and a restart loses no call.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ import pytest
 from tests.e2e.stack import PROGRAM, Client, Gateway, Process, answer, entry, free_ports, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
-# What systemd does between fork and exec (sd_listen_fds(3)): the sockets from 3 on, and for whom they are.
+# What systemd does between fork and exec (sd_listen_fds(3)): the sockets from 3 on, and for whom
+# they are.
 LAUNCHER = """
 import os, sys
 given, command = [int(fd) for fd in sys.argv[1].split(",")], sys.argv[2:]
@@ -112,7 +116,7 @@ def worker(act: Callable[[], object], stop: threading.Event, seen: Counter[objec
 
 
 def test_a_restart_loses_no_call(service: Service) -> None:
-    """Known sessions and new ones, calls and lists, three restarts in a row: every answer is a result."""
+    """Three restarts with known and new sessions, calls and lists: every answer is a result."""
     stop, seen = threading.Event(), Counter[object]()
 
     def call(client: Client) -> object:

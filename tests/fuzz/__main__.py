@@ -1,6 +1,7 @@
-"""Fuzz what reads bytes of strangers: `python -m tests.fuzz [--seconds N] [TARGET ...]`, each target for N seconds, guided by coverage.
+"""Fuzz the readers of untrusted bytes: `python -m tests.fuzz [--seconds N] [TARGET ...]`.
 
-A finding ends the program with 1 and says where its input was kept; `python -m tests.fuzz --input FILE TARGET` runs that alone.
+Each target runs for N seconds, guided by coverage. A finding ends the program with 1, which then
+prints where it kept the input; `python -m tests.fuzz --input FILE TARGET` runs that input alone.
 """
 
 from __future__ import annotations

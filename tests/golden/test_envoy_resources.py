@@ -1,4 +1,7 @@
-"""Desired servers to Envoy resources: what an operator would read in the files. `just golden` writes the results anew."""
+"""Desired servers to Envoy resources, as an operator would read them in the files.
+
+`just golden` writes the results anew.
+"""
 
 from __future__ import annotations
 

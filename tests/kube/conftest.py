@@ -15,7 +15,7 @@ from tests.servers.scripted import ScriptedServer, tool
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Kubernetes API with all CRDs, the rights as they are shipped, and the guide's namespaces."""
+    """A Kubernetes API with all CRDs, the shipped rights, and the namespaces of the guide."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as found:
         found.install()
         for namespace in (NAMESPACE, "gateway-system"):

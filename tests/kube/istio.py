@@ -1,4 +1,7 @@
-"""A real Istio control plane and a plain Envoy that takes its configuration from it, as a gateway of the Gateway API."""
+"""A real Istio control plane, and a plain Envoy as a gateway of the Gateway API.
+
+Envoy takes its configuration from Istio.
+"""
 
 from __future__ import annotations
 

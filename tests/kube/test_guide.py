@@ -1,4 +1,7 @@
-"""docs/understanding.md, executed: its commands and its log lines, on the samples, with servers of the Python SDK."""
+"""Executes docs/understanding.md: its commands and log lines, on the samples.
+
+The servers are of the Python SDK.
+"""
 
 from __future__ import annotations
 

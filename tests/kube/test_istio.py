@@ -1,4 +1,7 @@
-"""The gateway through a real Istio control plane: shipped EnvoyFilter, HTTPRoutes as users write them, a plain Envoy."""
+"""The gateway through a real Istio control plane.
+
+It has the shipped EnvoyFilter, HTTPRoutes as users write them, and a plain Envoy.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,7 @@ class IstioGateway:
         return self.sidecar
 
     def settle(self) -> None:
-        """Wait until Istio pushes nothing more: a cluster that is just being exchanged answers no filter."""
+        """Wait until Istio pushes nothing more: a cluster that is being replaced answers nothing."""
 
         def still() -> bool:
             seen = self.istio.stat("update_success")
@@ -135,7 +138,7 @@ def endpoints(
     namespace: str = NAMESPACE,
     endpoint: Mapping[str, Any] = MappingProxyType({"address": "127.0.0.1"}),
 ) -> dict[str, Any]:
-    """The endpoint of a Service: no controller makes it here, and an EndpointSlice may not name loopback."""
+    """The endpoint of a Service; no controller makes it, and no EndpointSlice may name loopback."""
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "ServiceEntry",
@@ -176,7 +179,7 @@ def test_everything_shipped_is_accepted(running: IstioGateway, client: Client) -
 
 
 def test_istio_adds_the_sidecar_to_the_gateways_that_it_deploys(running: IstioGateway) -> None:
-    """By the ConfigMap that the Gateway names: the Deployment is Istio's, with our container in it."""
+    """By the ConfigMap that the Gateway names: the Deployment is Istio's, with our container."""
     found = wait_until(lambda: running.cluster.get("deployment", "mcp-gateway-istio", GATEWAYS), "Istio's Deployment")
     spec = found["spec"]["template"]["spec"]
     (sidecar,) = (each for each in spec["initContainers"] if each["name"] == "mcpgw-sidecar")
@@ -205,7 +208,10 @@ def test_two_servers_are_called(client: Client, one: ScriptedServer, two: Script
 
 @pytest.mark.duty("security.fail-closed", "header.forged")
 def test_nobody_goes_around_the_router(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
-    """The host of a server's route is the router's alone, and what only the router says is removed from clients' requests."""
+    """The host of a server's route is the router's alone.
+
+    Headers that only the router sets are removed from clients' requests.
+    """
     one.requests.clear()
     message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     forged = {"x-mcp-servername": "mcp-test/server1-route"}
@@ -274,7 +280,7 @@ def test_the_sidecar_is_down_and_comes_back(running: IstioGateway, client: Clien
 
 @pytest.mark.duty("ask.answer-returns")
 def test_a_server_asks_its_client(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
-    """Requests of servers name their server and session, so that the client's answer finds the way back through the router."""
+    """Requests of servers name server and session, so the client's answer gets back to them."""
     del client
     seen: list[Any] = []
 

@@ -1,4 +1,7 @@
-"""The pod of a plain Envoy as `manifests envoy` ships it: its two containers with their own arguments, as processes of this machine."""
+"""The pod of a plain Envoy as `manifests envoy` ships it.
+
+Its two containers, with their own arguments, are processes of this machine.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,10 @@ def pod(cluster: Cluster, tmp_path: Path) -> Iterator[Pod]:
 
 @pytest.mark.duty("kube.api-away", "error.not-yet-503", "session.restart")
 def test_the_pod(cluster: Cluster, pod: Pod) -> None:
-    """A call; the sidecar is killed and comes back while the API is away: Envoy keeps what it had."""
+    """A call; then the sidecar is killed and restarts without the API.
+
+    Envoy keeps its configuration.
+    """
     with ScriptedServer(tool("greet")) as server:
         cluster.apply(*server_objects("server1", server.port, "test_"))
         wait_until(lambda: httpx2.get(pod.url, trust_env=False).status_code == 400, "Envoy")

@@ -1,4 +1,7 @@
-"""RBAC as shipped: no less, shown by taking each right away in turn; no more, shown by the API server's audit of what was used."""
+"""RBAC as shipped: no right too few, and none too many.
+
+The tests take each right away in turn, and read the rights in use from the API server's audit log.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ SIGNS = {  # what the log says without a right, by resource and verb; list and w
 
 
 def rights() -> list[tuple[str, int, str, str]]:
-    """Every single right that is bound to the sidecar: role (kind and name), rule, resource, verb."""
+    """Each single right of the sidecar: role (kind and name), rule, resource, verb."""
     found = []
     for role in SHIPPED:
         if role["kind"] in {"Role", "ClusterRole"} and role["metadata"]["name"] != "mcpgw-sidecar-follower":
@@ -89,7 +92,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 class Started:
-    """A sidecar without Envoy, from the very beginning: nothing is there yet that it makes itself."""
+    """A sidecar without Envoy in an empty cluster: it has to make all its objects itself."""
 
     def __init__(self, cluster: Cluster, directory: Path, server: ScriptedServer) -> None:
         for kind, name in (
@@ -141,7 +144,10 @@ def test_without(
 
 
 def used(cluster: Cluster, account: str) -> tuple[set[tuple[str, str]], set[str]]:
-    """Resource and verb of what an account was allowed, and what it was refused, by the audit log."""
+    """The rights that an account used (resource and verb), and those that it was refused.
+
+    They come from the audit log.
+    """
     allowed: set[tuple[str, str]] = set()
     refused: set[str] = set()
     for line in (cluster.directory / "audit.log").read_text().splitlines():

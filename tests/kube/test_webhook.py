@@ -1,4 +1,7 @@
-"""The API server asks the webhook, and stores pods with the sidecar in them. Certificates are made, trusted and replaced."""
+"""The API server asks the webhook, and stores pods with the sidecar in them.
+
+Certificates are made, trusted and replaced.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +163,7 @@ def test_reviews_that_are_none(webhook: Webhook) -> None:
 
 
 def test_the_authority_is_replaced_before_its_end(cluster: Cluster, webhook: Webhook) -> None:
-    """One that has only a third of its life left: a new one is made and trusted, the old one stays in the bundle."""
+    """With a third of its life left, it is replaced; the old one stays in the bundle."""
     old = make_authority(datetime.now(UTC) - timedelta(days=300))
     values = {"tls.crt": old.certificate, "tls.key": old.key, "ca.crt": old.certificate}
     data = {key: base64.b64encode(value).decode() for key, value in values.items()}

@@ -1,4 +1,7 @@
-"""The frozen program, as a folder and as a file: what is in it, what it needs, and that what it starts finds its own libraries."""
+"""The frozen program, as a folder and as a file: its contents and its needs.
+
+Programs that it starts find their own libraries.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ def test_everybodys_licence_is_there(folder: Path, bill: Any) -> None:
 
 
 def test_no_file_is_of_nobody(folder: Path, bill: Any) -> None:
-    """Every folder and library beside the program is of a component of the bill, by the name of its module."""
+    """The bill has a component, by its module's name, for each folder and library."""
     modules = {re.sub(r"[-.]", "_", component["name"]).lower() for component in bill["components"]}
     aliases = {"attrs": "attr", "pyyaml": "yaml", "rpds_py": "rpds", "protobuf": "google", "cffi": "_cffi_backend"}
     modules |= {aliases[name] for name in modules if name in aliases} | {"mcpgw_sidecar", "base_library"}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# What `systemd-analyze security` calls OK; docs/vm.md has the verdicts. They are those of a file: no unit is started.
+# What `systemd-analyze security` calls OK; docs/vm.md has the verdicts. They are those of a file:
+# no unit is started.
 EXPOSURE = 20  # tenths
 UNITS = ("mcpgw-sidecar.service", "mcpgw-envoy.service")
 

@@ -1,4 +1,7 @@
-"""The container image: unpacked as a runtime would, and run with nothing else there, as the user that it names."""
+"""The container image, unpacked as a runtime would do it.
+
+It runs without any other file, as the user that it names.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +108,8 @@ def test_its_bill_of_materials_knows_what_is_beside_the_program(root: Path, bill
         assert (root / "usr/share/licenses/libc6/copyright").exists()
 
 
-# A container runtime in small: own mounts and process ids, the image read-only, one writable directory (a volume), no capabilities.
+# A container runtime in small: own mounts and process ids, the image read-only, one writable
+# directory (a volume), no capabilities.
 RUNTIME = """
 set -e
 root="$1" volume="$2"; shift 2
@@ -165,7 +169,7 @@ def one() -> Iterator[ScriptedServer]:
 
 
 class Contained(Gateway):
-    """A gateway whose sidecar is the image's; Envoy is outside and reads what it writes into the volume."""
+    """A gateway with the image's sidecar; Envoy is outside and reads its files in the volume."""
 
     program = ("/opt/mcpgw-sidecar/mcpgw-sidecar",)
 

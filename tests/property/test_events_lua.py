@@ -1,4 +1,4 @@
-"""The response filter of Envoy, run by the LuaJIT that Envoy has inside, against Python's own JSON."""
+"""Envoy's response filter, run by the LuaJIT that Envoy contains, against Python's own JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens to sessions in whatever order: what was opened is closed or in use, and is heard once."""
+"""Events of sessions in any order: an opened session is closed or in use, and is heard once."""
 
 from __future__ import annotations
 

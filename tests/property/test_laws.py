@@ -42,7 +42,7 @@ def test_members_are_what_json_says_and_stand_where_they_say(value: dict[str, ob
 
 @given(st.text(alphabet='{}[]":,\\ntruefalse0123.-eE \n\u00e9', max_size=40))
 def test_nothing_but_json_is_read_as_json(text: str) -> None:
-    """Whatever is read here, Python's own parser reads as well, and the other way round for objects."""
+    """A text that we read, Python's own parser reads as well, and for objects the reverse holds."""
     try:
         parse_object(text)
         accepted = True

@@ -1,4 +1,7 @@
-"""The route memo's scanner, run by the LuaJIT that Envoy has inside, against the parser that the router has: the same, or declined."""
+"""The scanner of the route memo, in the LuaJIT that Envoy contains, against the router's parser.
+
+Its result is the same, or it declines.
+"""
 
 from __future__ import annotations
 

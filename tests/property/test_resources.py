@@ -22,7 +22,7 @@ GATEWAY = "gateway.networking.k8s.io"
 
 
 class IncrementalIsWhole(RuleBasedStateMachine):
-    """Whatever the order of changes: the index says what one says that was given the objects all at once."""
+    """After changes in any order, the index equals an index that got the objects all at once."""
 
     def __init__(self) -> None:
         super().__init__()

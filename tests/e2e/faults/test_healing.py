@@ -1,4 +1,4 @@
-"""A server that forgot its sessions (a restart): the client never sees it, and nothing runs twice."""
+"""A server that forgot its sessions in a restart: no client sees it, and nothing runs twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Processes that end, disks that are full, names that are gone: what was going on goes on, and what was lost is said and comes back."""
+"""Processes that end, disks that are full, names that do not resolve.
+
+Requests in flight go on, and each loss is reported and repaired.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,10 @@ def test_the_sidecar_killed_in_the_midst_of_a_call(running: Gateway, one: Script
 
 @pytest.mark.duty("resume.missed")
 def test_a_clients_stream_over_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
-    """It breaks, comes back with the id of its last event, and is told of what changed while nobody was there; and only of that."""
+    """The stream breaks and comes back with the id of its last event.
+
+    The client gets a notification of exactly the changes that happened meanwhile.
+    """
     with running.client() as client:
         with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as stream:
             last = next(stream.iter_lines()).removeprefix("id: ")
@@ -96,7 +102,10 @@ def test_envoy_restarted(running: Gateway) -> None:
 
 @pytest.mark.duty("error.not-yet-503")
 def test_a_disk_that_is_full_while_the_files_are_written(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
-    """No byte can be written any more, neither of Envoy's files nor of the log: nothing is half-written, nothing ends."""
+    """No byte can be written any more, neither of Envoy's files nor of the log.
+
+    No file is half written, and no process ends.
+    """
     files = running.directory / "envoy"
     before = {path.name: path.read_bytes() for path in files.glob("*.yaml")}
     pid = running.sidecar.popen.pid
@@ -182,7 +191,10 @@ def test_sixty_servers_of_which_five_are_dead_and_five_slow(directory: Path) -> 
 
 
 def test_a_client_whose_session_was_ended_while_the_sidecar_was_down(running: Gateway) -> None:
-    """Without a store a DELETE is forgotten with the process, and what the session was stays what it was: sealed, and to expire."""
+    """Without a store a DELETE is forgotten with the process.
+
+    The session stays as it was: sealed, and valid until it expires.
+    """
     with running.client() as client, Client(running.url) as other:
         kill(running)
         assert client.http.delete(client.url, headers=client.headers).status_code == 503

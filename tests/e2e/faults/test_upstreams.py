@@ -1,4 +1,7 @@
-"""What the broker makes of servers that are odd, broken, slow or gone. No Envoy needed: lists and status tell."""
+"""The broker with servers that are odd, broken, slow or gone.
+
+The tests need no Envoy: lists and status show the result.
+"""
 
 from __future__ import annotations
 
