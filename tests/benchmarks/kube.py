@@ -100,7 +100,7 @@ def _seen(running: KubeGateway, admin: Admin) -> list[float]:
 
     The results are the seconds until the list says so.
     """
-    found = []
+    seconds = []
     with Client(running.broker_url) as client:
         for number in range(SEEN):
             gone = number % 2 == 0
@@ -115,8 +115,8 @@ def _seen(running: KubeGateway, admin: Admin) -> list[float]:
                 admin.create({**body, "kind": "Service"})
             began = time.perf_counter()
             wait_until(lambda gone=gone: ("s1_one" in client.tools()) != gone, "the change")
-            found.append((time.perf_counter() - began) * 1000)
-    return sorted(found)
+            seconds.append((time.perf_counter() - began) * 1000)
+    return sorted(seconds)
 
 
 def main(*numbers: str) -> None:

@@ -45,8 +45,8 @@ Edit = Callable[[Manager], None]
 
 
 def _filter(manager: Manager, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(each for each in manager["http_filters"] if each["name"] == name)["typed_config"]
-    return found["extension_config"]["typed_config"] if "extension_config" in found else found  # type: ignore[no-any-return]
+    config: dict[str, Any] = next(each for each in manager["http_filters"] if each["name"] == name)["typed_config"]
+    return config["extension_config"]["typed_config"] if "extension_config" in config else config  # type: ignore[no-any-return]
 
 
 def without_filter(name: str) -> Edit:
@@ -139,15 +139,15 @@ def main(connections: str = "16", rounds: str = "40") -> None:
             edited = copy.deepcopy(manager)
             edit(edited)
             variants.append((name, edited, "one_t0"))
-        found = free_ports(len(variants))
-        listeners = [listener(name, port, each) for (name, each, _), port in zip(variants, found, strict=True)]
+        listener_ports = free_ports(len(variants))
+        listeners = [listener(name, port, each) for (name, each, _), port in zip(variants, listener_ports, strict=True)]
         servers = [cluster(name, port) for name, port in ports.items()]
         os.sched_setaffinity(0, cores[:1])
         pid = stack.enter_context(started_envoy(directory, "parts", listeners, [*clusters, *servers], 1))
         os.sched_setaffinity(0, cores[1:] or cores)
         loads = [
             (name, Load(Target(name, f"http://127.0.0.1:{port}/mcp", (pid,), tool), int(connections), call(tool)))
-            for (name, _, tool), port in zip(variants, found, strict=True)
+            for (name, _, tool), port in zip(variants, listener_ports, strict=True)
         ]
         for _, load in loads:
             load.round(WARM)

@@ -98,10 +98,10 @@ class Load:
         before = self.account.cpu
         self._popen.stdin.write(f"{seconds}\n")
         self._popen.stdin.flush()
-        found: dict[str, float] = json.loads(self._popen.stdout.readline())
-        found["cpu"] = (self.account.cpu - before) / max(found["calls"], 1) * 1e6
-        found["rate"] = found["calls"] / found["seconds"]
-        return found
+        figures: dict[str, float] = json.loads(self._popen.stdout.readline())
+        figures["cpu"] = (self.account.cpu - before) / max(figures["calls"], 1) * 1e6
+        figures["rate"] = figures["calls"] / figures["seconds"]
+        return figures
 
     def close(self) -> None:
         assert self._popen.stdin is not None
@@ -236,8 +236,8 @@ class Sessions:
         assert self._popen.stdout is not None
         self._popen.stdin.write(f"{name}\n")
         self._popen.stdin.flush()
-        found: dict[str, float] = json.loads(self._popen.stdout.readline())
-        return found
+        figures: dict[str, float] = json.loads(self._popen.stdout.readline())
+        return figures
 
     def close(self) -> None:
         assert self._popen.stdin is not None

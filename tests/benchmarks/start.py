@@ -87,15 +87,15 @@ def measured(program: list[str], directory: Path) -> tuple[float, float, float, 
         process.wait()
 
 
-def main(*named: str) -> None:
+def main(*program_names: str) -> None:
     built = [str(ROOT / "dist/mcpgw-sidecar/mcpgw-sidecar")]
     built += [path for path in glob.glob(str(ROOT / "dist/mcpgw-sidecar-*-linux-*")) if not path.endswith((".tar", ".txt"))]
-    programs = [[program] for program in named] or [SOURCE, *([path] for path in built if os.path.exists(path))]
+    programs = [[program] for program in program_names] or [SOURCE, *([path] for path in built if os.path.exists(path))]
     with tempfile.TemporaryDirectory() as directory:
-        found = [[measured(program, Path(directory)) for program in programs] for _ in range(ROUNDS)]
+        rounds = [[measured(program, Path(directory)) for program in programs] for _ in range(ROUNDS)]
     print(f"{ROUNDS} rounds, medians; Python {platform.python_version()}, {platform.machine()}\n")
     print("| program | router answers, s | ready, s | CPU until then, s | RSS idle, MB |\n|---|---|---|---|---|")
     for place, program in enumerate(programs):
-        columns = [statistics.median(column) for column in zip(*(one[place] for one in found), strict=True)]
+        columns = [statistics.median(column) for column in zip(*(one[place] for one in rounds), strict=True)]
         name = "this checkout" if program == SOURCE else os.path.relpath(program[0], ROOT)
         print(f"| {name} | {columns[0]:.2f} | {columns[1]:.2f} | {columns[2]:.2f} | {columns[3]:.0f} |")

@@ -49,13 +49,13 @@ _ports = _candidates()
 
 
 def free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    while len(found) < count:
+    ports: list[int] = []
+    while len(ports) < count:
         port = next(_ports)
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("127.0.0.1", port))
-            found.append(port)
-    return found
+            ports.append(port)
+    return ports
 
 
 def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
@@ -203,8 +203,8 @@ class Gateway:
         new.replace(self.config)
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx2.get(f"{self.admin}/status", trust_env=False).json()
-        return found
+        document: dict[str, Any] = httpx2.get(f"{self.admin}/status", trust_env=False).json()
+        return document
 
     def server(self, name: str) -> dict[str, Any]:
         return next((server for server in self.status()["servers"] if server["name"] == name), {})
@@ -214,8 +214,8 @@ class Gateway:
 
     def metric(self, line: str) -> float:
         """The value of the sample whose name and labels match a regular expression, or 0."""
-        found = re.search(rf"^{line} (\S+)$", self.metrics(), re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        match = re.search(rf"^{line} (\S+)$", self.metrics(), re.MULTILINE)
+        return float(match[1]) if match else 0.0
 
     def client(self, **headers: str) -> Client:
         return Client(self.url, **headers)
@@ -300,8 +300,8 @@ def answer(response: httpx2.Response) -> Any:
 
 def text_of(response: httpx2.Response) -> str:
     """The first text of a tool's result."""
-    found: str = answer(response)["result"]["content"][0]["text"]
-    return found
+    text: str = answer(response)["result"]["content"][0]["text"]
+    return text
 
 
 def entry(name: str, url: str, prefix: str = "", **more: Any) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def entry(name: str, url: str, prefix: str = "", **more: Any) -> dict[str, Any]:
 @contextmanager
 def listening(client: Client) -> Iterator[list[Any]]:
     """The messages that a client's notification stream brings, while it is open."""
-    heard: list[Any] = []
+    messages: list[Any] = []
     opened = threading.Event()
 
     def listen() -> None:
@@ -321,10 +321,10 @@ def listening(client: Client) -> Iterator[list[Any]]:
                 for line in response.iter_lines():
                     opened.set()
                     if line.startswith("data: {"):
-                        heard.append(json.loads(line[5:]))
+                        messages.append(json.loads(line[5:]))
         except Exception:  # noqa: BLE001  # the client is closed under the stream at the end of the test
             opened.set()
 
     threading.Thread(target=listen, daemon=True).start()
     assert opened.wait(WAIT)
-    yield heard
+    yield messages

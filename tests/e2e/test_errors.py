@@ -29,14 +29,14 @@ def running(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) ->
     dead = f"http://127.0.0.1:{free_ports(1)[0]}/mcp"
     servers = [entry("ns/one", server.url, "s_"), entry("ns/dead", dead, "d_")]
     options = ("--max-body=64KiB", "--call-timeout=1s", "--public-host=gw.example", "--allowed-origin=https://app.example")
-    with gateway(tmp_path_factory.mktemp("errors"), servers, *options) as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("errors"), servers, *options) as new_gateway:
+        yield new_gateway
 
 
 @pytest.fixture
 def client(running: Gateway) -> Iterator[Client]:
-    with running.client() as found:
-        yield found
+    with running.client() as new_client:
+        yield new_client
 
 
 def error(response: httpx2.Response) -> tuple[int, int, Any]:
@@ -167,13 +167,13 @@ def test_a_server_that_is_too_slow(client: Client, server: ScriptedServer) -> No
 @pytest.mark.duty("call.progress-is-life")
 def test_a_call_with_progress_may_last_longer_than_the_limit_of_silence(client: Client, server: ScriptedServer) -> None:
     def talk(handler: Any, message: Any) -> bool:
-        told = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
+        notification = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
         handler.send_response(200)
         handler.send_header("content-type", "text/event-stream")
         handler.send_header("connection", "close")
         handler.end_headers()
         for _ in range(6):
-            handler.wfile.write(f"data: {json.dumps(told)}\n\n".encode())
+            handler.wfile.write(f"data: {json.dumps(notification)}\n\n".encode())
             server._closing.wait(0.4)
         result = {"jsonrpc": "2.0", "id": message["id"], "result": {"content": [{"type": "text", "text": "late"}]}}
         handler.wfile.write(f"data: {json.dumps(result)}\n\n".encode())

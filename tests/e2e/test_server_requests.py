@@ -43,9 +43,9 @@ class Asking:
         params = {"message": "really?", "requestedSchema": {"type": "object", "properties": {}}}
         if self.token is not None:
             params["_meta"] = {"progressToken": self.token}
-        asked = {"jsonrpc": "2.0", "id": self.ident, "method": "elicitation/create", "params": params}
+        request = {"jsonrpc": "2.0", "id": self.ident, "method": "elicitation/create", "params": params}
         self._event(handler, {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
-        self._event(handler, asked)
+        self._event(handler, request)
         self.arrived.wait(15)
         text = json.dumps(self.answers[-1] if self.answers else None)
         result = {"content": [{"type": "text", "text": text}]}
@@ -69,8 +69,8 @@ class Asking:
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway(
         tmp_path_factory.mktemp("requests"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
-    ) as found:
-        yield found
+    ) as new_gateway:
+        yield new_gateway
 
 
 class Call(threading.Thread):
@@ -227,10 +227,10 @@ def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tm
         Client(running.url, capabilities={"sampling": {}}) as client,
     ):
         assert client.call("one").status_code == 200
-        with listening(client) as heard:  # later than the request: it was kept
-            wait_until(lambda: heard)
-        assert heard[0]["method"] == "sampling/createMessage"
-        assert client.send({"jsonrpc": "2.0", "id": heard[0]["id"], "result": {}}).status_code == 202
+        with listening(client) as messages:  # later than the request: it was kept
+            wait_until(lambda: messages)
+        assert messages[0]["method"] == "sampling/createMessage"
+        assert client.send({"jsonrpc": "2.0", "id": messages[0]["id"], "result": {}}).status_code == 202
         assert one.requests[-1].json == {"jsonrpc": "2.0", "id": 1, "result": {}}
 
 
@@ -264,9 +264,9 @@ def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gatewa
         second = client.http.get(client.url, headers={**client.headers, **accept})
         assert '"id":5' in second.text
         assert second.text.startswith(f"id: {event.id.removesuffix('s1/7')}s1/8")
-        (asked,) = resumed
-        assert asked["last-event-id"] == "s1/7"
-        assert asked["mcp-session-id"] == one.calls("tools/call")[-1].headers["mcp-session-id"]
+        (headers,) = resumed
+        assert headers["last-event-id"] == "s1/7"
+        assert headers["mcp-session-id"] == one.calls("tools/call")[-1].headers["mcp-session-id"]
         with running.client() as stranger:
             response = stranger.http.build_request("GET", stranger.url, headers={**stranger.headers, **accept})
             opened = stranger.http.send(response, stream=True)
@@ -297,8 +297,8 @@ def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway,
         (event,) = SseParser(1 << 20).feed(client.call("a_one", 5).content)
         assert event.id is not None
         owner = event.id.removesuffix("s1/7")
-        for asked in (event.id, owner):
-            accept = {"accept": "text/event-stream", "last-event-id": asked}
+        for event_id in (event.id, owner):
+            accept = {"accept": "text/event-stream", "last-event-id": event_id}
             resumed = client.http.get(client.url, headers={**client.headers, **accept})
             assert resumed.text == f'id: {owner}s1/8\ndata: {{"jsonrpc":"2.0","id":"{owner}5","method":"ping"}}\n\n'
 

@@ -34,8 +34,8 @@ from tests.servers.scripted import ScriptedServer, tool
 
 @pytest.fixture
 def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("shutdown"), [entry("ns/one", one.url, "a_")]) as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("shutdown"), [entry("ns/one", one.url, "a_")]) as new_gateway:
+        yield new_gateway
 
 
 def slow(release: threading.Event, begun: threading.Event, method: str, server: ScriptedServer) -> None:
@@ -54,16 +54,16 @@ def test_sigterm_loses_no_call(running: Gateway, one: ScriptedServer, method: st
     """No call through Envoy is lost, and none whose upstream session the sidecar is opening."""
     release, begun = threading.Event(), threading.Event()
     slow(release, begun, method, one)
-    said: list[str] = []
+    texts: list[str] = []
     with running.client() as client:
-        thread = threading.Thread(target=lambda: said.append(text_of(client.call("a_one"))))
+        thread = threading.Thread(target=lambda: texts.append(text_of(client.call("a_one"))))
         thread.start()
         assert begun.wait(10)
         running.sidecar.signal(signal.SIGTERM)
         wait_until(lambda: running.logged("INFO Draining"))
         release.set()
         thread.join()
-    assert len(said) == 1
+    assert len(texts) == 1
     assert running.sidecar.wait() == 0
     assert running.logged("INFO Drained")
 

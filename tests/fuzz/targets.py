@@ -94,18 +94,18 @@ def _judge(data: bytes) -> Any:
 
 def jsonrpc(data: bytes) -> None:
     """What is taken for a message is one, with the id and the method that Python's json reads."""
-    found, value = parse_message(data), _judge(data)
-    if isinstance(found, Malformed):
+    message, value = parse_message(data), _judge(data)
+    if isinstance(message, Malformed):
         return
     hold(isinstance(value, list), "a message that is no JSON object")
     members = dict(value)
     hold(members.get("jsonrpc") == "2.0", "jsonrpc")
-    if isinstance(found, Request | Response):
-        hold(_judge(found.id.encode()) == members["id"], "id")
-        hold(found.text[found.id_start : found.id_end] == found.id, "place of the id")
-    if isinstance(found, Request | Notification):
-        hold(found.method == members["method"], "method")
-        hold(("id" in members) == isinstance(found, Request), "request or notification")
+    if isinstance(message, Request | Response):
+        hold(_judge(message.id.encode()) == members["id"], "id")
+        hold(message.text[message.id_start : message.id_end] == message.id, "place of the id")
+    if isinstance(message, Request | Notification):
+        hold(message.method == members["method"], "method")
+        hold(("id" in members) == isinstance(message, Request), "request or notification")
 
 
 def splice(data: bytes) -> None:
@@ -151,13 +151,13 @@ def sse(data: bytes) -> None:
 
 
 def _events(chunks: list[bytes]) -> list[Any] | None:
-    parser, found = SseParser(1 << 20), []
+    parser, events = SseParser(1 << 20), []
     try:
         for chunk in chunks:
-            found += parser.feed(chunk)
+            events += parser.feed(chunk)
     except SseError:
         return None
-    return found
+    return events
 
 
 def memo(data: bytes) -> None:
@@ -191,7 +191,7 @@ def _objects(value: Any) -> list[list[Any]]:
     if not isinstance(value, list):
         return []
     pairs = [each for each in value if isinstance(each, tuple)]
-    inner = [found for each in value for found in _objects(each[1] if isinstance(each, tuple) else each)]
+    inner = [obj for each in value for obj in _objects(each[1] if isinstance(each, tuple) else each)]
     return [pairs, *inner] if pairs else inner
 
 
@@ -199,8 +199,8 @@ def tokens(data: bytes) -> None:
     """No text but the sealed one opens a session or a ticket."""
     text = data.decode("latin-1")
     sealed = KEYS.seal(SESSION)
-    found = KEYS.verify(text, 0)
-    hold(isinstance(found, SessionFault) or text == sealed, "a forged session id")
+    session = KEYS.verify(text, 0)
+    hold(isinstance(session, SessionFault) or text == sealed, "a forged session id")
     hold(open_ticket(KEYS, SESSION.key, SERVER, text) is None or _same(text, TICKET), "a forged ticket")
     if data:  # one byte of the sealed ones exchanged
         at, byte = data[0] % len(sealed), chr(data[-1])

@@ -32,10 +32,10 @@ _BIN = Path(sys.executable).parent
 def program(name: str) -> Path:
     """The path of kube-apiserver, etcd or kubectl, from KUBEBUILDER_ASSETS, the cache or PyPI."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    found = Path(assets) / name if assets else (CACHE / name if name == "kube-apiserver" else _BIN / name)
-    if not found.exists():
-        pytest.fail(f"{found} is missing: run build/kube, or name a directory with {name} in KUBEBUILDER_ASSETS")
-    return found
+    path = Path(assets) / name if assets else (CACHE / name if name == "kube-apiserver" else _BIN / name)
+    if not path.exists():
+        pytest.fail(f"{path} is missing: run build/kube, or name a directory with {name} in KUBEBUILDER_ASSETS")
+    return path
 
 
 class Cluster:

@@ -26,9 +26,9 @@ LEASE = ("lease", "mcpgw-sidecar", SYSTEM)
 
 @pytest.fixture
 def client(running: KubeGateway) -> Iterator[Client]:
-    with running.client() as found:
-        wait_until(lambda: "test_greet" in found.tools(), "the first server")
-        yield found
+    with running.client() as new_client:
+        wait_until(lambda: "test_greet" in new_client.tools(), "the first server")
+        yield new_client
 
 
 def comes_and_goes(cluster: Cluster, client: Client, server: ScriptedServer, name: str) -> None:
@@ -158,10 +158,10 @@ def test_a_sidecar_that_follows_the_configmap(
     )
     source = (f"--config=configmap:{SYSTEM}/mcp-gateway-config",)
     with kube_gateway(cluster, tmp_path / "follower", kubeconfig=kubeconfig, source=source) as follower:
-        with follower.client() as seen, running.client() as first:
-            wait_until(lambda: seen.tools() == ["test_greet", "test_time"], "the servers")
-            comes_and_goes(cluster, seen, two, "live")
-            assert seen.call("test_greet").status_code == 200
+        with follower.client() as follower_client, running.client() as first:
+            wait_until(lambda: follower_client.tools() == ["test_greet", "test_time"], "the servers")
+            comes_and_goes(cluster, follower_client, two, "live")
+            assert follower_client.call("test_greet").status_code == 200
             with follower.client(mcp_session_id=first.session) as shared:
                 shared.headers["mcp-session-id"] = first.session  # of the other sidecar: the keys are the same
                 assert shared.call("test_greet").status_code == 200

@@ -29,7 +29,7 @@ class Pod:
 
     def __init__(self, cluster: Cluster, directory: Path, dns: ClusterDns) -> None:
         self.cluster, self.directory, self.dns = cluster, directory, dns
-        (deployment,) = (found for found in yaml.safe_load_all(shipped("envoy")) if found["kind"] == "Deployment")
+        (deployment,) = (document for document in yaml.safe_load_all(shipped("envoy")) if document["kind"] == "Deployment")
         self.spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
         self.gateway, self.envoy_admin, self.admin, self.broker = free_ports(4)
         self.url = f"http://127.0.0.1:{self.gateway}/mcp"
@@ -40,12 +40,12 @@ class Pod:
 
     def placed(self, arguments: list[str]) -> list[str]:
         changes = {"/run/mcpgw": str(self.directory), "0.0.0.0:9090": f"127.0.0.1:{self.admin}", ":9091": f":{self.broker}"}
-        found = []
+        result = []
         for argument in arguments:
             for old, new in changes.items():
                 argument = argument.replace(old, new)  # noqa: PLW2901
-            found.append(argument)
-        return found
+            result.append(argument)
+        return result
 
     def start_sidecar(self) -> None:
         (container,) = self.spec["initContainers"]

@@ -21,9 +21,9 @@ from tests.servers.scripted import ScriptedServer, tool
 
 @pytest.fixture
 def client(running: KubeGateway) -> Iterator[Client]:
-    with running.client() as found:
-        wait_until(lambda: found.tools() == ["test_greet", "test_time"], "the first server alone")
-        yield found
+    with running.client() as new_client:
+        wait_until(lambda: new_client.tools() == ["test_greet", "test_time"], "the first server alone")
+        yield new_client
 
 
 def remove(cluster: Cluster, name: str, namespace: str = NAMESPACE) -> None:

@@ -57,11 +57,11 @@ def image(dist: Path) -> Image:
 
 @pytest.fixture(scope="module")
 def root(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("image")
+    folder = tmp_path_factory.mktemp("image")
     for layer in image.layers:
-        layer.extractall(found, filter="fully_trusted")  # noqa: S202  # our own, with its owners and modes
-    found.chmod(0o755)
-    return found
+        layer.extractall(folder, filter="fully_trusted")  # noqa: S202  # our own, with its owners and modes
+    folder.chmod(0o755)
+    return folder
 
 
 def test_what_it_says_of_itself(image: Image, facts: dict[str, str]) -> None:
@@ -100,9 +100,9 @@ def test_there_is_no_shell_and_no_other_program(root: Path) -> None:
 
 
 def test_its_bill_of_materials_knows_what_is_beside_the_program(root: Path, bill: Any) -> None:
-    found = json.loads((root / "usr/share/sbom/mcpgw-sidecar.cdx.json").read_text())
-    beside = found["components"][len(bill["components"]) :]
-    assert found["components"][: len(bill["components"])] == bill["components"]
+    document = json.loads((root / "usr/share/sbom/mcpgw-sidecar.cdx.json").read_text())
+    beside = document["components"][len(bill["components"]) :]
+    assert document["components"][: len(bill["components"])] == bill["components"]
     if shutil.which("dpkg-query") is not None:
         assert [component["name"] for component in beside] == ["libc6", "zlib1g"]
         assert (root / "usr/share/licenses/libc6/copyright").exists()
@@ -177,9 +177,9 @@ class Contained(Gateway):
 @pytest.fixture
 def running(root: Path, volume: Path, one: ScriptedServer) -> Iterator[Contained]:
     Contained.launcher = contained(root, volume)
-    found = Contained(volume, [entry("ns/one", one.url, "a_")])
-    yield found
-    found.stop()
+    new_gateway = Contained(volume, [entry("ns/one", one.url, "a_")])
+    yield new_gateway
+    new_gateway.stop()
 
 
 def test_a_call_through_it(running: Contained) -> None:

@@ -182,8 +182,8 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def what_is_heard_is_said(self) -> None:
         for session in SESSIONS:
-            heard = sorted((server, up.ticket) for (key, server), up in self.heard.items() if key == session.key)
-            assert self.hub.hearing(session.key) == ",".join(f"{server}:{ticket}" for server, ticket in heard)
+            upstreams = sorted((server, up.ticket) for (key, server), up in self.heard.items() if key == session.key)
+            assert self.hub.hearing(session.key) == ",".join(f"{server}:{ticket}" for server, ticket in upstreams)
 
     @invariant()
     def what_is_over_holds_nothing(self) -> None:

@@ -70,7 +70,7 @@ class IncrementalIsWhole(RuleBasedStateMachine):
     def whole(self) -> None:
         fresh = Index()
         for kind in {kind for kind, _ in self.known}:
-            fresh.reset(kind, [found for (of, _), found in self.known.items() if of == kind])
+            fresh.reset(kind, [obj for (of, _), obj in self.known.items() if of == kind])
         assert self.index.rows() == fresh.rows()
         assert self.index.servers() == fresh.servers()
 

@@ -29,15 +29,15 @@ MEGABYTE = 1 << 20
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     servers = [entry("ns/one", one.url, "a_", callTimeout="1s"), entry("ns/two", two.url, "b_")]
-    with gateway(tmp_path_factory.mktemp("calls"), servers, "--refresh-interval=300ms") as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("calls"), servers, "--refresh-interval=300ms") as new_gateway:
+        yield new_gateway
 
 
 @pytest.fixture
 def client(running: Gateway) -> Iterator[Client]:
-    with running.client() as found:
-        assert found.call("a_one").status_code == found.call("b_two").status_code == 200
-        yield found
+    with running.client() as new_client:
+        assert new_client.call("a_one").status_code == new_client.call("b_two").status_code == 200
+        yield new_client
 
 
 @pytest.mark.duty("call.not-twice", "error.neighbours", "metrics.requests")
@@ -159,7 +159,7 @@ def test_a_server_restarted_in_the_midst_of_a_session(client: Client, running: G
     assert text_of(client.call("b_two"))
     with ScriptedServer(tool("one"), port=port) as again:
         wait_until(lambda: running.server("ns/one")["ready"])
-        assert text_of(wait_until(lambda: (found := client.call("a_one")).status_code == 200 and found))
+        assert text_of(wait_until(lambda: (reply := client.call("a_one")).status_code == 200 and reply))
         assert again.calls("tools/call")[-1].headers["mcp-session-id"] in again.sessions
 
 
@@ -191,7 +191,7 @@ def test_a_server_that_is_slow_but_within_its_limit(running: Gateway, one: Scrip
 
 @pytest.mark.duty("error.silent")
 def test_a_server_too_slow_to_open_a_session(running: Gateway, one: ScriptedServer) -> None:
-    """initialize has ten seconds; the error says so, and with a healthy server the next call works."""
+    """initialize has ten seconds; the error says so, and with a healthy server a call works."""
 
     def slow(handler: Any, _message: Any) -> bool:
         time.sleep(11)

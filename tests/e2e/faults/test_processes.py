@@ -29,8 +29,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def running(one: ScriptedServer, directory: Path) -> Iterator[Gateway]:
-    with gateway(directory, [entry("ns/one", one.url, "a_")], "--refresh-interval=300ms") as found:
-        yield found
+    with gateway(directory, [entry("ns/one", one.url, "a_")], "--refresh-interval=300ms") as new_gateway:
+        yield new_gateway
 
 
 def kill(running: Gateway) -> None:
@@ -53,8 +53,8 @@ def test_the_sidecar_killed_in_the_midst_of_a_call(running: Gateway, one: Script
     with running.client() as client, running.client() as another:
         client.call("a_one")
         slow_call(one, 3)
-        found: list[str] = []
-        thread = threading.Thread(target=lambda: found.append(text_of(client.call("a_one"))))
+        texts: list[str] = []
+        thread = threading.Thread(target=lambda: texts.append(text_of(client.call("a_one"))))
         thread.start()
         wait_until(lambda: len(one.calls("tools/call")) == 2)
         kill(running)
@@ -62,9 +62,9 @@ def test_the_sidecar_killed_in_the_midst_of_a_call(running: Gateway, one: Script
         assert (down.status_code, "sidecar is not running" in down.json()["error"]["message"]) == (503, True)
         running.start_sidecar()
         thread.join()
-        assert found == ["done"]
+        assert texts == ["done"]
         one.answers.clear()
-        assert text_of(wait_until(lambda: (said := another.call("a_one")).status_code == 200 and said))
+        assert text_of(wait_until(lambda: (response := another.call("a_one")).status_code == 200 and response))
         assert text_of(client.call("a_one"))
 
 
@@ -83,9 +83,9 @@ def test_a_clients_stream_over_a_restart_of_the_sidecar(running: Gateway, one: S
         resumed = {"last-event-id": last}
         client.headers |= resumed
         wait_until(lambda: client.post("ping").status_code == 200)
-        with listening(client) as heard:
-            wait_until(lambda: heard)
-            assert [message["method"] for message in heard] == ["notifications/tools/list_changed"]
+        with listening(client) as messages:
+            wait_until(lambda: messages)
+            assert [message["method"] for message in messages] == ["notifications/tools/list_changed"]
         assert "b_two" in client.tools()
 
 
@@ -134,7 +134,9 @@ def test_a_name_that_is_gone(one: ScriptedServer, directory: Path) -> None:
             assert text_of(client.call("a_one"))
             running.write([entry("ns/one", one.url, "a_"), entry("ns/gone", one.url, "g_")])
             assert text_of(
-                wait_until(lambda: (said := client.call("g_one")).status_code == 200 and "result" in said.text and said)
+                wait_until(
+                    lambda: (response := client.call("g_one")).status_code == 200 and "result" in response.text and response
+                )
             )
 
 
@@ -163,7 +165,7 @@ def test_a_certificate_that_has_expired(one: ScriptedServer, directory: Path) ->
             assert text_of(client.call("a_one"))
         with serve():
             wait_until(lambda: running.server("ns/tls")["ready"])
-            assert text_of(wait_until(lambda: (said := client.call("secret")).status_code == 200 and said))
+            assert text_of(wait_until(lambda: (response := client.call("secret")).status_code == 200 and response))
 
 
 @pytest.mark.duty("error.neighbours")

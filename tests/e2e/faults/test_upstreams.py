@@ -33,8 +33,8 @@ def tools(running: Gateway) -> list[str]:
 
 
 def page(cursor: str | None, following: str | None) -> str:
-    found: dict[str, Any] = {"tools": [tool(f"t{cursor or 0}")]}
-    return json.dumps(found | ({"nextCursor": following} if following else {}))
+    result: dict[str, Any] = {"tools": [tool(f"t{cursor or 0}")]}
+    return json.dumps(result | ({"nextCursor": following} if following else {}))
 
 
 @pytest.mark.duty("list.upstream-pages")
