@@ -54,7 +54,7 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
         return _status(status) if own_requests is None else _all(_status(status), own_requests)
 
     at_server = _all(_has(ID), _header(h.X_SERVER, {"exact": BROKER}, invert_match=True))
-    gone = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
+    not_running = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
     refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
     slow = f"MCP server {_SERVER} was silent for {limit} in a call of "
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
@@ -67,8 +67,8 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
         # (extproc/codec.py).
         _mapper(_all(_flags(_TOO_SLOW), at_server), 504, _error(_ID, -32000, slow + _TOOL, _SERVER)),
         _mapper(_all(_status(503), at_server), 503, _error(_ID, -32000, unknown, _SERVER)),
-        _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, gone)),
-        _mapper(ours(503), 503, _error("null", -32000, gone)),
+        _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, not_running)),
+        _mapper(ours(503), 503, _error("null", -32000, not_running)),
         _mapper(ours(413), 413, _error("null", -32600, large)),
     ]
 
