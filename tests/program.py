@@ -1,4 +1,7 @@
-"""A plugin of pytest, `--program PATH`: which program the end-to-end tests run; without it this checkout's, by the Python of the tests."""
+"""A plugin of pytest, `--program PATH`: the program that the end-to-end tests run.
+
+Without it they run this checkout, with the Python of the tests.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ A test that checks a duty carries its id: `@pytest.mark.duty("session.unknown-40
 `tests/core/test_requirements.py` holds both sides together: no duty without a test, no mark without
 a duty. A duty of what is not built yet has no row.
 
-Clauses: `basic`, `server`, `client` are pages of the MCP specification, of 2025-11-25 unless another
-version is named. interface.md and seed-guide.md are the project's own papers. The section follows.
+Clauses: `basic`, `server`, `client` are pages of the MCP specification, of 2025-11-25 unless
+another version is named. interface.md and seed-guide.md are the project's own papers. The section
+follows.
 """
 
 from __future__ import annotations

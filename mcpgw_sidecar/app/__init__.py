@@ -1,4 +1,4 @@
-"""The sidecar put together: its settings, its parts, the tree of its tasks."""
+"""Puts the sidecar together: its settings, its parts, the tree of its tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where configuration and session keys come from: files, or Kubernetes."""
+"""The sources of the configuration and the session keys: files, or Kubernetes."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ Task = Callable[[], Awaitable[None]]
 
 @attrs.frozen(kw_only=True)
 class Inputs:
-    """`values` with the configuration in them, the keys of the moment, and the tasks that follow both for ever.
+    """The published values with the configuration, the current keys, and the tasks to follow both.
 
-    `loaded` are set once each of them is there: at once with files, when the API has answered with Kubernetes. `lease` is held by whoever
-    writes into the cluster.
+    The events of `loaded` are set when configuration and keys are loaded: from files at once, so
+    there are no events; from Kubernetes when the API has answered. The sidecar that writes into the
+    cluster holds `lease`.
     """
 
     values: Values
@@ -51,7 +52,7 @@ class Inputs:
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Inputs]:
-    """The inputs that the settings name. Raises ConfigurationError or UnavailableError."""
+    """The inputs of the settings. Raises ConfigurationError or UnavailableError."""
     if isinstance(settings.config, Path):
         yield _of_files(settings, settings.config, metrics)
         return
@@ -63,15 +64,15 @@ def _of_files(settings: Settings, config: Path, metrics: Metrics) -> Inputs:
     values = Values(Watched(load(config)))
     loaded(metrics, values.desired.value, None)
     keys = KeyFile(key_file(settings))
-    following = partial(wait_configuration, config, values.desired, metrics)
-    return Inputs(values=values, keys=lambda: keys.keys, tasks=(following, partial(wait_keys, keys)))
+    follow_file = partial(wait_configuration, config, values.desired, metrics)
+    return Inputs(values=values, keys=lambda: keys.keys, tasks=(follow_file, partial(wait_keys, keys)))
 
 
 def _of_kubernetes(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
-    """The watched objects, or the ConfigMap that another sidecar makes of them."""
-    where = settings.config if isinstance(settings.config, Ref) else None
-    namespace = settings.namespace or (where.namespace if where is not None else api.namespace)
-    values = Values(Watched(Desired(source="kubernetes" if where is None else f"configmap:{where}")))
+    """The inputs from the watched objects, or from the ConfigMap that another sidecar writes."""
+    ref = settings.config if isinstance(settings.config, Ref) else None
+    namespace = settings.namespace or (ref.namespace if ref is not None else api.namespace)
+    values = Values(Watched(Desired(source="kubernetes" if ref is None else f"configmap:{ref}")))
 
     def publish(new: Desired) -> None:
         old = values.desired.value
@@ -80,19 +81,20 @@ def _of_kubernetes(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs
 
     lease: LeaseHolder | None = None
     tasks: list[Task]
-    if where is not None:
-        followed = ConfigMapSource(api, where, values.desired, publish)
-        ready, tasks = followed.loaded, [followed.wait_following]
+    if ref is not None:
+        config_map = ConfigMapSource(api, ref, values.desired, publish)
+        config_loaded, tasks = config_map.loaded, [config_map.wait_following]
     else:
-        watched, lease = KubernetesSource(api, values.desired, publish), _lease(api, namespace)
-        ready, tasks = watched.loaded, [watched.wait_following, *_writing(api, watched, lease, values)]
+        source, lease = KubernetesSource(api, values.desired, publish), _lease(api, namespace)
+        config_loaded, tasks = source.loaded, [source.wait_following, *_writer_tasks(api, source, lease, values)]
     if settings.session_key_file is not None:
         file = KeyFile(settings.session_key_file)
         tasks.append(partial(wait_keys, file))
-        return Inputs(values=values, keys=lambda: file.keys, loaded=(ready,), tasks=tuple(tasks), lease=lease)
+        return Inputs(values=values, keys=lambda: file.keys, loaded=(config_loaded,), tasks=tuple(tasks), lease=lease)
     secret = SecretKeys(api, namespace)
     tasks.append(secret.wait_following)
-    return Inputs(values=values, keys=lambda: secret.keys, loaded=(ready, secret.loaded), tasks=tuple(tasks), lease=lease)
+    loaded_events = (config_loaded, secret.loaded)
+    return Inputs(values=values, keys=lambda: secret.keys, loaded=loaded_events, tasks=tuple(tasks), lease=lease)
 
 
 def _lease(api: KubeApi, namespace: str) -> LeaseHolder:
@@ -101,8 +103,8 @@ def _lease(api: KubeApi, namespace: str) -> LeaseHolder:
     return LeaseHolder(api, Ref(namespace, LEASE_NAME), f"{pod}_{secrets.token_hex(4)}")
 
 
-def _writing(api: KubeApi, source: KubernetesSource, lease: LeaseHolder, values: Values) -> list[Task]:
-    """What only the holder of the Lease does."""
+def _writer_tasks(api: KubeApi, source: KubernetesSource, lease: LeaseHolder, values: Values) -> list[Task]:
+    """The tasks that write into the cluster; only the holder of the Lease writes."""
     writer = Writer(
         api=api,
         source=source,

@@ -1,4 +1,4 @@
-"""Whether the process is ready, and whether its first look at the servers is over."""
+"""Whether the process is ready, and whether its start is over."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-START_PATIENCE = 1.0  # seconds that clients wait for servers which have not answered yet, after a start
+START_PATIENCE = 1.0  # seconds after a start that clients wait for servers that have not answered yet
 CONFIGURATION, ANSWERS = "the configuration", "the first answers of the servers"
 READY_PATIENCE = 2.0  # seconds that readiness waits for servers that have not answered yet (interface.md)
 
 
 class Readiness:
-    """Why the process is not ready, in words, None when it is; and the `Started` of router and broker."""
+    """The readiness of the process, and the `Started` of router and broker.
+
+    `waiting_for` says why the process is not ready, None when it is.
+    """
 
     def __init__(self, all_tried: trio.Event) -> None:
         self.waiting_for: str | None = CONFIGURATION
@@ -26,15 +29,18 @@ class Readiness:
         self._over = trio.Event()
 
     def is_over(self) -> bool:
-        """Every server was tried, or patience is over."""
+        """Whether every server was tried, or the time for that is over."""
         return self._over.is_set()
 
     async def wait_over(self) -> None:
-        """Wait for that."""
+        """Wait for the end of the start."""
         await self._over.wait()
 
     async def wait_started(self, desired: Watched[Desired], loaded: Iterable[trio.Event]) -> None:
-        """Ready once there is a configuration and every server was tried, or patience with them is over."""
+        """Wait for the configuration, and for a first try of each server; then set readiness.
+
+        After START_PATIENCE and READY_PATIENCE it waits no longer for servers.
+        """
         for event in loaded:
             await event.wait()
         if self.waiting_for == CONFIGURATION:
@@ -49,6 +55,6 @@ class Readiness:
             log.info("Ready", servers=len(desired.value.enabled), config=desired.value.source)
 
     def drain(self) -> None:
-        """Tell whoever asks to send new work elsewhere."""
+        """Report from now on that the process drains, so that new requests go elsewhere."""
         self.waiting_for = "the end: draining"
         self._over.set()

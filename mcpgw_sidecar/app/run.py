@@ -1,9 +1,13 @@
-"""The one module that knows every part: builds the values, opens the nursery tree, and ends it in order.
+"""Builds the values and the parts, opens the nursery tree, and ends it in order.
 
-    outer nursery        everything that runs for ever, the admin port too: it tells of the drain, and is cancelled after it
-    └── inner nursery    router · broker: they drain when `stop` is set
+This is the one module that knows every part.
 
-The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once with 128 + its number.
+    outer nursery        all tasks that run for ever, and the admin port, which reports the drain;
+    │                    cancelled after the drain
+    └── inner nursery    router and broker, which drain when `stop` is set
+
+The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once with 128 + its
+number.
 """
 
 from __future__ import annotations
@@ -58,13 +62,13 @@ log = get_logger(__name__)
 
 @attrs.frozen(kw_only=True)
 class _Parts:
-    """The parts of a running sidecar, and what is made of them."""
+    """The parts of a running sidecar, and the applications that consist of them."""
 
     settings: Settings
     inputs: Inputs
     values: Values
     metrics: Metrics
-    written: EnvoyFiles | None
+    envoy_files: EnvoyFiles | None
     client: UpstreamClient
     store: SessionStore
     streams: Streams
@@ -76,11 +80,11 @@ class _Parts:
     stamps: StampFile | Brief | None
 
     def router(self) -> Router:
-        """The router."""
+        """Make the router."""
         return Router(decider=self.decider, metrics=self.metrics, debug=self.settings.debug, stamps=self.stamps)
 
     def broker(self) -> BrokerApp:
-        """The broker's application."""
+        """Make the application of the broker."""
         carrier = Carrier(client=self.client, heal=self.directory.wait_healed, silence=self.settings.call_timeout)
         batches = BatchRunner(
             decider=self.decider,
@@ -100,30 +104,30 @@ class _Parts:
         )
 
     def admin(self) -> AdminApp:
-        """The admin port's application."""
-        envoy_admin = str(self.settings.envoy_admin_address) if self.written is not None else None
+        """Make the application of the admin port."""
+        envoy_admin = str(self.settings.envoy_admin_address) if self.envoy_files is not None else None
         return AdminApp(
             metrics=self.metrics, facts=self.facts, waiting_for=lambda: self.ready.waiting_for, envoy_admin=envoy_admin
         )
 
     def facts(self) -> Facts:
-        """The state of the moment."""
-        counts, seen = self.directory.statistics(), self.values.verdict.value
+        """The current state, for status and metrics."""
+        counts, verdict = self.directory.statistics(), self.values.verdict.value
         error = "not configured: start with --envoy-dir"
         return Facts(
             desired=self.values.desired.value,
             statuses=self.values.statuses.value,
             gateway_sessions=counts.gateway,
             upstream_sessions=counts.upstream,
-            envoy_accepted=seen.accepted if self.written is not None else None,
+            envoy_accepted=verdict.accepted if self.envoy_files is not None else None,
             writes=(lease.held.value, lease.error) if (lease := self.inputs.lease) is not None else None,
             tools=self.values.live.value.of(TOOL).owned,
             store=(self.store.name, self.store.error) if self.store.shared else None,
-            envoy_error=(self.written.error or seen.error) if self.written is not None else error,
+            envoy_error=(self.envoy_files.error or verdict.error) if self.envoy_files is not None else error,
         )
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Start what runs for ever."""
+        """Start the tasks that run for ever."""
         values = self.values
         nursery.start_soon(self._wait_configured)
         nursery.start_soon(self.directory.wait_sweeping)
@@ -134,17 +138,17 @@ class _Parts:
         nursery.start_soon(self._wait_ready)
         nursery.start_soon(self.manager.wait_alive)
         if isinstance(self.stamps, StampFile):
-            nursery.start_soon(self.stamps.wait_following, values.live, self.ready, self._depends)
-        if self.written is not None:
-            nursery.start_soon(wait_reading, str(self.settings.envoy_admin_address), self.written, values.verdict)
+            nursery.start_soon(self.stamps.wait_following, values.live, self.ready, self._dependencies)
+        if self.envoy_files is not None:
+            nursery.start_soon(wait_reading, str(self.settings.envoy_admin_address), self.envoy_files, values.verdict)
 
-    def _depends(self) -> str:
-        """What decisions depend on besides the catalog."""
-        judged, keys = guard(self.settings), self.inputs.keys().keys
-        return f"{__version__} {sorted(judged.hosts)} {sorted(judged.origins)} {[key.id for key in keys]}"
+    def _dependencies(self) -> str:
+        """The values, besides the catalog, that decisions depend on."""
+        allowed, keys = guard(self.settings), self.inputs.keys().keys
+        return f"{__version__} {sorted(allowed.hosts)} {sorted(allowed.origins)} {[key.id for key in keys]}"
 
     async def _wait_ready(self) -> None:
-        """Tell systemd once clients can come (`systemctl start` returns then), and how many servers are configured, for ever."""
+        """Report readiness (`systemctl start` returns then) and status to systemd, for ever."""
         desired = self.values.desired
         await self.ready.wait_started(desired, self.inputs.loaded)
         self.manager.notify("READY=1")
@@ -155,21 +159,24 @@ class _Parts:
             version = await desired.wait_after(version)
 
     async def _wait_configured(self) -> None:
-        """Follow the configuration as soon as there is one: until then Envoy serves what it was last told."""
+        """Follow the configuration once it is loaded; until then Envoy keeps its last files."""
         for event in self.inputs.loaded:
             await event.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.supervisor.wait_supervising, self.values.desired)
-            if self.written is not None:
-                nursery.start_soon(self.written.wait_following, self.values.desired)
+            if self.envoy_files is not None:
+                nursery.start_soon(self.envoy_files.wait_following, self.values.desired)
 
 
 async def wait_running(settings: Settings) -> None:
-    """The sidecar, until it has drained. Raises ConfigurationError or UnavailableError when it cannot start."""
+    """Run the sidecar until it has drained.
+
+    Raises ConfigurationError or UnavailableError when it cannot start.
+    """
     raise_file_limit()
     metrics, manager = Metrics(), ServiceManager.of_environment(os.environ, os.getpid())
     if settings.envoy_dir is not None:
-        make_directory(settings.envoy_dir)  # before the session key, which may lie in it: each error names its own option
+        make_directory(settings.envoy_dir)  # before the session key, which may be in it, so each error names its own option
     async with opened(settings, metrics) as inputs:
         await _wait_serving(settings, metrics, inputs, manager)
 
@@ -185,12 +192,12 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
         )
     ]
     manager.check_all_taken()
-    written = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
-    if written is not None:
-        written.write_first(inputs.values.desired.value.enabled, anew=not inputs.loaded)
+    envoy_files = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
+    if envoy_files is not None:
+        envoy_files.write_first(inputs.values.desired.value.enabled, anew=not inputs.loaded)
     clients = HttpClients()
     async with _session_store(settings) as store, trio.open_nursery() as forever:
-        parts = _built(settings, inputs, metrics, written, clients, store, forever, manager)
+        parts = _parts(settings, inputs, metrics, envoy_files, clients, store, forever, manager)
         await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain_time=0.0))
         async with trio.open_nursery() as serving:
             forever.start_soon(wait_signals, stop, parts.ready, parts.streams, manager)
@@ -214,11 +221,11 @@ async def _session_store(settings: Settings) -> AsyncIterator[SessionStore]:
         yield store
 
 
-def _built(  # everything that is made of everything
+def _parts(
     settings: Settings,
     inputs: Inputs,
     metrics: Metrics,
-    written: EnvoyFiles | None,
+    envoy_files: EnvoyFiles | None,
     clients: HttpClients,
     store: SessionStore,
     forever: trio.Nursery,
@@ -253,7 +260,7 @@ def _built(  # everything that is made of everything
         inputs=inputs,
         values=values,
         metrics=metrics,
-        written=written,
+        envoy_files=envoy_files,
         client=client,
         store=store,
         streams=streams,

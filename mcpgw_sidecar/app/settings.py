@@ -1,4 +1,4 @@
-"""The options of `run` as one value, and what follows from them for the parts."""
+"""The options of `run` as one value, and the settings of the parts that follow from them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ log = get_logger(__name__)
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The options of `run`. Times in seconds, sizes in bytes. Without `config` the servers are MCPServers in Kubernetes.
+    """The options of `run`. Times are in seconds, sizes in bytes.
 
-    `namespace` is where sidecars share what they share in Kubernetes; None for their own.
+    Without `config` the servers are MCPServers in Kubernetes. `namespace` is that of the objects
+    that sidecars share in Kubernetes; None for the namespace of the sidecar.
     """
 
     config: Path | Ref | None = None
@@ -49,19 +50,19 @@ class Settings:
 
     @property
     def remembers(self) -> bool:
-        """Whether Envoy may repeat decisions: at LOG_LEVEL debug every request is to be seen."""
+        """Whether Envoy may repeat decisions; at LOG_LEVEL debug the router logs every request."""
         return self.route_memo and not self.debug
 
 
 def guard(settings: Settings) -> Guard:
-    """Which hosts and origins may ask."""
-    named = {host_name(host) if not host.startswith("*") else host for host in settings.public_hosts}
-    own = {settings.gateway_address.host} - {"0.0.0.0", "::"}  # noqa: S104
-    return Guard(hosts=frozenset(LOOPBACK | named | own), origins=frozenset(settings.allowed_origins))
+    """The allowed hosts and origins."""
+    public_hosts = {host_name(host) if not host.startswith("*") else host for host in settings.public_hosts}
+    own_hosts = {settings.gateway_address.host} - {"0.0.0.0", "::"}  # noqa: S104
+    return Guard(hosts=frozenset(LOOPBACK | public_hosts | own_hosts), origins=frozenset(settings.allowed_origins))
 
 
 def envoy_settings(settings: Settings, broker: Address, router: Address) -> EnvoySettings:
-    """What Envoy's resources depend on."""
+    """The settings that Envoy's resources depend on."""
     directory = (settings.envoy_dir or Path()).resolve()
     return EnvoySettings(
         directory=str(directory),
@@ -83,7 +84,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
 
 
 def key_file(settings: Settings) -> Path | None:
-    """Where the session keys are kept; None when they live as long as the process."""
+    """The file with the session keys; None if they are only in the memory of the process."""
     if settings.session_key_file is not None:
         return settings.session_key_file
     if settings.envoy_dir is not None:

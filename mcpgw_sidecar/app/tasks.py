@@ -1,4 +1,4 @@
-"""What the process does besides serving: signals, files that are followed, and telling how a load of the configuration went."""
+"""The tasks of the process besides serving: signals, files to follow, and reports of loads."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
-KEY_LOOK = 1.0  # seconds between two looks at the key file
+KEY_LOOK = 1.0  # seconds between two checks of the key file
 
 
 def raise_file_limit() -> None:
-    """Each stream of a client is a file descriptor, and the usual soft limit is 1,024."""
+    """Raise the soft limit of file descriptors, usually 1,024: each stream of a client is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -50,7 +50,7 @@ async def wait_signals(stop: trio.Event, ready: Readiness, streams: Streams, man
 
 
 async def wait_configuration(path: Path, desired: Watched[Desired], metrics: Metrics) -> None:
-    """Publish what the configuration file says, for ever."""
+    """Publish the servers of the configuration file after each change, for ever."""
 
     def publish(new: Desired) -> None:
         old = desired.value
@@ -61,28 +61,28 @@ async def wait_configuration(path: Path, desired: Watched[Desired], metrics: Met
 
 
 def loaded(metrics: Metrics, new: Desired, old: Desired | None) -> None:
-    """Say and count how a load of the configuration went."""
+    """Log and count a load of the configuration."""
     if old is not None and new.failed_loads > old.failed_loads:
         metrics.reloads.labels("failed").inc()
         for problem in (new.error or "").splitlines():
-            what = "Configuration not reloaded, the last good one stays" if new.generation else "No configuration yet"
-            log.error(what, problem=problem)
+            message = "Configuration not reloaded, the last good one stays" if new.generation else "No configuration yet"
+            log.error(message, problem=problem)
         return
     if old is not None and new.generation == old.generation:
-        return  # only what stands in the way of the next one
+        return  # no load has taken effect: only the list of refused entries, or the error, has changed
     metrics.reloads.labels("ok").inc()
     metrics.last_reload.set(new.loaded_at)
     log.info("Configuration loaded", source=new.source, servers=len(new.servers), generation=new.generation)
 
 
 async def wait_keys(keys: KeyFile) -> None:
-    """Look at the key file, for ever."""
-    said: str | None = None
+    """Read the key file again when it has changed, for ever."""
+    logged_error: str | None = None
     while True:
         await trio.sleep(KEY_LOOK)
         if keys.refresh():
             log.info("Session keys read again", keys=len(keys.keys.keys))
-        if keys.error != said:
-            said = keys.error
-            if said is not None:
-                log.error("Session keys not read again, the last good ones stay", error=said)
+        if keys.error != logged_error:
+            logged_error = keys.error
+            if logged_error is not None:
+                log.error("Session keys not read again, the last good ones stay", error=logged_error)

@@ -30,15 +30,15 @@ class WebhookSettings:
 
 
 async def wait_webhook(settings: WebhookSettings) -> None:
-    """The webhook, until it has drained. Raises UnavailableError when it cannot start."""
-    listener, bound = await open_listener(settings.address, "--webhook-address")
+    """Run the webhook until it has drained. Raises UnavailableError when it cannot start."""
+    listener, address = await open_listener(settings.address, "--webhook-address")
     stop = trio.Event()
     async with KubeApi.opened() as api, trio.open_nursery() as nursery:
         certificates = Certificates(api, settings.sidecar.namespace, service_names(settings.sidecar.namespace))
         await _wait_first(certificates)
         app = WebhookApp(settings.sidecar, lambda: not stop.is_set())
         nursery.start_soon(certificates.wait_following)
-        log.info("Listening", webhook=str(bound))
+        log.info("Listening", webhook=str(address))
         nursery.start_soon(_wait_stop, stop)
         await http.serve(app, listener, stop, drain_time=DRAIN, tls=certificates.context)
         log.info("Drained")
@@ -46,7 +46,10 @@ async def wait_webhook(settings: WebhookSettings) -> None:
 
 
 async def _wait_first(certificates: Certificates) -> None:
-    """Replicas that start together may be in one another's way; anything else is for the operator."""
+    """Wait for the first certificate.
+
+    Replicas that start together may conflict, and try again; any other error is for the operator.
+    """
     backoff = Backoff(0.2, 2.0)
     for attempt in range(5):
         try:

@@ -1,1 +1,4 @@
-"""Desired servers and discovered tools become one immutable snapshot: prefixes, conflicts, limits. Pure."""
+"""Makes one immutable snapshot of desired servers and discovered tools, with prefixes and limits.
+
+Pure.
+"""

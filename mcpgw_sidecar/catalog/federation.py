@@ -1,6 +1,8 @@
-"""Whose is it? The rule of interface.md: the server that stands earlier in the configuration owns a clashing name.
+"""Decides which server owns a name that several servers list.
 
-The result depends on the configuration and on what the servers offer, never on who answered first, so all replicas agree.
+It is the server that stands earlier in the configuration (interface.md). The result depends on the
+configuration and on the items of the servers, never on which server answered first, so that all
+replicas agree.
 """
 
 from __future__ import annotations
@@ -21,19 +23,23 @@ from mcpgw_sidecar.model.statuses import Conflict, Invalid
 
 @attrs.frozen
 class Share:
-    """One server's part in a federation: the keys that it serves (by kind's name), and those that it does not, with the reason."""
+    """One server's part in a federation.
+
+    `owned` has the keys that it owns, by kind's name; `conflicts` and `invalid` have the items that
+    clients do not see, with the reason.
+    """
 
     owned: Mapping[str, tuple[str, ...]]
     conflicts: tuple[Conflict, ...]
     invalid: tuple[Invalid, ...]
 
     def count(self, kind: Kind) -> int:
-        """How many of a kind clients see of this server."""
+        """How many items of a kind clients see of this server."""
         return len(self.owned.get(kind.name, ()))
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """The names of its tools as clients see them."""
+        """The names of the server's tools as clients see them."""
         return self.owned.get(TOOL.name, ())
 
 
@@ -50,7 +56,7 @@ def federate(
     discovered: Mapping[ServerName, Discovered],
     virtual_servers: tuple[VirtualServer, ...] = (),
 ) -> Federation:
-    """Merge what the enabled servers offer, in the order of the configuration."""
+    """Merge the items of the enabled servers, in the order of the configuration."""
     owners: dict[str, dict[str, Owned]] = {kind.name: {} for kind in KINDS}
     offers = {server.name: offer_of(server, discovered.get(server.name, Discovered())) for server in servers}
     shares = {server.name: _claim(server, discovered.get(server.name, Discovered()), owners) for server in servers}
@@ -67,7 +73,7 @@ def federate(
 def _claim(server: Server, discovered: Discovered, owners: dict[str, dict[str, Owned]]) -> Share:
     keys: dict[str, list[str]] = {}
     conflicts: list[Conflict] = []
-    invalid = [Invalid(kind=bad.kind, name=bad.name, reason=bad.reason) for bad in discovered.unusable]
+    invalid = [Invalid(kind=item.kind, name=item.name, reason=item.reason) for item in discovered.unusable]
     for kind in KINDS:
         prefix, owned_items = server.tool_prefix if kind.prefixed else "", owners[kind.name]
         for item in discovered.items.get(kind.name, ()):

@@ -1,4 +1,4 @@
-"""What servers offer: their items as they were discovered, and what each says of itself."""
+"""What servers offer: their items, instructions and capabilities, as they were discovered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ MAX_INSTRUCTIONS = 4096  # characters of one server's instructions: every client
 
 @attrs.frozen
 class Discovered:
-    """What a server last said that it offers; `items` by kind's name, `protocol_versions` as it negotiated."""
+    """The last answers of a server about itself.
+
+    `items` is by kind's name; `protocol_versions` are those that the server negotiated.
+    """
 
     items: Mapping[str, tuple[Item, ...]] = attrs.field(factory=dict)
     unusable: tuple[Unusable, ...] = ()
@@ -25,7 +28,7 @@ class Discovered:
 
 @attrs.frozen(kw_only=True)
 class Offer:
-    """A server in a snapshot, with what was discovered of it besides its items."""
+    """A server in a snapshot, with its answers about itself, besides its items."""
 
     server: Server
     instructions: str = attrs.field(default="", repr=False)
@@ -34,7 +37,7 @@ class Offer:
 
 
 def offer_of(server: Server, discovered: Discovered) -> Offer:
-    """The server as a snapshot carries it."""
+    """The offer of a server, for a snapshot."""
     return Offer(
         server=server,
         instructions=discovered.instructions,
@@ -44,7 +47,7 @@ def offer_of(server: Server, discovered: Discovered) -> Offer:
 
 
 def joined_instructions(offers: Iterable[Offer]) -> str:
-    """What the servers tell a model about themselves, each under the prefix by which its tools are known."""
+    """The instructions of the servers for a model, each under the prefix of the server's tools."""
     parts: list[str] = []
     for offer in offers:
         if offer.instructions:
@@ -55,5 +58,5 @@ def joined_instructions(offers: Iterable[Offer]) -> str:
 
 
 def joined_capabilities(offers: Iterable[Offer]) -> frozenset[str]:
-    """The capabilities that one of the servers has."""
+    """The capabilities that at least one of the servers has."""
     return frozenset[str]().union(*(offer.capabilities for offer in offers))

@@ -1,4 +1,4 @@
-"""What the router and the broker answer from: who owns which name, and the lists, already serialised."""
+"""The catalog that router and broker read: the owner of each name, and the lists, serialised."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ PAGE = 1000  # items on a page of a list (interface.md)
 
 @attrs.frozen(slots=True)
 class Owned:
-    """Something that clients may ask for: its server, its key there (JSON), and its object as clients see it."""
+    """An item that clients may ask for.
+
+    `upstream_key` is its key at its server (JSON), `text` its object as clients see it.
+    """
 
     key: str
     server: Server
@@ -39,7 +42,7 @@ class Owned:
 
 @attrs.frozen
 class Listing:
-    """All of one kind. `keys` is sorted; `digest` changes when a client's list does."""
+    """All items of one kind. `keys` is sorted; `digest` changes when a client's list does."""
 
     owned: Mapping[str, Owned]
     keys: tuple[str, ...]
@@ -49,21 +52,25 @@ class Listing:
     _packed: dict[bytes, Packed] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
     def is_prepared(self, cursor: str | None) -> bool:
-        """Whether the page after a cursor lies ready: those that a client meets that begins without one."""
+        """Whether the page after a cursor is already serialised.
+
+        Those are the pages of a client that begins without a cursor.
+        """
         last = None if cursor is None else _read_cursor(cursor)
         return last in self._pages and (last is None) == (cursor is None)
 
     def packed(self, page: bytes) -> Packed:
-        """A prepared page as gzip has it, compressed once."""
+        """A prepared page, compressed for gzip; each page is compressed once."""
         if page not in self._packed:
             self._packed[page] = packed(page)
         return self._packed[page]
 
     def page(self, cursor: str | None) -> bytes | None:
-        """The result of the list after a cursor, as JSON; None for a cursor that was never given out.
+        """The result of the list after a cursor, as JSON; None if the cursor is not the gateway's.
 
-        A cursor says which key came last, so it outlives the snapshot, the process and the replica: a client that pages
-        while things change sees each that stayed exactly once.
+        A cursor holds the last key of a page, so it outlives the snapshot, the process and the
+        replica. A client that reads pages while the catalog changes gets each item that stayed
+        exactly once.
         """
         if cursor is None:
             return self._pages[None]
@@ -75,10 +82,11 @@ class Listing:
 
 @attrs.frozen
 class Snapshot:
-    """One immutable state of the catalog. `capabilities` are those of the servers that answer, besides the lists.
+    """One immutable state of the catalog.
 
-    `offers` are its servers, with what was discovered of them. `virtual_servers` are definitions: what
-    their clients see is made by catalog/views.py when somebody asks, and kept in `views`.
+    `offers` are its servers, with their answers about themselves. `capabilities` are those of the
+    servers that answer, besides the lists. `virtual_servers` are definitions: catalog/views.py
+    makes the view of their clients at its first use, and keeps it in `views`.
     """
 
     offers: Mapping[ServerName, Offer]
@@ -91,15 +99,19 @@ class Snapshot:
 
     @property
     def state(self) -> str:
-        """What the lists are, in a few characters for an event's id: `changes` tells two of them apart."""
+        """A short mark of the lists, for the id of an event; `changes` compares two of them."""
         return "".join(self.of(kind).digest[:_MARK] for kind in KINDS)
 
     def of(self, kind: Kind) -> Listing:
-        """Everything of a kind."""
+        """The items of a kind."""
         return self.lists[kind.name]
 
     def find(self, kind: Kind, key: str) -> Owned | None:
-        """Who owns a key; a URI that nobody lists belongs to the template that makes it, an alias to the server that it names."""
+        """The item with a key.
+
+        A URI that no server lists belongs to the template that it matches, an alias to the server
+        that it names.
+        """
         item = self.of(kind).owned.get(key)
         if item is not None or kind is not RESOURCE or len(key) > MAX_URI:
             return item
@@ -107,28 +119,31 @@ class Snapshot:
         alias = read_alias(key)
         if item is not None or alias is None:
             return item
-        aliased = self.of(kind).owned.get(alias[1]) or self._template_of(alias[1])
-        return aliased if aliased is not None and aliased.server.name == alias[0] else None
+        item = self.of(kind).owned.get(alias[1]) or self._template_of(alias[1])
+        return item if item is not None and item.server.name == alias[0] else None
 
     def _template_of(self, uri: str) -> Owned | None:
         template = templates.match(self.of(TEMPLATE).keys, uri)
         return self.of(TEMPLATE).owned[template] if template is not None else None
 
     def shown_uri(self, server: ServerName, uri: str) -> str:
-        """A server's URI as its clients know it."""
+        """A server's URI as clients see it: its alias, if another server owns the URI."""
         owner = self.find(RESOURCE, uri)
         return uri if owner is None or owner.server.name == server else write_alias(server, uri)
 
 
 def changes(old: str | None, new: str) -> list[str]:
-    """The notifications that lead from one state of the lists to another; all of them from one that nobody knows."""
-    before = old if old is not None and _STATE.fullmatch(old) else " " * len(new)
+    """The notifications for a client that has read the lists in state `old`.
+
+    These are all of them if `old` is no state.
+    """
+    old_state = old if old is not None and _STATE.fullmatch(old) else " " * len(new)
     marks = zip(KINDS, range(0, len(new), _MARK), strict=True)
-    return sorted({kind.changed for kind, at in marks if before[at : at + _MARK] != new[at : at + _MARK]})
+    return sorted({kind.changed for kind, at in marks if old_state[at : at + _MARK] != new[at : at + _MARK]})
 
 
 def fingerprint(snapshot: Snapshot) -> str:
-    """A hash of what decisions about tools, and lists, depend on in a snapshot."""
+    """A hash of the parts of a snapshot that lists, and decisions about tools, depend on."""
     digest = hashlib.sha256()
     for name, server in sorted(snapshot.servers.items()):
         digest.update(repr((name, server.url, server.hostname, server.path)).encode())
@@ -149,7 +164,7 @@ def build(
     capabilities: frozenset[str] = frozenset(),
     virtual_servers: Mapping[VirtualName, VirtualServer] | None = None,
 ) -> Snapshot:
-    """A snapshot with every page of every list serialised; `owned` is by kind's name, then by key."""
+    """Make a snapshot and serialise its lists; `owned` is by kind's name, then by key."""
     lists = {kind.name: _listing(kind, owned.get(kind.name, {})) for kind in KINDS}
     servers = {name: offer.server for name, offer in offers.items()}
     return Snapshot(offers, servers, lists, instructions, capabilities, virtual_servers or {})
@@ -165,10 +180,10 @@ def _listing(kind: Kind, owned: Mapping[str, Owned]) -> Listing:
 
 
 def _render(member: str, owned: Mapping[str, Owned], keys: tuple[str, ...], start: int) -> bytes:
-    shown = keys[start : start + PAGE]
-    body = ",".join(owned[key].text for key in shown)
-    more = start + PAGE < len(keys)
-    cursor = f',"nextCursor":{dumps(_write_cursor(shown[-1]))}' if more else ""
+    page_keys = keys[start : start + PAGE]
+    body = ",".join(owned[key].text for key in page_keys)
+    has_next = start + PAGE < len(keys)
+    cursor = f',"nextCursor":{dumps(_write_cursor(page_keys[-1]))}' if has_next else ""
     return f'{{"{member}":[{body}]{cursor}}}'.encode()
 
 

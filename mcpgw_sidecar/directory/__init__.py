@@ -1,1 +1,1 @@
-"""Sessions at work: what sessions/hub.py decides is done here, with servers and with other replicas."""
+"""Carries out the actions of sessions/hub.py, with servers and with other replicas."""

@@ -1,6 +1,7 @@
-"""One request decided: the ladder, the decision, and the session with a server that it needs first.
+"""Decides one request: the ladder, the upstream session that it needs first, and the decision.
 
-Router and batches decide here; the broker's own answers climb the same ladder (`climb`).
+Router and batches use it; the requests that the broker answers itself take the same ladder
+(`climb`).
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
 from mcpgw_sidecar.routing.decide import decide
 
 Settled = Forward | ToBroker | Reject
-"""A decision that nothing has to be done for first."""
+"""A decision that needs no other step first."""
 
-_OPENS = 3  # a session may be closed again (server changed) between opening and deciding; then the client tries again
+_MAX_OPENINGS = 3  # between opening and decision a session may be closed again, when the server changes
 
 
 @attrs.frozen(kw_only=True)
 class Decider:
-    """Decides requests. `snapshot` gives the catalog of the moment."""
+    """Decides requests. `snapshot` returns the current catalog."""
 
     snapshot: Callable[[], Snapshot]
     started: Started
@@ -39,40 +40,43 @@ class Decider:
     guard: Guard
 
     def climb(self, request: HttpRequest, *, element: bool = False) -> Inbound | Reject:
-        """The ladder, with the session and the catalog of this moment."""
+        """Take a request through the ladder, with its session and the current catalog."""
         session = self.directory.lookup(request.headers.get(h.SESSION))
         return classify(request, session, self.snapshot(), self.guard, element=element)
 
     async def wait_started(self, seconds: float) -> bool:
-        """Wait until a start is over, so that the catalog and the keys are whole."""
+        """Wait until the start is over, so that catalog and keys are complete; False in vain."""
         if not self.started.is_over():
             with trio.move_on_after(seconds):
                 await self.started.wait_over()
         return self.started.is_over()
 
     async def wait_decided(self, request: HttpRequest, *, element: bool = False) -> Settled:
-        """The decision for one request; opens the session with a server that it needs, within DECISION seconds."""
-        began = trio.current_time()
+        """Decide one request, after opening the upstream session that it needs.
+
+        It takes DECISION seconds at most.
+        """
+        start = trio.current_time()
         inbound, decision = self._decide(request, element=element)
         if isinstance(decision, Reject) and not self.started.is_over() and not is_final(decision, request):
-            # It may be that its server has not answered yet, or that keys are still to come.
+            # Its server may not have answered yet, or its key may not be loaded yet.
             if not await self.wait_started(timeouts.START):
                 return attrs.evolve(NOT_STARTED, id=decision.id, method=decision.method)
             inbound, decision = self._decide(request, element=element)
-        opens = 0
+        openings = 0
         while isinstance(decision, OpenSession):
-            if opens == _OPENS:
-                return _about(decision, _RECONFIGURED)
-            opens += 1
+            if openings == _MAX_OPENINGS:
+                return _refusal(decision, _RECONFIGURED)
+            openings += 1
             failure: Reject | None = _NOT_IN_TIME
-            with trio.move_on_at(began + timeouts.DECISION):
+            with trio.move_on_at(start + timeouts.DECISION):
                 headers = h.for_upstream(request.headers)
                 failure = await self.directory.wait_open(decision.session, decision.server, headers)
             if failure is not None:
-                return _about(decision, failure)
+                return _refusal(decision, failure)
             inbound, decision = self._decide(request, element=element)
         if isinstance(decision, Forward):
-            self._notice(inbound, decision)
+            self._note_subscription(inbound, decision)
         return decision
 
     def _decide(self, request: HttpRequest, *, element: bool) -> tuple[Inbound | None, Decision]:
@@ -82,8 +86,8 @@ class Decider:
         last_event_id = request.headers.get(h.LAST_EVENT, "") if request.method == "GET" else ""
         return inbound, decide(inbound, last_event_id)
 
-    def _notice(self, inbound: Inbound | None, decision: Forward) -> None:
-        """Remember what a client subscribes to."""
+    def _note_subscription(self, inbound: Inbound | None, decision: Forward) -> None:
+        """Record a subscription of a client, or its end."""
         if decision.method in {SUBSCRIBE, UNSUBSCRIBE} and inbound is not None and inbound.session is not None:
             alias = read_alias(decision.key)
             uri = alias[1] if alias is not None and alias[0] == decision.server.name else decision.key
@@ -97,6 +101,6 @@ _NOT_IN_TIME = Reject(
 )
 
 
-def _about(decision: OpenSession, reject: Reject) -> Reject:
-    """The refusal of a request that a session was to be opened for."""
+def _refusal(decision: OpenSession, reject: Reject) -> Reject:
+    """The refusal of a request that needs an upstream session."""
     return attrs.evolve(reject, id=decision.id, method=decision.method, server=decision.server.name, tool=decision.tool)

@@ -1,4 +1,4 @@
-"""Sessions as the router and the broker use them: sealed ids in, and one way to everything that happens to them."""
+"""The sessions, for router and broker: verifies their ids, and passes their events to the hub."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from mcpgw_sidecar.sessions import events as e
 from mcpgw_sidecar.sessions.hub import SessionCounts, SessionHub
 from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
 
-SWEEP = 10.0  # seconds between two looks for sessions whose time has come
+SWEEP = 10.0  # seconds between two checks for sessions that have expired
 
 
 @attrs.frozen(kw_only=True)
 class Directory:
-    """The sessions of the process. `keys` gives the keys of the moment, `lifetime` is a session's, in seconds."""
+    """The sessions of the process.
+
+    `keys` returns the current keys, `lifetime` is that of a session, in seconds.
+    """
 
     hub: SessionHub
     driver: Driver
@@ -37,7 +40,7 @@ class Directory:
     lifetime: float
 
     def create(self, *, protocol_version: str, client_info: JsonText, capabilities: JsonText) -> tuple[str, Session]:
-        """A new session's id, and the session."""
+        """Create a session; returns its id, and the session."""
         session = Session(
             key=secrets.token_urlsafe(RANDOM_BYTES),
             expires=int(time.time() + self.lifetime),
@@ -49,7 +52,7 @@ class Directory:
         return self.keys().seal(session), session
 
     def lookup(self, token: str | None) -> SessionState | SessionFault:
-        """Verify a session id and give what is known of it."""
+        """Verify a session id, and return the session with its upstream sessions."""
         session = self.keys().verify(token, time.time())
         if isinstance(session, SessionFault):
             return session
@@ -63,34 +66,43 @@ class Directory:
         return SessionState(session=session, upstreams=upstreams, opens=opens)
 
     async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
-        """Open this session's session with a server, once however many ask; None when it is open.
+        """Open the upstream session of this session with a server; None when it is open.
 
-        `headers` are those of the client's request: the server is to see the client, not the gateway.
+        Requests that need it at the same time share one opening. `headers` are those of the
+        client's request, because the server should see the client, not the gateway.
         """
         return await self.driver.opener.wait_open(session, server, headers, None)
 
-    async def wait_healed(self, key: str, server: Server, dead: str, headers: Mapping[str, str]) -> UpstreamSession | None:
-        """The session that lives in place of `dead`, for the session of `key`; None when there is none to be had."""
-        return await self.driver.wait_healed(key, server, dead, headers)
+    async def wait_healed(
+        self, key: str, server: Server, dead_id: str, headers: Mapping[str, str]
+    ) -> UpstreamSession | None:
+        """The session in place of the upstream session `dead_id`, for the session of `key`.
+
+        None if another session cannot be opened.
+        """
+        return await self.driver.wait_healed(key, server, dead_id, headers)
 
     def end(self, session: Session, headers: Mapping[str, str]) -> None:
         """End a session for good (DELETE), at every replica."""
         self.driver.feed(e.Ended(session, headers.get("authorization")))
 
     def tell(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
-        """Send a client's notification on."""
+        """Send a client's notification to its servers."""
         self.teller.tell(state, notification, headers)
 
     def set_level(self, session: Session, level: str, headers: Mapping[str, str]) -> None:
-        """Have every server that this session is open with, now or later, log at a level."""
+        """Set the log level at each server that this session is open with, now or later."""
         self.driver.feed(e.LevelSet(session, level, headers.get("authorization")))
 
     def subscribed(self, session: Session, server: Server, uri: str, *, wanted: bool) -> None:
-        """A client's subscription is on its way to its server: hear what comes of it, and repeat it after a heal."""
+        """Record a subscription, so that its server is listened to, and a heal repeats it."""
         self.driver.feed(e.Subscribed(session, server.name, uri, wanted))
 
     def stream_here(self, session: Session, headers: Mapping[str, str]) -> None:
-        """The client's stream is here now: so is what waits for it, and what others heard for it until now."""
+        """Record that the client has opened a stream here.
+
+        Its waiting messages, and the upstream streams that other replicas had for it, come here.
+        """
         authorization, sessions = headers.get("authorization"), self.driver.sessions
         tickets = dict(read_hearing(headers.get(LAST_EVENT, "")))
         for server, upstream in sessions.unsealed(session, tickets, authorization):
@@ -98,24 +110,24 @@ class Directory:
         self.driver.feed(e.StreamHere(session, authorization))
 
     def stream_gone(self, key: str, unsent: list[bytes]) -> None:
-        """A stream of the client's is gone; what it did not send any more goes where the session's messages go."""
+        """Record the end of a stream, and send its unsent messages like new ones of the session."""
         self.driver.feed(e.StreamGone(key))
         for message in unsent:
             self.driver.feed(e.Said(key, message))
 
     def forget_server(self, server: ServerName) -> None:
-        """The server has gone or lives elsewhere: sessions with it are opened anew when they are needed.
+        """Forget the sessions with a server that was removed or has another URL.
 
-        They are not closed here: calls in flight on them end where they are.
+        The next call opens another. They are not closed, so that calls in flight are not cut.
         """
         self.driver.feed(e.ServerGone(server))
 
     async def wait_sharing(self) -> None:
-        """Follow what replicas do with sessions, for ever."""
+        """Follow the news of replicas about sessions, for ever."""
         await self.driver.sharing.wait_following()
 
     async def wait_sweeping(self) -> None:
-        """Expire sessions for ever."""
+        """Remove expired sessions, for ever."""
         while True:
             await trio.sleep(SWEEP)
             self.driver.feed(e.Due(time.time()))

@@ -1,6 +1,7 @@
-"""The stream of one client's session with one server: what the server says outside of calls.
+"""The stream of one client's session with one server: its messages outside of calls.
 
-Changes of lists are not handed on: the broker hears of them itself, and tells of its own, merged lists.
+Changes of lists are not passed on: the broker gets them in its own session, and sends notifications
+of its merged lists.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ _OF_LISTS = frozenset(kind.changed for kind in KINDS)
 
 @attrs.define(kw_only=True, eq=False)
 class Hearing:
-    """Hears one session with a server. `opened` is set once its stream stands, or will not.
+    """Listens to one session with a server.
 
-    `said` gets each message for the client.
+    `opened` is set once its stream is open, or cannot be opened. `said` gets each message for the
+    client.
     """
 
     key: str
@@ -51,17 +53,20 @@ class Hearing:
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def stop(self) -> None:
-        """Hear no longer."""
+        """Stop listening."""
         self._scope.cancel()
 
     async def wait_hearing(self) -> bool:
-        """Hear until it is stopped, the server offers no stream, or (True) the server has forgotten the session."""
+        """Listen until `stop`, or until the server offers no stream or has forgotten the session.
+
+        True if the server has forgotten the session.
+        """
         forgotten = False
         with self._scope:
             if self.store.shared:
                 await self._wait_lease()
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._wait_prolonging)
+                    nursery.start_soon(self._wait_renewing)
                     forgotten = await self._wait_streams()
                     nursery.cancel_scope.cancel()
             else:
@@ -70,9 +75,9 @@ class Hearing:
         return forgotten
 
     async def _wait_streams(self) -> bool:
-        again, position = Backoff(AGAIN, AGAIN_CAP), Position()
+        backoff, position = Backoff(AGAIN, AGAIN_CAP), Position()
         while True:
-            started = trio.current_time()
+            start = trio.current_time()
             try:
                 if not await self.client.wait_events(
                     self.upstream, self._handle, own=False, position=position, opened=self.opened.set
@@ -83,19 +88,19 @@ class Hearing:
                 log.debug("Stream with a server lost", server=server, session=short(self.key), error=str(error))
                 if error.status == FORGOTTEN:
                     return True
-            if trio.current_time() - started > AGAIN_CAP:
-                again.reset()
-            self.opened.set()  # nobody waits any longer for a stream that is not there
-            await trio.sleep(again.next(position.retry))
+            if trio.current_time() - start > AGAIN_CAP:
+                backoff.reset()
+            self.opened.set()  # no call waits for the next stream
+            await trio.sleep(backoff.next(position.retry))
 
     async def _wait_lease(self) -> None:
-        """Wait until no replica hears this server in this session."""
+        """Wait until no other replica listens to this session with the server."""
         while not await self.store.wait_lease(self.key, self.upstream.server.name):
-            self.opened.set()  # somebody listens
+            self.opened.set()  # a replica listens
             await trio.sleep(LEASE / 3)
 
-    async def _wait_prolonging(self) -> None:
-        """Keep that right for as long as the server is heard here."""
+    async def _wait_renewing(self) -> None:
+        """Renew the lease, for ever."""
         while True:
             await trio.sleep(LEASE / 3)
             await self.store.wait_lease(self.key, self.upstream.server.name)
@@ -108,13 +113,13 @@ class Hearing:
 
 
 def with_shown_uri(message: Request | Notification, server: Server, snapshot: Snapshot) -> Request | Notification:
-    """An update of a resource under the URI by which clients know it; any other message unchanged."""
+    """An update of a resource with the URI that clients see; any other message unchanged."""
     if not isinstance(message, Notification) or message.method != _UPDATED:
         return message
     uri = next((member for member in message.params or [] if member.key == "uri"), None)
     if uri is None or not isinstance(uri.value, str):
         return message
-    shown = snapshot.shown_uri(server.name, uri.value)
-    if shown == uri.value:
+    shown_uri = snapshot.shown_uri(server.name, uri.value)
+    if shown_uri == uri.value:
         return message
-    return attrs.evolve(message, text=f"{message.text[: uri.start]}{dumps(shown)}{message.text[uri.end :]}")
+    return attrs.evolve(message, text=f"{message.text[: uri.start]}{dumps(shown_uri)}{message.text[uri.end :]}")

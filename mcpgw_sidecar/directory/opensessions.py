@@ -1,4 +1,4 @@
-"""Sessions with servers as replicas and clients hold them: sealed into tickets (sessions/tickets.py)."""
+"""Seals sessions with servers into tickets for replicas and clients (sessions/tickets.py)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from mcpgw_sidecar.sessions.tokens import SessionKeys
 
 @attrs.frozen
 class OpenSessions:
-    """Seals and opens tickets. `keys` and `servers` give those of the moment."""
+    """Seals and opens tickets. `keys` and `servers` return the current ones."""
 
     keys: Callable[[], SessionKeys]
     servers: Callable[[], Mapping[ServerName, Server]]
 
     def seal(self, session: Session, server: Server, upstream: UpstreamSession) -> UpstreamSession:
-        """The session with a server, with its ticket."""
+        """The upstream session with its ticket."""
         return attrs.evolve(upstream, ticket=seal_ticket(self.keys(), session.key, server, upstream))
 
     def unseal(self, session: Session, server: Server, ticket: str) -> UpstreamSession | None:
-        """What a ticket holds for this session; None when it holds nothing for it."""
+        """The upstream session in a ticket; None if it is not of this session and server."""
         return open_ticket(self.keys(), session.key, server, ticket)
 
     def unsealed(
         self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None
     ) -> list[tuple[Server, UpstreamSession]]:
-        """What several tickets hold. `authorization` is the client's: tickets have none."""
+        """The upstream sessions in several tickets.
+
+        `authorization` is the client's, because tickets do not contain it.
+        """
         servers, sessions = self.servers(), list[tuple[Server, UpstreamSession]]()
         for name, ticket in tickets.items():
             server = servers.get(name)

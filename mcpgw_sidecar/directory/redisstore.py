@@ -1,8 +1,10 @@
-"""The session store in Redis or Valkey (optional extra `redis`: coredis, imported when it is asked for).
+"""The session store in Redis or Valkey (optional extra `redis`: coredis, imported at first use).
 
-Keys: `mcpgw:s:<session>` a hash (`t:<server>` tickets, `l` the log level, `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>` a list of
-messages, `mcpgw:r:<session>:<server>` a lease, `mcpgw:ended` a sorted set by expiry, and the channel `mcpgw:news`. All but the set expire
-with their session. Tickets are sealed with the gateway's key; messages of servers pass as they are.
+The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `l` the log level,
+`r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a list of messages,
+`mcpgw:r:<session>:<server>`, a lease, `mcpgw:ended`, a sorted set by expiry, and the channel
+`mcpgw:news`. All but the set expire with their session. Tickets are sealed with the gateway's key;
+messages of servers are stored as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from mcpgw_sidecar.directory.store import LEASE, MAX_KEPT, Listener, SharedRow, seconds_left
+from mcpgw_sidecar.directory.store import LEASE, MAX_KEPT, ReplicaNews, SharedRow, seconds_left
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import ServerName
@@ -28,7 +30,7 @@ from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
 
 log = get_logger(__name__)
 
-PAUSE = 1.0  # seconds after a failure in which nothing is asked
+PAUSE = 1.0  # seconds after a failure without another operation
 MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
 _NEWS, _ENDED = "mcpgw:news", "mcpgw:ended"
 _KEEP = """
@@ -51,7 +53,7 @@ T = TypeVar("T")
 
 @attrs.define
 class RedisStore:
-    """Made by `opened`. `name` is its URL without a password."""
+    """The store of a URL; `opened` makes it. `name` is the URL without a password."""
 
     name: str
     _redis: Any
@@ -59,26 +61,26 @@ class RedisStore:
     error: str | None = None
     _me: str = attrs.field(factory=lambda: secrets.token_hex(8))
     _quiet_until: float = 0.0
-    _untold: dict[str, int] = attrs.field(factory=dict)
-    """Sessions that ended here while the store was lost, with their expiry."""
+    _unsent_ends: dict[str, int] = attrs.field(factory=dict)
+    """Sessions that ended here while the store did not answer, with their expiry."""
 
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
         """The ticket of the session with a server that another replica opened."""
-        found: str | None = await self._wait(lambda: self._redis.hget(_row(session), f"t:{server}"), None)
-        return found
+        ticket: str | None = await self._wait(lambda: self._redis.hget(_row(session), f"t:{server}"), None)
+        return ticket
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
-        """Offer a ticket for all; gives the one that counts."""
+        """Offer a ticket to all replicas; returns the ticket that counts."""
         args = [f"t:{server}", ticket, instead_of or "", seconds_left(session)]
-        counts = await self._wait(lambda: self._redis.eval(_KEEP, keys=[_row(session)], args=args), ticket)
-        return str(counts)
+        stored_ticket = await self._wait(lambda: self._redis.eval(_KEEP, keys=[_row(session)], args=args), ticket)
+        return str(stored_ticket)
 
     async def wait_row(self, session: Session) -> SharedRow:
-        """Everything of a session."""
+        """The row of a session."""
         return _read_row(await self._wait(lambda: self._redis.hgetall(_row(session)), {}))
 
     async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
-        """Keep a log level, or a subscription."""
+        """Store a log level, or a subscription."""
         name = "l" if field is None else f"r:{field[0]}:{field[1]}"
 
         async def keep() -> None:
@@ -92,21 +94,21 @@ class RedisStore:
         await self._wait(keep, None)
 
     async def wait_end(self, session: Session) -> SharedRow:
-        """End a session everywhere; gives what it had."""
-        if len(self._untold) >= MAX_SESSIONS:
-            del self._untold[next(iter(self._untold))]
-        self._untold[session.key] = session.expires
+        """End a session at all replicas; returns its row."""
+        if len(self._unsent_ends) >= MAX_SESSIONS:
+            del self._unsent_ends[next(iter(self._unsent_ends))]
+        self._unsent_ends[session.key] = session.expires
 
         async def end() -> SharedRow:
-            await self._wait_told(session.key, session.expires)
-            row = await self._redis.hgetall(_row(session))
+            await self._wait_end_sent(session.key, session.expires)
+            fields = await self._redis.hgetall(_row(session))
             await self._redis.delete([_row(session), f"mcpgw:m:{session.key}"])
-            return _read_row(row)
+            return _read_row(fields)
 
         return await self._wait(end, SharedRow())
 
     async def wait_post(self, session_key: str, message: bytes) -> bool:
-        """Leave a server's message for whichever replica has the client's stream."""
+        """Leave a server's message for the replica with the client's stream."""
         key = f"mcpgw:m:{session_key}"
 
         async def post() -> bool:
@@ -116,77 +118,80 @@ class RedisStore:
             await self._redis.publish(_NEWS, json.dumps(["mail", session_key, self._me]))
             return True
 
-        return await self._wait(post, False)  # noqa: FBT003  # what it gives while the store is lost
+        return await self._wait(post, False)  # noqa: FBT003  # the result while the store does not answer
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """Take the messages that wait for a client."""
 
         async def take() -> list[bytes]:
-            return [each.encode() for each in await self._redis.lpop(f"mcpgw:m:{session_key}", MAX_KEPT) or []]
+            return [text.encode() for text in await self._redis.lpop(f"mcpgw:m:{session_key}", MAX_KEPT) or []]
 
         return await self._wait(take, [])
 
     async def wait_lease(self, session_key: str, server: ServerName) -> bool:
-        """Take or prolong the right to hear a server in a session."""
+        """Take or renew the lease to listen to a session with a server."""
         key = f"mcpgw:r:{session_key}:{server}"
         args = [self._me, int(LEASE * 1000)]
         return bool(await self._wait(lambda: self._redis.eval(_LEASE, keys=[key], args=args), 1))
 
-    async def wait_following(self, listener: Listener) -> None:
-        """Tell of other replicas, for ever; whatever was missed while the store was lost is caught up with."""
-        again = Backoff(PAUSE / 2, LEASE / 3)
+    async def wait_following(self, news: ReplicaNews) -> None:
+        """Report the news of other replicas, for ever.
+
+        After a time without the store it reports the ends of sessions that it has missed.
+        """
+        backoff = Backoff(PAUSE / 2, LEASE / 3)
         while True:
             try:
-                async with self._redis.pubsub(retry_policy=None) as news:
-                    await news.subscribe(_NEWS)
-                    await self._wait_caught_up(listener)
-                    again.reset()
-                    async for message in news:
+                async with self._redis.pubsub(retry_policy=None) as channel:
+                    await channel.subscribe(_NEWS)
+                    await self._wait_caught_up(news)
+                    backoff.reset()
+                    async for message in channel:
                         if message["type"] == "message":
-                            self._heard(message["data"], listener)
-            except Exception as error:  # noqa: BLE001  # whatever the library raises: without news this replica goes on alone
+                            self._report(message["data"], news)
+            except Exception as error:  # noqa: BLE001  # any error of the library: without news this replica goes on alone
                 self._lost(error)
-            await trio.sleep(again.next())
+            await trio.sleep(backoff.next())
 
-    async def _wait_caught_up(self, listener: Listener) -> None:
+    async def _wait_caught_up(self, news: ReplicaNews) -> None:
         await self._redis.zremrangebyscore(_ENDED, "-inf", int(time.time()))
-        for key, expires in list(self._untold.items()):
-            await self._wait_told(key, expires)
+        for key, expires in list(self._unsent_ends.items()):
+            await self._wait_end_sent(key, expires)
         for key, expires in await self._redis.zrange(_ENDED, 0, -1, withscores=True):
-            listener.ended(key, int(expires))
+            news.ended(key, int(expires))
 
-    async def _wait_told(self, key: str, expires: int) -> None:
-        """Say that a session has ended: to who asks later, and to who listens now."""
+    async def _wait_end_sent(self, key: str, expires: int) -> None:
+        """Store the end of a session for replicas that come later, and publish it."""
         await self._redis.zadd(_ENDED, {key: expires})
         await self._redis.publish(_NEWS, json.dumps(["ended", key, self._me, expires]))
-        self._untold.pop(key, None)
+        self._unsent_ends.pop(key, None)
 
-    def _heard(self, text: str, listener: Listener) -> None:
+    def _report(self, text: str, news: ReplicaNews) -> None:
         try:
             match json.loads(text):
-                case ["ended", str(key), str(who), int(expires)] if who != self._me:
-                    listener.ended(key, expires)
+                case ["ended", str(key), str(sender), int(expires)] if sender != self._me:
+                    news.ended(key, expires)
                 case ["mail", str(key), str()]:
-                    listener.mail(key)
-                case ["changed", str(key), str(who)] if who != self._me:
-                    listener.changed(key)
+                    news.mail(key)
+                case ["changed", str(key), str(sender)] if sender != self._me:
+                    news.changed(key)
         except ValueError:
             log.debug("News of another program in the session store's channel", channel=_NEWS)
 
-    async def _wait(self, ask: Callable[[], Awaitable[T]], lost: T) -> T:
-        """Ask, or give `lost` while the store is."""
+    async def _wait(self, operation: Callable[[], Awaitable[T]], default: T) -> T:
+        """The result of an operation, or `default` while the store does not answer."""
         if trio.current_time() < self._quiet_until:
-            return lost
+            return default
         try:
             with trio.fail_after(timeouts.STORE):
-                found = await ask()
-        except Exception as error:  # noqa: BLE001  # a store must never cost a call, whatever its library raises
+                result = await operation()
+        except Exception as error:  # noqa: BLE001  # no error of the library may fail a call
             self._lost(error)
-            return lost
+            return default
         if self.error is not None:
             self.error = None
             log.info("Session store is back", store=self.name)
-        return found
+        return result
 
     def _lost(self, error: Exception) -> None:
         self._quiet_until = trio.current_time() + PAUSE
@@ -202,13 +207,16 @@ class RedisStore:
 
 @contextlib.asynccontextmanager
 async def opened(url: str) -> AsyncIterator[RedisStore]:
-    """The store of a URL. One that does not answer is lost for now, and no error. Raises ConfigurationError for what is no store's URL."""
+    """The store of a URL. A store that does not answer is no error.
+
+    Raises ConfigurationError for a URL that is none of a store.
+    """
     scheme, _, rest = url.partition("://")
     name = f"{scheme}://{rest.rpartition('@')[2]}"
     if scheme not in _SCHEMES or not rest:
         raise ConfigurationError([f"--session-store {name}: {_REMEDY}"])
     try:
-        import coredis  # noqa: PLC0415  # 0.4 s and 18 MB that most sidecars do not need
+        import coredis  # noqa: PLC0415  # it takes 0.4 s and 18 MB, and most sidecars do not need it
     except ModuleNotFoundError as error:
         if error.name != "coredis":
             raise

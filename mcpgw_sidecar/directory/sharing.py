@@ -1,4 +1,4 @@
-"""What replicas learn of sessions here, and what happens here when they tell something."""
+"""Shares sessions with other replicas, and passes the news of replicas to the hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.directory.opensessions import OpenSessions
-from mcpgw_sidecar.directory.store import Listener, SessionStore
+from mcpgw_sidecar.directory.store import ReplicaNews, SessionStore
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.sessions import actions as a, events as e
 
@@ -19,17 +19,20 @@ Sharable = a.Post | a.FetchMail | a.FetchRow | a.ShareSubscription | a.ShareEnd
 
 @attrs.define(kw_only=True, eq=False)
 class Sharing:
-    """Speaks with the session store. `feed` takes the events that answer."""
+    """Uses the session store. `feed` takes the events that answer the hub's actions."""
 
     sessions: OpenSessions
     store: SessionStore
     nursery: trio.Nursery
     feed: Callable[[e.Event], None]
     _outgoing: deque[tuple[str, bytes]] = attrs.field(factory=deque)
-    """Messages for replicas, in their order. It stays short: a store that does not answer is asked once a second."""
+    """Messages for replicas, in their order.
+
+    It stays short: while the store does not answer, only one operation a second waits for it.
+    """
 
     def do(self, action: Sharable) -> None:
-        """Do what the hub says."""
+        """Carry out an action of the hub."""
         match action:
             case a.Post(key, message):
                 if not self._outgoing:
@@ -47,16 +50,16 @@ class Sharing:
                 assert_never(action)
 
     async def wait_following(self) -> None:
-        """Follow what replicas do with sessions, for ever."""
-        listener = Listener(
+        """Follow the news of replicas about sessions, for ever."""
+        news = ReplicaNews(
             ended=lambda key, expires: self.feed(e.EndedElsewhere(key, expires)),
             mail=lambda key: self.feed(e.MailWaits(key)),
             changed=lambda key: self.feed(e.RowChanged(key)),
         )
-        await self.store.wait_following(listener)
+        await self.store.wait_following(news)
 
     async def wait_adopted(self, session: Session, authorization: str | None) -> None:
-        """Take over what replicas know of a session: its sessions with servers, and what its client wishes."""
+        """Adopt what replicas know of a session: its upstream sessions, and its client's wishes."""
         row = await self.store.wait_row(session)
         for server, upstream in self.sessions.unsealed(session, row.tickets, authorization):
             self.feed(e.Adopted(session, server.name, upstream))
@@ -64,7 +67,7 @@ class Sharing:
         self.feed(e.WishesRead(session, row.level, resources))
 
     async def wait_level(self, session: Session, level: str, authorization: str | None) -> None:
-        """Take over what replicas have opened, and let them know a log level."""
+        """Adopt the upstream sessions of replicas, and share a log level with them."""
         if self.store.shared:
             await self.store.wait_wish(session, None, level)
             await self.wait_adopted(session, authorization)
@@ -88,6 +91,6 @@ class Sharing:
 
     async def _wait_ended(self, action: a.ShareEnd) -> None:
         row = await self.store.wait_end(action.session)
-        elsewhere = {name: ticket for name, ticket in row.tickets.items() if name not in action.here}
-        for server, upstream in self.sessions.unsealed(action.session, elsewhere, action.authorization):
+        tickets = {name: ticket for name, ticket in row.tickets.items() if name not in action.here}
+        for server, upstream in self.sessions.unsealed(action.session, tickets, action.authorization):
             self.feed(e.LeftOpen(server.name, upstream))

@@ -1,8 +1,9 @@
-"""What replicas share of sessions, and how it is without a store.
+"""The session store, which replicas share, and the stand-in for it.
 
-A session id says all that is needed to verify it; only what happens to a session later has to be shared: that it has ended, which sessions
-with servers are open for it, what its client wants to hear of, and messages that wait for its stream. All of it may be lost: then another
-session with the server is opened, and no call fails (design, decision 6).
+A session id contains everything to verify it, so replicas share only what happens to a session
+later: its end, its upstream sessions, the wishes of its client, and messages that wait for its
+stream. All of it may be lost: then the next call opens another upstream session, and no call fails
+(design, decision 6).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mcpgw_sidecar.model.sessions import Session
 
 @attrs.frozen(kw_only=True)
 class SharedRow:
-    """A session as the store has it: tickets by server, the log level, subscriptions by server."""
+    """The row of a session in the store: tickets by server, log level, subscriptions by server."""
 
     tickets: Mapping[ServerName, str] = attrs.field(factory=dict)
     level: str | None = None
@@ -27,8 +28,11 @@ class SharedRow:
 
 
 @attrs.frozen(kw_only=True)
-class Listener:
-    """What a store tells of other replicas: a session has ended (key, expiry), has mail, or its row changed."""
+class ReplicaNews:
+    """Callbacks for the news of other replicas.
+
+    They say that a session has ended (key, expiry), has mail, or that its row has changed.
+    """
 
     ended: Callable[[str, int], None]
     mail: Callable[[str], None]
@@ -36,96 +40,109 @@ class Listener:
 
 
 class SessionStore(Protocol):
-    """A store never fails a caller: while it is lost, every method gives what it gives without a store."""
+    """The session store. It never fails a caller.
+
+    While the store does not answer, each method returns what it returns without a store.
+    """
 
     shared: bool
-    """Whether there are other replicas to think of at all."""
+    """Whether there may be other replicas."""
     error: str | None
-    """Why it is lost at the moment; None while it works."""
+    """Why the store does not answer; None while it works."""
     name: str
-    """Its URL, without a password."""
+    """The URL of the store, without a password."""
 
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
         """The ticket of the session with a server that another replica opened."""
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
-        """Offer a ticket for all; gives the one that counts: another's, unless there was none but the dead `instead_of`."""
+        """Offer a ticket to all replicas; returns the ticket that counts.
+
+        That is the ticket of another replica, unless there is none, or only `instead_of`, whose
+        session is dead.
+        """
 
     async def wait_row(self, session: Session) -> SharedRow:
-        """Everything of a session."""
+        """The row of a session."""
 
     async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
-        """Keep a log level (`field` None), or that a URI of a server is subscribed to (`value` None: no longer)."""
+        """Store a log level (`field` is None), or a subscription to a URI of a server.
+
+        With `value` None it removes the subscription.
+        """
 
     async def wait_end(self, session: Session) -> SharedRow:
-        """End a session everywhere; gives what it had."""
+        """End a session at all replicas; returns its row."""
 
     async def wait_post(self, session_key: str, message: bytes) -> bool:
-        """Leave a server's message for whichever replica has the client's stream; False when that cannot be."""
+        """Leave a server's message for the replica with the client's stream; False on failure."""
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """Take the messages that wait for a client."""
 
     async def wait_lease(self, session_key: str, server: ServerName) -> bool:
-        """Take or prolong the right to hear a server in a session, for LEASE seconds: one replica has it."""
+        """Take or renew the lease to listen to a session with a server, for LEASE seconds.
 
-    async def wait_following(self, listener: Listener) -> None:
-        """Tell of other replicas, for ever."""
+        One replica has it at a time.
+        """
+
+    async def wait_following(self, news: ReplicaNews) -> None:
+        """Report the news of other replicas, for ever."""
 
 
 MAX_KEPT = 100  # messages of servers that are kept for a client whose stream broke
-LEASE = 15.0  # seconds after which another replica may hear a server in a dead one's place
+LEASE = 15.0  # seconds after which another replica may listen in place of one that is dead
 
 
 class Unshared:
-    """No store: one replica, or several that each open sessions with servers of their own."""
+    """Stands in for a store: there is one replica, or each opens upstream sessions of its own."""
 
     shared = False
     name = "memory"
     error: str | None = None
 
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
-        """None is there."""
+        """No ticket."""
         del session, server
         return None
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
-        """The one that was offered counts."""
+        """The ticket itself, which counts."""
         del session, server, instead_of
         return ticket
 
     async def wait_row(self, session: Session) -> SharedRow:
-        """Nothing."""
+        """An empty row."""
         del session
         return SharedRow()
 
     async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
-        """Nobody else is to know."""
+        """Store nothing."""
 
     async def wait_end(self, session: Session) -> SharedRow:
-        """Nobody else is to know."""
+        """Store nothing; returns an empty row."""
         del session
         return SharedRow()
 
     async def wait_post(self, session_key: str, message: bytes) -> bool:
-        """Nowhere to leave it."""
+        """False, because there is no other replica."""
         del session_key, message
         return False
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
-        """None."""
+        """No messages."""
         del session_key
         return []
 
     async def wait_lease(self, session_key: str, server: ServerName) -> bool:
-        """There is nobody else."""
+        """True, because there is no other replica."""
         del session_key, server
         return True
 
-    async def wait_following(self, listener: Listener) -> None:
-        """Nothing is ever told."""
+    async def wait_following(self, news: ReplicaNews) -> None:
+        """Report nothing."""
 
 
 def seconds_left(session: Session) -> int:
-    """How long a session's row has to be kept."""
+    """The time for which a session's row has to be kept."""
     return max(1, session.expires - int(time.time()))

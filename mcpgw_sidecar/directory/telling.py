@@ -1,4 +1,4 @@
-"""What a client tells its servers: its notifications go to the servers that they may be meant for."""
+"""Sends a client's notifications to the servers that they may be for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = get_logger(__name__)
 
 @attrs.frozen(kw_only=True)
 class Teller:
-    """Sends clients' notifications on, in tasks of its own."""
+    """Sends clients' notifications to servers, in tasks of its own."""
 
     hub: SessionHub
     sessions: OpenSessions
@@ -34,26 +34,27 @@ class Teller:
     nursery: trio.Nursery
 
     def tell(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
-        """Send progress to the server that asked for it, anything else to all that the session is open with.
+        """Send a notification to servers.
 
-        Which of them a cancellation is meant for cannot be told (it names a request id, nothing else),
-        and need not: the ids of one client are unique in its session, so a server that does not know
-        the id ignores it, as the specification asks.
+        Progress goes to the server that requested it, any other notification to all servers that
+        the session is open with. The server of a cancellation is not known, because a cancellation
+        names only a request id. It need not be known: the ids of one client are unique in its
+        session, so a server ignores an id that it does not know, as the specification asks.
         """
-        own = for_upstream(headers)
+        upstream_headers = for_upstream(headers)
         if notification.method == PROGRESS:
-            self._tell_progress(state, notification, own)
+            self._tell_progress(state, notification, upstream_headers)
         else:
-            self.nursery.start_soon(self._wait_told_all, state.session, notification.text.encode(), own)
+            self.nursery.start_soon(self._wait_sent_to_all, state.session, notification.text.encode(), upstream_headers)
 
-    async def _wait_told_all(self, session: Session, message: bytes, headers: Mapping[str, str]) -> None:
+    async def _wait_sent_to_all(self, session: Session, message: bytes, headers: Mapping[str, str]) -> None:
         if self.sharing.store.shared:
             await self.sharing.wait_adopted(session, headers.get("authorization"))
         servers = self.sessions.servers()
         async with trio.open_nursery() as nursery:
             for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
                 if name in servers:
-                    nursery.start_soon(self._wait_told, Upstream(servers[name], upstream, headers), message)
+                    nursery.start_soon(self._wait_sent, Upstream(servers[name], upstream, headers), message)
 
     def _tell_progress(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         token: Member | None = only(notification.params or [], "progressToken")
@@ -64,9 +65,9 @@ class Teller:
             log.debug("Progress not relayed: no server asked for it", session=short(state.session.key))
             return
         text = f"{notification.text[: token.start]}{owner.id}{notification.text[token.end :]}"
-        self.nursery.start_soon(self._wait_told, Upstream(server, session, headers), text.encode())
+        self.nursery.start_soon(self._wait_sent, Upstream(server, session, headers), text.encode())
 
-    async def _wait_told(self, upstream: Upstream, message: bytes) -> None:
+    async def _wait_sent(self, upstream: Upstream, message: bytes) -> None:
         try:
             await self.client.wait_posted(upstream, message)
         except UpstreamError as error:

@@ -1,1 +1,4 @@
-"""Desired servers to Envoy resources, as plain values (xDS v3 in JSON form). Pure: the adapter writes them to files."""
+"""Makes Envoy resources of the desired servers, as plain values (xDS v3 in JSON form).
+
+Pure: an adapter writes them to files.
+"""

@@ -1,11 +1,11 @@
-"""What Python and the Lua filters both know, in its only place: names, fields, limits, and DEPENDS.
+"""The names, fields and limits that Python and the Lua filters share, and DEPENDS.
 
-`prelude` writes them as the first lines of each Lua filter (`local NAME = value`); the filters in
-envoy/lua use the names alone, and tests/core/test_contract.py refuses a value of this module that
-stands in one of them.
+They are defined only here. `prelude` writes them as the first lines of each Lua filter
+(`local NAME = value`); the filters in envoy/lua use only the names, and tests/core/test_contract.py
+refuses a filter that contains a value of this module.
 
-`MemoEntry` is what the router leaves for memo.lua beside a decision (dynamic metadata `METADATA`,
-member `MEMO`); memo.lua reads its fields by the same names.
+The router sends a `MemoEntry` for memo.lua with a decision (dynamic metadata `METADATA`, member
+`MEMO`); memo.lua reads its fields by the same names.
 """
 
 from __future__ import annotations
@@ -25,20 +25,25 @@ from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
 
 DEPENDS: Final = (":authority", ":path", "origin", h.X_VIRTUAL, "content-type")
-"""The request headers on which every decision depends. Envoy repeats a decision only for a request
-whose headers of these names are the same as then, or missing as then. Beside them a decision
-depends on the session id, which the memo looks the rest up by, and on ACCEPTED."""
+"""The request headers that every decision depends on.
+
+Envoy repeats a decision only for a request with the same values of these headers, or without the
+same ones. A decision also depends on the session id, which is the key of the memo, and on ACCEPTED.
+"""
 
 ACCEPTED: Final = h.VERSION
-"""A header that decisions depend on, but all values that were once accepted alike."""
+"""A header that decisions depend on, but all accepted values give the same decision."""
 
 REMOVED: Final = ("accept-encoding", "origin", h.X_VIRTUAL)
-"""Request headers that no server gets. Origin: it was judged here, and the server, which knows its own
-name alone, would refuse it. Accept-Encoding: in compressed event streams the requests of servers
-could not be made to name their server."""
+"""Request headers that no server gets.
+
+The gateway has checked the Origin, and a server, which knows only its own name, would refuse it.
+With Accept-Encoding, event streams would be compressed, and the owner could not be written into
+the ids of servers' requests.
+"""
 
 METADATA: Final = "mcpgw"
-"""Namespace of the dynamic metadata, and of the routes' own."""
+"""Namespace of the dynamic metadata, and of the metadata of routes."""
 
 ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, HEALED, MEMO = (
     "id",
@@ -50,37 +55,46 @@ ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, HEALED, MEMO = (
     "healed",
     "memo",
 )
-"""Members of the metadata: the request's id (JSON), what it asked for (for Envoy's own answers), the
-client's session and the owner of what its server asks (`KEY OWNER`), "1" once the answer is a whole
-one of JSON-RPC, what the memo found, what a list depended on, the session that was replaced, and a
-MemoEntry."""
+"""Members of the metadata.
+
+ID is the id of the request (JSON), WHAT its key (for Envoy's own answers), OWNER the key of the
+client's session and the owner for the ids of server requests (`KEY OWNER`), ANSWERED "1" if the
+answer is already JSON-RPC, LOOKUP the result of the memo's lookup, ASKED the values that a list
+depended on, HEALED the session that was replaced, and MEMO a MemoEntry.
+"""
 
 DECLINED, MISS = "declined", "miss"
-"""Values of LOOKUP; a hit says nothing."""
+"""Values of LOOKUP; a hit sets none."""
 
 BROKER_CLUSTER, ROUTER_CLUSTER = "mcpgw_broker", "mcpgw_router"
 HEAL_PATH: Final = "/heal"
 """Path of the broker's answer to heal.lua; Envoy routes no client there."""
 
 FORGOTTEN: Final = 404
-"""What a server answers that does not know a session (basic/transports, Session Management)."""
+"""The status of a server that does not know a session (basic/transports, Session Management)."""
 
 RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request,retriable-status-codes"
-"""What has certainly not run may be sent once more: the connection was refused, the request was never
-written to it, or the server does not know the session (FORGOTTEN)."""
+"""Envoy sends a request once more only if the server has certainly not run it.
+
+The connection was refused, the request was never written to it, or the server does not know the
+session (FORGOTTEN).
+"""
 
 UNREACHABLE: Final = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
 """Envoy's flags of a response that no upstream gave."""
 
 SLOTS: Final = 4096
-"""Slots of the stamps' file; sessions that share one are forgotten together: a miss for them."""
+"""Slots of the stamps' file; the end of a session is a miss for all sessions of its slot."""
 STAMP: Final = 16
-"""Characters of a stamp: the first half is what all decisions depend on, the second changes when a
-session of the slot ends."""
+"""Characters of a stamp.
+
+The first half is the hash of what all decisions depend on, the second half changes when a session
+of the slot ends.
+"""
 TURNS: Final = 1 << 20
-"""Lengths of the stamps' file before they come again: Envoy believes one for a second."""
+"""Lengths of the stamps' file before they repeat; Envoy relies on a length for one second."""
 LENGTHS: Final = SLOTS * STAMP + TURNS + 2
-"""How many lengths there are, with the -1 of a file that is not there."""
+"""The number of lengths, including the -1 of a missing file."""
 
 _Value = str | int | tuple[str, ...]
 _SHARED: Final[Mapping[str, _Value]] = {
@@ -126,17 +140,17 @@ _SHARED: Final[Mapping[str, _Value]] = {
 
 
 def prelude(stamps: str = "") -> str:
-    """The first lines of a Lua filter. `stamps` is the path of the stamps' file, "" where there is none."""
-    # DEPENDS is looked up here, so that a test may add a header to it.
+    """The first lines of a Lua filter. `stamps` is the path of the stamps' file, "" for none."""
+    # DEPENDS is read at each call, so that a test may add a header to it.
     names = {**_SHARED, "DEPENDS": DEPENDS, "STAMPS": stamps}
     lines = (f"local {name} = {_lua(value)}\n" for name, value in names.items())
     return "-- Written by mcpgw_sidecar/envoy/contract.py: what the sidecar knows, too.\n" + "".join(lines)
 
 
 def _lua(value: _Value) -> str:
-    """A value as Lua writes it."""
+    """A value in the syntax of Lua."""
     if isinstance(value, tuple):
-        return "{" + ", ".join(_lua(each) for each in value) + "}"
+        return "{" + ", ".join(_lua(text) for text in value) + "}"
     if isinstance(value, int):
         return str(value)
     text = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
@@ -145,7 +159,7 @@ def _lua(value: _Value) -> str:
 
 @attrs.frozen(kw_only=True)
 class Keep:
-    """What Envoy needs besides a decision to repeat it: the request, and as long as what it holds."""
+    """The request, slot and stamp of a decision, which Envoy needs to repeat the decision."""
 
     request: HttpRequest
     slot: int
@@ -154,11 +168,12 @@ class Keep:
 
 @attrs.frozen(kw_only=True)
 class MemoEntry:
-    """What memo.lua keeps: what the decision depended on, and what it is.
+    """An entry of the memo: the values that a decision depended on, and the decision.
 
-    `headers` are those of DEPENDS that the request had, `token` its session id, `version` its value of
-    ACCEPTED, "" for none. `name` is the tool as the client calls it, `renamed` what stands for that
-    in the body (JSON; None: the name itself). The rest is what the request is sent with.
+    `headers` are those of DEPENDS that the request had, `token` is its session id, `version` its
+    value of ACCEPTED, "" for none. `name` is the tool as the client calls it, `renamed` the JSON in
+    its place in the body (None: the name itself). The other fields go into the request to the
+    server.
     """
 
     token: str
@@ -180,13 +195,16 @@ MEMO_FIELDS: Final = tuple(field.name for field in attrs.fields(MemoEntry))
 
 
 def list_mark(slot: int, stamp: str, expires: int, packed: Packed | None) -> str:
-    """The value of X_MEMO on a list: how long it holds, and two checksums with which gzip.lua puts it around another id."""
-    sums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
-    return f"{slot} {stamp} {expires}{sums}"
+    """The value of X_MEMO on a list: slot, stamp and expiry, which say how long it is valid.
+
+    With two checksums gzip.lua can put the compressed list into an answer with another id.
+    """
+    checksums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
+    return f"{slot} {stamp} {expires}{checksums}"
 
 
 def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
-    """The entry of a decision about a tools/call."""
+    """Make the entry of a decision about a tools/call."""
     headers, server = keep.request.headers, decision.server
     return MemoEntry(
         token=headers.get(h.SESSION, ""),

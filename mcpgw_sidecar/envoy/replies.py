@@ -1,9 +1,10 @@
 """Envoy's own answers, as JSON-RPC errors (local_reply_config).
 
-The router, or the memo in its place, leaves the raw text of the request's `id` as dynamic metadata `mcpgw`; Envoy writes it into the
-answer unquoted, so an id keeps its type and every digit. Where there is no metadata, the body was never read: `id` is null.
+The router, or the memo in its place, sets the raw text of the request's `id` as dynamic metadata
+`mcpgw`. Envoy writes it into the answer without quotes, so an id keeps its type and every digit.
+Without metadata the body was never read, and `id` is null.
 
-First match wins. An answer of the router (metadata `answered`) is already what the client should get.
+The first match wins. An answer of the router (metadata `answered`) goes to the client unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
 
 
 def local_replies(max_body: int) -> Resource:
-    """The configuration of a connection manager that is ours."""
+    """The local replies of the gateway's own connection manager."""
     mappers = [
         *_mappers(max_body, f"more than {_LIMIT}"),
         _mapper(_status(504), 504, _error("null", -32000, "The gateway's sidecar did not decide in time: try again")),
@@ -33,19 +34,26 @@ def local_replies(max_body: int) -> Resource:
 
 
 def shared_replies(max_body: int, host: Resource, path: Resource) -> Resource:
-    """For a connection manager that serves others too: what they are answered stays as it is. `host` and `path` match what is ours."""
-    here = _all(_header(":authority", host), _header(":path", path))
-    return {"mappers": _mappers(max_body, "its limit", here)}
+    """The local replies of a connection manager that serves other routes, too.
+
+    `host` and `path` match the gateway's requests; replies to other requests stay unchanged.
+    """
+    own_requests = _all(_header(":authority", host), _header(":path", path))
+    return {"mappers": _mappers(max_body, "its limit", own_requests)}
 
 
-def _mappers(max_body: int, limit: str, here: Resource | None = None) -> list[Resource]:
-    """In their order. What has metadata of ours is ours; anything else is, with `here`, only what that matches."""
+def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) -> list[Resource]:
+    """The mappers in their order.
+
+    A request with metadata of ours is one of the gateway's. Without metadata a request is, if
+    `own_requests` is None or matches it.
+    """
 
     def ours(status: int) -> Resource:
-        return _status(status) if here is None else _all(_status(status), here)
+        return _status(status) if own_requests is None else _all(_status(status), own_requests)
 
     at_server = _all(_has(ID), _header(h.X_SERVER, {"exact": BROKER}, invert_match=True))
-    gone = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
+    not_running = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
     refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
     slow = f"MCP server {_SERVER} was silent for {limit} in a call of "
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
@@ -54,11 +62,12 @@ def _mappers(max_body: int, limit: str, here: Resource | None = None) -> list[Re
         _mapper(_has(ANSWERED), None, "%LOCAL_REPLY_BODY%"),
         _mapper(_all(_flags(UNREACHABLE), at_server), 503, _error(_ID, -32000, refused, _SERVER)),
         _mapper(_all(_flags(_TOO_SLOW), at_server, _has(WHAT)), 504, _error(_ID, -32000, slow + _WHAT, _SERVER)),
-        # The memo leaves no more than it must, and repeats only what needs no quoting (extproc/codec.py).
+        # The memo sets only the metadata that it must, and repeats only names without quotes
+        # (extproc/codec.py).
         _mapper(_all(_flags(_TOO_SLOW), at_server), 504, _error(_ID, -32000, slow + _TOOL, _SERVER)),
         _mapper(_all(_status(503), at_server), 503, _error(_ID, -32000, unknown, _SERVER)),
-        _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, gone)),
-        _mapper(ours(503), 503, _error("null", -32000, gone)),
+        _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, not_running)),
+        _mapper(ours(503), 503, _error("null", -32000, not_running)),
         _mapper(ours(413), 413, _error("null", -32600, large)),
     ]
 
@@ -72,9 +81,9 @@ def _error(ident: str, code: int, message: str, server: str | None = None) -> st
     return f'{{"jsonrpc":"2.0","id":{ident},"error":{{"code":{code},"message":"{message}"{data}}}}}'
 
 
-def _mapper(when: Resource, status: int | None, body: str) -> Resource:
+def _mapper(condition: Resource, status: int | None, body: str) -> Resource:
     mapper: Resource = {
-        "filter": when,
+        "filter": condition,
         "body_format_override": {"text_format_source": {"inline_string": body}, "content_type": "application/json"},
     }
     return mapper | ({"status_code": status} if status else {})

@@ -1,4 +1,7 @@
-"""The Lua filters as Envoy gets them: the files of mcpgw_sidecar/envoy/lua behind what they share with Python."""
+"""The texts of the Lua filters for Envoy.
+
+A text is the prelude with the names that Python and Lua share, and then files of envoy/lua.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ def script(name: str) -> str:
 
 
 def messages(stamps: str | None) -> str:
-    """The filter that meets requests before the router, and answers behind it.
+    """The text of the filter that reads requests before the router, and answers after it.
 
-    `stamps` is the path of the file that says how long an entry of the memo holds, "" where there is
-    none; None leaves the memo out (memo.lua, gzip.lua, lists.lua), and events.lua is all that is left.
+    `stamps` is the path of the stamps' file, which says how long an entry of the memo is valid, ""
+    for none. With None the filter has no memo (memo.lua, gzip.lua, lists.lua), only events.lua.
     """
     memo = ("memo", "gzip", "lists") if stamps is not None else ()
     return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "events"))

@@ -1,4 +1,4 @@
-"""Envoy's messages to the model and back. Wire types stop here."""
+"""Translates Envoy's messages to the model and back. Wire types stop here."""
 
 from __future__ import annotations
 
@@ -25,17 +25,23 @@ from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
 
-_PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # a name that is the same as a header, and between quotes
+_PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # a name that needs no escapes in a header or in quotes
 _HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RESOURCE}
 
 
 def request_headers(message: HttpHeaders) -> dict[str, str]:
-    """Headers by lower-case name; of a repeated one the last counts. Bytes as Latin-1: any byte survives the way through."""
+    """Headers by lower-case name; of a repeated header the last counts.
+
+    Bytes are decoded as Latin-1, so that any byte survives.
+    """
     return {header.key: header.raw_value.decode("latin-1") or header.value for header in message.headers.headers}
 
 
 def go_on(*, with_response: bool) -> ProcessingResponse:
-    """The answer to request headers: nothing to change yet. `with_response` asks for the response headers too."""
+    """The answer to request headers: no change yet.
+
+    `with_response` asks for the response headers, too.
+    """
     response = ProcessingResponse()
     response.request_headers.SetInParent()
     if with_response:
@@ -48,7 +54,7 @@ def go_on(*, with_response: bool) -> ProcessingResponse:
 
 
 def response_unchanged() -> ProcessingResponse:
-    """The answer to response headers: they are Envoy's business."""
+    """The answer to response headers: no change."""
     response = ProcessingResponse()
     response.response_headers.SetInParent()
     return response
@@ -73,8 +79,9 @@ def encode(decision: Settled, *, with_body: bool = True, keep: Keep | None = Non
             _set(_phase(response, with_body).header_mutation, values)
         case Forward():
             what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
-            # The session is for the Lua filters: metadata reaches every attempt and no server, a header would reach both.
-            session = decision.session_key if decision.last_event_id is None else ""  # a stream has nothing to heal
+            # The session is for the Lua filters. Metadata reaches every attempt and no server; a
+            # header would reach both.
+            session = decision.session_key if decision.last_event_id is None else ""  # a resumed stream is not healed
             _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{session} {decision.owner}"})
             _forward(_phase(response, with_body), decision)
             if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
@@ -85,7 +92,7 @@ def encode(decision: Settled, *, with_body: bool = True, keep: Keep | None = Non
     return response
 
 
-def _phase(response: ProcessingResponse, with_body: bool) -> CommonResponse:  # noqa: FBT001  # as encode was asked
+def _phase(response: ProcessingResponse, with_body: bool) -> CommonResponse:  # noqa: FBT001  # the argument of encode
     return response.request_body.response if with_body else response.request_headers.response
 
 
@@ -114,14 +121,14 @@ def _forward(common: CommonResponse, decision: Forward) -> None:
 
 
 def _describe(response: ProcessingResponse, **values: str) -> None:
-    """Leave what Envoy's own answers say of this request (envoy/replies.py)."""
+    """Set the metadata that Envoy's own answers repeat of this request (envoy/replies.py)."""
     fields = response.dynamic_metadata.fields[METADATA].struct_value.fields
     for key, value in values.items():
         fields[key].string_value = value
 
 
 def _memo(memo: Struct, decision: Forward, keep: Keep) -> None:
-    """Leave the entry that memo.lua keeps."""
+    """Set the metadata with the entry for memo.lua."""
     entry = memo_entry(decision, keep)
     for name in MEMO_FIELDS:
         value = getattr(entry, name)

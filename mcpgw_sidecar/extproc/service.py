@@ -1,7 +1,7 @@
-"""One ext_proc stream: the headers of a POST, then its body, and the decision as the last answer.
+"""Serves ext_proc streams: headers of a POST, then its body, and the decision as the last answer.
 
-Returning right after the last answer closes the stream cleanly: Envoy ends its own side with END_STREAM and RST_STREAM back to
-back, and a handler that waits for more would be reset.
+The handler returns right after the last answer, which closes the stream cleanly. Envoy ends its own
+side with END_STREAM and RST_STREAM back to back, and would reset a handler that waits for more.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Router:
                     _log_response(codec.request_headers(message.response_headers))
                     await stream.send_message(codec.response_unchanged())
                     return
-                case _:  # a phase that our own Envoy configuration does not ask for
+                case _:  # our own Envoy configuration has no other phase
                     log.warning("ext_proc phase ignored; is this Envoy's filter configured by this program?")
                     return
 
@@ -76,7 +76,7 @@ class Router:
             decision = await self.decider.wait_decided(request)
             if isinstance(decision, Forward) and decision.kind is TOOL and self.stamps is not None:
                 keep = _keep(request, decision, self.stamps)
-        except Exception:  # a bug of ours: said in the log and to this client, and nobody else is touched
+        except Exception:  # a bug of ours: the log and this client get the error, and no other client
             log.exception("Router failed on a request")
             decision = refusal(INTERNAL_ERROR, "Internal error of the gateway")
         self.metrics.ext_proc.observe(record.seconds)
@@ -89,13 +89,19 @@ class Router:
 
 
 def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | None:
-    """What Envoy needs to repeat a decision. The stamp is of the decision's moment: no await lies between that and this."""
+    """The values that Envoy needs to repeat a decision.
+
+    There is no await since the decision, so the stamp is of the same moment.
+    """
     stamp = stamps.of(decision.session_key)
     return None if stamp is None else Keep(request=request, slot=stamp[0], stamp=stamp[1])
 
 
 def _log_decision(decision: Settled, response: ProcessingResponse) -> None:
-    """The guide's lines, in its order. Bodies, session ids and credentials are left out of the instructions shown."""
+    """Log the lines of the guide, in its order.
+
+    The instructions are logged without bodies, session ids and credentials.
+    """
     match decision:
         case Forward():
             prefix, tool = decision.server.tool_prefix, decision.key
@@ -112,21 +118,21 @@ def _log_decision(decision: Settled, response: ProcessingResponse) -> None:
             log.debug("[EXT-PROC] HandleRequestBody None tool call setting method header only" + method)
         case Reject(status=status, code=code, message=text):
             log.debug("Returning error", statusCode=status, code=code, message=text)
-    log.debug("Sending MCP routing instructions to Envoy: " + _shown(response))
+    log.debug("Sending MCP routing instructions to Envoy: " + _log_text(response))
 
 
-def _shown(response: ProcessingResponse) -> str:
-    shown = ProcessingResponse()
-    shown.CopyFrom(response)
-    shown.ClearField("dynamic_metadata")
-    phase: Any = shown.request_body.response if shown.HasField("request_body") else None
+def _log_text(response: ProcessingResponse) -> str:
+    copy = ProcessingResponse()
+    copy.CopyFrom(response)
+    copy.ClearField("dynamic_metadata")
+    phase: Any = copy.request_body.response if copy.HasField("request_body") else None
     if phase is not None:
         phase.ClearField("body_mutation")
         for option in phase.header_mutation.set_headers:
             option.ClearField("append_action")
             if option.header.key in {h.SESSION, ":path"}:
                 option.header.raw_value = b"..."
-    text = MessageToString(shown, as_one_line=True)  # and now the way in which Go, and so the guide, writes it
+    text = MessageToString(copy, as_one_line=True)  # the next line rewrites it in Go's format, as in the guide
     return text.replace(" { ", ":{").replace(" }", "}").replace(': "', ':"')
 
 

@@ -1,1 +1,1 @@
-"""The clients' side of the broker: HTTP, the methods of the stateful era, batches, streams, healing."""
+"""The downstream side of the broker: HTTP, stateful methods, batches, streams and healing."""

@@ -1,4 +1,4 @@
-"""Answers of the broker: results and refusals as values, and how they go over HTTP."""
+"""Answers of the broker: results and refusals as values, and their way over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mcpgw_sidecar.protocol.jsonrpc import around_result, error_text, result_tex
 from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes
 from mcpgw_sidecar.runtime.http import Receive, Send
 
-KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies on the way give up on silence after 30 to 60
+KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies close a silent connection after 30 to 60
 OK = 200
 _JSON = (b"content-type", h.JSON.encode())
 _EVENT_STREAM = [
@@ -28,17 +28,18 @@ _EVENT_STREAM = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
-# A client that has listened for hours sends nothing more on this connection: Envoy would keep it for a
-# minute, and the sidecar all that it holds.
-_LISTENED = [*_EVENT_STREAM, (b"connection", b"close")]
+# After a client's own stream nothing more comes on this connection. Without this header Envoy would
+# keep the connection for a minute, and the sidecar its memory.
+_CLIENT_STREAM = [*_EVENT_STREAM, (b"connection", b"close")]
 
 
 @attrs.frozen
 class Result:
-    """A result, as JSON; `session_id` is set for a new session, `packed` gives the body as gzip has it, where that is worth it.
+    """A result, as JSON; `session_id` is set for a new session.
 
-    With `session`, Envoy may keep the answer for everybody who sees the same, as long as that session
-    and the catalog stand.
+    `packed` compresses the body for gzip; it is None for a small body. With `session`, Envoy may
+    keep the answer for all clients with the same view, as long as that session and the catalog
+    stay.
     """
 
     body: bytes
@@ -49,29 +50,29 @@ class Result:
 
 @attrs.frozen
 class Encoded:
-    """The body of an answer, the headers that say how it is encoded, and what it was compressed from."""
+    """The body of an answer, the headers of its encoding, and the compressed result in it."""
 
     body: bytes
     headers: list[tuple[bytes, bytes]]
     packed: Packed | None = None
 
 
-def encode(ident: JsonText, result: Result, accepted: str) -> Encoded:
-    """A result as the client takes it (`accepted` is its Accept-Encoding), compressed where that is worth it."""
+def encode(ident: JsonText, result: Result, accept_encoding: str) -> Encoded:
+    """The body of a result, compressed if it is large and Accept-Encoding allows it."""
     headers = [(h.SESSION.encode(), result.session_id.encode())] if result.session_id else []
     if result.packed is None:
         return Encoded(result_text(ident, result.body), headers)
     headers.append((b"vary", b"accept-encoding"))
-    before, behind = around_result(ident)
-    if not accepts(accepted) or len(before) > MAX_AROUND:
+    prefix, suffix = around_result(ident)
+    if not accepts(accept_encoding) or len(prefix) > MAX_AROUND:
         return Encoded(result_text(ident, result.body), headers)
     packed = result.packed(result.body)
     headers.append((b"content-encoding", b"gzip"))
-    return Encoded(gzip_around(before, packed, behind), headers, packed)
+    return Encoded(gzip_around(prefix, packed, suffix), headers, packed)
 
 
 def memo_headers(result: Result, packed: Packed | None, stamps: Stamps | None) -> list[tuple[bytes, bytes]]:
-    """What lists.lua, in the Envoy that asks, needs to keep an answer."""
+    """The headers that lists.lua, in the Envoy of the request, needs to keep the answer."""
     stamp = stamps.of(result.session.key) if stamps is not None and result.session is not None else None
     if stamp is None or result.session is None:
         return []
@@ -86,7 +87,7 @@ async def wait_sent(send: Send, status: int, body: bytes, extra: list[tuple[byte
 
 
 def reject_text(reject: Reject) -> bytes:
-    """A refusal as JSON-RPC."""
+    """The bytes of a refusal, as an error of JSON-RPC."""
     return error_text(reject.id, reject.code, reject.message, reject.data)
 
 
@@ -103,8 +104,8 @@ async def wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    await send({"type": "http.response.start", "status": OK, "headers": _LISTENED})
-    # The headers leave with the first byte of the body.
+    await send({"type": "http.response.start", "status": OK, "headers": _CLIENT_STREAM})
+    # The server sends the headers with the first byte of the body.
     await send(_chunk(stream.first_event() if stream.primed else KEEP_ALIVE))
     while not stream.closed:
         match await stream.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
@@ -118,7 +119,10 @@ async def wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
 
 
 async def wait_batch_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes], *, events: bool) -> None:
-    """Send the answers of a batch: as events as they come, or as one array; 202 when there is none."""
+    """Send the answers of a batch: each as an event when it comes, or all in one array.
+
+    Without any answer the status is 202.
+    """
     if not events:
         texts = [answer async for answer in answers]
         await wait_sent(send, OK if texts else 202, b"[%b]" % b",".join(texts) if texts else b"")

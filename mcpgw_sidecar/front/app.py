@@ -1,7 +1,9 @@
-"""The broker's HTTP face: `/mcp` by POST, GET and DELETE (specification 2025-11-25, basic/transports).
+"""The HTTP interface of the broker: `/mcp` by POST, GET and DELETE.
 
-A request is measured (413), waits until a start is over (503), climbs the ladder of inbound/classify.py,
-and is answered by its method. Each has a record, which is closed where the answer leaves.
+See the specification 2025-11-25, basic/transports. The broker reads a request up to the limit of
+its size (413), waits until the start is over (503), takes the request through the ladder of
+inbound/classify.py, and answers it by its method. Each request has a record, which is closed with
+the answer.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 
 log = get_logger(__name__)
 
-SMALL_BODY = 65536  # bytes that a request without a use for a body may bring
+SMALL_BODY = 65536  # bytes of the body of a request that needs none
 
 
 @attrs.frozen(kw_only=True)
@@ -52,11 +54,11 @@ class BrokerApp:
     stamps: Stamps | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request. A bug of ours ends in a 500 and a line with its traceback, never in silence."""
+        """Answer one request. After a bug of ours that is a 500, and the log has the traceback."""
         if scope["type"] != "http":
             return
         headers = _headers(scope)
-        scope["headers"] = []  # a stream would hold them as long as it lives
+        scope["headers"] = []  # an open stream would keep them in memory
         record = RequestRecord(self.metrics)
         try:
             reject = await self._wait_request(headers, record, receive, send)
@@ -71,8 +73,8 @@ class BrokerApp:
     async def _wait_request(
         self, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
     ) -> Reject | None:
-        """Answer a request and close its record, or give the refusal."""
-        request = await self._wait_read(headers, receive)
+        """Answer a request and close its record, or return the refusal."""
+        request = await self._wait_whole_request(headers, receive)
         if isinstance(request, Reject):
             return request
         if request.path == HEAL_PATH:
@@ -80,8 +82,9 @@ class BrokerApp:
             return None
         inbound = self.decider.climb(request)
         if not self.decider.started.is_over():
-            # A list before that would be one without most servers, and look like all; a session may be one
-            # of keys that are still to come. What no start changes is refused at once.
+            # Before the end of the start a list would lack most servers, and look complete; and the
+            # key of a session may not be loaded yet. A refusal that the start cannot change is sent
+            # at once.
             if isinstance(inbound, Reject) and is_final(inbound, request):
                 return inbound
             if not await self.decider.wait_started(timeouts.START_AT_BROKER):
@@ -92,7 +95,7 @@ class BrokerApp:
         record.server = BROKER
         match request.method, inbound.session:
             case "GET", SessionState():
-                stream = self._opened_stream(inbound, headers)
+                stream = self._open_stream(inbound, headers)
                 # The stream may live for days: it holds nothing of its request, nor of the catalog of this moment.
                 headers.clear()
                 del inbound, request
@@ -106,8 +109,8 @@ class BrokerApp:
                 return await self._wait_post(inbound, headers, record, send)
         return None
 
-    async def _wait_read(self, headers: dict[str, str], receive: Receive) -> HttpRequest | Reject:
-        """The whole request, or 413."""
+    async def _wait_whole_request(self, headers: dict[str, str], receive: Receive) -> HttpRequest | Reject:
+        """The request with its body, or 413."""
         limit = self.max_body if headers[":method"] == "POST" else SMALL_BODY
         body = await wait_body(receive, limit)
         if body is None:
@@ -120,7 +123,7 @@ class BrokerApp:
     ) -> Reject | None:
         if isinstance(inbound.message, Batch):
             await self.batches.wait_run(inbound.message, headers, send)
-            return None  # each of its messages has a record of its own
+            return None  # each message of the batch has a record of its own
         record.method = inbound.method
         log.debug("Processing request", method=inbound.method)
         answer = stateful.answer(inbound, self.directory, headers)
@@ -132,7 +135,7 @@ class BrokerApp:
                     self.streams.greet(answer.session.key, inbound.scope)
                 encoded = encode(inbound.id, answer, headers.get("accept-encoding", ""))
                 extra = encoded.headers
-                if headers.get(h.X_SERVER) == BROKER:  # Envoy asks, and may keep the answer
+                if headers.get(h.X_SERVER) == BROKER:  # the request came through Envoy, which may keep the answer
                     extra += memo_headers(answer, encoded.packed, self.stamps)
                 await wait_sent(send, OK, encoded.body, extra)
             case None:
@@ -144,7 +147,7 @@ class BrokerApp:
 
     async def _wait_stream(self, stream: Stream, record: RequestRecord, receive: Receive, send: Send) -> None:
         record.method = "GET"
-        record.close("ok")  # it stands; how long it lives is no duration of a request
+        record.close("ok")  # at once: the life of a stream is not the duration of a request
         self.metrics.streams.inc()
         try:
             await wait_streamed(receive, send, stream)
@@ -152,10 +155,11 @@ class BrokerApp:
             self.directory.stream_gone(stream.session, self.streams.discard(stream))
             self.metrics.streams.dec()
 
-    def _opened_stream(self, inbound: Inbound, headers: dict[str, str]) -> Stream:
-        assert inbound.session is not None  # noqa: S101  # the ladder lets initialize alone pass without
+    def _open_stream(self, inbound: Inbound, headers: dict[str, str]) -> Stream:
+        assert inbound.session is not None  # noqa: S101  # the ladder refuses any other request without a session
         session = inbound.session.session
-        # Older clients could not take an event without data (basic/transports, Sending Messages, 2025-11-25).
+        # Older clients cannot read an event without data (basic/transports, Sending Messages,
+        # 2025-11-25).
         primed = session.protocol_version >= PRIMED
         stream = self.streams.open(session.key, headers.get(h.LAST_EVENT, ""), inbound.scope, primed=primed)
         self.directory.stream_here(session, headers)
@@ -163,7 +167,7 @@ class BrokerApp:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    """The headers of a request as Envoy would give them to the router."""
+    """The headers of a request, with the pseudo-headers that Envoy sends to the router."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     path = scope.get("raw_path") or scope["path"].encode()
     return {

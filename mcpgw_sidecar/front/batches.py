@@ -1,9 +1,9 @@
-"""Batches of 2025-03-26, which that version alone has: an array of messages in one POST (basic/transports).
+"""Batches: arrays of messages in one POST (basic/transports). Only version 2025-03-26 has them.
 
-The broker takes a batch apart and carries its calls itself, each decided as if it had come alone: Envoy
-could send a body to one server only. Answers go out as they come, as events, with whatever the servers
-say meanwhile; a client that takes no events gets one array at the end. A message that is wrong costs its
-own answer, not the batch.
+The broker takes a batch apart, decides each message as if it had come alone, and sends its calls to
+the servers itself, because Envoy could send a body to one server only. Each answer goes out as an
+event when it comes, as do other messages of the servers; a client that accepts no events gets one
+array at the end. An invalid message gets an error as its answer, and the rest of the batch goes on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mcpgw_sidecar.upstream.exchange import rejection
 log = get_logger(__name__)
 
 AnswerOwn = Callable[[Inbound, Mapping[str, str]], Result | Reject | None]
-"""What the broker answers to a message of its own."""
+"""Answers a message that is for the broker."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,10 +49,10 @@ class BatchRunner:
     async def wait_run(self, batch: Batch, headers: Mapping[str, str], send: Send) -> None:
         """Answer a batch. `headers` are those of its request."""
         events = h.EVENT_STREAM in headers.get("accept", "") and _has_request(batch)
-        give, take = trio.open_memory_channel[bytes](0)
+        send_channel, receive_channel = trio.open_memory_channel[bytes](0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wait_messages, batch, headers, give)
-            await wait_batch_sent(send, take, events=events)
+            nursery.start_soon(self._wait_messages, batch, headers, send_channel)
+            await wait_batch_sent(send, receive_channel, events=events)
 
     async def _wait_messages(self, batch: Batch, headers: Mapping[str, str], out: trio.MemorySendChannel[bytes]) -> None:
         async with out, trio.open_nursery() as nursery:
@@ -123,5 +123,5 @@ class BatchRunner:
 
 
 def _has_request(batch: Batch) -> bool:
-    """Whether there is a request among the messages: then answers come one by one."""
+    """Whether one of the messages is a request, so that answers can come one by one."""
     return any(isinstance(parse_message(text), Request) for text in batch.texts)

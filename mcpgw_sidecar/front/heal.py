@@ -1,4 +1,4 @@
-"""The broker's answer to heal.lua: a session that lives, in place of one that its server has forgotten."""
+"""The broker's answer to heal.lua: a new session in place of one that its server has forgotten."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from mcpgw_sidecar.runtime.http import Send
 
 @attrs.frozen
 class Healer:
-    """Envoy routes no client here: whoever asks is heal.lua."""
+    """Answers heal.lua. No other program asks, because Envoy routes no client here."""
 
     directory: Directory
     servers: Callable[[], Mapping[ServerName, Server]]
 
     async def wait_answered(self, headers: Mapping[str, str], send: Send) -> None:
-        """200 with the session's id and owner, or 404 when there is none to be had."""
+        """Answer 200 with the id and the owner of the new session, or 404 without a session."""
         server = self.servers().get(ServerName(headers.get(h.X_SERVER, "")))
         session = None
         if server is not None:
-            key, dead = headers.get(h.X_SESSION, ""), headers.get(h.SESSION, "")
-            session = await self.directory.wait_healed(key, server, dead, h.for_upstream(headers))
+            key, dead_id = headers.get(h.X_SESSION, ""), headers.get(h.SESSION, "")
+            session = await self.directory.wait_healed(key, server, dead_id, h.for_upstream(headers))
         if server is None or session is None or session.id is None:
             await wait_sent(send, 404, b"")
         else:

@@ -1,6 +1,7 @@
-"""What the broker answers in the stateful era, as values.
+"""The answers of the broker in the stateful era, as values.
 
-A member of params counts if it stands there exactly once (`only`): of two, two readers could take each another.
+A member of params has to occur exactly once (`only`): of two members, two readers could each take a
+different one.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from mcpgw_sidecar.upstream.stateful import SUBSCRIBE
 
 _KINDS = {kind.list_method: kind for kind in KINDS}
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # server/utilities/logging
-_INFO_KEPT = ("name", "title", "version")
-_INFO_VALUE = 64  # characters of each member of clientInfo that is kept when the whole does not fit
+_INFO_MEMBERS = ("name", "title", "version")  # the members of clientInfo that stay when the whole does not fit
+_INFO_VALUE = 64  # characters of each of them
 
 
 def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -> Result | Reject | None:
-    """Answer a message that is the broker's; None for one that wants no answer."""
+    """Answer a message for the broker; None for a message without an answer."""
     session, message = inbound.session, inbound.message
     try:
         if session is None:
@@ -64,7 +65,7 @@ def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -
 
 
 def _initialize(request: Request, view: Snapshot, directory: Directory) -> Result | Reject:
-    """Negotiate and open a session."""
+    """Negotiate the version and open a session."""
     version, client_info, capabilities = (
         only(request.params or [], key) for key in ("protocolVersion", "clientInfo", "capabilities")
     )
@@ -73,14 +74,14 @@ def _initialize(request: Request, view: Snapshot, directory: Directory) -> Resul
     for key, member in (("clientInfo", client_info), ("capabilities", capabilities)):
         if member is not None and not isinstance(member.value, dict):
             return _invalid(request, f"{key} must be an object")
-    negotiated = negotiate(version.value)
+    protocol_version = negotiate(version.value)
     session_id, session = directory.create(
-        protocol_version=negotiated,
+        protocol_version=protocol_version,
         client_info=_client_info(request.text, client_info),
         capabilities=_client_capabilities(request.text, capabilities),
     )
     result: dict[str, object] = {
-        "protocolVersion": negotiated,
+        "protocolVersion": protocol_version,
         "capabilities": _capabilities(view),
         "serverInfo": {"name": PROGRAM, "version": __version__},
     }
@@ -102,7 +103,7 @@ def _answer_request(request: Request, view: Snapshot, session: Session) -> Resul
 
 
 def _set_level(request: Request, session: Session, directory: Directory, headers: Mapping[str, str]) -> Result | Reject:
-    """Set the level of a session, at every server that it is or will be open with."""
+    """Set the log level of a session, at each server that it is or will be open with."""
     level = only(request.params or [], "level")
     if level is None or level.value not in LEVELS:
         return _invalid(request, f"level must be one of {', '.join(LEVELS)}")
@@ -111,13 +112,13 @@ def _set_level(request: Request, session: Session, directory: Directory, headers
 
 
 def _capabilities(view: Snapshot) -> dict[str, object]:
-    """The tools that this gateway is there for, and whatever else one of the servers has."""
-    changing = (capability for capability in ("prompts", "resources") if capability in view.capabilities)
-    more: dict[str, object] = {capability: {"listChanged": True} for capability in changing}
+    """The capabilities of the gateway: tools, and those that at least one of the servers has."""
+    names = (capability for capability in ("prompts", "resources") if capability in view.capabilities)
+    lists: dict[str, object] = {capability: {"listChanged": True} for capability in names}
     if SUBSCRIBE in view.capabilities:
-        more["resources"] = {"listChanged": True, "subscribe": True}
+        lists["resources"] = {"listChanged": True, "subscribe": True}
     plain: dict[str, object] = {name: {} for name in ("completions", "logging") if name in view.capabilities}
-    return {"tools": {"listChanged": True}, **more, **plain}
+    return {"tools": {"listChanged": True}, **lists, **plain}
 
 
 def _list(request: Request, listing: Listing, session: Session) -> Result | Reject:
@@ -128,13 +129,13 @@ def _list(request: Request, listing: Listing, session: Session) -> Result | Reje
     page = listing.page(cursor)
     if page is None:
         return _invalid(request, "unknown cursor: start again without one")
-    if not listing.is_prepared(cursor):  # of old or odd cursors there is no end: nothing of them is kept
+    if not listing.is_prepared(cursor):  # there are endless other cursors, so their pages are not kept
         return Result(page)
     return Result(page, packed=listing.packed if len(page) >= WORTH else None, session=session)
 
 
 def _at_broker(request: Request, view: Snapshot) -> Reject:
-    """A request that one server answers reaches the broker only around Envoy's listener."""
+    """Refuse a request that one server answers: it has come past Envoy's listener."""
     member = only(request.params or [], "name")
     name = None if member is None else member.value
     if request.method == CALL and not (isinstance(name, str) and name in view.of(TOOL).owned):
@@ -148,23 +149,26 @@ def _invalid(request: Request, fault: str) -> Reject:
 
 
 def _fits(text: str) -> bool:
-    """Whether a text may stand in a session id: what counts is what it is sealed as, escapes included."""
+    """Whether a text fits into a session id, measured as it is sealed, with escapes."""
     return len(dumps(text)) <= MAX_CLIENT
 
 
 def _client_info(text: str, member: Member | None) -> JsonText:
-    """The client's own words, or its name alone where they would not fit into a session id (icons as data: URLs)."""
+    """The client's own JSON, or a few members of it if it does not fit into a session id.
+
+    Icons as data: URLs would not fit.
+    """
     if member is None:
         return JsonText(dumps({"name": "unknown", "version": "unknown"}))
     whole = text[member.start : member.end]
     if _fits(whole):
         return JsonText(whole)
-    kept = {key: str(member.value[key])[:_INFO_VALUE] for key in _INFO_KEPT if key in member.value}
-    return JsonText(dumps(kept))
+    short_info = {key: str(member.value[key])[:_INFO_VALUE] for key in _INFO_MEMBERS if key in member.value}
+    return JsonText(dumps(short_info))
 
 
 def _client_capabilities(text: str, member: Member | None) -> JsonText:
-    """The client's own words; where they would not fit, the standard capabilities without their details."""
+    """The client's own JSON, or the standard capabilities without details if it does not fit."""
     if member is None:
         return JsonText("{}")
     whole = text[member.start : member.end]

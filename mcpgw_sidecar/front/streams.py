@@ -1,15 +1,16 @@
-"""The notification streams of clients (GET): who listens, and what each is still to be told.
+"""The notification streams of clients (GET), and the messages that each client has still to get.
 
-Of changes to lists a set of kinds waits, not a queue: ten changes while a client is slow are one
-notification. Messages of servers wait in a queue with an end: a client that does not read loses the
-oldest, and nobody else loses anything.
+Changes of lists wait as a set of kinds, not as a queue: ten changes while a client is slow are one
+notification. Messages of servers wait in a queue with a limit: a client that does not read loses
+the oldest, and no other client loses anything.
 
-Nothing is lost between two streams either. The id of an event says which stream it was on, its number
-there, the state of the lists that its client knew, and in which sessions servers are heard for it
-(tickets): `<stream>.<number>.<state>[.<server>:<ticket>,...]`. A client that comes back with it
-(`Last-Event-ID`) is told what changed since, also by a process that never saw it; and the last messages
-of servers are kept for it. A client that comes back without an id is told what changed since its last
-stream here; to one that this process does not know at all, everything may have changed.
+Nothing is lost between two streams either. The id of an event is
+`<stream>.<number>.<state>[.<server>:<ticket>,...]`: the stream, the number of the event there, the
+state of the lists that the client has read, and the tickets of the upstream sessions that the
+gateway listens to for the client. A client that comes back with the id (`Last-Event-ID`) gets the
+notifications since that state, also from a process that it has never used, and the last messages of
+servers, which are kept for it. A client that comes back without an id gets the notifications since
+its last stream here. If this process does not know the client at all, it gets all notifications.
 """
 
 from __future__ import annotations
@@ -35,18 +36,19 @@ from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
 
 COLLECT = 0.1  # seconds in which changes that come together become one notification
-COALESCE = 0.5  # seconds between two notifications of one kind; what clients' tests wait for one is a little more
+COALESCE = 0.5  # seconds between two notifications of one kind; tests of clients wait a little longer for one
 MAX_RELAYED = 1000  # messages of servers that wait for a slow client
-MAX_HEARING = 4000  # characters in an event's id: as a header it has to come back
+MAX_HEARING = 4000  # characters of the tickets in an event's id, which has to come back as a header
 _EVERYTHING = Scope()
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
 
 
 @attrs.define
 class _Client:
-    """A session: its open streams, the state of the lists that it knows, and what servers sent it lately (None: nothing yet).
+    """The client of a session, and its open streams.
 
-    The lists are those of the scope that it named last.
+    `state` is that of the lists that it has read, in the scope that it named last. `sent` has the
+    last messages of servers on its streams, `held` those that wait for a stream; None for none.
     """
 
     state: str | None
@@ -58,9 +60,10 @@ class _Client:
 
 @attrs.define(eq=False)
 class Stream:
-    """One open stream. `pending` are methods of the broker's own notifications, `relayed` messages of servers.
+    """One open stream.
 
-    `primed`: the client takes an event without data. `closed` ends it.
+    `pending` are methods of the broker's own notifications, `relayed` messages of servers. `primed`
+    says that the client accepts an event without data. `closed` ends the stream.
     """
 
     session: str
@@ -69,7 +72,7 @@ class Stream:
     primed: bool = False
     _state: str = ""
     pending: set[str] = attrs.field(factory=set)
-    relayed: list[bytes] = attrs.field(factory=list)  # a deque takes 600 bytes when it is empty, and ten thousand are
+    relayed: list[bytes] = attrs.field(factory=list)  # an empty deque takes 600 bytes, in each of ten thousand streams
     closed: bool = False
     _marked: bool = False
     _id: str = attrs.field(factory=lambda: secrets.token_hex(4))
@@ -78,20 +81,20 @@ class Stream:
     _waiting: trio.CancelScope | None = None
 
     def tell(self, method: str, state: str) -> None:
-        """Have a notification sent that leads to a state of the lists."""
+        """Send a notification soon; after it the client has read `state` of the lists."""
         self.pending.add(method)
         self._state = state
         self._wake()
 
     def send(self, message: bytes) -> None:
-        """Have a server's message sent."""
+        """Send a server's message soon."""
         if len(self.relayed) >= MAX_RELAYED:
             del self.relayed[0]
         self.relayed.append(message)
         self._wake()
 
     def mark(self) -> None:
-        """Have an event sent that holds nothing but its id, where the client takes such (`primed`)."""
+        """Send an event without data soon, for its id, if the client accepts it (`primed`)."""
         self._marked = self.primed
         self._wake()
 
@@ -108,9 +111,10 @@ class Stream:
     async def wait_news(
         self, other: Callable[[], Awaitable[object]] = trio.sleep_forever, seconds: float = math.inf
     ) -> Literal["news", "silence", "other"]:
-        """Wait until there may be something to send, or the end, for `seconds` at most, or until `other` has returned.
+        """Wait until there is something to send, or the stream is closed, or `other` has returned.
 
-        One task waits for both: a second one for each idle stream would cost more memory than all else of it.
+        It waits `seconds` at most. One task waits for all: a second task for each idle stream would
+        take more memory than the rest of the stream.
         """
         with trio.move_on_after(seconds) as self._waiting:
             if self._news:
@@ -122,11 +126,11 @@ class Stream:
         return outcome
 
     def first_event(self) -> bytes:
-        """An event without a message: whoever is cut off before the first one has an id to come back with."""
+        """An event without a message, so that a client has an id before the first message."""
         return event_bytes(b"", self._event_id())
 
     def next_event(self) -> bytes | None:
-        """The bytes of the next event, None when nothing waits."""
+        """The bytes of the next event, or None."""
         if self.relayed:
             message = self.relayed.pop(0)
             self._number += 1
@@ -153,9 +157,10 @@ class Stream:
 
 
 class Streams:
-    """All open streams, by session. A message goes to the newest of a session (basic/transports, Multiple Connections).
+    """All open streams, by session.
 
-    `hearing` gives what the ids of events say of a session's servers.
+    A message goes to the newest stream of a session (basic/transports, Multiple Connections).
+    `hearing` returns the part of an event's id with the upstream sessions of a session.
     """
 
     def __init__(self, live: Watched[Snapshot], hearing: Callable[[str], str]) -> None:
@@ -164,29 +169,29 @@ class Streams:
         self._clients: dict[str, _Client] = {}
 
     def greet(self, session: str, scope: Scope = _EVERYTHING) -> None:
-        """A session is born here: the lists that it knows are those of now."""
+        """Add a new session; its client is about to read the lists in their present state."""
         client = self._client(session)
         client.scope, client.state = scope, state_of(self._live.value, scope)
 
     def open(self, session: str, last_event_id: str = "", scope: Scope = _EVERYTHING, *, primed: bool = False) -> Stream:
-        """A new stream of a session, with what its client missed since the event of that id."""
-        client, now = self._client(session), state_of(self._live.value, scope)
+        """Open a stream of a session, with the messages since the event of `last_event_id`."""
+        client, live_state = self._client(session), state_of(self._live.value, scope)
         client.scope = scope
-        last, number, state = _read(last_event_id)
+        last_stream, last_number, state = _read(last_event_id)
         if state is not None:
             client.state = state
         stream = Stream(session, client, self._hearing, primed)
         client.streams.append(stream)
         if len(client.streams) > PER_SESSION:
             client.streams.pop(0).close()
-        for origin, sent, message in list(client.sent or ()):
-            if origin == last and sent > number:
+        for stream_id, number, message in list(client.sent or ()):
+            if stream_id == last_stream and number > last_number:
                 stream.send(message)
         if client.held is not None:
             stream.relayed.extend(client.held)
             client.held = None
-        for method in changes(client.state, now):
-            stream.tell(method, now)
+        for method in changes(client.state, live_state):
+            stream.tell(method, live_state)
         return stream
 
     def _client(self, session: str) -> _Client:
@@ -198,9 +203,9 @@ class Streams:
         return client
 
     def discard(self, stream: Stream) -> list[bytes]:
-        """The stream is gone; gives the messages of servers that it did not send any more.
+        """Remove a stream, and return the messages of servers that it has not sent.
 
-        Another stream of its session tells of the changes that it did not tell of.
+        Another stream of its session sends the notifications that it has not sent.
         """
         client = self._clients.get(stream.session)
         if client is None:
@@ -213,19 +218,19 @@ class Streams:
         return stream.relayed
 
     def end_session(self, session: str) -> None:
-        """The session is over."""
+        """End the streams of a session that is over."""
         client = self._clients.pop(session, None)
         for stream in client.streams if client is not None else ():
             stream.close()
 
     def close_all(self) -> None:
-        """The process drains."""
+        """End all streams, because the process drains."""
         for client in self._clients.values():
             for stream in client.streams:
                 stream.close()
 
     def send(self, session: str, message: bytes) -> None:
-        """Send a server's message on the newest stream of a session; without one it is kept."""
+        """Send a server's message on the newest stream of a session, or keep it for the next."""
         client = self._client(session)
         if client.streams:
             client.streams[-1].send(message)
@@ -233,7 +238,7 @@ class Streams:
             self.hold(session, message)
 
     def mark(self, session: str) -> None:
-        """A server is heard for a session from now on: the next event's id says so, so one is sent at once."""
+        """Send an event at once, whose id says that the gateway listens to another server."""
         client = self._clients.get(session)
         if client is not None and client.streams:
             client.streams[-1].mark()
@@ -246,16 +251,16 @@ class Streams:
         client.held.append(message)
 
     async def wait_notifying(self) -> None:
-        """Tell clients of changes to the lists, for ever; one notification a list for changes that come together."""
-        version, before = self._live.version, _lists(self._live.value)
+        """Send notifications of changed lists, for ever; changes that come together are one."""
+        version, old_lists = self._live.version, _lists(self._live.value)
         while True:
             version = await self._live.wait_after(version)
-            if _lists(self._live.value) == before:
+            if _lists(self._live.value) == old_lists:
                 continue
             await trio.sleep(COLLECT)
             version, snapshot = self._live.version, self._live.value
-            before = _lists(snapshot)
-            # In slices: ten thousand clients are told without holding up a call.
+            old_lists = _lists(snapshot)
+            # In slices, so that ten thousand notifications do not delay a call.
             clients = iter(list(self._clients.values()))
             while batch := list(islice(clients, 500)):
                 for client in batch:
@@ -268,12 +273,12 @@ class Streams:
 
 
 def _lists(snapshot: Snapshot) -> tuple[str, Mapping[VirtualName, VirtualServer]]:
-    """All that the lists of every scope follow from."""
+    """The values that the lists of every scope depend on."""
     return snapshot.state, snapshot.virtual_servers
 
 
 def _read(event_id: str) -> tuple[str, int, str | None]:
-    """Stream, number and state of one of our events; of anything else nothing."""
+    """Stream, number and state in the id of one of our events; empty for any other id."""
     stream, _, rest = event_id.partition(".")
     number, dot, rest = rest.partition(".")
     state = rest.partition(".")[0]

@@ -1,1 +1,1 @@
-"""The one way in: who asks, in which era, in which session, and what the asking client sees. Pure."""
+"""The one way in: classifies a request by its era, its session and its client's view. Pure."""

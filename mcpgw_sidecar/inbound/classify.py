@@ -1,18 +1,18 @@
-"""The one ladder that every request climbs, whoever meets it first: router, broker, or batch.
+"""The one ladder for every request, whether the router, the broker or a batch receives it first.
 
 The first failure wins:
 
-1. the gateway serves the Host, and the Origin may ask (guard.py)            else 421, 403
+1. the gateway serves the Host, and allows the Origin (guard.py)             else 421, 403
 2. path and header name the endpoint and one virtual server (virtual.py)     else 404, 400
 3. the HTTP method is POST, GET or DELETE                                    else 405
 4. POST: the body is declared as JSON                                        else 415
 5. POST: the body is one JSON-RPC message, or a batch of them from a client
    whose version has batches (2025-03-26)                                    else 400
 6. an element of a batch is no batch and no initialize                       else 400
-7. the protocol version is spoken here (eras.py)                             else 400, -32022
+7. the gateway speaks the protocol version (eras.py)                         else 400, -32022
 8. there is a virtual server of that name                                    else 404
-9. the session lives; initialize needs none                                  else 400, 404
-10. GET: the client takes an event stream                                    else 406
+9. the session is valid; initialize needs none                               else 400, 404
+10. GET: the client accepts an event stream                                  else 406
 
 The size of a body (413) is measured where the body is read, before this ladder.
 """
@@ -46,7 +46,7 @@ from mcpgw_sidecar.protocol.methods import INITIALIZE
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import BATCHED
 
-MAX_BATCH = 100  # messages; each may be a call that is carried at the same time as the others
+MAX_BATCH = 100  # messages; each may be a call, and they run at the same time
 _EVENT_STREAM = ("text/event-stream", "text/*", "*/*")
 _METHODS = frozenset({"POST", "GET", "DELETE"})
 _FINAL = frozenset({400, 403, 405, 406, 413, 415, 421})
@@ -61,10 +61,10 @@ class Batch:
 
 @attrs.frozen(kw_only=True)
 class Inbound:
-    """A request that has climbed the ladder: what is asked, in which era and session, and what is seen.
+    """A request that has passed the ladder: its message, era, session, scope and view.
 
-    `message` is None for GET and DELETE. `session` is None for initialize alone. `view` is what the
-    catalog holds for `scope`.
+    `message` is None for GET and DELETE. `session` is None for initialize alone. `view` is the part
+    of the catalog that `scope` sees.
     """
 
     message: Message | Batch | None
@@ -92,18 +92,22 @@ def classify(
     *,
     element: bool = False,
 ) -> Inbound | Reject:
-    """Climb the ladder. `session` is what the request's `Mcp-Session-Id` says; `element`: of a batch."""
-    scope = _addressed(request, guard)
+    """Take a request through the ladder.
+
+    `session` is that of the request's `Mcp-Session-Id`. `element` says that the request is an
+    element of a batch.
+    """
+    scope = _scope(request, guard)
     if isinstance(scope, Reject):
-        return attrs.evolve(scope, method=_http(request))
+        return attrs.evolve(scope, method=_http_method(request))
     message = None if request.method != "POST" else _message(request, session, element=element)
     if isinstance(message, Reject):
         return message
-    climbed = _admitted(request, message, session, catalog, scope)
-    if isinstance(climbed, Reject):
+    inbound = _inbound(request, message, session, catalog, scope)
+    if isinstance(inbound, Reject):
         ident = message.id if isinstance(message, Request) else NULL
-        return attrs.evolve(climbed, id=ident, method=method_of(message) or _http(request))
-    return climbed
+        return attrs.evolve(inbound, id=ident, method=method_of(message) or _http_method(request))
+    return inbound
 
 
 def is_final(reject: Reject, request: HttpRequest) -> bool:
@@ -119,25 +123,25 @@ def method_of(message: Message | Batch | Malformed | None) -> str:
     return message.method if isinstance(message, Request | Notification) else ""
 
 
-def _http(request: HttpRequest) -> str:
-    """GET and DELETE stand for the method that they do not carry."""
+def _http_method(request: HttpRequest) -> str:
+    """GET or DELETE, in place of the method of MCP that such a request does not have."""
     return request.method if request.method in _METHODS - {"POST"} else ""
 
 
-def _addressed(request: HttpRequest, guard: Guard) -> Scope | Reject:
-    """Rungs 1 to 4: nothing of the body."""
+def _scope(request: HttpRequest, guard: Guard) -> Scope | Reject:
+    """Rungs 1 to 4: they read no body."""
     headers = request.headers
-    misdirected = guard.refuses(headers.get(":authority", ""), headers.get("origin"))
-    if misdirected is not None:
-        return misdirected
+    rejection = guard.refuses(headers.get(":authority", ""), headers.get("origin"))
+    if rejection is not None:
+        return rejection
     scope = scope_of(request.path, headers)
     if isinstance(scope, Reject):
         return scope
     if request.method not in _METHODS:
         message = "Method not allowed: use POST, GET or DELETE"
         return Reject(status=405, code=INVALID_REQUEST, message=message)
-    kind = headers.get("content-type", h.JSON).partition(";")[0].strip().lower()
-    if request.method == "POST" and kind != h.JSON:
+    media_type = headers.get("content-type", h.JSON).partition(";")[0].strip().lower()
+    if request.method == "POST" and media_type != h.JSON:
         message = "Unsupported media type: send application/json"
         return Reject(status=415, code=INVALID_REQUEST, message=message)
     return scope
@@ -170,7 +174,7 @@ def _batch(body: bytes) -> Batch | Reject:
     return refusal(INVALID_REQUEST, f"Invalid Request: a batch holds 1 to {MAX_BATCH} messages, not {len(texts)}")
 
 
-def _admitted(
+def _inbound(
     request: HttpRequest,
     message: Message | Batch | None,
     session: SessionState | SessionFault,
@@ -188,8 +192,8 @@ def _admitted(
         return Inbound(message=message, era=era, session=None, scope=scope, view=view)
     if isinstance(session, SessionFault):
         return Reject(status=session.status, code=SERVER_ERROR, message=session.message)
-    accepted = request.headers.get("accept", "*/*")
-    if request.method == "GET" and not any(kind in accepted for kind in _EVENT_STREAM):
+    accept = request.headers.get("accept", "*/*")
+    if request.method == "GET" and not any(media_type in accept for media_type in _EVENT_STREAM):
         message_406 = "Not acceptable: a GET stream is text/event-stream"
         return Reject(status=406, code=INVALID_REQUEST, message=message_406)
     return Inbound(message=message, era=era, session=session, scope=scope, view=view)

@@ -1,10 +1,10 @@
-"""Which era a request belongs to, by its protocol version: the one place where versions are told apart.
+"""Decides the era of a request by its protocol version. No other module compares versions.
 
 The ladder (duties in shared/reference/mcp-duties.md 1.0), first match wins:
 
 1. the header `MCP-Protocol-Version` names a stateful version       -> stateful
-2. it names anything else                                           -> 400, -32022 with the versions that
-                                                                       are spoken here: a client that knows
+2. it names any other version                                       -> 400, -32022 with the versions
+                                                                       of the gateway: a client of
                                                                        both eras then initializes
 3. no header: the versions before 2025-06-18 had none               -> stateful
 

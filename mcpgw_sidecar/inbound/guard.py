@@ -1,7 +1,8 @@
-"""Who may ask at all: the `Host` and `Origin` of a request, against DNS rebinding (basic/transports, Security Warning).
+"""Checks the `Host` and the `Origin` of a request, against DNS rebinding.
 
-A browser that was tricked into resolving evil.example to 127.0.0.1 still sends `Host: evil.example`: 421. A page of another
-site sends its own `Origin`: 403. Programs send no Origin: fine.
+See basic/transports, Security Warning. A browser that was tricked into resolving evil.example to
+127.0.0.1 still sends `Host: evil.example` (421). A page of another site sends its own `Origin`
+(403). Programs send no Origin, which is allowed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def host_name(authority: str) -> str:
-    """The host of `host:port`, lower case, without brackets; "" when it is not one."""
+    """The host of `host:port`, lower case, without brackets; "" for an invalid one."""
     try:
         return (urlsplit(f"//{authority}").hostname or "").rstrip(".")
     except ValueError:
@@ -26,13 +27,17 @@ def host_name(authority: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Guard:
-    """`hosts` are names without port; `*` allows all, `*.x` every name below x. `origins` are `scheme://host[:port]`."""
+    """The allowed hosts and origins.
+
+    `hosts` are names without port; `*` allows all, `*.x` every name below x. `origins` are
+    `scheme://host[:port]`.
+    """
 
     hosts: frozenset[str]
     origins: frozenset[str] = frozenset()
 
     def refuses(self, authority: str, origin: str | None) -> Reject | None:
-        """The rejection for a request from elsewhere, None for one that may go on."""
+        """The rejection of a request; None for a request that is allowed."""
         host = host_name(authority)
         if not self._serves(host):
             message = (
@@ -41,8 +46,8 @@ class Guard:
             return Reject(status=421, code=SERVER_ERROR, message=message)
         if origin is None or origin in self.origins or "*" in self.origins:
             return None
-        asking = host_name(origin.partition("://")[2])
-        if asking and (asking == host or (asking in LOOPBACK and host in LOOPBACK)):
+        origin_host = host_name(origin.partition("://")[2])
+        if origin_host and (origin_host == host or (origin_host in LOOPBACK and host in LOOPBACK)):
             return None
         message = f"Forbidden: pages of the origin {origin[:200]!r} may not call; start the gateway with --allowed-origin"
         return Reject(status=403, code=SERVER_ERROR, message=message)
@@ -52,4 +57,4 @@ class Guard:
             return False
         if host in self.hosts or "*" in self.hosts:
             return True
-        return any(allowed.startswith("*.") and host.endswith(allowed[1:]) for allowed in self.hosts)
+        return any(pattern.startswith("*.") and host.endswith(pattern[1:]) for pattern in self.hosts)

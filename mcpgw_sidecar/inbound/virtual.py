@@ -1,7 +1,7 @@
-"""Which virtual server a request names. Each request names it anew, by path or by header.
+"""Reads the virtual server that a request names. Each request names it anew, by path or header.
 
-1. the path is the endpoint, or the endpoint and a name (`/mcp/NS/NAME`)      else 404
-2. path and header (`x-mcp-virtualserver`) do not name two                    else 400
+1. the path is the endpoint, or the endpoint and a name (`/mcp/NS/NAME`)         else 404
+2. path and header (`x-mcp-virtualserver`) do not name two different servers     else 400
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _SHOWN = 200  # characters of a name that an error repeats
 
 
 def scope_of(path: str, headers: Mapping[str, str]) -> Scope | Reject:
-    """The scope that a request names (the rungs above). `path` is without its query, as it was sent."""
+    """The scope of a request (the rungs above). `path` is as it was sent, without its query."""
     path = unquote(path)
     if path != ENDPOINT and not path.startswith(_BELOW):
         return Reject(status=404, code=INVALID_REQUEST, message=f"Not found: the endpoint is {ENDPOINT}")
-    by_path = path.removeprefix(_BELOW).rstrip("/") if path != ENDPOINT else ""
-    by_header = headers.get(h.X_VIRTUAL)
-    if by_path and by_header is not None and by_path != by_header:
+    path_name = path.removeprefix(_BELOW).rstrip("/") if path != ENDPOINT else ""
+    header_name = headers.get(h.X_VIRTUAL)
+    if path_name and header_name is not None and path_name != header_name:
         message = f"Two virtual servers are named, one by the path and another by {h.X_VIRTUAL}: name one"
         return Reject(status=400, code=INVALID_REQUEST, message=message)
-    name = by_path or by_header
+    name = path_name or header_name
     return Scope(VirtualName(name) if name is not None else None)
 
 
 def unknown(scope: Scope) -> Reject:
-    """The refusal for a virtual server that there is not: an unknown name never means everything."""
+    """The refusal of an unknown virtual server: its name never means the whole catalog."""
     name = (scope.virtual or "")[:_SHOWN]
     message = f"Virtual server not found: {name!r}; without a name all tools are served"
     return Reject(status=404, code=INVALID_REQUEST, message=message)

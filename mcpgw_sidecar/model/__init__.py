@@ -1,1 +1,1 @@
-"""The vocabulary: names, frozen values and ports. Pure: no input, output or clock anywhere below."""
+"""The vocabulary: names, frozen values and ports. Pure: no input, no output, no clock."""

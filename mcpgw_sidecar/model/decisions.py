@@ -1,4 +1,4 @@
-"""What `routing.decide` can answer. A closed choice: match it with `assert_never`."""
+"""The answers of `routing.decide`. They are a closed choice: match them with `assert_never`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _OUTCOMES = {
     200: "rpc_error",
     503: "unavailable",
     504: "timeout",
-}  # 200: an answer of JSON-RPC, not of HTTP
+}  # 200: an error of JSON-RPC, not of HTTP
 
 
 @attrs.frozen(kw_only=True)
 class HttpRequest:
-    """A client's request as Envoy saw it. Header names are lower case; `:method`, `:authority` and `:path` are among them."""
+    """A client's request as Envoy received it.
+
+    Header names are lower case, and include `:method`, `:authority` and `:path`.
+    """
 
     headers: Mapping[str, str]
     body: bytes
@@ -41,8 +44,8 @@ class HttpRequest:
 class Reject:
     """Answer the client with a JSON-RPC error; nothing reaches a server.
 
-    `method` is the request's, where it could be read; `server` and `tool` are what it is about, where
-    that is known: they are for metrics and logs.
+    `method` is the request's, where it could be read. `server` and `tool` are those of the request,
+    where the router found them. All three are for metrics and logs.
     """
 
     status: int
@@ -56,7 +59,7 @@ class Reject:
 
     @property
     def outcome(self) -> str:
-        """Its word in the metrics."""
+        """The label of this outcome in the metrics."""
         return _OUTCOMES.get(self.status, "rejected")
 
 
@@ -70,7 +73,7 @@ class ToBroker:
 
 @attrs.frozen(kw_only=True)
 class OpenSession:
-    """The call needs a session with this server first; ask again when it is open."""
+    """The call needs a session with this server first; decide again when the session is open."""
 
     server: Server
     session: Session
@@ -81,12 +84,16 @@ class OpenSession:
 
 @attrs.frozen(kw_only=True)
 class Forward:
-    """Send the message to its server. `body` is the client's with one key (or an answer's id) exchanged, nothing else.
+    """Send the message to its server.
 
-    `key` is the name or URI as the client wrote it. `kind` is None for an answer to a server's request; `method` and `key`
-    are empty then. `owner` is what the server's own requests are made to name. With `last_event_id` it is no message but the stream of
-    an earlier one that is resumed (GET, no body). `expires` is when the
-    client's session does (epoch seconds). `sent_key` is what stands for `key` in `body`, as JSON; None if it is as it came.
+    `body` is the client's, with one key (or the id of an answer) replaced, and nothing else. `key`
+    is the name or URI as the client wrote it, `sent_key` the JSON in its place in `body`, or None
+    if the key was not replaced. `kind` is None for an answer to a server's request; `method` and
+    `key` are empty then. `owner` goes into the ids of the server's own requests
+    (protocol/owners.py). `expires` is the end of the client's session (epoch seconds).
+
+    With `last_event_id` the request is no message: it resumes the stream of an earlier one (GET, no
+    body).
     """
 
     server: Server

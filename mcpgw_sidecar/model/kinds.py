@@ -1,14 +1,15 @@
-"""What servers offer, as a table: everything that differs between tools, prompts, resources and templates stands here.
+"""The kinds of items that servers offer, with everything that differs between them, as a table.
 
-| kind      | listed by                | key           | under a prefix | asked for by                                   |
-|-----------|--------------------------|---------------|----------------|------------------------------------------------|
-| tool      | tools/list               | `name`        | yes            | tools/call                                     |
-| prompt    | prompts/list             | `name`        | yes            | prompts/get, completion/complete               |
-| resource  | resources/list           | `uri`         | no             | resources/read                                 |
-| template  | resources/templates/list | `uriTemplate` | no             | resources/read of what it makes, completion    |
+| kind     | listed by                | key           | prefix | requested by                     |
+|----------|--------------------------|---------------|--------|----------------------------------|
+| tool     | tools/list               | `name`        | yes    | tools/call                       |
+| prompt   | prompts/list             | `name`        | yes    | prompts/get, completion/complete |
+| resource | resources/list           | `uri`         | no     | resources/read                   |
+| template | resources/templates/list | `uriTemplate` | no     | resources/read, completion       |
 
-URIs keep their value: they stand inside results that pass untouched, so a prefix would have to be known everywhere. Only where two
-servers claim the same one, the later one's is listed under an alias (catalog/aliases.py).
+URIs have no prefix, because they also occur inside results, which the gateway passes on unchanged.
+Only when two servers list the same URI, the one of the later server is listed under an alias
+(catalog/aliases.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Kind:
-    """One row of the table. `capability` is what a server declares to be asked for the list at all."""
+    """One row of the table. A server is asked for the list only if it declares `capability`."""
 
     name: str
     list_method: str

@@ -1,4 +1,4 @@
-"""Names as types of their own, so that a server's name is never passed where a tool's is meant."""
+"""Types for names, so that the name of a server is never passed in place of another name."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import NewType
 import attrs
 
 ServerName = NewType("ServerName", str)
-"""Unique name of an MCP server in the configuration; `<namespace>/<HTTPRoute name>` in Kubernetes."""
+"""Name of an MCP server in the configuration, unique; `<namespace>/<HTTPRoute>` in Kubernetes."""
 
 VirtualName = NewType("VirtualName", str)
 """Name of a virtual server; `<namespace>/<name>` in Kubernetes, and by convention in a file."""
 
 JsonText = NewType("JsonText", str)
-"""One JSON value as it was written by its author; relayed, never re-serialised."""
+"""One JSON value as its author wrote it; relayed, never serialised again."""
 
 
 @attrs.frozen
 class Scope:
-    """Who sees what: the virtual server that a client named, None for everything."""
+    """The scope of a client: the virtual server that it names, None for the whole catalog."""
 
     virtual: VirtualName | None = None
 
@@ -27,10 +27,10 @@ ENDPOINT = "/mcp"
 """Path of the one MCP endpoint."""
 
 BROKER = ServerName("mcpBroker")
-"""Value of `x-mcp-servername` when no server but the broker answers."""
+"""Value of `x-mcp-servername` when the broker answers, and no server."""
 
 ENVOY = ServerName("mcpEnvoy")
-"""The same when Envoy repeats a list that the broker has answered."""
+"""Value of `x-mcp-servername` when Envoy repeats a list that the broker has answered."""
 
 NULL = JsonText("null")
 """The `id` of an answer to a request whose own id could not be read."""

@@ -1,4 +1,4 @@
-"""What the adapters ask of one another, so that none has to import the other."""
+"""The interfaces between adapters, so that no adapter has to import another."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from typing import Protocol
 from mcpgw_sidecar.model.decisions import Reject
 
 NOT_STARTED = Reject(status=503, code=-32000, message="The gateway has no configuration yet: try again")
-"""What clients are told that waited long enough for a start to be over."""
+"""The answer to a client that has waited too long for the end of the start."""
 
 
 class Started(Protocol):
-    """The first look at the servers: before it is over, servers that the catalog lacks, and session keys, may yet come."""
+    """The start: until it is over, servers may be missing in the catalog, and session keys."""
 
     def is_over(self) -> bool:
-        """Every server was tried, or patience is over."""
+        """Whether every server was tried, or the time for that is over."""
 
     async def wait_over(self) -> None:
-        """Wait for that."""
+        """Wait for the end of the start."""
 
 
 class Stamps(Protocol):
-    """How long a decision holds that Envoy remembers."""
+    """The stamps that say how long a decision in Envoy's route memo is valid."""
 
     def of(self, session_key: str) -> tuple[int, str] | None:
-        """A slot, and the stamp that stands there as long as decisions for this session hold; None: not to be remembered."""
+        """The slot of a session, and its stamp, which stays as long as decisions for it are valid.
+
+        None means that Envoy must not remember a decision.
+        """
 
 
 class ClientStreams(Protocol):
@@ -37,7 +40,7 @@ class ClientStreams(Protocol):
         """Keep a message until the session has a stream here."""
 
     def mark(self, key: str) -> None:
-        """Let the session's stream say at once what is heard for it."""
+        """Send at once, on the session's stream, the id with the upstream streams that it has."""
 
     def end_session(self, key: str) -> None:
-        """The session is over: its streams end."""
+        """End the streams of a session that is over."""

@@ -1,4 +1,4 @@
-"""What the operator asked for: MCP servers, in the order that decides conflicts."""
+"""The configuration of the operator: MCP servers, in the order that decides conflicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from mcpgw_sidecar.model.names import ServerName, VirtualName
 
 @attrs.frozen(kw_only=True)
 class Server:
-    """One MCP server behind the gateway. `call_timeout` is in seconds; 0 means none, None the gateway's own."""
+    """One MCP server behind the gateway.
+
+    `call_timeout` is in seconds; 0 means none, None the gateway's own.
+    """
 
     name: ServerName
     url: str
@@ -24,25 +27,25 @@ class Server:
     call_timeout: float | None = None
 
     def moved_from(self, other: Server) -> bool:
-        """Whether a session with `other` is none with this one: it lives elsewhere, or is trusted for another reason."""
+        """Whether a session with `other` is not valid here: the URL differs, or the CA file."""
         return (self.url, self.ca_file) != (other.url, other.ca_file)
 
     @property
     def shown_url(self) -> str:
-        """The URL for logs and status: a query may hold a key, so its values are left out."""
+        """The URL for logs and status, without its query, because that may hold a key."""
         parts = urlsplit(self.url)
         return self.url if not parts.query else f"{self.url.partition('?')[0]}?..."
 
     @property
     def path(self) -> str:
-        """Path and query of the URL, as the request line of a call carries them."""
+        """Path and query of the URL, for the request line of a call."""
         parts = urlsplit(self.url)
         return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 @attrs.frozen(kw_only=True)
 class VirtualServer:
-    """A choice of tools under a name of its own. `tools` are names as clients know them, with their prefixes."""
+    """A choice of tools under a name of its own; `tools` are their names, with prefixes."""
 
     name: VirtualName
     tools: tuple[str, ...]
@@ -50,7 +53,7 @@ class VirtualServer:
 
 @attrs.frozen(kw_only=True)
 class Refused:
-    """Something that was asked for and is no server (or one that lacks something), and why."""
+    """An entry of the configuration that is refused, in whole or in part, and why."""
 
     name: str
     reason: str
@@ -61,8 +64,8 @@ class Refused:
 class Desired:
     """A whole configuration: the published value of the configuration source.
 
-    `generation` counts the loads that took effect; `error` is the reason why a later one was refused, if one was.
-    `loaded_at` is in seconds since the epoch.
+    `generation` counts the loads that took effect; `error` is the reason why a later load was
+    refused, if one was. `loaded_at` is in seconds since the epoch.
     """
 
     source: str
@@ -76,5 +79,5 @@ class Desired:
 
     @property
     def enabled(self) -> tuple[Server, ...]:
-        """The servers that take part."""
+        """The servers that are enabled."""
         return tuple(server for server in self.servers if server.enabled)

@@ -13,9 +13,10 @@ from mcpgw_sidecar.model.servers import Server
 
 @attrs.frozen(kw_only=True)
 class Session:
-    """What a sealed session id says. `key` names the session inside the process; `expires` is in epoch seconds.
+    """The claims of a sealed session id.
 
-    `client_info` and `capabilities` are the client's own, as it wrote them in initialize: upstream sessions repeat them.
+    `key` names the session inside the process; `expires` is in epoch seconds. `client_info` and
+    `capabilities` are JSON of the client's initialize, which upstream sessions repeat.
     """
 
     key: str
@@ -26,7 +27,7 @@ class Session:
 
 
 class SessionFault(enum.Enum):
-    """Why there is no session: the status and the words that the client gets."""
+    """Why there is no session: the status and the message for the client."""
 
     MISSING = (400, "No session ID found: send initialize first, then its Mcp-Session-Id with every request")
     UNKNOWN = (404, "Session not found: it is unknown, was ended or was not issued here; send initialize again")
@@ -39,16 +40,17 @@ class SessionFault(enum.Enum):
 
     @property
     def message(self) -> str:
-        """What the client is told."""
+        """The message for the client."""
         return self.value[1]
 
 
 @attrs.frozen(kw_only=True)
 class UpstreamSession:
-    """A session with an MCP server. `id` is None for a server that keeps none.
+    """A session with an MCP server; `id` is None for a server without sessions.
 
-    `authorization` is the client's when it was opened: whoever closes it has to show it again. `ticket` is the session, sealed for
-    its client (sessions/tickets.py).
+    `authorization` is the header of the client when the session was opened: the request that closes
+    the session has to repeat it. `ticket` is the session, sealed for its client
+    (sessions/tickets.py).
     """
 
     id: str | None = attrs.field(repr=False)
@@ -58,13 +60,16 @@ class UpstreamSession:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a request in this session shows besides its id, where the client's own headers are not at hand."""
+        """The headers of a request in this session, besides its id, without a client's request."""
         return {"authorization": self.authorization} if self.authorization else {}
 
 
 @attrs.frozen(kw_only=True)
 class Wishes:
-    """What a client asked to be told of: a log level, and resources of a server. A new session with the server repeats them."""
+    """The wishes of a client for notifications: a log level, and resources of a server.
+
+    A new session with the server repeats them.
+    """
 
     level: str | None = None
     resources: frozenset[str] = frozenset()
@@ -72,7 +77,10 @@ class Wishes:
 
 @attrs.frozen(kw_only=True)
 class SessionState:
-    """A verified session with the upstream sessions that are open for it. `opens` gives the one that a ticket holds."""
+    """A verified session with its open upstream sessions.
+
+    `opens` gives the upstream session that is sealed in a ticket.
+    """
 
     session: Session
     upstreams: Mapping[ServerName, UpstreamSession]

@@ -1,4 +1,4 @@
-"""What is true of each server as the broker sees it: the published value that `/status` and metrics read."""
+"""The status of each server: the published value that `/status` and the metrics read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mcpgw_sidecar.model.servers import Server
 
 @attrs.frozen(kw_only=True)
 class Conflict:
-    """A name that this server offers and another, earlier one owns."""
+    """A name of this server that an earlier server owns."""
 
     kind: str
     name: str
@@ -28,7 +28,10 @@ class Invalid:
 
 @attrs.frozen(kw_only=True)
 class Health:
-    """How the broker's own connection to a server is. `last_contact` is in epoch seconds, None before the first."""
+    """The state of the gateway's own connection to a server.
+
+    `last_contact` is in epoch seconds, None before the first.
+    """
 
     ready: bool = False
     reason: str = "Pending"

@@ -1,1 +1,1 @@
-"""Logs and metrics: set-up and helpers, without knowledge of what is logged or counted."""
+"""Logs and metrics: their set-up and helpers."""

@@ -1,7 +1,7 @@
-"""One line per event on stderr: `LEVEL message key=value …`, or one JSON object (interface.md, Logs).
+"""Writes one line per event to stderr: `LEVEL message key=value …`, or JSON (interface.md, Logs).
 
-A level that is off costs one method call that does nothing. Secrets have no way in: callers log names, counts and
-`short(...)` of a session, never ids, tokens, arguments or results.
+A level that is off costs one method call that does nothing. No line contains a secret: callers log
+names, counts and `short(...)` of a session, never ids, tokens, arguments or results.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any
 import structlog
 
 LEVELS = {"-4": 10, "debug": 10, "0": 20, "info": 20, "4": 30, "warn": 30, "warning": 30, "8": 40, "error": 40}
-"""Spellings of `LOG_LEVEL` (Go's slog numbers and the usual names) and what they mean to Python."""
+"""Spellings of `LOG_LEVEL` (numbers of Go's slog, and the usual names), with Python's numbers."""
 
 _PLAIN = re.compile(r"[^\s\"=\\]+\Z")
 Event = MutableMapping[str, Any]
 
 
 def get_logger(name: str) -> Any:  # noqa: ANN401  # structlog's lazy proxy
-    """A logger. `name` is the module's, kept for the reader of the code: lines say what happened, not where."""
+    """A logger. `name` is the module's, for the reader of the code; the lines do not contain it."""
     return structlog.get_logger(name)
 
 
 def short(key: str) -> str:
-    """A session in a log line: the first 8 characters of the hash of its id."""
+    """The mark of a session for a log line: the first 8 characters of the hash of its id."""
     return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
@@ -49,19 +49,22 @@ def set_up(level: int, log_format: str) -> None:
 
 
 class _Lines:
-    """stderr, a line at a time. One that cannot be written (the disk that it goes to is full) is lost: it ends nothing else."""
+    """Writes lines to stderr.
+
+    A line that cannot be written, because a disk is full, is lost, and has no other effect.
+    """
 
     def msg(self, line: str) -> None:
         """Write a line."""
         with contextlib.suppress(OSError, ValueError):
-            print(line, file=sys.stderr, flush=True)  # noqa: T201  # this is where lines are written
+            print(line, file=sys.stderr, flush=True)  # noqa: T201  # the one place that writes log lines
 
     log = debug = info = warn = warning = msg
     fatal = failure = err = error = critical = exception = msg
 
 
 class _Bridge(logging.Handler):
-    """Lines of libraries that use the standard library's logging."""
+    """Passes on the lines of libraries that use the standard library's logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)

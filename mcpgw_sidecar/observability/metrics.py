@@ -1,6 +1,7 @@
-"""The metrics of interface.md that this process counts itself; label values are bounded by the configuration.
+"""The metrics of interface.md that this process counts itself.
 
-Calls that Envoy carries are counted by Envoy (`admin.envoystats` reads them); gauges are read when somebody asks.
+The configuration limits the number of label values. Envoy counts the calls through it, and
+`admin.envoystats` reads these; `admin.status` makes the gauges for each scrape.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from mcpgw_sidecar.protocol.methods import KNOWN
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter and histogram that nobody asked for
+# The library would add a second series to each counter and histogram.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-_HTTP = frozenset({"GET", "DELETE"})  # streams and ends of sessions carry no method of JSON-RPC
+_HTTP_METHODS = frozenset({"GET", "DELETE"})  # a stream, or the end of a session, has no method of JSON-RPC
 
 
 class Metrics:
@@ -54,9 +56,9 @@ class Metrics:
             self.reloads.labels(outcome)
 
     def answered(self, *, method: str, server: str, tool: str, outcome: str, seconds: float) -> None:
-        """One request that the sidecar answered itself; `tool` is a name that is known."""
+        """Count one request that the sidecar has answered itself; `tool` is in the catalog."""
         # A client may write anything as a method.
-        known_method = method if method in KNOWN or method in _HTTP else "other"
-        labels = (known_method, server, tool, outcome)
+        method_label = method if method in KNOWN or method in _HTTP_METHODS else "other"
+        labels = (method_label, server, tool, outcome)
         self._requests.labels(*labels).inc()
         self._durations.labels(*labels).observe(seconds)

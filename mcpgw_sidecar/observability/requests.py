@@ -1,7 +1,7 @@
-"""One record for each request: opened where the request enters, closed where it leaves.
+"""One record for each request, opened when the request enters and closed with its answer.
 
-What the router hands on is not closed here: the broker, or Envoy (admin/envoystats.py), counts where the
-answer comes from. So each request is counted once, wherever it ended.
+The router does not close the record of a request that it passes on: the broker, or Envoy
+(admin/envoystats.py), counts that request with its answer. So each request is counted once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mcpgw_sidecar.observability.metrics import Metrics
 
 @attrs.define
 class RequestRecord:
-    """A request under way. `method` is that of JSON-RPC, GET or DELETE; `tool` a name that is known."""
+    """A request in flight; `method` is JSON-RPC's, GET or DELETE, `tool` is in the catalog."""
 
     metrics: Metrics
     method: str = ""
@@ -26,13 +26,13 @@ class RequestRecord:
     _closed: bool = attrs.field(default=False, init=False)
 
     def refuse(self, reject: Reject) -> None:
-        """The request ends with a refusal."""
+        """Close the record of a request that is refused."""
         self.method = reject.method or self.method
         self.server, self.tool = reject.server or self.server, reject.tool
         self.close(reject.outcome)
 
     def close(self, outcome: str) -> None:
-        """The request ends. Only its first end counts: what goes wrong later is no other request."""
+        """Count the request with its outcome, once: what fails later is no other request."""
         if self._closed:
             return
         self._closed = True
@@ -41,5 +41,5 @@ class RequestRecord:
 
     @property
     def seconds(self) -> float:
-        """How old the request is."""
+        """The age of the request."""
         return time.perf_counter() - self._started

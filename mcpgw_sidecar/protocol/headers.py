@@ -1,4 +1,4 @@
-"""Names of HTTP headers that MCP and this gateway give a meaning (lower case), and which of them travel where."""
+"""Names of the HTTP headers of MCP and of this gateway, in lower case, and which are forwarded."""
 
 from __future__ import annotations
 
@@ -19,24 +19,31 @@ JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"
 
 X_VIRTUAL: Final = "x-mcp-virtualserver"
-"""Names the virtual server that a client wants to see; the client's own, and of no use to servers."""
+"""The virtual server that a client names. It comes from the client, and is not for servers."""
 
 X_SESSION: Final = "x-mcp-session"
 """The key of the gateway's session, from the healing filter to the broker."""
 
 X_OWNER: Final = "x-mcp-owner"
-"""What the server's requests are made to name, from the broker to the healing filter."""
+"""The owner for the ids of the server's requests, from the broker to the healing filter."""
 
 X_MEMO: Final = "x-mcp-memo"
-"""For the route memo: how long an answer of the broker holds; KEPT on a call whose answer brings a decision to keep, and on that answer."""
+"""For the route memo.
+
+On an answer of the broker it says how long the answer is valid. It is KEPT on a call whose answer
+brings a decision for the memo, and on that answer.
+"""
 
 KEPT: Final = "call"
 
 ATTEMPT: Final = "x-envoy-attempt-count"
-"""Which attempt at a request this is, from Envoy to its filters."""
+"""The number of the attempt at a request, from Envoy to its filters."""
 
 OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO)
-"""Set by the router, the broker and the filters alone; whatever a client sends under these names is removed before anything reads it."""
+"""Headers that only the router, the broker and the filters set.
+
+A client's headers with these names are removed before anything reads them.
+"""
 
 HOP_BY_HOP: Final = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
@@ -50,20 +57,22 @@ _ENVOY: Final = ("x-envoy-", "x-request-id", "x-forwarded-")
 
 
 MAX_TOKEN: Final = 8192
-"""Characters of a session id: what common servers take as a header."""
+"""Characters of a session id: the limit of common servers for a header."""
 
-MAX_VALUE: Final = (
-    8192  # characters of a name in a header: the longest URI that is federated; proxies take 60 KiB of headers
-)
+MAX_VALUE: Final = 8192
+"""Characters of a name in a header: the longest URI of the catalog; proxies take 60 KiB in all."""
 
 
 def is_header_value(text: str) -> bool:
-    """Visible ASCII and inner spaces, nothing that a header cannot carry (RFC 9110 section 5.5)."""
+    """Whether a header can have this value: visible ASCII, inner spaces (RFC 9110 section 5.5)."""
     return bool(text) and text.isascii() and text.isprintable() and text == text.strip()
 
 
 def for_upstream(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a client that a session opened in its name repeats: all but hop-by-hop, message and gateway ones."""
+    """The headers of a client that its upstream session repeats.
+
+    These are all but those of one hop, of one message, and of the gateway.
+    """
     return {
         name: value.strip(" \t")
         for name, value in headers.items()
@@ -75,5 +84,8 @@ def for_upstream(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def value_of(name: str) -> str:
-    """A name as a header value: visible ASCII stays, everything else is percent-encoded UTF-8 (RFC 3986); cut at MAX_VALUE."""
+    """A name as a header value, cut at MAX_VALUE.
+
+    Visible ASCII stays, any other character is percent-encoded UTF-8 (RFC 3986).
+    """
     return quote(name[:MAX_VALUE], errors="replace", safe="!#$&'()*+,/:;=?@[]\"<>\\^`{|}~-._ ")

@@ -37,9 +37,7 @@ _DECIDING = ("jsonrpc", "id", "method", "params", "result", "error")
 class Request:
     """A request; `params` are the members of its params object, None without one.
 
-    `text` is the whole message.
-
-    The id is `text[id_start:id_end]`.
+    `text` is the whole message, `text[id_start:id_end]` the id.
     """
 
     id: JsonText

@@ -1,4 +1,4 @@
-"""The methods of the stateful era, by who answers them; model/kinds.py has what differs between kinds."""
+"""The methods of the stateful era, by who answers them; model/kinds.py compares the kinds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TARGETS: Final = {
     SUBSCRIBE: RESOURCE,
     UNSUBSCRIBE: RESOURCE,
 }
-"""Methods whose `params` name what they are for, by the key of its kind."""
+"""Methods whose `params` name an item, by the key of its kind."""
 
 ADDRESSED: Final = frozenset({*TARGETS, COMPLETE})
 """Requests that one server answers."""
@@ -42,7 +42,7 @@ BROKERS: Final = (
     PROGRESS,
     "notifications/roots/list_changed",
 )
-"""What the broker answers or hands on, and no decision is needed for."""
+"""Methods that the broker answers or passes on; they need no decision."""
 
 KNOWN: Final = ADDRESSED | frozenset(BROKERS)
 """Every method that clients send in the stateful era."""

@@ -1,17 +1,20 @@
-"""What a server's client has to give back, made to name the session that it came from: `mcpgw:<server>:<ticket>:<as the server wrote it>`.
+"""Puts the owner, an upstream session, into each id of a server that the client sends back.
 
-=========================================  ==============================================================
-what                                       given back by the client as
-=========================================  ==============================================================
+The id becomes `mcpgw:<server>:<ticket>:<id as the server wrote it>`.
+
+=========================================  ======================================================
+id in the server's stream                  the client sends it back as
+=========================================  ======================================================
 `id` of a server's request                 `id` of its answer
-`requestId` of a server's cancellation     (nothing: it names the request that the client already has)
+`requestId` of a server's cancellation     (nothing: it names a request that the client has)
 `params._meta.progressToken` of a request  `params.progressToken` of notifications/progress
 `id:` of an event                          `Last-Event-ID`, when it resumes the stream of a call
-=========================================  ==============================================================
+=========================================  ======================================================
 
-Envoy writes it into the server's event stream (envoy/events.lua), and it is read here. The ticket is the session with the server
-(sessions/tickets.py): no table is needed, at no replica, after no restart. A client can write anything into an id, but a ticket opens only
-what was sealed for its own session.
+Envoy writes the owner into the server's event stream (envoy/events.lua), and this module reads it.
+The ticket is the sealed session with the server (sessions/tickets.py), so neither a replica nor a
+restarted process needs a table. A client can write anything into an id, but a ticket opens only a
+session that was sealed for the client's own session.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ PREFIX = "mcpgw:"
 
 @attrs.frozen
 class Owner:
-    """Who asked, in which session, and under which id: JSON of the server's own, or the text of an event's id."""
+    """The origin of an id: a server, and the ticket of the session with it.
+
+    `id` is the server's own: JSON, or the text of an event's id.
+    """
 
     server: ServerName
     ticket: str
@@ -35,18 +41,18 @@ class Owner:
 
 
 def owner_text(server: ServerName, ticket: str) -> str:
-    """What stands between `mcpgw:` and the server's own id."""
+    """The text between `mcpgw:` and the server's own id."""
     return f"{server}:{ticket}"
 
 
 def name_owner(message: Request | Notification, owner: str) -> str:
-    """A server's message in which what comes back names `owner`; what events.lua does to the answers that Envoy carries."""
+    """A server's message with `owner` in its ids, as events.lua writes it in Envoy's answers."""
     spans: list[tuple[int, int]] = []
     if isinstance(message, Request):
         spans = [(message.id_start, message.id_end), *_token(message)]
     elif message.method == "notifications/cancelled":
-        named = _last(message.params, "requestId")
-        spans = [(named.start, named.end)] if named is not None else []
+        request_id = _last(message.params, "requestId")
+        spans = [(request_id.start, request_id.end)] if request_id is not None else []
     text = message.text
     for start, end in sorted(spans, reverse=True):
         text = f"{text[:start]}{dumps(f'{PREFIX}{owner}:{text[start:end]}')}{text[end:]}"
@@ -54,11 +60,12 @@ def name_owner(message: Request | Notification, owner: str) -> str:
 
 
 def read_owner(ident: object) -> Owner | None:
-    """The owner that an id or a progress token names; None for one of anybody else."""
+    """The owner that an id or a progress token names; None if it names no owner."""
     owner = read_event_owner(ident) if isinstance(ident, str) else None
     if owner is None:
         return None
-    # An id is a string or a number by the same reader as everywhere, and nothing besides: it is written into a message.
+    # The id is written into a message, so the common parser must find a string or a number, and no
+    # more.
     message = parse_message(f'{{"jsonrpc":"2.0","id":{owner.id},"result":0}}')
     return owner if isinstance(message, Response) and message.id == owner.id else None
 
@@ -73,23 +80,24 @@ def read_event_owner(text: str) -> Owner | None:
 
 
 def read_hearing(event_id: str) -> list[tuple[ServerName, str]]:
-    """Server and ticket of each session with a server that was heard when an event of the broker's was sent.
+    """Server and ticket of each upstream session that the gateway listened to at an event.
 
-    Such an id is `<stream>.<number>.<state>[.<server>:<ticket>,...]` (front/streams.py).
+    The id of an event of the broker is `<stream>.<number>.<state>[.<server>:<ticket>,...]`
+    (front/streams.py).
     """
-    hearing = event_id.split(".", 3)[3:]
-    owners = [owner.partition(":") for owner in (hearing[0].split(",") if hearing else ())]
+    tail = event_id.split(".", 3)[3:]
+    owners = [owner.partition(":") for owner in (tail[0].split(",") if tail else ())]
     return [(ServerName(server), ticket) for server, _, ticket in owners if ticket]
 
 
 def _token(request: Request) -> list[tuple[int, int]]:
-    """Where the token of a request for progress stands, if it has one that can be found."""
+    """The span of a request's progress token; empty without a token that can be found."""
     meta = _last(request.params, "_meta")
     if meta is None or not isinstance(meta.value, dict):
         return []
     try:
         token = _last(parse_object(request.text[meta.start : meta.end]), "progressToken")
-    except JsonTextError:  # more members than are walked
+    except JsonTextError:  # more than MAX_MEMBERS members
         return []
     return [(meta.start + token.start, meta.start + token.end)] if token is not None else []
 

@@ -29,9 +29,9 @@ STATEFUL: Final[Mapping[int, int]] = {
     INTERNAL_ERROR: 500,
     UNSUPPORTED_VERSION: 400,
 }
-"""200 is an answer of JSON-RPC: clients of this era take 4xx and 5xx for the end of the transport."""
+"""200 is an answer of JSON-RPC: clients of this era take 4xx and 5xx as a broken transport."""
 
 
 def refusal(code: int, message: str, *, id: JsonText = NULL, data: Any = None) -> Reject:  # noqa: A002, ANN401  # JSON-RPC's word; any JSON value
-    """An error of JSON-RPC with the status that its code has in the stateful era."""
+    """An error of JSON-RPC, with the HTTP status of its code in the stateful era."""
     return Reject(status=STATEFUL[code], code=code, message=message, id=id, data=data)

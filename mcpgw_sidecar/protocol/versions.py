@@ -13,9 +13,9 @@ BATCHED: Final = "2025-03-26"
 """The one version with batches (its basic, Batching)."""
 
 PRIMED: Final = "2025-11-25"
-"""From this version on an event may have an id and no message (basic/transports, Sending Messages)."""
+"""From this version on an event may have an id and no message (basic/transports, Sending)."""
 
 
 def negotiate(requested: str | None) -> str:
-    """What initialize answers: the client's version if it is spoken here, else the latest that is."""
+    """The version in the answer to initialize: the client's if it is supported, else the latest."""
     return requested if requested in STATEFUL else LATEST_STATEFUL

@@ -1,1 +1,1 @@
-"""The decision: which server a message belongs to, and what is rewritten. Pure; one module per era."""
+"""Decides which server a message belongs to, and rewrites its key. Pure; one module per era."""

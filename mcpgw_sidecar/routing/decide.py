@@ -1,4 +1,4 @@
-"""The decision about a request that has climbed the ladder (inbound/classify.py)."""
+"""Decides a request that has passed the ladder of inbound/classify.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mcpgw_sidecar.routing import stateful
 def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
     """Decide one POST, or a GET that resumes the stream of `last_event_id`.
 
-    What one server answers is routed here; every other message is the broker's, which knows lists and sessions.
+    A request that one server answers is routed here. Every other message goes to the broker, which
+    has the lists and the sessions.
     """
     session = inbound.session
     if session is None:
@@ -27,7 +28,7 @@ def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
         case None:
             return stateful.decide_resume(last_event_id, inbound.view, session)
         case Batch():
-            return ToBroker(method="")  # which takes it apart and has each message decided
+            return ToBroker(method="")  # the broker takes the batch apart and decides each message
         case Notification(method):
             return ToBroker(method=method)
         case Response() as answer:
@@ -42,7 +43,7 @@ def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
 
 
 def _addressed(message: Request, inbound: Inbound, session: SessionState) -> Decision:
-    """A request that one server answers, by its era."""
+    """Decide a request that one server answers, by its era."""
     match inbound.era:
         case Era.STATEFUL:
             return stateful.decide_request(message, inbound.view, session)

@@ -1,13 +1,13 @@
-"""Requests that one server answers, in the stateful era (2025-03-26 … 2025-11-25).
+"""Decides requests that one server answers, in the stateful era (2025-03-26 … 2025-11-25).
 
-They have climbed the ladder of inbound/classify.py, and go on with this one, first failure wins:
+They have passed the ladder of inbound/classify.py. This one follows, and the first failure wins:
 
-1. the key (`TARGETS`) is a string and stands once        else 200, -32602
-2. a server owns it                                        else 200 and the code of the kind: tools -32601
-                                                           (the guide's "Tool not found"), prompts
-                                                           -32602, resources -32002
-3. a session with that server                              else OpenSession
-4. forward: the bytes of the key exchanged, nothing else
+1. the key (`TARGETS`) is a string and occurs once   else 200, -32602
+2. a server owns the key                             else 200 and the code of the kind: tools -32601
+                                                     (the guide's "Tool not found"), prompts
+                                                     -32602, resources -32002
+3. there is a session with that server               else OpenSession
+4. forward: the bytes of the key replaced, nothing else
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NOT_FOUND = {TOOL.name: METHOD_NOT_FOUND, PROMPT.name: INVALID_PARAMS, RESOURCE
 
 @attrs.frozen
 class _Target:
-    """What a request is for: a kind, the key as the client wrote it, and where that stands in the message."""
+    """The target of a request: a kind, and the key as the client wrote it, at `text[start:end]`."""
 
     kind: Kind
     key: str
@@ -85,7 +85,7 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
 
 
 def _upstream_key(target: _Target, item: Owned) -> str | None:
-    """The key as its server has it, as JSON; None where it is what the client wrote: a URI that is no alias."""
+    """The key at its server, as JSON; None if the client wrote it so: a URI that is no alias."""
     if target.kind.prefixed:
         return item.upstream_key
     alias = read_alias(target.key)
@@ -97,7 +97,8 @@ def _upstream_key(target: _Target, item: Owned) -> str | None:
 def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState) -> Decision:
     """Decide a client's answer to a server's request: the id names the server (protocol/owners.py).
 
-    An answer that nobody waits for is refused, never swallowed: whoever sent it can see that (basic/transports: 4xx).
+    An answer that no server waits for is refused, never dropped in silence, so that its sender sees
+    the error (basic/transports: 4xx).
     """
     owner = read_owner(answer.id_value)
     origin = find_owner(owner, snapshot, session)
@@ -116,7 +117,7 @@ def _back(
     body: bytes = b"",
     last_event_id: str | None = None,
 ) -> Forward:
-    """The decision to send what a client gives back to its origin."""
+    """The decision to send a client's answer, or its resumption of a stream, to the origin."""
     server, upstream = origin
     return Forward(
         server=server,
@@ -135,16 +136,20 @@ def _back(
 
 
 def find_owner(owner: Owner | None, snapshot: Snapshot, session: SessionState) -> tuple[Server, UpstreamSession] | None:
-    """The server, and the session with it, that an owner names; None when there is none (any more)."""
+    """The server that an owner names, and the session with it.
+
+    None if one of them does not exist, or no longer.
+    """
     server = snapshot.servers.get(owner.server) if owner is not None else None
     upstream = session.opens(server, owner.ticket) if owner is not None and server is not None else None
     return None if server is None or upstream is None else (server, upstream)
 
 
 def decide_resume(event_id: str, snapshot: Snapshot, session: SessionState) -> Forward | ToBroker:
-    """Decide a GET that resumes a stream (basic/transports, Resumability): the id of its last event names the server.
+    """Decide a GET that resumes a stream (basic/transports, Resumability).
 
-    A stream that no server can resume is the broker's.
+    The id of the stream's last event names the server. If no server can resume the stream, the
+    request goes to the broker.
     """
     owner = read_event_owner(event_id)
     origin = find_owner(owner, snapshot, session)
@@ -157,21 +162,24 @@ def _target(request: Request) -> _Target | Reject:
     kind = TARGETS[request.method]
     member = only(request.params or [], kind.key)
     if member is None or not isinstance(member.value, str):
-        return _unnamed(request, f"no {kind.name} {kind.key} set")
+        return _no_target(request, f"no {kind.name} {kind.key} set")
     return _Target(kind, member.value, member.start, member.end)
 
 
 def _reference(request: Request) -> _Target | Reject:
-    """The target of a completion: `{"type": "ref/prompt", "name": …}` or `{"type": "ref/resource", "uri": …}`."""
+    """The target of a completion.
+
+    It is `{"type": "ref/prompt", "name": …}` or `{"type": "ref/resource", "uri": …}`.
+    """
     ref = only(request.params or [], "ref")
     if ref is None or not isinstance(ref.value, dict):
-        return _unnamed(request, "ref must be an object")
+        return _no_target(request, "ref must be an object")
     kind, key = _REFERENCES.get(str(ref.value.get("type")), (None, ""))
     member: Member | None = only(parse_object(request.text[ref.start : ref.end]), key) if kind is not None else None
     if kind is None or member is None or not isinstance(member.value, str):
-        return _unnamed(request, "ref must be a ref/prompt with its name or a ref/resource with its uri")
+        return _no_target(request, "ref must be a ref/prompt with its name or a ref/resource with its uri")
     return _Target(kind, member.value, ref.start + member.start, ref.start + member.end)
 
 
-def _unnamed(request: Request, fault: str) -> Reject:
+def _no_target(request: Request, fault: str) -> Reject:
     return refusal(INVALID_PARAMS, f"Invalid params: {fault}", id=request.id)

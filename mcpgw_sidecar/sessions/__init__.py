@@ -1,1 +1,4 @@
-"""Sessions: sealing and verifying ids, and the tables of what is open and what has ended. Pure: time is handed in."""
+"""Sessions: seals and verifies ids, and holds the tables of open and ended sessions.
+
+Pure: callers pass the time.
+"""

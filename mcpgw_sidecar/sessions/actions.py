@@ -1,4 +1,4 @@
-"""What is to be done about a client's session: what comes out of sessions/hub.py. events.py has what goes in."""
+"""The actions that sessions/hub.py returns for a client's session; events.py has its input."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
 
 @attrs.frozen
 class Over:
-    """The session is over: nothing that was decided for it holds, and its streams end."""
+    """The session is over: its decisions are no longer valid, and its streams end."""
 
     key: str
 
 
 @attrs.frozen
 class Open:
-    """Open a session with a server; Opened and OpeningOver answer."""
+    """Open a session with a server; the events Opened and OpeningOver answer."""
 
     session: Session
     server: ServerName
@@ -33,7 +33,7 @@ class Close:
 
 @attrs.frozen
 class Tell:
-    """Tell a server what its client wishes to hear of; ServerTold answers."""
+    """Send a client's wishes for notifications to a server; the event ServerTold answers."""
 
     session: Session
     server: ServerName
@@ -43,7 +43,7 @@ class Tell:
 
 @attrs.frozen
 class Listen:
-    """Hear what a server says in a session with it; Said and Silenced answer."""
+    """Listen to the stream of a session with a server; the events Said and Silenced answer."""
 
     key: str
     server: ServerName
@@ -52,7 +52,7 @@ class Listen:
 
 @attrs.frozen
 class Hush:
-    """Hear a session with a server no longer."""
+    """Stop listening to a session with a server."""
 
     key: str
     server: ServerName
@@ -60,14 +60,14 @@ class Hush:
 
 @attrs.frozen
 class Mark:
-    """Let the client's stream say at once what is heard for it."""
+    """Send an event at once on the client's stream, whose id has the sessions that are heard."""
 
     key: str
 
 
 @attrs.frozen
 class Deliver:
-    """Send a message on the client's stream here."""
+    """Send a message on the client's stream in this process."""
 
     key: str
     message: bytes
@@ -75,7 +75,7 @@ class Deliver:
 
 @attrs.frozen
 class Post:
-    """Leave a message for the replica that has the client's stream; NotPosted answers where that fails."""
+    """Leave a message for the replica with the client's stream; NotPosted answers a failure."""
 
     key: str
     message: bytes
@@ -83,7 +83,7 @@ class Post:
 
 @attrs.frozen
 class Hold:
-    """Keep a message until the client has a stream here."""
+    """Keep a message until the client has a stream in this process."""
 
     key: str
     message: bytes
@@ -91,14 +91,17 @@ class Hold:
 
 @attrs.frozen
 class FetchMail:
-    """Take the messages that replicas have left for the client; Said answers."""
+    """Take the messages that replicas have left for the client; the event Said answers."""
 
     key: str
 
 
 @attrs.frozen
 class FetchRow:
-    """Read what replicas know of a session, and its mail; Adopted, WishesRead and Shared answer."""
+    """Read the row of a session in the store, and its mail.
+
+    The events Adopted, WishesRead and Shared answer.
+    """
 
     session: Session
     authorization: str | None
@@ -106,7 +109,7 @@ class FetchRow:
 
 @attrs.frozen
 class ShareLevel:
-    """Let replicas know a log level, and tell it to the servers of the session, wherever it is open."""
+    """Share a log level with replicas, and set it at each server that the session is open with."""
 
     session: Session
     level: str
@@ -115,7 +118,7 @@ class ShareLevel:
 
 @attrs.frozen
 class ShareSubscription:
-    """Let replicas know a subscription."""
+    """Share a subscription with replicas."""
 
     session: Session
     server: ServerName
@@ -125,7 +128,10 @@ class ShareSubscription:
 
 @attrs.frozen
 class ShareEnd:
-    """Let replicas know that a session is over; LeftOpen answers with what they opened besides `here`."""
+    """Share the end of a session with replicas.
+
+    The event LeftOpen answers for each session with a server that they opened besides `here`.
+    """
 
     session: Session
     here: frozenset[ServerName]

@@ -1,4 +1,4 @@
-"""What happens to a client's session: what goes into sessions/hub.py. actions.py has what comes out.
+"""The events of a client's session, for sessions/hub.py; actions.py has the output.
 
 `key` is a session's key. "Here" is this process; a replica is another one of the same gateway.
 """
@@ -28,7 +28,7 @@ class Wanted:
 
 @attrs.frozen
 class Opened:
-    """The session that was wanted stands."""
+    """The session with a server that was requested is open."""
 
     session: Session
     server: ServerName
@@ -37,7 +37,7 @@ class Opened:
 
 @attrs.frozen
 class OpeningOver:
-    """The attempt to open a session with a server is over, whatever came of it."""
+    """The attempt to open a session with a server is over, with or without success."""
 
     key: str
     server: ServerName
@@ -47,7 +47,8 @@ class OpeningOver:
 class Adopted:
     """A replica, or a process before this one, has opened a session with a server.
 
-    `heard`: the client was told that the server is heard for it, and expects that to go on.
+    `heard` says that the id of an event has told the client that the gateway listens to the server;
+    the client expects that to go on.
     """
 
     session: Session
@@ -75,7 +76,7 @@ class Forgotten:
 
 @attrs.frozen
 class Ended:
-    """The client has ended its session (DELETE); `authorization` is what it showed."""
+    """The client has ended its session (DELETE); `authorization` is the header of that request."""
 
     session: Session
     authorization: str | None = None
@@ -91,7 +92,7 @@ class EndedElsewhere:
 
 @attrs.frozen
 class Due:
-    """Time has passed; `now` in epoch seconds."""
+    """Time has passed; `now` is in epoch seconds."""
 
     now: float
 
@@ -114,7 +115,7 @@ class LevelShared:
 
 @attrs.frozen
 class Subscribed:
-    """The client subscribes to a resource of a server, or (not `wanted`) no longer."""
+    """The client subscribes to a resource of a server; without `wanted` it unsubscribes."""
 
     session: Session
     server: ServerName
@@ -124,7 +125,7 @@ class Subscribed:
 
 @attrs.frozen
 class WishesRead:
-    """What the client wished at a replica, as the store has it: a log level, and resources of servers."""
+    """The store has wishes of the client from a replica: a log level, and resources of servers."""
 
     session: Session
     level: str | None
@@ -142,7 +143,7 @@ class ServerTold:
 
 @attrs.frozen
 class StreamHere:
-    """The client has opened a stream here."""
+    """The client has opened a stream in this process."""
 
     session: Session
     authorization: str | None = None
@@ -150,21 +151,21 @@ class StreamHere:
 
 @attrs.frozen
 class StreamGone:
-    """A stream of the client's here is over."""
+    """A stream of the client in this process is over."""
 
     key: str
 
 
 @attrs.frozen
 class Shared:
-    """What replicas know of a session has been read: its sessions with servers were adopted."""
+    """The row of a session in the store was read, and its sessions with servers were adopted."""
 
     session: Session
 
 
 @attrs.frozen
 class Said:
-    """A server has said something for the client, outside of a call."""
+    """A server has sent a message for the client, outside of a call."""
 
     key: str
     message: bytes
@@ -196,14 +197,14 @@ class MailWaits:
 
 @attrs.frozen
 class RowChanged:
-    """A replica has changed what the store has of a session."""
+    """A replica has changed the row of a session in the store."""
 
     key: str
 
 
 @attrs.frozen
 class LeftOpen:
-    """A replica had opened a session with a server for a client whose own session has ended here."""
+    """A replica had opened a session with a server, and the client's session has ended here."""
 
     server: ServerName
     upstream: UpstreamSession
@@ -211,7 +212,7 @@ class LeftOpen:
 
 @attrs.frozen
 class ServerGone:
-    """A server has gone or lives elsewhere."""
+    """A server was removed or has another URL."""
 
     server: ServerName
 

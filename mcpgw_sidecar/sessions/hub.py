@@ -1,10 +1,10 @@
-"""The whole life of clients' sessions as one machine: events go in, actions come out (events.py, actions.py).
+"""The life of clients' sessions as one machine: it takes events and returns actions.
 
 =========  ==========================  ======================================================
 state      entered by                  left by
 =========  ==========================  ======================================================
 unseen     (a token, sealed anywhere)  Seen: initialize here, or any request with the token
-seen       Seen                        Ended, EndedElsewhere, Due (its time has come)
+seen       Seen                        Ended, EndedElsewhere, Due (it has expired)
 ended      Ended, EndedElsewhere       Due: then the token itself says that it has expired
 =========  ==========================  ======================================================
 
@@ -22,11 +22,12 @@ heard      a wish, or a client that    Silenced; Forgotten -> Hush; another sess
 
 Rules:
 
-- One gate: `apply` is the only method that changes anything. What drives the machine does what the
-  actions say, in their order, and answers with events. Time comes with the event that needs it.
-- A session with a server that is adopted counts where there is none, one that was opened always: the
-  store names it by then. One that a server has forgotten is not adopted again.
-- A server is heard in one session of a client at a time, and only in the one that is open.
+- One gate: `apply` is the only method that changes anything. The driver of the machine
+  (directory/driver.py) carries out the actions in their order, and answers with events. Time comes
+  with the event that needs it.
+- A session with a server is adopted only where none is open; one that was opened here always counts,
+  because the store names it by then. A session that its server has forgotten is not adopted again.
+- The gateway listens to one session of a client with a server at a time, and only to the open one.
 - A message goes to the client's stream here, else to the replica that has it, else it is kept.
 """
 
@@ -47,29 +48,29 @@ from mcpgw_sidecar.sessions.rows import State, can_be_asked, wish
 
 @attrs.frozen
 class SessionCounts:
-    """What the hub holds at one moment; `upstream` counts by server."""
+    """The number of sessions in the hub at one moment; `upstream` counts by server."""
 
     gateway: int
     upstream: Mapping[ServerName, int]
 
 
 class SessionHub:
-    """The machine. `shared`: there are replicas that share sessions with this process."""
+    """The machine. `shared` says that replicas share sessions with this process."""
 
     def __init__(self, *, shared: bool = False) -> None:
         self._state = State(shared)
 
     def apply(self, event: e.Event) -> list[a.Action]:
-        """Take one event; gives what is to be done about it, in this order."""
+        """Take one event, and return the actions that follow, in their order."""
         return _RULES[type(event)](self._state, event)
 
     def upstreams(self, key: str) -> Mapping[ServerName, UpstreamSession] | None:
-        """The open sessions with servers of a session; None for one that is not seen here, or over."""
+        """The upstream sessions of a session; None for a session that is unseen here, or over."""
         row = self._state.rows.get(key)
         return None if row is None else row.upstreams
 
     def upstream(self, key: str, server: ServerName) -> UpstreamSession | None:
-        """The session with a server that is open for a session."""
+        """The open upstream session of a session with a server."""
         return (self.upstreams(key) or {}).get(server)
 
     def session(self, key: str) -> Session | None:
@@ -78,11 +79,11 @@ class SessionHub:
         return None if row is None else row.session
 
     def hearing(self, key: str) -> str:
-        """The sessions with servers that are heard for a session, as ids of events hold them."""
-        heard = self._state.heard.get(key)
-        if not heard:
+        """The upstream sessions that are heard for a session, in the format of event ids."""
+        upstreams = self._state.heard.get(key)
+        if not upstreams:
             return ""
-        return ",".join(owner_text(server, upstream.ticket) for server, upstream in sorted(heard.items()))
+        return ",".join(owner_text(server, upstream.ticket) for server, upstream in sorted(upstreams.items()))
 
     def statistics(self) -> SessionCounts:
         """Counts for `/status` and metrics."""
@@ -144,15 +145,15 @@ def _forgotten(state: State, event: e.Forgotten) -> list[a.Action]:
 
 
 def _ended(state: State, event: e.Ended) -> list[a.Action]:
-    closing = state.end(event.session.key, event.session.expires)
-    here = frozenset(close.server for close in closing if isinstance(close, a.Close))
-    return [*closing, a.ShareEnd(event.session, here, event.authorization)]
+    actions = state.end(event.session.key, event.session.expires)
+    here = frozenset(action.server for action in actions if isinstance(action, a.Close))
+    return [*actions, a.ShareEnd(event.session, here, event.authorization)]
 
 
 def _ended_elsewhere(state: State, event: e.EndedElsewhere) -> list[a.Action]:
     if event.key in state.ended:
-        return []  # told again, after the store was away
-    # The replica at which it ended closes its sessions with servers.
+        return []  # the store repeats the end of a session after it was away
+    # The replica at which the session ended closes its sessions with servers.
     return [action for action in state.end(event.key, event.expires) if not isinstance(action, a.Close)]
 
 
@@ -233,13 +234,13 @@ def _said(state: State, event: e.Said) -> list[a.Action]:
 
 
 def _not_posted(state: State, event: e.NotPosted) -> list[a.Action]:
-    here = state.streams[event.key] > 0
-    return [a.Deliver(event.key, event.message) if here else a.Hold(event.key, event.message)]
+    has_stream = state.streams[event.key] > 0
+    return [a.Deliver(event.key, event.message) if has_stream else a.Hold(event.key, event.message)]
 
 
 def _silenced(state: State, event: e.Silenced) -> list[a.Action]:
-    heard = state.heard.get(event.key, {})
-    if heard.get(event.server) == event.upstream:
+    upstreams = state.heard.get(event.key, {})
+    if upstreams.get(event.server) == event.upstream:
         state.unhear(event.key, event.server)
     return []
 
@@ -259,10 +260,10 @@ def _left_open(_state: State, event: e.LeftOpen) -> list[a.Action]:
 
 def _server_gone(state: State, event: e.ServerGone) -> list[a.Action]:
     for row in state.rows.values():
-        row.upstreams.pop(event.server, None)  # calls in flight on it end where they are
+        row.upstreams.pop(event.server, None)  # calls in flight in this session are not cut
     for place in [place for place in state.dead if place[1] == event.server]:
         del state.dead[place]
-    keys = [key for key, heard in state.heard.items() if event.server in heard]
+    keys = [key for key, upstreams in state.heard.items() if event.server in upstreams]
     for key in keys:
         state.unhear(key, event.server)
     return [a.Hush(key, event.server) for key in keys]

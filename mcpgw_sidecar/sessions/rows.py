@@ -1,4 +1,4 @@
-"""What sessions/hub.py knows: its tables, and the steps that several of its rules take."""
+"""The tables of sessions/hub.py, and the steps that several of its rules share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mcpgw_sidecar.model.sessions import Session, UpstreamSession
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_object
 from mcpgw_sidecar.sessions import actions as a
 
-MAX_SESSIONS = 100_000  # a bound on memory, about 300 bytes each: beyond it the oldest is forgotten, never refused
+MAX_SESSIONS = 100_000  # about 300 bytes each; beyond it the hub drops the oldest, and refuses none
 MAX_RESOURCES = 200  # subscriptions of a session with one server that survive a heal
-MAX_WISHED = 512  # characters of a URI that is remembered for that: with MAX_RESOURCES, 100 kB a session at the most
-_ASKABLE = frozenset({"roots", "sampling", "elicitation"})  # capabilities of clients that servers may send requests to
+MAX_WISHED = 512  # characters of the URI of such a subscription: with MAX_RESOURCES, 100 kB a session at the most
+_ASKABLE = frozenset({"roots", "sampling", "elicitation"})  # with one of these a client takes requests of servers
 
 
 @attrs.define
 class Row:
-    """A session that is seen: its sessions with servers, and what its client wishes to hear of."""
+    """A session that is seen: its upstream sessions, and its client's wishes for notifications."""
 
     session: Session
     upstreams: dict[ServerName, UpstreamSession] = attrs.field(factory=dict)
@@ -35,8 +35,9 @@ class Row:
 class State:
     """The tables, by session or by session and server.
 
-    `heard` has sessions with servers that are heard, `dead` those that were forgotten and not yet
-    replaced; `streams` counts clients' streams here, `setting_level` log levels on their way to replicas.
+    `heard` has the upstream sessions that the gateway listens to, `dead` those that their servers forgot
+    and that are not replaced yet; `streams` counts the streams of clients in this process, and
+    `setting_level` the log levels on their way to replicas.
     """
 
     shared: bool
@@ -49,7 +50,7 @@ class State:
     setting_level: Counter[str] = attrs.field(factory=Counter)
 
     def row(self, session: Session) -> Row | None:
-        """The row of a session, which is seen from now on; None when it is over."""
+        """The row of a session, which is created if missing; None if the session is over."""
         row = self.rows.get(session.key)
         if row is not None or session.key in self.ended:
             return row
@@ -59,17 +60,17 @@ class State:
         return row
 
     def listen(self, row: Row, server: ServerName) -> list[a.Action]:
-        """Hear the session with a server that is open, once, and no other one."""
+        """Listen to the open session with a server, once, and to no other session with it."""
         key, upstream = row.session.key, row.upstreams.get(server)
-        heard = self.heard.get(key, {}).get(server)
-        if upstream is None or heard == upstream:
+        old_upstream = self.heard.get(key, {}).get(server)
+        if upstream is None or old_upstream == upstream:
             return []
         self.heard.setdefault(key, {})[server] = upstream
-        hush = [] if heard is None else [a.Hush(key, server)]
+        hush = [] if old_upstream is None else [a.Hush(key, server)]
         return [*hush, a.Listen(key, server, upstream), *([a.Mark(key)] if self.streams[key] > 0 else [])]
 
     def unhear(self, key: str, server: ServerName) -> None:
-        """Hear a server no longer."""
+        """Stop listening to a server."""
         del self.heard[key][server]
         if not self.heard[key]:
             del self.heard[key]
@@ -90,8 +91,8 @@ class State:
         return self.leave(key)
 
     def leave(self, key: str) -> list[a.Action]:
-        """Take a session out of the tables; gives what is to be done about it, the news of it first."""
-        row, heard = self.rows.pop(key, None), self.heard.pop(key, {})
+        """Remove a session from the tables, and return the actions that follow, Over first."""
+        row, heard_upstreams = self.rows.pop(key, None), self.heard.pop(key, {})
         self.streams.pop(key, None)
         self.setting_level.pop(key, None)
         for server in [server for of, server in self.dead if of == key] if self.dead else ():
@@ -99,13 +100,13 @@ class State:
         upstreams = row.upstreams if row is not None else {}
         return [
             a.Over(key),
-            *(a.Hush(key, server) for server in heard),
+            *(a.Hush(key, server) for server in heard_upstreams),
             *(a.Close(server, upstream) for server, upstream in upstreams.items()),
         ]
 
 
 def wish(row: Row, server: ServerName, uri: str, *, wanted: bool) -> None:
-    """Remember that a client subscribes to a resource, within bounds, or that it does no longer."""
+    """Add a resource to the subscriptions of a client, within limits, or remove it."""
     if row.resources is None:
         row.resources = {}
     uris = row.resources.setdefault(server, set())
@@ -118,7 +119,7 @@ def wish(row: Row, server: ServerName, uri: str, *, wanted: bool) -> None:
 def can_be_asked(session: Session) -> bool:
     """Whether servers may send requests to a session's client."""
     try:
-        declared = {member.key for member in parse_object(session.capabilities)}
+        capabilities = {member.key for member in parse_object(session.capabilities)}
     except JsonTextError:
         return False
-    return not declared.isdisjoint(_ASKABLE)
+    return not capabilities.isdisjoint(_ASKABLE)

@@ -1,8 +1,9 @@
-"""A gateway session id is a sealed token: any process that has the key can verify it, none has to store it.
+"""Session ids of the gateway. They are sealed tokens.
 
-`<claims>.<tag>`, both base64url without padding: visible ASCII as the specification asks. The claims hold 128 random bits, so an
-id cannot be guessed; the tag is HMAC-SHA256 under a key that is derived from the operator's once, so it cannot be forged.
-The claims are not secret: they repeat what the client itself sent in initialize.
+Any process with the key can verify a token, and none has to store it. It is `<claims>.<tag>`, both
+base64url without padding: visible ASCII as the specification asks. The claims hold 128 random bits,
+so an id cannot be guessed. The tag is HMAC-SHA256 under a key that is derived from the operator's
+once, so it cannot be forged. The claims are not secret: they repeat the client's own initialize.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mcpgw_sidecar.protocol.headers import MAX_TOKEN
 
 RANDOM_BYTES = 16
 MIN_KEY_CHARACTERS = 32  # 128 bits even of hexadecimal digits
-MAX_CLIENT = 2048  # of client_info and of capabilities each, in bytes as sealed: both fit into MAX_TOKEN after base64
+MAX_CLIENT = 2048  # sealed bytes of client_info, and of capabilities: both fit into MAX_TOKEN after base64
 _PURPOSE = b"mcpgw-sidecar session v1"
 _TICKETS = b"mcpgw-sidecar ticket v1"
 
@@ -36,12 +37,12 @@ class _Key:
 
 @attrs.frozen
 class SessionKeys:
-    """Keys in their order: the first signs, all verify. Made by `parse_keys`."""
+    """Keys in their order: the first signs, all verify. `parse_keys` makes them."""
 
     keys: tuple[_Key, ...] = attrs.field(repr=False)
 
     def seal(self, session: Session) -> str:
-        """The session id of a session."""
+        """The session id of a session, signed with the first key."""
         key = self.keys[0]
         claims = {
             "k": key.id,
@@ -55,7 +56,10 @@ class SessionKeys:
         return f"{payload}.{_tag(key, payload)}"
 
     def verify(self, token: str | None, now: float) -> Session | SessionFault:
-        """What a session id says, if one of the keys made it and it has not expired at `now` (epoch seconds)."""
+        """The session of a session id, if one of the keys signed it.
+
+        The id must not have expired at `now` (epoch seconds).
+        """
         if not token:
             return SessionFault.MISSING
         payload, dot, tag = token.partition(".")
@@ -72,21 +76,24 @@ class SessionKeys:
                 client_info=JsonText(claims["c"]),
                 capabilities=JsonText(claims["a"]),
             )
-        except (ValueError, KeyError, TypeError):  # sealed by us, but by another version of this program
+        except (ValueError, KeyError, TypeError):  # another version of this program sealed it
             return SessionFault.UNKNOWN
         return session if now < session.expires else SessionFault.EXPIRED
 
 
 def parse_keys(text: str, source: str) -> SessionKeys:
-    """Keys of a key file: one a line, the first signs. Raises ConfigurationError, naming the line but never the key."""
+    """The keys of a key file: one a line, the first signs.
+
+    Raises ConfigurationError, which names the line, but never the key.
+    """
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    short = [number for number, line in lines if len(line) < MIN_KEY_CHARACTERS]
-    if short:
+    short_lines = [number for number, line in lines if len(line) < MIN_KEY_CHARACTERS]
+    if short_lines:
         raise ConfigurationError(
             [
                 f"{source}:{number}: the session key is shorter than {MIN_KEY_CHARACTERS} characters; "
                 "make one with: openssl rand -base64 32"
-                for number in short
+                for number in short_lines
             ]
         )
     if not lines:
@@ -110,5 +117,5 @@ def encode(data: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """The same back. Raises ValueError."""
+    """The bytes of base64url without padding. Raises ValueError."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))  # binascii.Error is a ValueError

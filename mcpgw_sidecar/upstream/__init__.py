@@ -1,1 +1,1 @@
-"""The servers' side of the broker: HTTP with MCP servers, their lists, and calls that the broker carries."""
+"""The upstream side of the broker: HTTP with MCP servers, their lists, and calls of batches."""

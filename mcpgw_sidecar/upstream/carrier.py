@@ -1,4 +1,4 @@
-"""Calls that the broker carries itself, where Envoy cannot: today the messages of a batch."""
+"""Sends calls to servers when Envoy cannot do it: today the messages of a batch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
 Heal = Callable[[str, Server, str, Mapping[str, str]], Awaitable[UpstreamSession | None]]
-"""(session key, server, id of the dead session, headers): the session that lives in its place."""
+"""Takes session key, server, id of the dead session, headers; returns the session in its place."""
 WaitText = Callable[[bytes], Awaitable[None]]
 
 
 @attrs.frozen(kw_only=True)
 class Carrier:
-    """Carries calls. `silence` is the longest of a server during a call, in seconds; 0 is none."""
+    """Sends calls to servers.
+
+    `silence` is the longest pause of a server during a call, in seconds; 0 means no limit.
+    """
 
     client: UpstreamClient
     heal: Heal
     silence: float
 
     async def wait_carried(self, call: Forward, headers: Mapping[str, str], wait_heard: WaitText) -> bytes | None:
-        """Send a call to its server, and give its answer; None for a message that wants none.
+        """Send a call to its server, and return the answer; None for a message without an answer.
 
-        `wait_heard` gets what the server says before, its ids made to name it. A forgotten session is
-        healed once. Raises UpstreamError.
+        `wait_heard` gets the server's messages before the answer, with the owner in their ids. A
+        session that the server has forgotten is healed once. Raises UpstreamError.
         """
         session = UpstreamSession(id=call.session_id, protocol_version=call.protocol_version)
         upstream = Upstream(call.server, session, headers)
@@ -45,15 +48,15 @@ class Carrier:
         except UpstreamError as error:
             if error.status != FORGOTTEN or call.session_id is None:
                 raise
-            healed = await self.heal(call.session_key, call.server, call.session_id, headers)
-            if healed is None:
+            new_session = await self.heal(call.session_key, call.server, call.session_id, headers)
+            if new_session is None:
                 raise
-        owner = owner_text(call.server.name, healed.ticket)
-        return await self._wait_answer(call, attrs.evolve(upstream, session=healed), owner, wait_heard)
+        owner = owner_text(call.server.name, new_session.ticket)
+        return await self._wait_answer(call, attrs.evolve(upstream, session=new_session), owner, wait_heard)
 
     async def _wait_answer(self, call: Forward, upstream: Upstream, owner: str, wait_heard: WaitText) -> bytes:
-        async def wait_named(message: Request | Notification) -> None:
+        async def wait_with_owner(message: Request | Notification) -> None:
             await wait_heard(one_line(name_owner(message, owner)))
 
         silence = self.silence if call.server.call_timeout is None else call.server.call_timeout
-        return await self.client.wait_forwarded(upstream, call.body, wait_named, silence=silence or None)
+        return await self.client.wait_forwarded(upstream, call.body, wait_with_owner, silence=silence or None)

@@ -1,7 +1,7 @@
-"""HTTP with MCP servers, whatever their era: one exchange at a time, raw JSON, bounded in size and time.
+"""HTTP with MCP servers of any era: one request and its answer, raw JSON, limited in size and time.
 
-No model of an SDK stands between: what a server wrote is handed on as text. Whatever a server does wrong
-becomes an UpstreamError with a reason; nothing else leaves this module.
+There is no model of an SDK in between: the text of a server is passed on as it is. Any fault of a
+server becomes an UpstreamError with a reason; this module raises no other error.
 """
 
 from __future__ import annotations
@@ -40,26 +40,32 @@ _STATUS = {"Unreachable": 503, "Timeout": 504}
 _BAD_GATEWAY = 502
 
 WaitHeard = Callable[[Request | Notification], Awaitable[None]]
-"""Gets what a server says before its answer."""
+"""Gets a message of a server before its answer."""
 
 
 @attrs.define
 class Position:
-    """Where a stream was left: the id of its last event, and the pause that the server asked for, in seconds."""
+    """The position in a stream: the id of its last event.
+
+    `retry` is the pause before a reconnect that the server asked for, in seconds.
+    """
 
     last_id: str | None = None
     retry: float | None = None
 
     @property
     def headers(self) -> dict[str, str]:
-        """What asks a server to go on from here (basic/transports, Resumability)."""
-        usable = self.last_id is not None and is_header_value(self.last_id)
-        return {h.LAST_EVENT: self.last_id} if usable and self.last_id is not None else {}
+        """The headers of a request to resume the stream here (basic/transports, Resumability)."""
+        is_usable = self.last_id is not None and is_header_value(self.last_id)
+        return {h.LAST_EVENT: self.last_id} if is_usable and self.last_id is not None else {}
 
 
 @attrs.frozen
 class Exchanger:
-    """Sends one HTTP request. `observe` gets (server name, seconds) of each; `timeout` is in seconds."""
+    """Sends HTTP requests. `observe` gets the server name and the seconds of each.
+
+    `timeout` is in seconds.
+    """
 
     http: HttpClients
     observe: Callable[[str, float], None]
@@ -67,8 +73,8 @@ class Exchanger:
 
     @contextlib.contextmanager
     def limited(self, server: Server, method: str) -> Iterator[None]:
-        """Give what is done inside `timeout` seconds, and observe it. Raises UpstreamError."""
-        started = trio.current_time()
+        """Limit the time of the block to `timeout`, and observe it. Raises UpstreamError."""
+        start = trio.current_time()
         try:
             with trio.fail_after(self.timeout):
                 yield
@@ -76,7 +82,7 @@ class Exchanger:
             message = f"did not answer {method} within {self.timeout:g} s"
             raise UpstreamError("Timeout", message) from None
         finally:
-            self.observe(server.name, trio.current_time() - started)
+            self.observe(server.name, trio.current_time() - start)
 
     @contextlib.asynccontextmanager
     async def exchange(
@@ -88,14 +94,17 @@ class Exchanger:
         *,
         silence: float | None = timeouts.REQUEST,
     ) -> AsyncIterator[httpx2.Response]:
-        """One request and its answer, open. `silence` is the longest pause of the server. Raises UpstreamError."""
+        """Send one request; gives the open answer.
+
+        `silence` is the longest pause of the server. Raises UpstreamError.
+        """
         http = await self.http.wait_for(server)
-        sent = {name.encode("latin-1"): value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
+        fields = {name.encode("latin-1"): value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
         if body is not None:
-            sent[b"content-type"] = h.JSON.encode()
+            fields[b"content-type"] = h.JSON.encode()
         timeout = httpx2.Timeout(self.timeout, connect=timeouts.CONNECT, read=silence)
         try:
-            async with http.stream(method, server.url, content=body, headers=sent, timeout=timeout) as answer:
+            async with http.stream(method, server.url, content=body, headers=fields, timeout=timeout) as answer:
                 yield answer
         except httpx2.TimeoutException as error:
             if isinstance(error, httpx2.ConnectTimeout):
@@ -104,7 +113,7 @@ class Exchanger:
             raise UpstreamError("Timeout", f"was silent for {silence or self.timeout:g} s") from None
         except httpx2.ConnectError as error:
             raise UpstreamError("Unreachable", f"cannot be reached: {words_of(error)}") from None
-        except httpx2.LocalProtocolError:  # its words repeat the header, and that may be a credential
+        except httpx2.LocalProtocolError:  # the text of the error repeats the header, which may be a credential
             raise UpstreamError("BadRequest", "was not asked: a header of the request cannot be sent") from None
         except (UnicodeError, httpx2.InvalidURL):
             raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
@@ -113,11 +122,11 @@ class Exchanger:
 
 
 async def wait_unheard(_message: Request | Notification) -> None:
-    """Hear nothing: before a session stands there is nothing to answer with."""
+    """Drop a message, because before initialize there is no session for an answer."""
 
 
 async def wait_checked(answer: httpx2.Response) -> None:
-    """Raise UpstreamError for a status that is no success, with the server's own words where it gives some."""
+    """Raise UpstreamError for a status that is no success, with the server's own error message."""
     status = answer.status_code
     if answer.is_success:
         return
@@ -133,7 +142,10 @@ async def wait_checked(answer: httpx2.Response) -> None:
 
 
 async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Response:
-    """The response in an answer; `wait_heard` gets what the server says before it. Raises UpstreamError."""
+    """The response in an answer. Raises UpstreamError.
+
+    `wait_heard` gets the server's messages before the response.
+    """
     match media_type(answer):
         case h.JSON:
             message = parse_message(await _wait_body(answer))
@@ -152,7 +164,10 @@ async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Respo
 
 
 async def events_of(answer: httpx2.Response, position: Position | None = None) -> AsyncGenerator[Message, None]:
-    """The messages of an event stream; `position` is kept up to date. Raises UpstreamError."""
+    """The messages of an event stream. Raises UpstreamError.
+
+    `position` is updated after each event.
+    """
     parser = SseParser(MAX_ANSWER)
     async for chunk in answer.aiter_bytes():
         try:
@@ -178,7 +193,7 @@ def media_type(answer: httpx2.Response) -> str:
 
 
 def result_members(message: Response) -> list[Member]:
-    """The members of a result. Raises UpstreamError for an error, and for a result that is no object."""
+    """The members of a result. Raises UpstreamError for an error, or a result that is no object."""
     if message.error is not None:
         words = _error_words(message.error.value)
         raise UpstreamError("RpcError", f"answered with the error {words}", words=words)
@@ -189,7 +204,10 @@ def result_members(message: Response) -> list[Member]:
 
 
 def own_headers(server: Server) -> dict[str, str]:
-    """The headers of the broker's own calls: the server's credential. Raises UpstreamError when it cannot be read."""
+    """The headers of the gateway's own requests to a server, with the server's credential.
+
+    Raises UpstreamError when the credential cannot be read.
+    """
     credential = server.credential
     if server.credential_file is not None:
         try:
@@ -204,7 +222,7 @@ def own_headers(server: Server) -> dict[str, str]:
 
 
 def rejection(server: Server, error: UpstreamError) -> Reject:
-    """What a client is told of a server's failure."""
+    """The answer to a client after a failure of a server."""
     status = _STATUS.get(error.reason) or (error.status if error.reason == "Unauthorized" else None) or _BAD_GATEWAY
     message = f"MCP server {server.name} {error}"
     if error.reason == "Unreachable":
@@ -219,7 +237,7 @@ async def _wait_words(answer: httpx2.Response) -> str:
     """The code and message of a JSON-RPC error in the body; "" without one."""
     if media_type(answer) != h.JSON:
         return ""
-    try:  # an error that is not about one request has no id, so this is no response of JSON-RPC
+    try:  # without an id it is no response of JSON-RPC, and an error that is not about one request has none
         members = parse_object((await _wait_body(answer)).decode())
     except ValueError:
         return ""

@@ -1,4 +1,4 @@
-"""The lists of a server, all of them and all their pages, within bounds."""
+"""Reads all pages of all lists of a server, within limits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
 
 
 async def wait_discovered(client: UpstreamClient, upstream: Upstream, shake: Handshake) -> Discovered:
-    """Everything that the server lists. Tools are asked for in any case: not every server declares what it has.
+    """Read the lists of a server. Raises UpstreamError.
 
-    Raises UpstreamError.
+    Tools are requested in any case, because not every server declares its capabilities.
     """
     items: dict[str, tuple[Item, ...]] = {}
     unusable: list[Unusable] = []
@@ -28,7 +28,8 @@ async def wait_discovered(client: UpstreamClient, upstream: Upstream, shake: Han
             try:
                 items[kind.name] = await _wait_list(client, kind, upstream, unusable)
             except UpstreamError as error:
-                # A list that a server declares and then refuses costs it this list; its tools are what it is here for.
+                # A server that refuses a list that it declares loses only this list. Without its
+                # tools it would be useless.
                 if kind is TOOL or error.reason != "RpcError":
                     raise
                 unusable.append(Unusable(kind.name, "", f"{kind.list_method}: {error}"))
@@ -37,7 +38,10 @@ async def wait_discovered(client: UpstreamClient, upstream: Upstream, shake: Han
 
 
 async def _wait_list(client: UpstreamClient, kind: Kind, upstream: Upstream, unusable: list[Unusable]) -> tuple[Item, ...]:
-    """All pages of one list. A list whose cursors repeat, or without end, is cut, and `unusable` says so."""
+    """Read all pages of one list.
+
+    A list with repeated cursors, or without an end, is cut, and `unusable` says so.
+    """
     texts: list[str] = []
     cursors: set[str] = set()
     size, params = 0, "{}"
@@ -54,9 +58,9 @@ async def _wait_list(client: UpstreamClient, kind: Kind, upstream: Upstream, unu
             break
         size += len(text)
         if cursor in cursors or len(texts) > MAX_ITEMS or size > MAX_LIST:
-            why = "its cursors repeat" if cursor in cursors else f"it has more than {MAX_ITEMS} {kind.name}s"
-            why = f"it has more than {MAX_LIST >> 20} MiB" if size > MAX_LIST else why
-            unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {why}"))
+            reason = "its cursors repeat" if cursor in cursors else f"it has more than {MAX_ITEMS} {kind.name}s"
+            reason = f"it has more than {MAX_LIST >> 20} MiB" if size > MAX_LIST else reason
+            unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {reason}"))
             break
         cursors.add(cursor)
         params = dumps({"cursor": cursor})

@@ -1,4 +1,4 @@
-"""The broker as an MCP client of the stateful era (2025-03-26 … 2025-11-25): sessions with servers."""
+"""An MCP client of the stateful era (2025-03-26 … 2025-11-25): opens and uses upstream sessions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from mcpgw_sidecar.upstream.exchange import (
 )
 
 SUBSCRIBE = "resources.subscribe"
-"""Name of the capability to be told of changes of single resources."""
+"""Name of the capability to subscribe to single resources."""
 
 _OWN_ANSWERS = {"ping": b"{}", "roots/list": b'{"roots":[]}'}
 _NO_STREAM = frozenset({405, 501})
@@ -51,7 +51,7 @@ _NO_STREAM = frozenset({405, 501})
 
 @attrs.frozen
 class Handshake:
-    """What initialize gave."""
+    """The result of initialize."""
 
     session: UpstreamSession
     instructions: str
@@ -60,7 +60,7 @@ class Handshake:
 
 @attrs.frozen
 class Upstream:
-    """A session with a server, and the headers that requests in it show."""
+    """A session with a server, and the headers of the requests in it."""
 
     server: Server
     session: UpstreamSession
@@ -68,22 +68,22 @@ class Upstream:
 
     def with_session(self) -> dict[str, str]:
         """The headers of a request in this session."""
-        extra = {**self.headers, h.VERSION: self.session.protocol_version}
+        headers = {**self.headers, h.VERSION: self.session.protocol_version}
         if self.session.id is not None:
-            extra[h.SESSION] = self.session.id
-        return extra
+            headers[h.SESSION] = self.session.id
+        return headers
 
 
 @attrs.frozen
 class UpstreamClient:
-    """Speaks to MCP servers in sessions. Every method but `wait_closed` raises UpstreamError."""
+    """Sends messages to servers in sessions. All methods but `wait_closed` raise UpstreamError."""
 
     http: Exchanger
 
     async def wait_initialized(
         self, server: Server, *, client_info: str, capabilities: str, headers: Mapping[str, str]
     ) -> Handshake:
-        """Open a session. `client_info` and `capabilities` are JSON; `headers` go along."""
+        """Open a session. `client_info` and `capabilities` are JSON; each request has `headers`."""
         params = f'{{"protocolVersion":"{LATEST_STATEFUL}","capabilities":{capabilities},"clientInfo":{client_info}}}'
         body = request_text(0, INITIALIZE, params)
         with self.http.limited(server, INITIALIZE):
@@ -106,14 +106,14 @@ class UpstreamClient:
         )
 
     async def wait_posted(self, upstream: Upstream, message: bytes) -> None:
-        """Send a message that wants no answer, as it is."""
+        """Send a message without an answer, as it is."""
         server = upstream.server
         with self.http.limited(server, "a notification"):
             async with self.http.exchange(server, "POST", message, upstream.with_session()) as answer:
                 await wait_checked(answer)
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
-        """Ask, and give the answer's text and the members of its result."""
+        """Send a request; returns the text of the answer and the members of its result."""
         server, body = upstream.server, request_text(1, method, params)
         with self.http.limited(server, method):
             async with self.http.exchange(server, "POST", body, upstream.with_session()) as answer:
@@ -124,9 +124,10 @@ class UpstreamClient:
     async def wait_forwarded(
         self, upstream: Upstream, message: bytes, wait_heard: WaitHeard, *, silence: float | None
     ) -> bytes:
-        """Send a client's request as it is, and give its answer as it came.
+        """Send a client's request as it is; returns the text of its answer.
 
-        `wait_heard` gets what the server says before that; `silence` is its longest pause in seconds, None for none.
+        `wait_heard` gets the server's messages before the answer; `silence` is the server's longest
+        pause in seconds, None for no limit.
         """
         exchange = self.http.exchange(upstream.server, "POST", message, upstream.with_session(), silence=silence)
         async with exchange as answer:
@@ -143,21 +144,21 @@ class UpstreamClient:
         position: Position,
         opened: Callable[[], object] = lambda: None,
     ) -> bool:
-        """Hand over the messages of a session's stream until it ends; False if the server offers none.
+        """Pass the messages of a session's stream to `handle` until it ends.
 
-        In the broker's `own` session the server's requests are answered here; in a client's they are
-        handed over like the rest. The stream goes on at `position`, which is kept up to date; `opened`
-        is called when the server has accepted.
+        False if the server offers no stream. In the gateway's `own` session this method answers the
+        server's requests; in a client's session it passes them to `handle`, too. The stream resumes
+        at `position`, which is updated; `opened` is called when the server has accepted.
         """
-        extra = {**upstream.with_session(), **position.headers, "accept": h.EVENT_STREAM}
-        position.last_id = None  # a server that refuses to go on from there is asked for a new stream next time
-        async with self.http.exchange(upstream.server, "GET", None, extra, silence=None) as answer:
+        headers = {**upstream.with_session(), **position.headers, "accept": h.EVENT_STREAM}
+        position.last_id = None  # after a server refuses to resume, the next request asks for a new stream
+        async with self.http.exchange(upstream.server, "GET", None, headers, silence=None) as answer:
             if answer.status_code in _NO_STREAM:
                 return False
             await wait_checked(answer)
             if media_type(answer) != h.EVENT_STREAM:
                 return False
-            position.last_id = extra.get(h.LAST_EVENT)
+            position.last_id = headers.get(h.LAST_EVENT)
             opened()
             async with contextlib.aclosing(events_of(answer, position)) as messages:
                 async for message in messages:
@@ -179,7 +180,7 @@ class UpstreamClient:
         return True
 
     async def wait_closed(self, upstream: Upstream) -> None:
-        """End a session; a server that cannot or does not answer is left to its own expiry."""
+        """End a session; if the server does not answer, its session expires there."""
         if upstream.session.id is None:
             return
         with trio.move_on_after(timeouts.CLOSE), contextlib.suppress(UpstreamError):
@@ -187,7 +188,7 @@ class UpstreamClient:
                 pass
 
     async def _wait_replied(self, upstream: Upstream, request: Request | Notification) -> None:
-        """Answer a server's request to the broker itself: it can be pinged, and has no roots."""
+        """Answer a server's request in the gateway's own session: a ping, or the (empty) roots."""
         if isinstance(request, Notification):
             return
         result = _OWN_ANSWERS.get(request.method)
@@ -199,13 +200,13 @@ class UpstreamClient:
             pass
 
 
-def _capabilities(declared: object) -> frozenset[str]:
-    """The capabilities that a server declares; one that has an own member is named with it."""
-    if not isinstance(declared, dict):
+def _capabilities(members: object) -> frozenset[str]:
+    """The capabilities that a server declares, and SUBSCRIBE if its resources have that member."""
+    if not isinstance(members, dict):
         return frozenset()
-    resources = declared.get("resources")
-    subscribe = isinstance(resources, dict) and resources.get("subscribe") is True
-    return frozenset(map(str, declared)) | (frozenset({SUBSCRIBE}) if subscribe else frozenset())
+    resources = members.get("resources")
+    has_subscribe = isinstance(resources, dict) and resources.get("subscribe") is True
+    return frozenset(map(str, members)) | (frozenset({SUBSCRIBE}) if has_subscribe else frozenset())
 
 
 def _checked_id(session_id: str | None) -> str | None:

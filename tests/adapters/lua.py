@@ -1,4 +1,7 @@
-"""Envoy's handle for Lua filters, as far as our filters use it, for the LuaJIT that Envoy has inside."""
+"""A stand-in for Envoy's handle for Lua filters, for the LuaJIT that Envoy contains.
+
+It has the methods that our filters use.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ end
 
 @attrs.define
 class Exchange:
-    """What a filter left of a request or an answer. `answer` is the filter's own, if it gave one."""
+    """The request or answer after a filter. `answer` is the filter's own, if it gave one."""
 
     headers: dict[str, str]
     body: bytes

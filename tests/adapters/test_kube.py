@@ -1,4 +1,7 @@
-"""What the Kubernetes adapters do when the API refuses, is silent, is slow, or says odd things; on Trio's own clock."""
+"""The Kubernetes adapters when the API refuses, is silent, is slow, or sends odd answers.
+
+They run on Trio's own clock.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,10 @@ class FakeApi:
         del params
         self.asked.append((trio.current_time(), method, path, body))
         await trio.lowlevel.checkpoint()
-        found = self.answer(method, path, body)
-        if found is None:
+        response = self.answer(method, path, body)
+        if response is None:
             await trio.sleep_forever()
-        return found
+        return response
 
     def of(self, method: str) -> list[tuple[float, str, str, Any]]:
         return [each for each in self.asked if each[1] == method]
@@ -65,7 +68,11 @@ def lease(version: str, holder: str) -> Mapping[str, Any]:
 
 @pytest.mark.duty("kube.one-writer")
 async def test_a_lease_is_let_go_before_anybody_else_may_take_it(clock: MockClock) -> None:
-    """The API falls silent right after a renewal: we stop to write `LET_GO` later, others begin `DURATION` later."""
+    """The holder stops writing before another sidecar may take the Lease.
+
+    The API falls silent right after a renewal: the holder stops `LET_GO` later, others begin
+    `DURATION` later.
+    """
     del clock
     silent = False
     api = FakeApi(lambda _method, _path, _body: None if silent else lease("1", "me"))
@@ -216,26 +223,26 @@ def raw(name: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.duty("kube.write-changes")
 async def test_what_is_refused_for_good_is_no_hot_loop(clock: MockClock) -> None:
     del clock
-    found = written(lambda _method, _path, _body: refused(422), count=20)
+    setup = written(lambda _method, _path, _body: refused(422), count=20)
     with trio.move_on_after(600):
-        await found.writer.wait_writing()
-    assert len(found.api.of("PATCH")) <= 20 * 20  # once a minute in the end
+        await setup.writer.wait_writing()
+    assert len(setup.api.of("PATCH")) <= 20 * 20  # once a minute in the end
 
 
 @pytest.mark.duty("kube.write-changes")
 async def test_an_object_is_written_at_most_once_a_second(clock: MockClock) -> None:
     """Somebody else puts it back each time: we say it again, at our own pace."""
     del clock
-    found = written(lambda _method, _path, _body: raw("s0"))
-    sink = _KindSink(found.source, MCP_SERVER)
+    setup = written(lambda _method, _path, _body: raw("s0"))
+    sink = _KindSink(setup.source, MCP_SERVER)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(found.writer.wait_writing)
+        nursery.start_soon(setup.writer.wait_writing)
         for _ in range(1000):
             await trio.sleep(0.01)
             sink.apply(raw("s0"))
         nursery.cancel_scope.cancel()
-    assert 5 <= len(found.api.of("PATCH")) <= 12
-    assert len([each for each in found.api.of("POST") if "events" in each[2]]) == 1  # and one Event a minute
+    assert 5 <= len(setup.api.of("PATCH")) <= 12
+    assert len([each for each in setup.api.of("POST") if "events" in each[2]]) == 1  # and one Event a minute
 
 
 async def test_a_late_answer_brings_nothing_back(clock: MockClock) -> None:
@@ -248,26 +255,26 @@ async def test_a_late_answer_brings_nothing_back(clock: MockClock) -> None:
             _KindSink(holder[0].source, MCP_SERVER).delete(raw("s0"))
         return raw("s0")
 
-    found = written(answer)
-    holder.append(found)
+    setup = written(answer)
+    holder.append(setup)
     with trio.move_on_after(10):
-        await found.writer.wait_writing()
-    assert found.source.index.objects[MCP_SERVER.name] == {}
+        await setup.writer.wait_writing()
+    assert setup.source.index.objects[MCP_SERVER.name] == {}
 
 
 async def test_tools_that_nobody_has_listed_yet_are_not_missing(clock: MockClock) -> None:
     del clock
-    found = written(lambda _method, _path, _body: raw("s0"), count=0)
+    setup = written(lambda _method, _path, _body: raw("s0"), count=0)
     virtual = {"metadata": meta("v"), "spec": {"tools": ["a"]}}
-    _KindSink(found.source, VIRTUAL_SERVER).reset([virtual])
+    _KindSink(setup.source, VIRTUAL_SERVER).reset([virtual])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(found.writer.wait_writing)
+        nursery.start_soon(setup.writer.wait_writing)
         await trio.sleep(10)
-        assert found.api.of("PATCH") == []
+        assert setup.api.of("PATCH") == []
         few = VirtualServer(name=VirtualName("mcp-test/v"), tools=("a",))
-        found.live.publish(federate((), {}, (few,)).snapshot)
+        setup.live.publish(federate((), {}, (few,)).snapshot)
         await trio.sleep(10)
-        (patched,) = {body["status"]["conditions"][0]["reason"] for _, _, _, body in found.api.of("PATCH")}
+        (patched,) = {body["status"]["conditions"][0]["reason"] for _, _, _, body in setup.api.of("PATCH")}
         assert patched == "ToolsNotFound"
         nursery.cancel_scope.cancel()
 
@@ -295,12 +302,12 @@ async def test_the_configmap_against_somebody_who_puts_it_back(clock: MockClock)
 
 def test_objects_of_others_change_nothing() -> None:
     """Services and routes that no MCPServer looks at: no configuration is made."""
-    found = written(lambda *_: None)
-    found.source._dirty = trio.Event()
+    setup = written(lambda *_: None)
+    setup.source._dirty = trio.Event()
     route = {"metadata": meta("r"), "spec": {"hostnames": ["h"]}}
-    _KindSink(found.source, HTTP_ROUTE).apply(route)
-    assert not found.source._dirty.is_set()
-    _KindSink(found.source, HTTP_ROUTE).apply(
+    _KindSink(setup.source, HTTP_ROUTE).apply(route)
+    assert not setup.source._dirty.is_set()
+    _KindSink(setup.source, HTTP_ROUTE).apply(
         {"metadata": {"name": "broken", "namespace": "ns"}}
     )  # left out, nothing raised
-    assert Ref("ns", "broken") not in found.source.index.objects[HTTP_ROUTE.name]
+    assert Ref("ns", "broken") not in setup.source.index.objects[HTTP_ROUTE.name]

@@ -1,4 +1,4 @@
-"""The assembled Lua filters, run whole against a handle like Envoy's and the router's own answers."""
+"""The assembled Lua filters, run against a handle like Envoy's and the router's own answers."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class Memo(Filter):
             }
             decision = Forward(**(values | more))
             keep = Keep(request=HttpRequest(headers=dict(headers), body=body), slot=1, stamp=STAMP)
-            told = MessageToDict(codec.encode(decision, keep=keep).dynamic_metadata)
-            metadata[b"mcpgw"] = self.table(told["mcpgw"])
+            fields = MessageToDict(codec.encode(decision, keep=keep).dynamic_metadata)
+            metadata[b"mcpgw"] = self.table(fields["mcpgw"])
             self.response({":status": status, h.X_MEMO: h.KEPT}, [], metadata)
         return lookup
 
@@ -305,8 +305,8 @@ def test_a_second_attempt_gets_a_session_that_lives(memo: Memo) -> None:
 @pytest.mark.parametrize("attempt", ["1", "2"])
 def test_nothing_to_heal(attempt: str) -> None:
     heal = Filter(script("heal"))
-    for told in ({}, {"mcpgw": {"session": " ns/one:ticket"}}, {"mcpgw": {"id": "1"}}):
-        sent = heal.request({h.ATTEMPT: attempt, h.X_MEMO: h.KEPT}, b"", heal.table(told))
+    for metadata in ({}, {"mcpgw": {"session": " ns/one:ticket"}}, {"mcpgw": {"id": "1"}}):
+        sent = heal.request({h.ATTEMPT: attempt, h.X_MEMO: h.KEPT}, b"", heal.table(metadata))
         assert sent.question is None
         assert h.X_MEMO not in sent.headers
 

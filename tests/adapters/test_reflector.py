@@ -1,4 +1,7 @@
-"""List and watch against a scripted API on loopback: everything that an API server, or a proxy before it, may do to a watch."""
+"""List and watch against a scripted API on loopback.
+
+The API does everything that an API server, or a proxy before it, may do to a watch.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ def chunk(data: bytes) -> bytes:
 
 
 class Api:
-    """Answers the requests in the order of `script`; the last one again and again. None: accept and say nothing."""
+    """Answers the requests in the order of `script`, and repeats the last answer.
+
+    None means: accept the connection and send nothing.
+    """
 
     def __init__(self, *script: bytes | tuple[bytes, ...] | None) -> None:
         self.script = list(script)
@@ -97,8 +103,8 @@ class Seen:
         self.changed.set()
         self.changed = trio.Event()
 
-    def reset(self, found: list[Any]) -> None:
-        self._tell("reset", *(one["metadata"]["name"] for one in found))
+    def reset(self, objects: list[Any]) -> None:
+        self._tell("reset", *(one["metadata"]["name"] for one in objects))
 
     def apply(self, raw: Any) -> None:
         self._tell("apply", raw["metadata"]["name"])
@@ -129,11 +135,11 @@ async def reflecting(api: Api, directory: Path, monkeypatch: pytest.MonkeyPatch)
     port = listeners[0].socket.getsockname()[1]
     kubeconfig(directory, port, "first")
     monkeypatch.setenv("KUBECONFIG", str(directory / "kubeconfig"))
-    seen = Seen()
+    recorder = Seen()
     async with KubeApi.opened() as opened, trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, api.serve, listeners)
-        nursery.start_soon(Reflector(opened, MCP_SERVER, seen).wait_reflecting)
-        yield seen
+        nursery.start_soon(Reflector(opened, MCP_SERVER, recorder).wait_reflecting)
+        yield recorder
         nursery.cancel_scope.cancel()
 
 
@@ -155,9 +161,9 @@ GONE = json.dumps({"type": "ERROR", "object": {"code": 410, "message": "too old"
 async def test_pages_and_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = (STREAM, chunk(event("ADDED", "c", 6)), chunk(event("MODIFIED", "a", 7)), chunk(event("DELETED", "b", 8)))
     api = Api(answered(listing(5, "a", token="t")), answered(listing(5, "b")), watch, None)
-    async with reflecting(api, tmp_path, monkeypatch) as seen:
-        await seen.wait_for("delete", "b")
-        assert seen.names == [("reset", "a", "b"), ("apply", "c"), ("apply", "a"), ("delete", "b")]
+    async with reflecting(api, tmp_path, monkeypatch) as recorder:
+        await recorder.wait_for("delete", "b")
+        assert recorder.names == [("reset", "a", "b"), ("apply", "c"), ("apply", "a"), ("delete", "b")]
         await api.wait_asked(4)
     assert "limit=500&continue=t" in api.asked[1]
     assert "resourceVersion=5" in api.asked[2]
@@ -184,9 +190,9 @@ async def test_410_lists_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
     else:
         begin = [answered(listing(5, "a", token="t")), gone]
     api = Api(*begin, answered(listing(50, "b")), None)
-    async with reflecting(api, tmp_path, monkeypatch) as seen:
-        await seen.wait_for("reset", "b")
-    assert not [each for each in seen.told if each[0] == "trouble"]
+    async with reflecting(api, tmp_path, monkeypatch) as recorder:
+        await recorder.wait_for("reset", "b")
+    assert not [each for each in recorder.told if each[0] == "trouble"]
 
 
 async def test_an_event_cut_in_the_middle_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,10 +203,10 @@ async def test_an_event_cut_in_the_middle_is_read_again(tmp_path: Path, monkeypa
         (STREAM, chunk(event("ADDED", "c", 6)[:20]), chunk(event("ADDED", "c", 6)[20:])),
         None,
     )
-    async with reflecting(api, tmp_path, monkeypatch) as seen:
-        await seen.wait_for("apply", "c")
+    async with reflecting(api, tmp_path, monkeypatch) as recorder:
+        await recorder.wait_for("apply", "c")
     assert "resourceVersion=5" in api.asked[2]
-    assert not [each for each in seen.told if each[0] == "trouble"]  # a line that was cut is none
+    assert not [each for each in recorder.told if each[0] == "trouble"]  # a line that was cut is none
 
 
 @pytest.mark.duty("kube.api-away")
@@ -227,24 +233,24 @@ async def test_answers_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """It is said, tried again without a hot loop, and forgotten once it works."""
     words = words.replace("install", "manifests crds")
     api = Api(*script * 3, answered(listing(9, "good")), (STREAM, chunk(event("ADDED", "more", 10))), None)
-    async with reflecting(api, tmp_path, monkeypatch) as seen:
-        await seen.wait_for("apply", "more")
-    assert any(words in each[1] for each in seen.told if each[0] == "trouble"), seen.told
+    async with reflecting(api, tmp_path, monkeypatch) as recorder:
+        await recorder.wait_for("apply", "more")
+    assert any(words in each[1] for each in recorder.told if each[0] == "trouble"), recorder.told
 
 
 async def test_a_silent_server_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reflector, "SILENCE", 0.2)
     monkeypatch.setattr(kube_api, "TIMEOUT", 0.2)
     api = Api(answered(listing(5)), None, None, (STREAM, chunk(event("ADDED", "late", 6))), None)
-    async with reflecting(api, tmp_path, monkeypatch) as seen:
-        await seen.wait_for("apply", "late")
+    async with reflecting(api, tmp_path, monkeypatch) as recorder:
+        await recorder.wait_for("apply", "late")
 
 
 async def test_a_refused_token_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = answered(b'{"message": "Unauthorized"}', "401 Unauthorized")
     api = Api(refused)
-    async with reflecting(api, tmp_path, monkeypatch) as seen:
-        await seen.wait_for("trouble")
+    async with reflecting(api, tmp_path, monkeypatch) as recorder:
+        await recorder.wait_for("trouble")
         text = (tmp_path / "kubeconfig").read_text()
         for broken in ("", "[", "users: 7"):  # half-written: the next try may find it whole
             (tmp_path / "kubeconfig").write_text(broken)
@@ -252,7 +258,7 @@ async def test_a_refused_token_is_read_again(tmp_path: Path, monkeypatch: pytest
             await api.wait_asked(asked + 2)
         (tmp_path / "kubeconfig").write_text(text.replace("first", "second"))
         api.script = [refused, answered(listing(5, "a")), None]
-        await seen.wait_for("reset", "a")
+        await recorder.wait_for("reset", "a")
     assert api.tokens[-1] == "Bearer second"
 
 

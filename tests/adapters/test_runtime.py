@@ -22,13 +22,13 @@ async def test_equal_means_silence() -> None:
 
 async def test_a_reader_may_miss_values_but_never_the_last(autojump_clock: MockClock) -> None:
     del autojump_clock
-    watched, seen = Watched(0), []
+    watched, values = Watched(0), []
 
     async def read() -> None:
         version = 0
         while watched.value < 3:
             version = await watched.wait_after(version)
-            seen.append(watched.value)
+            values.append(watched.value)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
@@ -37,7 +37,7 @@ async def test_a_reader_may_miss_values_but_never_the_last(autojump_clock: MockC
         watched.publish(2)
         await wait_all_tasks_blocked()
         watched.publish(3)
-    assert seen == [2, 3]
+    assert values == [2, 3]
 
 
 def test_back_off_grows_to_its_cap_and_starts_over() -> None:

@@ -97,16 +97,16 @@ async def test_the_length_changes_after_what_it_tells_of(tmp_path: Path, monkeyp
     """Who has seen a length may have looked at the bytes right after it."""
     path = tmp_path / "stamps"
     stamps = await followed(path)
-    before, found, truncate = path.read_bytes(), [], os.ftruncate
+    before, contents, truncate = path.read_bytes(), [], os.ftruncate
 
     def look(file: int, length: int) -> None:
-        found.append(path.read_bytes())
+        contents.append(path.read_bytes())
         truncate(file, length)
 
     monkeypatch.setattr(os, "ftruncate", look)
     stamps.end("session")
-    assert len(found[0]) == len(before)
-    assert found[0] != before
+    assert len(contents[0]) == len(before)
+    assert contents[0] != before
 
 
 async def test_what_envoy_remembers_holds_until_its_slot_changes(tmp_path: Path) -> None:
@@ -116,14 +116,14 @@ async def test_what_envoy_remembers_holds_until_its_slot_changes(tmp_path: Path)
     slot, stamp = stamps.of("session") or (0, "")
     lua = LuaRuntime(encoding=None)
     lua.execute(f"{messages(str(path))}\nask = holds".encode())
-    known = lua.table_from({b"slot": slot, b"stamp": stamp.encode(), b"expires": time.time() + 100, b"state": 0})
-    assert lua.globals().ask(known) is False, "what holds for all decisions was not known yet"
+    entry = lua.table_from({b"slot": slot, b"stamp": stamp.encode(), b"expires": time.time() + 100, b"state": 0})
+    assert lua.globals().ask(entry) is False, "what holds for all decisions was not known yet"
     for _ in range(3):
-        assert lua.globals().ask(known) is True
+        assert lua.globals().ask(entry) is True
         stamps.end("another session")
-    assert lua.globals().ask(known) is True
+    assert lua.globals().ask(entry) is True
     stamps.end("session")
-    assert lua.globals().ask(known) is False
+    assert lua.globals().ask(entry) is False
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"0" * 4096, b"\x00" * 4096])

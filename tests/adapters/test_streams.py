@@ -47,7 +47,7 @@ async def test_changes_that_come_together_are_one_notification(autojump_clock: M
     live = Watched(EMPTY)
     streams = Streams(live, nobody)
     stream, other = greeted(streams, "a"), greeted(streams, "b")
-    told = 0
+    count = 0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(streams.wait_notifying)
         await wait_all_tasks_blocked()
@@ -64,8 +64,8 @@ async def test_changes_that_come_together_are_one_notification(autojump_clock: M
         for number in range(20):  # a change every tenth of a second: one notification in half of one
             live.publish(snapshot(f"u{number}"))
             await trio.sleep(0.1)
-            told += stream.next_event() is not None
-        assert 3 <= told <= 4
+            count += stream.next_event() is not None
+        assert 3 <= count <= 4
         nursery.cancel_scope.cancel()
 
 
@@ -105,11 +105,11 @@ def test_a_message_goes_to_the_newest_stream_and_is_not_lost_with_it() -> None:
 
 def events(stream: Stream) -> list[tuple[str, str]]:
     """Id and data of everything that waits on a stream."""
-    found = []
+    pairs = []
     while (event := stream.next_event()) is not None:
         (parsed,) = SseParser(1 << 20).feed(event)
-        found.append((parsed.id or "", parsed.data))
-    return found
+        pairs.append((parsed.id or "", parsed.data))
+    return pairs
 
 
 @pytest.mark.duty("resume.missed")
@@ -123,8 +123,8 @@ def test_who_comes_back_is_told_what_changed_since() -> None:
     assert events(streams.open("s", first.id or "")) == []
     live.publish(snapshot("b"))
     elsewhere = Streams(live, nobody)  # another process, or this one after a restart
-    for told in (streams.open("s"), elsewhere.open("s", first.id or "")):
-        assert [data for _, data in events(told)] == [notification_text(TOOL.changed).decode()]
+    for resumed in (streams.open("s"), elsewhere.open("s", first.id or "")):
+        assert [data for _, data in events(resumed)] == [notification_text(TOOL.changed).decode()]
     assert len(events(Streams(live, nobody).open("s"))) == 3, "nobody knows what it knows: all lists may have changed"
 
 

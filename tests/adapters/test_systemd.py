@@ -63,10 +63,10 @@ def test_a_held_socket_is_known_by_its_address_and_given_once(port: socket.socke
         Address(path="/nowhere"),
     ):
         assert manager.take(other) is None
-    found = manager.take(Address("localhost", bound))
-    assert found is not None
-    assert found.getsockname() == port.getsockname()
-    found.close()
+    sockets = manager.take(Address("localhost", bound))
+    assert sockets is not None
+    assert sockets.getsockname() == port.getsockname()
+    sockets.close()
     assert manager.take(Address("127.0.0.1", bound)) is None
     with pytest.raises(ConfigurationError, match=r"systemd holds unix:.*router\.sock, and no option names it"):
         manager.check_all_taken()
@@ -90,16 +90,16 @@ async def test_a_held_socket_serves(port: socket.socket) -> None:
 async def test_signs_of_life(abstract: bool, tmp_path: Path, autojump_clock: MockClock) -> None:
     del autojump_clock
     name = f"\0mcpgw-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-        told.bind(name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
+        notify_socket.bind(name)
         environ = {"NOTIFY_SOCKET": name.replace("\0", "@"), "WATCHDOG_USEC": "20000000"}
         manager = ServiceManager.of_environment(environ, 7)
         assert manager.watchdog == 20
         with trio.move_on_after(25):
             await manager.wait_alive()
-        assert [told.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        assert [notify_socket.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
         manager.notify("READY=1", "STATUS=x")
-        assert told.recv(100) == b"READY=1\nSTATUS=x"
+        assert notify_socket.recv(100) == b"READY=1\nSTATUS=x"
     manager.notify("READY=1")  # nobody listens any more
 
 
@@ -143,6 +143,6 @@ def test_what_listens_everywhere_listens_at_each_address() -> None:
         port = everywhere.getsockname()[1]
         manager = ServiceManager([everywhere.dup()])
     assert manager.take(Address("127.0.0.1", port + 1)) is None
-    found = manager.take(Address("127.0.0.1", port))
-    assert found is not None
-    found.close()
+    sockets = manager.take(Address("127.0.0.1", port))
+    assert sockets is not None
+    sockets.close()

@@ -1,4 +1,7 @@
-"""`just bench NAME [ARGUMENT ...]`: one benchmark; its figures, with their machine, belong into RESULTS.md."""
+"""`just bench NAME [ARGUMENT ...]` runs one benchmark.
+
+Its figures, with their machine, belong into RESULTS.md.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What a tools/call costs: `just bench calls [CONNECTIONS] [ROUNDS]` (1,8,32,128 and 15). Prints Markdown.
+"""Measures the cost of a tools/call: `just bench calls [CONNECTIONS] [ROUNDS]`. Prints Markdown.
 
-One Envoy worker each; all targets live at the same time, their rounds come in random order, medians count. `cpu` is of Envoy and
-sidecar (of FastMCP's process) for each call, out of the process accounts: load and MCP servers run on the same two cores and do not count.
+The defaults are 1,8,32,128 and 15. Each target has one Envoy worker. All targets live at the same
+time, their rounds come in random order, and medians count. `cpu` is that of Envoy and sidecar (of
+FastMCP's process) for each call, from the process accounts: load and MCP servers run on the same
+two cores and do not count.
 """
 
 from __future__ import annotations
@@ -85,21 +87,21 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
 
 def main(connections: str = "1,8,32,128", rounds: str = "15") -> None:
     with ExitStack() as stack:
-        found = cases(stack, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        targets = cases(stack, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         for count in map(int, connections.split(",")):
-            loads = [Load(case.target, count, case.message, *case.options) for case in found]
+            loads = [Load(case.target, count, case.message, *case.options) for case in targets]
             for load in loads:
                 load.round(WARM)
-            results: list[list[dict[str, float]]] = [[] for _ in found]
+            results: list[list[dict[str, float]]] = [[] for _ in targets]
             for number in range(int(rounds)):
-                for place in random.sample(range(len(found)), len(found)):
-                    if found[place].name != SLOW or number < SLOW_ROUNDS:
+                for place in random.sample(range(len(targets)), len(targets)):
+                    if targets[place].name != SLOW or number < SLOW_ROUNDS:
                         results[place].append(loads[place].round(ROUND))
             native = 0.0
             print(
                 f"\n**{count} connections**\n\n| | CPU, us | of mcp_router | p50, ms | p95 | p99 | calls/s | failed |\n|{'---|' * 8}"
             )
-            for place, case in enumerate(found):
+            for place, case in enumerate(targets):
                 cpu, p50, p95, p99, rate = (statistics.median(each[key] for each in results[place]) for key in SHOWN)
                 native = cpu if case.name == "Envoy's mcp_router" else native
                 ratio = f"{cpu / native:.2f}" if native else ""

@@ -1,8 +1,10 @@
 """What 1,000 MCPServers cost: `just bench kube [SERVERS ...]` (10 and 1000). Prints Markdown.
 
-For each number: a real kube-apiserver with so many MCPServers, HTTPRoutes and Services, of which ten lead to a server on this machine and
-the others to none; the sidecar without Envoy from its start to Ready; 100 changes of one of the others (CPU of the sidecar each, status
-written included); and twenty changes that clients can see, from the API's answer to the sidecar's own list. CPU and RSS come from the process accounts.
+For each number: a real kube-apiserver with so many MCPServers, HTTPRoutes and Services, of which
+ten lead to a server on this machine and the others to none; the sidecar without Envoy from its
+start to Ready; 100 changes of one of the others (CPU of the sidecar each, status written included);
+and twenty changes that clients can see, from the API's answer to the sidecar's own list. CPU and
+RSS come from the process accounts.
 """
 
 from __future__ import annotations
@@ -94,8 +96,11 @@ def _row(running: KubeGateway, cluster: Cluster, admin: Admin, servers: int, rea
 
 
 def _seen(running: KubeGateway, admin: Admin) -> list[float]:
-    """A server is taken out and put back by its route's Service: how long until the broker's list says so."""
-    found = []
+    """Take a server out and put it back by its route's Service, and measure the broker's list.
+
+    The results are the seconds until the list says so.
+    """
+    seconds = []
     with Client(running.broker_url) as client:
         for number in range(SEEN):
             gone = number % 2 == 0
@@ -110,8 +115,8 @@ def _seen(running: KubeGateway, admin: Admin) -> list[float]:
                 admin.create({**body, "kind": "Service"})
             began = time.perf_counter()
             wait_until(lambda gone=gone: ("s1_one" in client.tools()) != gone, "the change")
-            found.append((time.perf_counter() - began) * 1000)
-    return sorted(found)
+            seconds.append((time.perf_counter() - began) * 1000)
+    return sorted(seconds)
 
 
 def main(*numbers: str) -> None:

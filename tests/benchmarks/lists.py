@@ -1,6 +1,7 @@
 """What a tools/list costs: `just bench lists [ROUNDS]` (5). Prints Markdown.
 
-2 servers with 20 tools each and 60 with 100, of which a page is 1,000; `static` is hypercorn with the same bytes as a constant.
+2 servers with 20 tools each and 60 with 100, of which a page is 1,000; `static` is hypercorn with
+the same bytes as a constant.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ def measured(stack: ExitStack, servers: int, tools: int, rounds: int) -> None:
     ports = {f"s{n}": stack.enter_context(load_server(directory, f"s{n}", tools - 1)) for n in range(servers)}
     native = stack.enter_context(bare_envoy(directory, "native", mcp_router(list(ports)), ports, 1))
     entries = [entry(f"ns/{name}", f"http://127.0.0.1:{port}/mcp", f"{name}_") for name, port in ports.items()]
-    known = gateway_target(stack, directory / "on", entries)
-    asked = gateway_target(stack, directory / "off", entries, "--route-memo=off")
-    page = first_page(known)
+    with_memo = gateway_target(stack, directory / "on", entries)
+    without_memo = gateway_target(stack, directory / "off", entries, "--route-memo=off")
+    page = first_page(with_memo)
     static = static_target(stack, directory, page)
     rows = [
         ("Envoy's mcp_router (all tools)", Load(native, CONNECTIONS, LIST)),
-        ("gateway: Envoy knows it", Load(known, CONNECTIONS, LIST)),
-        ("gateway, gzip", Load(known, CONNECTIONS, LIST, *GZIP)),
-        ("`--route-memo off`", Load(asked, CONNECTIONS, LIST)),
+        ("gateway: Envoy knows it", Load(with_memo, CONNECTIONS, LIST)),
+        ("gateway, gzip", Load(with_memo, CONNECTIONS, LIST, *GZIP)),
+        ("`--route-memo off`", Load(without_memo, CONNECTIONS, LIST)),
         ("hypercorn, static", Load(static, CONNECTIONS, LIST)),
     ]
     results = [[load.round(ROUND) for _, load in rows] for _ in range(rounds)]

@@ -1,7 +1,11 @@
-"""What the parts of a hit cost: `just bench parts [CONNECTIONS] [ROUNDS]` (16 and 40). Prints Markdown.
+"""Measures the cost of the parts of a hit: `just bench parts [CONNECTIONS] [ROUNDS]`.
 
-Every variant, plain Envoy and mcp_router too, is a listener of one Envoy with one worker: two processes of the same configuration differ by a
-tenth, listeners of one do not. It has a core of its own. Rounds are short and in random order; what a part costs is what a call costs less without it.
+The defaults are 16 and 40. Prints Markdown.
+
+Every variant, plain Envoy and mcp_router too, is a listener of one Envoy with one worker: two
+processes of the same configuration differ by a tenth, listeners of one do not. Envoy has a core of
+its own. Rounds are short and in random order. The cost of a part is the difference to a call
+without it.
 """
 
 from __future__ import annotations
@@ -41,8 +45,8 @@ Edit = Callable[[Manager], None]
 
 
 def _filter(manager: Manager, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(each for each in manager["http_filters"] if each["name"] == name)["typed_config"]
-    return found["extension_config"]["typed_config"] if "extension_config" in found else found  # type: ignore[no-any-return]
+    config: dict[str, Any] = next(each for each in manager["http_filters"] if each["name"] == name)["typed_config"]
+    return config["extension_config"]["typed_config"] if "extension_config" in config else config  # type: ignore[no-any-return]
 
 
 def without_filter(name: str) -> Edit:
@@ -106,7 +110,10 @@ PARTS: dict[str, Edit] = {
 
 
 def _ours(envoy: Path) -> tuple[Manager, list[Any]]:
-    """The gateway's connection manager with its routes inside, and its clusters, out of the files that the sidecar wrote."""
+    """The gateway's connection manager with its routes inside, and its clusters.
+
+    They come from the files that the sidecar wrote.
+    """
     lds, rds, cds = (
         yaml.safe_load((envoy / name).read_text())["resources"] for name in ("lds.yaml", "rds.yaml", "cds.yaml")
     )
@@ -132,15 +139,15 @@ def main(connections: str = "16", rounds: str = "40") -> None:
             edited = copy.deepcopy(manager)
             edit(edited)
             variants.append((name, edited, "one_t0"))
-        found = free_ports(len(variants))
-        listeners = [listener(name, port, each) for (name, each, _), port in zip(variants, found, strict=True)]
+        listener_ports = free_ports(len(variants))
+        listeners = [listener(name, port, each) for (name, each, _), port in zip(variants, listener_ports, strict=True)]
         servers = [cluster(name, port) for name, port in ports.items()]
         os.sched_setaffinity(0, cores[:1])
         pid = stack.enter_context(started_envoy(directory, "parts", listeners, [*clusters, *servers], 1))
         os.sched_setaffinity(0, cores[1:] or cores)
         loads = [
             (name, Load(Target(name, f"http://127.0.0.1:{port}/mcp", (pid,), tool), int(connections), call(tool)))
-            for (name, _, tool), port in zip(variants, found, strict=True)
+            for (name, _, tool), port in zip(variants, listener_ports, strict=True)
         ]
         for _, load in loads:
             load.round(WARM)

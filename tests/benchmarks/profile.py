@@ -1,11 +1,13 @@
-"""Where the sidecar's CPU goes: `just bench profile [NAME ...]`, flame graphs by py-spy into tests/benchmarks/profiles.
+"""Profiles the sidecar's CPU: `just bench profile [NAME ...]`.
 
-call        calls that all go to the router (`--route-memo off`)
-lists       lists that all go to the broker (likewise)
-initialize  new sessions
-listen      their notification streams
-first       first calls: sessions with the server are opened
-start       a start with 50 servers
+py-spy writes flame graphs into tests/benchmarks/profiles.
+
+    call        calls that all go to the router (`--route-memo off`)
+    lists       lists that all go to the broker (likewise)
+    initialize  new sessions
+    listen      their notification streams
+    first       first calls: sessions with the server are opened
+    start       a start with 50 servers
 """
 
 from __future__ import annotations

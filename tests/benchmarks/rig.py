@@ -1,4 +1,4 @@
-"""What the benchmarks share: the compiled load, the things that it is compared with, and the accounts of processes."""
+"""The parts that benchmarks share: compiled load, programs to compare with, process accounts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def load_server(directory: Path, name: str, tools: int = 20) -> Iterator[int]:
 
 @attrs.frozen
 class Target:
-    """Something to be measured: where it listens, the processes that count, and the tool to call there."""
+    """A target of a measurement: its port, the processes that count, and the tool to call there."""
 
     name: str
     url: str
@@ -98,10 +98,10 @@ class Load:
         before = self.account.cpu
         self._popen.stdin.write(f"{seconds}\n")
         self._popen.stdin.flush()
-        found: dict[str, float] = json.loads(self._popen.stdout.readline())
-        found["cpu"] = (self.account.cpu - before) / max(found["calls"], 1) * 1e6
-        found["rate"] = found["calls"] / found["seconds"]
-        return found
+        figures: dict[str, float] = json.loads(self._popen.stdout.readline())
+        figures["cpu"] = (self.account.cpu - before) / max(figures["calls"], 1) * 1e6
+        figures["rate"] = figures["calls"] / figures["seconds"]
+        return figures
 
     def close(self) -> None:
         assert self._popen.stdin is not None
@@ -194,7 +194,10 @@ def address(port: int) -> dict[str, Any]:
 
 
 def installed(name: str, requirement: str) -> Path:
-    """An environment of its own for something from PyPI that brings what does not fit to ours, or that only benchmarks want."""
+    """Install a package from PyPI into an environment of its own.
+
+    Its dependencies do not fit to ours, or only benchmarks need it.
+    """
     home = CACHE / name
     if not (home / "installed").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
@@ -233,8 +236,8 @@ class Sessions:
         assert self._popen.stdout is not None
         self._popen.stdin.write(f"{name}\n")
         self._popen.stdin.flush()
-        found: dict[str, float] = json.loads(self._popen.stdout.readline())
-        return found
+        figures: dict[str, float] = json.loads(self._popen.stdout.readline())
+        return figures
 
     def close(self) -> None:
         assert self._popen.stdin is not None

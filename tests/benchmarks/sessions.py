@@ -1,7 +1,8 @@
 """What sessions cost: `just bench sessions [SESSIONS] [ROUNDS]`. Prints Markdown.
 
-Each round opens SESSIONS sessions, gives each its notification stream, calls a tool in each (a session with the server is opened), calls it again (Envoy
-remembers), rests, and then all clients vanish at once: connections are cut, nobody says good-bye. Their sessions live on for a day.
+Each round opens SESSIONS sessions, gives each its notification stream, calls a tool in each (a
+session with the server is opened), calls it again (Envoy remembers), rests, and then all clients
+vanish at once: connections are cut, nobody says good-bye. Their sessions live on for a day.
 """
 
 from __future__ import annotations

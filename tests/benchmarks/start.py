@@ -1,7 +1,10 @@
-"""What a start costs: `just bench start [PROGRAM ...]`, by default this checkout, and what build/package made.
+"""Measures the cost of a start: `just bench start [PROGRAM ...]`.
 
-For each program, rounds interleaved, medians: the time from exec until the router answers an ext_proc request over gRPC and until /readyz is 200, the CPU until
-then, and the resident memory (of the program and its children) when it is idle.
+The default is this checkout, and the programs that build/package made.
+
+For each program it measures, in interleaved rounds, the medians of the time from exec until the
+router answers an ext_proc request over gRPC and until /readyz is 200, the CPU until then, and the
+resident memory (of the program and its children) when it is idle.
 """
 
 from __future__ import annotations
@@ -84,15 +87,15 @@ def measured(program: list[str], directory: Path) -> tuple[float, float, float, 
         process.wait()
 
 
-def main(*named: str) -> None:
+def main(*program_names: str) -> None:
     built = [str(ROOT / "dist/mcpgw-sidecar/mcpgw-sidecar")]
     built += [path for path in glob.glob(str(ROOT / "dist/mcpgw-sidecar-*-linux-*")) if not path.endswith((".tar", ".txt"))]
-    programs = [[program] for program in named] or [SOURCE, *([path] for path in built if os.path.exists(path))]
+    programs = [[program] for program in program_names] or [SOURCE, *([path] for path in built if os.path.exists(path))]
     with tempfile.TemporaryDirectory() as directory:
-        found = [[measured(program, Path(directory)) for program in programs] for _ in range(ROUNDS)]
+        rounds = [[measured(program, Path(directory)) for program in programs] for _ in range(ROUNDS)]
     print(f"{ROUNDS} rounds, medians; Python {platform.python_version()}, {platform.machine()}\n")
     print("| program | router answers, s | ready, s | CPU until then, s | RSS idle, MB |\n|---|---|---|---|---|")
     for place, program in enumerate(programs):
-        columns = [statistics.median(column) for column in zip(*(one[place] for one in found), strict=True)]
+        columns = [statistics.median(column) for column in zip(*(one[place] for one in rounds), strict=True)]
         name = "this checkout" if program == SOURCE else os.path.relpath(program[0], ROOT)
         print(f"| {name} | {columns[0]:.2f} | {columns[1]:.2f} | {columns[2]:.2f} | {columns[3]:.0f} |")

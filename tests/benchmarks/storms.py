@@ -28,8 +28,11 @@ SECOND = 1.0
 
 
 def start(rounds: int = 5) -> None:
-    """From exec until each healthy server's tool is listed, whatever the others do; what the interpreter needs until `main` is in it."""
-    found = []
+    """Measure from exec until each healthy server's tool is listed, whatever the others do.
+
+    The time that the interpreter needs until `main` is included.
+    """
+    seconds = []
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ports = [stack.enter_context(load_server(directory, f"s{number}", 10)) for number in range(HEALTHY)]
@@ -41,10 +44,10 @@ def start(rounds: int = 5) -> None:
         for number in range(rounds):
             home = directory / str(number)
             home.mkdir()
-            found.append(started(home, servers))
-    ready, listed, cpu = (statistics.median(column) for column in zip(*found, strict=True))
+            seconds.append(started(home, servers))
+    ready, listed, cpu = (statistics.median(column) for column in zip(*seconds, strict=True))
     print(
-        f"| {HEALTHY} + {REFUSING} + {MUTE} | {ready:.2f} | {listed:.2f} | {max(each[1] for each in found):.2f} | {cpu:.2f} |"
+        f"| {HEALTHY} + {REFUSING} + {MUTE} | {ready:.2f} | {listed:.2f} | {max(each[1] for each in seconds):.2f} | {cpu:.2f} |"
     )
 
 
@@ -73,14 +76,14 @@ def started(home: Path, servers: list[dict[str, object]]) -> tuple[float, float,
 
 
 def changes() -> None:
-    """Work is bounded, each client hears of it at most twice a second, and then there is silence."""
+    """Work is limited, each client gets at most two notifications a second, and then none."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         one, two = (stack.enter_context(load_server(directory, name, 10)) for name in ("one", "two"))
         fixed = entry("ns/one", f"http://127.0.0.1:{one}/mcp", "one_")
         running = stack.enter_context(gateway(directory, [fixed]))
         clients = [stack.enter_context(running.client()) for _ in range(LISTENERS)]
-        heard = [stack.enter_context(listening(client)) for client in clients]
+        messages = [stack.enter_context(listening(client)) for client in clients]
         assert running.envoy is not None
         sidecar, envoy = Account(running.sidecar.popen.pid), Account(running.envoy.popen.pid)
         before, before_envoy, begun = sidecar.cpu, envoy.cpu, time.monotonic()
@@ -94,7 +97,7 @@ def changes() -> None:
         time.sleep(SECOND)
         before = sidecar.cpu
         time.sleep(2 * SECOND)
-        counts = [sum(message["method"] == "notifications/tools/list_changed" for message in each) for each in heard]
+        counts = [sum(message["method"] == "notifications/tools/list_changed" for message in each) for each in messages]
         print(
             f"| {CHANGES} in {took:.1f} s | {spent / took * 100:.0f} ({spent_envoy / took * 100:.0f}) | {followed:.2f} "
             f"| {min(counts)} to {max(counts)} | {(sidecar.cpu - before) / 2 * 100:.1f} | {sidecar.rss:.0f} |"
@@ -102,7 +105,7 @@ def changes() -> None:
 
 
 def away() -> None:
-    """Calls of known sessions and attempts to begin new ones, in the minute before, without the sidecar, and after."""
+    """Calls of known sessions, and openings of new ones: before, without and after the sidecar."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(load_server(directory, "one"))
@@ -117,20 +120,20 @@ def away() -> None:
             stop, new = threading.Event(), Counter[int]()
             opening = threading.Thread(target=open_sessions, args=(running, stop, new))
             opening.start()
-            found = load.round(AWAY if when == "away" else AWAY / 4)
+            figures = load.round(AWAY if when == "away" else AWAY / 4)
             stop.set()
             opening.join()
             answered = ", ".join(f"{status}: {count}" for status, count in sorted(new.items()))
-            print(f"| {when} | {found['calls']:.0f} | {found['errors']:.0f} | {answered} |", flush=True)
+            print(f"| {when} | {figures['calls']:.0f} | {figures['errors']:.0f} | {answered} |", flush=True)
         load.close()
 
 
-def open_sessions(running: Gateway, stop: threading.Event, found: Counter[int]) -> None:
+def open_sessions(running: Gateway, stop: threading.Event, statuses: Counter[int]) -> None:
     """New sessions, each with its first call; by the status of what ended it."""
     while not stop.is_set():
         client = Client(running.url)
         first = client.call("t0") if hasattr(client, "session") else client.initialized
-        found[first.status_code] += 1
+        statuses[first.status_code] += 1
         client.close()
         time.sleep(0.1)
 

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.directory import store as stores
-from mcpgw_sidecar.directory.store import MAX_KEPT, Listener, SharedRow
+from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SharedRow
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
 
@@ -23,7 +23,7 @@ class Shared:
     mail: dict[str, list[bytes]] = attrs.field(factory=dict)
     leases: dict[tuple[str, ServerName], tuple[int, float]] = attrs.field(factory=dict)
     ended: dict[str, int] = attrs.field(factory=dict)
-    replicas: list[tuple[int, Listener]] = attrs.field(factory=list)
+    replicas: list[tuple[int, ReplicaNews]] = attrs.field(factory=list)
 
 
 @attrs.define
@@ -99,7 +99,7 @@ class MemoryStore:
         self.all.leases[session_key, server] = (id(self), trio.current_time() + stores.LEASE)
         return True
 
-    async def wait_following(self, listener: Listener) -> None:
+    async def wait_following(self, listener: ReplicaNews) -> None:
         self.all.replicas.append((id(self), listener))
         for key, expires in self.all.ended.items():
             listener.ended(key, expires)

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from mcpgw_sidecar.directory import redisstore, store as stores
-from mcpgw_sidecar.directory.store import MAX_KEPT, Listener, SessionStore, SharedRow, Unshared
+from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SessionStore, SharedRow, Unshared
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.sessions import Session
 from tests.contract.memory import MemoryStore, Shared
@@ -68,8 +68,8 @@ class News:
         self.mail: list[str] = []
         self.changed: list[str] = []
 
-    def listener(self) -> Listener:
-        return Listener(
+    def listener(self) -> ReplicaNews:
+        return ReplicaNews(
             ended=lambda key, expires: self.ended.append((key, expires)),
             mail=self.mail.append,
             changed=self.changed.append,

@@ -66,9 +66,9 @@ def test_everything_but_the_name_is_relayed_as_it_came() -> None:
     ],
 )
 def test_a_broken_tool_is_left_out_with_its_reason(text: str, reason: str) -> None:
-    found = read_item(TOOL, text)
-    assert isinstance(found, Unusable)
-    assert reason in found.reason
+    item = read_item(TOOL, text)
+    assert isinstance(item, Unusable)
+    assert reason in item.reason
 
 
 @pytest.mark.duty("list.prefixed", "list.order")
@@ -121,18 +121,18 @@ def test_what_could_not_be_read_is_reported() -> None:
 def test_pages_of_a_thousand_each_tool_once() -> None:
     many = [f"t{number:04}" for number in range(2 * PAGE + 5)]
     snapshot = federate((server("a"),), {ServerName("a"): offer(*many)}).snapshot
-    seen: list[str] = []
+    all_names: list[str] = []
     cursor: str | None = None
     sizes = []
     while True:
         page = snapshot.of(TOOL).page(cursor)
         assert page is not None
-        seen += names(page)
+        all_names += names(page)
         sizes.append(len(names(page)))
         cursor = json.loads(page).get("nextCursor")
         if cursor is None:
             break
-    assert seen == many
+    assert all_names == many
     assert sizes == [PAGE, PAGE, 5]
 
 
@@ -166,8 +166,8 @@ def test_the_digest_follows_the_list() -> None:
 def test_instructions_stand_under_their_prefix() -> None:
     talk = attrs.evolve(offer(), instructions="Do.")
     servers = (server("a", "a_"), server("b"), server("c"))
-    told = federate(servers, {ServerName("a"): talk, ServerName("b"): talk}).snapshot.instructions
-    assert told == "Tools that start with a_:\nDo.\n\nTools of b:\nDo."
+    instructions = federate(servers, {ServerName("a"): talk, ServerName("b"): talk}).snapshot.instructions
+    assert instructions == "Tools that start with a_:\nDo.\n\nTools of b:\nDo."
 
 
 @pytest.mark.duty("header.authority-path")

@@ -101,23 +101,23 @@ def test_no_servers_is_a_configuration() -> None:
     ],
 )  # fmt: skip
 def test_every_problem_has_its_place_and_its_remedy(text: str, expected: list[str]) -> None:
-    found = problems(text)
-    assert len(found) == len(expected), found
-    for line, words in zip(found, expected, strict=True):
+    problem_list = problems(text)
+    assert len(problem_list) == len(expected), problem_list
+    for line, words in zip(problem_list, expected, strict=True):
         assert words in line
 
 
 @pytest.mark.duty("security.credentials")
 def test_a_credential_is_not_repeated_in_an_error() -> None:
-    (found,) = problems('servers:\n- {name: a, url: "http://h", credential: "s3cr\\u00e9t"}')
-    assert "s3cr" not in found
-    assert "credential" in found
+    (problem,) = problems('servers:\n- {name: a, url: "http://h", credential: "s3cr\\u00e9t"}')
+    assert "s3cr" not in problem
+    assert "credential" in problem
 
 
 @pytest.mark.duty("security.credentials")
 def test_a_credential_of_the_wrong_type_is_not_repeated_either() -> None:
-    (found,) = problems('servers:\n- {name: a, url: "http://h", credential: 123456789}')
-    assert "123456789" not in found
+    (problem,) = problems('servers:\n- {name: a, url: "http://h", credential: 123456789}')
+    assert "123456789" not in problem
 
 
 @pytest.mark.duty("config.keys")

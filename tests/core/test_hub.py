@@ -106,7 +106,7 @@ def test_what_replicas_opened_is_taken_over_unless_there_is_one() -> None:
 
 
 def test_a_dead_session_is_forgotten_once() -> None:
-    """Two calls find the same session dead; the second must not throw away what the first one opened."""
+    """Two calls find a session dead; the second must keep the session that the first opens."""
     hub = SessionHub()
     fed(hub, e.Opened(S, NAME, UP), e.Forgotten("k", NAME, UP), e.Opened(S, NAME, NEW), e.Forgotten("k", NAME, UP))
     assert hub.upstream("k", NAME) == NEW

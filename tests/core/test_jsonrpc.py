@@ -64,9 +64,9 @@ def test_kinds_of_messages() -> None:
     ],
 )
 def test_what_is_no_message(body: bytes, code: int, ident: str) -> None:
-    found = parse_message(body)
-    assert isinstance(found, Malformed)
-    assert (found.code, found.id) == (code, ident)
+    message = parse_message(body)
+    assert isinstance(message, Malformed)
+    assert (message.code, message.id) == (code, ident)
 
 
 def test_our_own_messages_are_messages() -> None:

@@ -86,9 +86,9 @@ def test_names_take_the_prefix_and_uris_do_not() -> None:
     ],
 )
 def test_what_clients_would_choke_on_is_left_out(kind: Kind, text: str, reason: str) -> None:
-    found = read_item(kind, text)
-    assert isinstance(found, Unusable)
-    assert reason in found.reason
+    item = read_item(kind, text)
+    assert isinstance(item, Unusable)
+    assert reason in item.reason
 
 
 def test_prompts_may_have_arguments() -> None:
@@ -160,17 +160,17 @@ def test_a_template_is_not_a_pattern_of_its_own() -> None:
     ],
 )
 def test_requests_find_their_owner(method: str, params: object, server: Server, sent: object) -> None:
-    found = ask(method, params)
-    assert isinstance(found, Forward)
-    assert found.server == server
-    assert json.loads(found.body)["params"] == sent
+    decision = ask(method, params)
+    assert isinstance(decision, Forward)
+    assert decision.server == server
+    assert json.loads(decision.body)["params"] == sent
 
 
 def test_a_uri_arrives_as_it_was_written() -> None:
     body = '{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"db:\\/\\/one\\u002fpeople", "x":1e400}}'
-    found = decide(HttpRequest(headers={}, body=body.encode()), SNAPSHOT, STATE)
-    assert isinstance(found, Forward)
-    assert found.body.decode() == body
+    decision = decide(HttpRequest(headers={}, body=body.encode()), SNAPSHOT, STATE)
+    assert isinstance(decision, Forward)
+    assert decision.body.decode() == body
 
 
 @pytest.mark.duty("error.unknown-item", "error.params-32602")
@@ -189,9 +189,9 @@ def test_a_uri_arrives_as_it_was_written() -> None:
     ],
 )
 def test_what_nobody_owns(method: str, params: object, code: int) -> None:
-    found = ask(method, params)
-    assert isinstance(found, Reject)
-    assert (found.status, found.code, found.method) == (200, code, method)
+    decision = ask(method, params)
+    assert isinstance(decision, Reject)
+    assert (decision.status, decision.code, decision.method) == (200, code, method)
 
 
 def test_the_table_of_kinds_is_without_contradiction() -> None:
@@ -215,6 +215,6 @@ def test_a_server_may_list_a_uri_that_looks_like_an_alias() -> None:
     uri = write_alias(TWO.name, "file:///x")
     offers = {ONE.name: Discovered({"resource": items(RESOURCE, {"uri": uri, "name": "x"})}, capabilities=frozenset())}
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri}}).encode()
-    found = decide(HttpRequest(headers={}, body=body), federate((ONE,), offers).snapshot, STATE)
-    assert isinstance(found, Forward)
-    assert (found.server, json.loads(found.body)["params"]) == (ONE, {"uri": uri})
+    decision = decide(HttpRequest(headers={}, body=body), federate((ONE,), offers).snapshot, STATE)
+    assert isinstance(decision, Forward)
+    assert (decision.server, json.loads(decision.body)["params"]) == (ONE, {"uri": uri})

@@ -21,46 +21,46 @@ def of(kind: str, inner: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.duty("cli.inject")
 def test_a_pod() -> None:
-    found = pod()
-    (done,) = inject(found, SIDECAR)
+    document = pod()
+    (done,) = inject(document, SIDECAR)
     assert (done.name, done.problem, done.changed, done.remark) == ("Pod p", None, True, None)
-    assert found["spec"]["initContainers"] == [container(SIDECAR, writes_envoy=False)]
-    assert "volumeMounts" not in found["spec"]["containers"][0]
-    assert found["spec"]["containers"][1]["volumeMounts"] == [{"name": "mcpgw-run", "mountPath": "/run/mcpgw"}]
-    assert INJECTED in found["metadata"]["annotations"]
+    assert document["spec"]["initContainers"] == [container(SIDECAR, writes_envoy=False)]
+    assert "volumeMounts" not in document["spec"]["containers"][0]
+    assert document["spec"]["containers"][1]["volumeMounts"] == [{"name": "mcpgw-run", "mountPath": "/run/mcpgw"}]
+    assert INJECTED in document["metadata"]["annotations"]
 
 
 @pytest.mark.duty("cli.inject")
 def test_it_is_idempotent_and_follows_its_options() -> None:
-    found = pod(initContainers=[{"name": "first"}], volumes=[{"name": "v"}])
-    inject(found, SIDECAR)
-    once = copy.deepcopy(found)
-    (again,) = inject(found, SIDECAR)
+    document = pod(initContainers=[{"name": "first"}], volumes=[{"name": "v"}])
+    inject(document, SIDECAR)
+    once = copy.deepcopy(document)
+    (again,) = inject(document, SIDECAR)
     assert not again.changed
-    assert found == once
-    (other,) = inject(found, Sidecar(image="x:2", given=frozenset({"image"})))
+    assert document == once
+    (other,) = inject(document, Sidecar(image="x:2", given=frozenset({"image"})))
     assert other.changed
-    assert [each["name"] for each in found["spec"]["initContainers"]] == ["first", "mcpgw-sidecar"]
-    assert found["spec"]["initContainers"][1]["image"] == "x:2"
-    assert len(found["spec"]["volumes"]) == 2
+    assert [each["name"] for each in document["spec"]["initContainers"]] == ["first", "mcpgw-sidecar"]
+    assert document["spec"]["initContainers"][1]["image"] == "x:2"
+    assert len(document["spec"]["volumes"]) == 2
 
 
 @pytest.mark.duty("cli.inject")
 def test_what_is_not_given_stays_as_it_was() -> None:
     """Options, environment, image and resources that somebody set by hand or before."""
-    found = pod()
-    inject(found, Sidecar(image="x:1", public_hosts=("a.example", "b.example"), namespace="own", max_body=1 << 20))
-    sidecar = found["spec"]["initContainers"][0]
+    document = pod()
+    inject(document, Sidecar(image="x:1", public_hosts=("a.example", "b.example"), namespace="own", max_body=1 << 20))
+    sidecar = document["spec"]["initContainers"][0]
     sidecar["env"].append({"name": "MCPGW_SESSION_STORE", "value": "valkey://x"})
     sidecar["args"].append("--call-timeout=9s")
     sidecar["resources"] = {"limits": {"memory": "1Gi"}}
-    before = copy.deepcopy(found)
-    (again,) = inject(found, Sidecar(public_hosts=("default.example",)))
+    before = copy.deepcopy(document)
+    (again,) = inject(document, Sidecar(public_hosts=("default.example",)))
     assert not again.changed
-    assert found == before
+    assert document == before
     changed = Sidecar(image="x:2", public_hosts=("c.example",), given=frozenset({"image", "public_hosts", "max_body"}))
-    inject(found, changed)
-    sidecar = found["spec"]["initContainers"][0]
+    inject(document, changed)
+    sidecar = document["spec"]["initContainers"][0]
     assert [
         each for each in sidecar["args"] if each.startswith(("--public-host", "--namespace", "--max-body", "--call"))
     ] == [
@@ -82,22 +82,26 @@ def test_what_is_not_given_stays_as_it_was() -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_what_it_should_be_is_left_alone(odd: dict[str, Any]) -> None:
-    found = {"kind": "Pod", **copy.deepcopy({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "envoy"}]}}), **odd}
-    before = copy.deepcopy(found)
-    (done,) = inject(found, SIDECAR)
+    document = {
+        "kind": "Pod",
+        **copy.deepcopy({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "envoy"}]}}),
+        **odd,
+    }
+    before = copy.deepcopy(document)
+    (done,) = inject(document, SIDECAR)
     if "labels" in str(odd):
         assert done.changed  # labels that are none say nothing
     else:
         assert done.problem
-        assert found == before
+        assert document == before
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"])
 def test_templates(kind: str) -> None:
-    found = of(kind, pod())
-    (done,) = inject(found, SIDECAR)
+    document = of(kind, pod())
+    (done,) = inject(document, SIDECAR)
     assert done.name == f"{kind} w"
-    assert found["spec"]["template"]["spec"]["initContainers"]
+    assert document["spec"]["template"]["spec"]["initContainers"]
 
 
 def test_lists_and_what_is_none_of_ours() -> None:
@@ -128,12 +132,12 @@ def test_what_is_not_injected_says_why() -> None:
 
 
 def test_a_plain_envoy_is_started_with_our_bootstrap() -> None:
-    found = pod("envoy")
-    (done,) = inject(found, SIDECAR)
+    document = pod("envoy")
+    (done,) = inject(document, SIDECAR)
     assert done.remark is None
-    assert found["spec"]["containers"][1]["args"] == ["-c", BOOTSTRAP]
-    assert "--envoy-dir=/run/mcpgw/envoy" in found["spec"]["initContainers"][0]["args"]
-    (again,) = inject(found, SIDECAR)
+    assert document["spec"]["containers"][1]["args"] == ["-c", BOOTSTRAP]
+    assert "--envoy-dir=/run/mcpgw/envoy" in document["spec"]["initContainers"][0]["args"]
+    (again,) = inject(document, SIDECAR)
     assert (again.changed, again.remark) == (False, None)
     own = pod("proxy")
     own["spec"]["containers"][1]["command"] = ["envoy", "-c", "/etc/envoy.yaml"]
@@ -142,22 +146,22 @@ def test_a_plain_envoy_is_started_with_our_bootstrap() -> None:
 
 
 def test_a_pod_without_metadata() -> None:
-    found = {"kind": "Pod", "spec": pod()["spec"]}
-    (done,) = inject(found, SIDECAR)
+    document = {"kind": "Pod", "spec": pod()["spec"]}
+    (done,) = inject(document, SIDECAR)
     assert done.changed
-    assert found["metadata"]["annotations"]
+    assert document["metadata"]["annotations"]
 
 
 def applied(document: dict[str, Any], operations: list[dict[str, Any]]) -> dict[str, Any]:
-    found = copy.deepcopy(document)
+    result = copy.deepcopy(document)
     for operation in operations:
         *parents, last = operation["path"].strip("/").split("/")
-        at = found
+        at = result
         for step in parents:
             at = at[step]
         assert (operation["op"] == "replace") == (last in at)
         at[last] = operation["value"]
-    return found
+    return result
 
 
 def test_a_patch_does_the_same() -> None:

@@ -171,10 +171,10 @@ def test_marks_are_read_from_functions_and_classes() -> None:
         ("group.duty", "tests/test_x.py:8 test_that"),
     ]
     assert without_test((DUTY,), marks) == []
-    (told,) = without_duty((DUTY,), marks)
-    assert told.startswith('tests/test_x.py:4 test_it: the mark "group.other" names no duty')
-    (told,) = without_test((DUTY,), Marks((), ()))
-    assert '"group.duty" has no test' in told
+    (fault,) = without_duty((DUTY,), marks)
+    assert fault.startswith('tests/test_x.py:4 test_it: the mark "group.other" names no duty')
+    (fault,) = without_test((DUTY,), Marks((), ()))
+    assert '"group.duty" has no test' in fault
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_a_mark_that_counts_for_no_test_is_a_stray(name: str, source: str) -> No
     ],
 )
 def test_what_is_wrong_with_a_row_is_said(change: dict[str, object], words: str) -> None:
-    (told,) = ill_formed((attrs.evolve(DUTY, **change),))
-    assert words in told
+    (fault,) = ill_formed((attrs.evolve(DUTY, **change),))
+    assert words in fault
 
 
 def test_an_id_that_two_rows_have_is_said() -> None:

@@ -74,27 +74,27 @@ KINDS = {McpServer: MCP_SERVER, HttpRoute: HTTP_ROUTE, VirtualServerObject: VIRT
 
 def filled(*objects: Any) -> Index:
     index = Index()
-    for found in objects:
-        index.apply(kind_of(found), found)
+    for obj in objects:
+        index.apply(kind_of(obj), obj)
     return index
 
 
-def kind_of(found: Any) -> str:
+def kind_of(obj: Any) -> str:
     names = {"McpServer": MCP_SERVER, "VirtualServerObject": VIRTUAL_SERVER, "HttpRoute": HTTP_ROUTE, "Service": SERVICE}
-    kind: ResourceKind = (names | {"Grant": GRANT, "Secret": SECRET})[type(found).__name__]
+    kind: ResourceKind = (names | {"Grant": GRANT, "Secret": SECRET})[type(obj).__name__]
     return kind.name
 
 
 def row(*objects: Any, name: str = "s") -> Row:
-    found = filled(*objects).row(Ref(NS, name))
-    assert found is not None
-    return found
+    index_row = filled(*objects).row(Ref(NS, name))
+    assert index_row is not None
+    return index_row
 
 
 def server(*objects: Any) -> Server:
-    found = row(*objects).server
-    assert found is not None
-    return found
+    value = row(*objects).server
+    assert value is not None
+    return value
 
 
 def reason(*objects: Any) -> str:
@@ -113,8 +113,8 @@ def test_paths_of_the_api() -> None:
 
 @pytest.mark.duty("kube.route-resolved")
 def test_the_guides_server() -> None:
-    found = server(mcp(toolPrefix="test_"), route(), service())
-    assert found == Server(
+    server_row = server(mcp(toolPrefix="test_"), route(), service())
+    assert server_row == Server(
         name=ServerName("mcp-test/r"),
         url="http://svc.mcp-test.svc.cluster.local:9090/mcp",
         hostname="s.mcp.local",
@@ -154,8 +154,8 @@ def test_the_guides_server() -> None:
     ],
 )
 def test_urls(objects: tuple[Any, ...], url: str, hostname: str) -> None:
-    found = server(*objects)
-    assert (found.url, found.hostname) == (url, hostname)
+    server_row = server(*objects)
+    assert (server_row.url, server_row.hostname) == (url, hostname)
 
 
 @pytest.mark.duty("kube.ready-truth", "kube.grant")
@@ -221,10 +221,10 @@ def test_credentials() -> None:
     assert reason(*base, wrong) == "InvalidCredential"
     index = filled(*base)
     assert index.trouble(SECRET.name, "forbidden") == {Ref(NS, "s")}
-    found = index.row(Ref(NS, "s"))
-    assert found is not None
-    assert found.problem is not None
-    assert "Secrets cannot be read (forbidden)" in found.problem.message
+    index_row = index.row(Ref(NS, "s"))
+    assert index_row is not None
+    assert index_row.problem is not None
+    assert "Secrets cannot be read (forbidden)" in index_row.problem.message
     assert index.trouble(SECRET.name, "forbidden") == set()
     assert index.trouble(SECRET.name, None) == {Ref(NS, "s")}
 
@@ -232,10 +232,10 @@ def test_credentials() -> None:
 def test_what_cannot_be_watched_may_be_there() -> None:
     index = filled(mcp())
     index.trouble(HTTP_ROUTE.name, "forbidden")
-    found = index.row(Ref(NS, "s"))
-    assert found is not None
-    assert found.problem is not None
-    assert found.problem.message.endswith("(or it is there, but: forbidden)")
+    index_row = index.row(Ref(NS, "s"))
+    assert index_row is not None
+    assert index_row.problem is not None
+    assert index_row.problem.message.endswith("(or it is there, but: forbidden)")
     assert [(each.name, each.reason) for each in index.refused()] == [("mcp-test/s", "RouteNotFound")]
 
 
@@ -260,11 +260,11 @@ def test_the_older_one_keeps_the_route() -> None:
 def test_two_servers_with_one_host_name_are_told() -> None:
     index = filled(mcp("a", "ra"), route("ra"), service(), mcp("b", "rb"))
     assert index.apply(HTTP_ROUTE.name, route("rb")) == {Ref(NS, "a"), Ref(NS, "b")}
-    found = index.row(Ref(NS, "a"))
-    assert found is not None
-    assert found.server is not None
-    assert found.same_host == ("mcp-test/rb",)
-    document = server_status(found, seen(found.server), NOW)
+    index_row = index.row(Ref(NS, "a"))
+    assert index_row is not None
+    assert index_row.server is not None
+    assert index_row.same_host == ("mcp-test/rb",)
+    document = server_status(index_row, seen(index_row.server), NOW)
     assert document is not None
     assert "has one host name with mcp-test/rb" in document["conditions"][0]["message"]
     assert index.apply(HTTP_ROUTE.name, route("rb", hosts=("other",))) == {Ref(NS, "a"), Ref(NS, "b")}
@@ -300,7 +300,7 @@ def test_objects_are_what_is_used_of_them() -> None:
     assert str(Ref("a", "b")) == "a/b"
     virtual = read(VIRTUAL_SERVER.name, {"metadata": meta("v"), "spec": {"tools": ["b", "a", "b"]}})
     index = filled(virtual)
-    assert [(found.name, found.tools) for found in index.virtual_servers()] == [("mcp-test/v", ("b", "a"))]
+    assert [(row.name, row.tools) for row in index.virtual_servers()] == [("mcp-test/v", ("b", "a"))]
     for kind in (MCP_SERVER, VIRTUAL_SERVER, GRANT):
         with pytest.raises((KeyError, TypeError)):
             read(kind.name, {"metadata": meta("x"), "spec": {}})
@@ -366,8 +366,8 @@ def test_conditions_of_others_stay_theirs() -> None:
     assert good.server is not None
     theirs = {"type": "Accepted", "status": "True"}
     raw = {"metadata": meta("s"), "spec": {"targetRef": {"name": "r"}}, "status": {"conditions": [theirs]}}
-    found: Any = read(MCP_SERVER.name, raw)
-    document = server_status(Row(found=found, server=good.server, problem=None), seen(good.server), NOW)
+    obj: Any = read(MCP_SERVER.name, raw)
+    document = server_status(Row(found=obj, server=good.server, problem=None), seen(good.server), NOW)
     assert document is not None
     assert [each["type"] for each in document["conditions"]] == ["Accepted", "Ready"]
 
@@ -399,8 +399,8 @@ def test_a_status_is_written_only_when_it_differs() -> None:
 
 @pytest.mark.duty("kube.virtual")
 def test_status_of_a_virtual_server() -> None:
-    found: Any = read(VIRTUAL_SERVER.name, {"metadata": meta("v"), "spec": {"tools": ["a", "b"]}})
-    document = virtual_status(found, {"a", "b"}, NOW)
+    obj: Any = read(VIRTUAL_SERVER.name, {"metadata": meta("v"), "spec": {"tools": ["a", "b"]}})
+    document = virtual_status(obj, {"a", "b"}, NOW)
     assert document is not None
     assert document["conditions"][0]["message"] == "2 of 2 tools"
     raw = {"metadata": meta("v"), "spec": {"tools": ["a", "b"]}, "status": document}
@@ -414,8 +414,8 @@ def test_status_of_a_virtual_server() -> None:
 @pytest.mark.duty("kube.route-condition")
 def test_what_is_said_at_a_route() -> None:
     theirs = {"controllerName": "example.com/x", "parentRef": {"name": "gw"}, "conditions": []}
-    found = route(status={"parents": [theirs]})
-    parents = route_parents(found, [Ref(NS, "s")], NOW)
+    obj = route(status={"parents": [theirs]})
+    parents = route_parents(obj, [Ref(NS, "s")], NOW)
     assert parents is not None
     assert parents[0] == theirs
     assert parents[1]["controllerName"] == CONTROLLER
@@ -432,7 +432,7 @@ def test_what_is_said_at_a_route() -> None:
     full = route_parents(route(spec={"parentRefs": many}, status={"parents": [theirs] * 30}), [Ref(NS, "s")], NOW)
     assert full is not None
     assert len(full) == 32  # more the API would refuse
-    assert route_parents(found, [], LATER) is None
+    assert route_parents(obj, [], LATER) is None
 
 
 @pytest.mark.duty("kube.one-writer")

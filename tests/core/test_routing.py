@@ -48,11 +48,11 @@ def call(name: str, ident: str = "1", rest: str = "") -> str:
 @pytest.mark.duty("call.name-alone", "session.upstream-version")
 def test_only_the_name_is_exchanged() -> None:
     body = call('"test_greet"', "9007199254740993", ',"arguments":{"name":"test_greet", "n":1e400,"s":"\\ud800"},"_meta":{}')
-    found = ask(body)
-    assert isinstance(found, Forward)
-    assert found.body.decode() == body.replace('"name":"test_greet",', '"name":"greet",', 1)
-    assert found.id == "9007199254740993"
-    assert (found.server, found.key, found.session_id, found.protocol_version) == (
+    decision = ask(body)
+    assert isinstance(decision, Forward)
+    assert decision.body.decode() == body.replace('"name":"test_greet",', '"name":"greet",', 1)
+    assert decision.id == "9007199254740993"
+    assert (decision.server, decision.key, decision.session_id, decision.protocol_version) == (
         SERVER,
         "test_greet",
         "up-1",
@@ -63,15 +63,15 @@ def test_only_the_name_is_exchanged() -> None:
 @pytest.mark.duty("call.name-alone")
 @pytest.mark.parametrize("name", ['"t\\u0065st_greet"', '"test_greet"', '"test_gre\\u0065t"'])
 def test_a_name_may_be_escaped(name: str) -> None:
-    found = ask(call(name))
-    assert isinstance(found, Forward)
-    assert found.body.decode() == call('"greet"')
+    decision = ask(call(name))
+    assert isinstance(decision, Forward)
+    assert decision.body.decode() == call('"greet"')
 
 
 def test_a_name_beyond_ascii_goes_as_its_server_writes_it() -> None:
-    found = ask(call('"test_größe"'))
-    assert isinstance(found, Forward)
-    assert json.loads(found.body)["params"]["name"] == "größe"
+    decision = ask(call('"test_größe"'))
+    assert isinstance(decision, Forward)
+    assert json.loads(decision.body)["params"]["name"] == "größe"
 
 
 @pytest.mark.duty("call.name-alone")
@@ -79,23 +79,23 @@ def test_the_name_may_stand_behind_its_arguments() -> None:
     body = (
         '{"params":{"arguments":{"params":{"name":"x"}},"name":"test_greet"},"method":"tools/call","id":"q","jsonrpc":"2.0"}'
     )
-    found = ask(body)
-    assert isinstance(found, Forward)
-    assert found.body.decode() == body.replace("test_greet", "greet")
+    decision = ask(body)
+    assert isinstance(decision, Forward)
+    assert decision.body.decode() == body.replace("test_greet", "greet")
 
 
 def test_duplicates_among_the_arguments_are_the_servers_business() -> None:
     body = call('"test_greet"', rest=',"arguments":{"a":1,"a":2}')
-    found = ask(body)
-    assert isinstance(found, Forward)
-    assert b'{"a":1,"a":2}' in found.body
+    decision = ask(body)
+    assert isinstance(decision, Forward)
+    assert b'{"a":1,"a":2}' in decision.body
 
 
 def test_a_megabyte_of_arguments() -> None:
     body = call('"test_greet"', rest=',"arguments":{"data":"' + "é" * 500_000 + '"}')
-    found = ask(body)
-    assert isinstance(found, Forward)
-    assert len(found.body) == len(body.encode()) - len("test_")
+    decision = ask(body)
+    assert isinstance(decision, Forward)
+    assert len(decision.body) == len(body.encode()) - len("test_")
 
 
 @pytest.mark.duty("error.tool-not-found", "error.params-32602", "error.malformed-400")
@@ -115,15 +115,15 @@ def test_a_megabyte_of_arguments() -> None:
     ],
 )
 def test_refusals(body: str, status: int, code: int) -> None:
-    found = ask(body)
-    assert isinstance(found, Reject)
-    assert (found.status, found.code) == (status, code)
+    decision = ask(body)
+    assert isinstance(decision, Reject)
+    assert (decision.status, decision.code) == (status, code)
 
 
 @pytest.mark.duty("error.tool-not-found")
 def test_an_unknown_tool_is_named() -> None:
-    found = ask(call('"nope"', '"x"'))
-    assert found == Reject(
+    decision = ask(call('"nope"', '"x"'))
+    assert decision == Reject(
         status=200, code=-32601, message="Tool not found", data={"name": "nope"}, id='"x"', method="tools/call"
     )  # type: ignore[arg-type]
 
@@ -133,9 +133,9 @@ def test_an_unknown_tool_is_named() -> None:
     ("fault", "status"), [(SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (SessionFault.EXPIRED, 404)]
 )
 def test_without_a_session_nothing_is_called(fault: SessionFault, status: int) -> None:
-    found = ask(call('"test_greet"'), fault)
-    assert isinstance(found, Reject)
-    assert (found.status, found.id) == (status, "1")
+    decision = ask(call('"test_greet"'), fault)
+    assert isinstance(decision, Reject)
+    assert (decision.status, decision.id) == (status, "1")
 
 
 @pytest.mark.duty("session.upstream-own")
@@ -166,10 +166,10 @@ def test_notifications_are_the_brokers() -> None:
 @pytest.mark.parametrize(("named", "raw"), [("7", "7"), ('\\"a:b\\"', '"a:b"'), ("9007199254740993", "9007199254740993")])
 @pytest.mark.parametrize("content", ['"result":{"n":1e400}', '"error":{"code":-1,"message":"declined"}'])
 def test_an_answer_goes_to_the_server_that_its_id_names(named: str, raw: str, content: str) -> None:
-    found = ask(f'{{"jsonrpc":"2.0", "id":"mcpgw:ns/one:t1:{named}",{content}}}')
-    assert isinstance(found, Forward)
-    assert found.body.decode() == f'{{"jsonrpc":"2.0", "id":{raw},{content}}}'
-    assert (found.server, found.kind, found.session_id, found.owner) == (SERVER, None, "up-1", "ns/one:t1")
+    decision = ask(f'{{"jsonrpc":"2.0", "id":"mcpgw:ns/one:t1:{named}",{content}}}')
+    assert isinstance(decision, Forward)
+    assert decision.body.decode() == f'{{"jsonrpc":"2.0", "id":{raw},{content}}}'
+    assert (decision.server, decision.kind, decision.session_id, decision.owner) == (SERVER, None, "up-1", "ns/one:t1")
 
 
 @pytest.mark.duty("ask.nobody-waits-400")
@@ -177,18 +177,18 @@ def test_an_answer_goes_to_the_server_that_its_id_names(named: str, raw: str, co
     "ident", ["4", '"x"', '"mcpgw:ns/other:t1:1"', '"mcpgw:ns/one:t2:1"', '"mcpgw:ns/one:t1:[]"', '"mcpgw:ns/one:1"']
 )
 def test_an_answer_that_nobody_waits_for_is_refused(ident: str) -> None:
-    found = ask(f'{{"jsonrpc":"2.0","id":{ident},"result":{{}}}}')
-    assert isinstance(found, Reject)
-    assert (found.status, found.code, found.id) == (400, -32600, ident)
+    decision = ask(f'{{"jsonrpc":"2.0","id":{ident},"result":{{}}}}')
+    assert isinstance(decision, Reject)
+    assert (decision.status, decision.code, decision.id) == (400, -32600, ident)
 
 
 @pytest.mark.duty("ask.stranger-400", "session.unknown-404")
 def test_an_answer_needs_a_session_here_and_its_ticket() -> None:
     answer = '{"jsonrpc":"2.0","id":"mcpgw:ns/one:t1:1","result":{}}'
     for session, status in ((SessionFault.MISSING, 400), (SessionFault.UNKNOWN, 404), (FRESH, 400)):
-        found = ask(answer, session)
-        assert isinstance(found, Reject)
-        assert found.status == status
+        decision = ask(answer, session)
+        assert isinstance(decision, Reject)
+        assert decision.status == status
 
 
 def resume(event_id: str, session: SessionState | SessionFault = OPEN) -> Decision:
@@ -197,9 +197,9 @@ def resume(event_id: str, session: SessionState | SessionFault = OPEN) -> Decisi
 
 @pytest.mark.duty("resume.at-server")
 def test_a_stream_goes_on_at_the_server_that_its_last_event_names() -> None:
-    found = resume("mcpgw:ns/one:t1:7:a b")
-    assert isinstance(found, Forward)
-    assert (found.server, found.session_id, found.last_event_id, found.body) == (SERVER, "up-1", "7:a b", b"")
+    decision = resume("mcpgw:ns/one:t1:7:a b")
+    assert isinstance(decision, Forward)
+    assert (decision.server, decision.session_id, decision.last_event_id, decision.body) == (SERVER, "up-1", "7:a b", b"")
 
 
 @pytest.mark.duty("resume.own-alone")
@@ -213,9 +213,9 @@ def test_a_stream_that_no_server_goes_on_with_is_the_brokers(event_id: str) -> N
 
 @pytest.mark.duty("transport.version-400")
 def test_a_version_that_is_not_spoken_here() -> None:
-    found = ask(call('"test_greet"'), **{"mcp-protocol-version": "2026-07-28"})
-    assert isinstance(found, Reject)
-    assert (found.status, found.code, found.id) == (400, -32022, "1")
+    decision = ask(call('"test_greet"'), **{"mcp-protocol-version": "2026-07-28"})
+    assert isinstance(decision, Reject)
+    assert (decision.status, decision.code, decision.id) == (400, -32022, "1")
 
 
 def test_a_path_is_told_from_its_query() -> None:
@@ -243,6 +243,6 @@ def test_a_batch_is_the_brokers_in_the_version_that_has_them() -> None:
     )
     assert ask(f" {batch}", early) == ToBroker(method="")
     for session in (OPEN, SessionFault.MISSING):
-        found = ask(batch, session)
-        assert isinstance(found, Reject)
-        assert (found.status, found.code) == (400, -32600)
+        decision = ask(batch, session)
+        assert isinstance(decision, Reject)
+        assert (decision.status, decision.code) == (400, -32600)

@@ -26,9 +26,9 @@ FEW = VirtualName("ns/few")
 
 
 def item(name: str) -> Item:
-    found = read_item(TOOL, json.dumps({"name": name, "inputSchema": {"type": "object"}}))
-    assert isinstance(found, Item)
-    return found
+    result = read_item(TOOL, json.dumps({"name": name, "inputSchema": {"type": "object"}}))
+    assert isinstance(result, Item)
+    return result
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ def call(snapshot: Snapshot, name: str, **headers: str) -> Forward | Reject:
     upstreams = {server.name: UpstreamSession(id="s", protocol_version="2025-11-25") for server in (ONE, TWO)}
     body = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": name}}).encode()
     sent = {"mcp-session-id": "x", **{key.replace("_", "-"): value for key, value in headers.items()}}
-    found = decide(HttpRequest(headers=sent, body=body), snapshot, SessionState(session=session, upstreams=upstreams))
-    assert isinstance(found, Forward | Reject)
-    return found
+    decision = decide(HttpRequest(headers=sent, body=body), snapshot, SessionState(session=session, upstreams=upstreams))
+    assert isinstance(decision, Forward | Reject)
+    return decision
 
 
 @pytest.mark.duty("list.virtual", "list.virtual-404")
@@ -129,13 +129,16 @@ def test_only_its_tools_can_be_called(snapshot: Snapshot) -> None:
 
 
 def test_a_fingerprint_changes_with_every_decision(snapshot: Snapshot) -> None:
-    """Another server behind a name, a place of a server, a name there, or a view: another one; else the same."""
+    """The fingerprint changes with each fact that decisions depend on, and only then.
+
+    The facts are the server behind a name, the URL of a server, a name there, and a view.
+    """
 
     def of(*, url: str = "http://a/mcp", tools: tuple[str, ...] = ("one",), view: str = "one", prefix: str = "a_") -> str:
         server = Server(name=ServerName("ns/a"), url=url, hostname="a", tool_prefix=prefix)
-        found = {server.name: Discovered({"tool": tuple(item(name) for name in tools)}, (), "", frozenset())}
+        discovered = {server.name: Discovered({"tool": tuple(item(name) for name in tools)}, (), "", frozenset())}
         virtual = (VirtualServer(name=VirtualName("ns/few"), tools=(prefix + view,)),)
-        return fingerprint(federate((server,), found, virtual).snapshot)
+        return fingerprint(federate((server,), discovered, virtual).snapshot)
 
     same = of()
     assert same == of()

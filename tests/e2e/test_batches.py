@@ -29,14 +29,14 @@ def running(servers: tuple[ScriptedServer, ScriptedServer], tmp_path_factory: py
     one, two = servers
     with gateway(
         tmp_path_factory.mktemp("batch"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
-    ) as found:
-        yield found
+    ) as new_gateway:
+        yield new_gateway
 
 
 @pytest.fixture
 def client(running: Gateway) -> Iterator[Client]:
-    with Client(running.url, version="2025-03-26") as found:
-        yield found
+    with Client(running.url, version="2025-03-26") as new_client:
+        yield new_client
 
 
 def call(name: str, ident: Any, **arguments: Any) -> dict[str, Any]:
@@ -64,18 +64,18 @@ def test_each_message_gets_its_answer(client: Client, servers: tuple[ScriptedSer
     ]
     response = client.send(batch)
     assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
-    found = events(response.text)
-    assert set(found) == {1, "1", 2, 3, 4, 5, None}
-    assert json.loads(found[1]["result"]["content"][0]["text"])["server"] == one.port
-    assert json.loads(found["1"]["result"]["content"][0]["text"]) == {
+    messages = events(response.text)
+    assert set(messages) == {1, "1", 2, 3, 4, 5, None}
+    assert json.loads(messages[1]["result"]["content"][0]["text"])["server"] == one.port
+    assert json.loads(messages["1"]["result"]["content"][0]["text"]) == {
         "server": two.port,
         "name": "two",
         "arguments": {"x": "é"},
     }
-    assert found[2]["error"]["code"] == -32601
-    assert len(found[3]["result"]["tools"]) == 2
-    assert found[4]["result"] == {}
-    assert found[5]["error"]["code"] == found[None]["error"]["code"] == -32600
+    assert messages[2]["error"]["code"] == -32601
+    assert len(messages[3]["result"]["tools"]) == 2
+    assert messages[4]["result"] == {}
+    assert messages[5]["error"]["code"] == messages[None]["error"]["code"] == -32600
     arrived = one.calls("tools/call")[-1]
     assert arrived.headers["mcp-session-id"] in one.sessions
     assert client.session not in str(arrived.headers)
@@ -92,8 +92,8 @@ def test_a_client_without_events_gets_one_array(client: Client) -> None:
 @pytest.mark.duty("batch.array", "notify.from-client")
 def test_notifications_alone_are_accepted(client: Client, servers: tuple[ScriptedServer, ScriptedServer]) -> None:
     client.send([call("a_one", 1)])
-    told = {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}
-    response = client.send([told, told])
+    notification = {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}
+    response = client.send([notification, notification])
     assert (response.status_code, response.content) == (202, b"")
     wait_until(lambda: len(servers[0].calls("notifications/roots/list_changed")) == 2)
 
@@ -108,8 +108,8 @@ def test_a_server_asks_in_a_batch_and_is_answered_in_another(
             client.http.stream("POST", client.url, json=[call("a_one", 1)], headers=client.headers) as stream,
         ):
             lines = (json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:"))
-            asked = next(message for message in lines if message.get("method") == "elicitation/create")
-            reply = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}
+            request = next(message for message in lines if message.get("method") == "elicitation/create")
+            reply = {"jsonrpc": "2.0", "id": request["id"], "result": {"action": "accept"}}
             answered = other.http.post(other.url, json=[reply, reply | {"id": "nobody"}], headers=client.headers)
             assert answered.status_code == 200
             assert [each["id"] for each in answered.json()] == ["nobody"], "the one that nobody waits for is refused"
@@ -123,9 +123,11 @@ def test_what_servers_write_over_several_lines_is_one_event(
     client: Client, servers: tuple[ScriptedServer, ScriptedServer]
 ) -> None:
     def pretty(handler: Any, message: Any) -> bool:
-        told = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": 1}}
+        notification = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": 1}}
         answered = {"jsonrpc": "2.0", "id": message["id"], "result": {}}
-        lines = [f"data: {line}" for each in (told, answered) for line in [*json.dumps(each, indent=1).split("\n"), ""]]
+        lines = [
+            f"data: {line}" for each in (notification, answered) for line in [*json.dumps(each, indent=1).split("\n"), ""]
+        ]
         body = "\n".join("" if line == "data: " else line for line in lines) + "\n"
         handler.send(200, body.encode(), kind="text/event-stream")
         return True
@@ -147,12 +149,12 @@ def test_a_dead_session_is_healed_and_a_dead_server_named(
     one.sessions.clear()
     two.status = 500
     try:
-        found = events(client.send([call("a_one", 1), call("b_two", 2)]).text)
+        messages = events(client.send([call("a_one", 1), call("b_two", 2)]).text)
     finally:
         two.status = None
-    assert "result" in found[1]
-    assert "ns/two" in found[2]["error"]["message"]
-    assert found[2]["error"]["data"] == {"server": "ns/two", "reason": "HttpError"}
+    assert "result" in messages[1]
+    assert "ns/two" in messages[2]["error"]["message"]
+    assert messages[2]["error"]["data"] == {"server": "ns/two", "reason": "HttpError"}
 
 
 @pytest.mark.duty("error.malformed-400")

@@ -72,7 +72,7 @@ def test_a_megabyte_goes_through(guide: Gateway) -> None:
 
 @pytest.mark.duty("transport.streams-live")
 def test_an_answer_streams_while_it_is_made(guide: Gateway) -> None:
-    """The first progress is here while the call is still running: nobody on the way collects the answer."""
+    """The first progress arrives while the call is still running: nothing buffers the answer."""
     with guide.client() as client:
         params = {"name": "test_slow", "arguments": {"seconds": 2}, "_meta": {"progressToken": "p"}}
         body = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": params}
@@ -88,8 +88,8 @@ def test_an_answer_streams_while_it_is_made(guide: Gateway) -> None:
 @pytest.mark.duty("transport.accepted-202")
 def test_what_is_accepted_gets_no_body(guide: Gateway) -> None:
     with guide.client() as client:
-        told = client.send({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})
-        assert (told.status_code, told.content) == (202, b"")
+        response = client.send({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"})
+        assert (response.status_code, response.content) == (202, b"")
 
 
 @pytest.mark.duty("transport.get-primed")
@@ -109,9 +109,9 @@ def test_two_clients_at_once_do_not_mix(guide: Gateway) -> None:
     def work(who: str) -> None:
         with guide.client() as client:
             for number in range(20):
-                said = text_of(client.call("test_greet", number, name=f"{who}{number}"))
-                if said != f"Hi {who}{number}":
-                    wrong.append(said)
+                text = text_of(client.call("test_greet", number, name=f"{who}{number}"))
+                if text != f"Hi {who}{number}":
+                    wrong.append(text)
 
     threads = [threading.Thread(target=work, args=(who,)) for who in ("a", "b", "c")]
     for thread in threads:

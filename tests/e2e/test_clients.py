@@ -1,4 +1,4 @@
-"""Clients that others wrote: the SDKs for Python and TypeScript, and the Inspector's page in a real browser."""
+"""Clients of others: the SDKs for Python and TypeScript, and the Inspector in a real browser."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_two_python_sdk_clients_at_once(guide: Gateway) -> None:
     async def use(name: str) -> None:
         async with Client(guide.url, mode="legacy") as client:
             for number in range(10):
-                said = await client.call_tool("test_greet", {"name": f"{name}{number}"})
-                assert isinstance(said.content[0], types.TextContent)
-                assert said.content[0].text == f"Hi {name}{number}"
+                result = await client.call_tool("test_greet", {"name": f"{name}{number}"})
+                assert isinstance(result.content[0], types.TextContent)
+                assert result.content[0].text == f"Hi {name}{number}"
 
     async def both() -> None:
         async with trio.open_nursery() as nursery:
@@ -65,13 +65,13 @@ def test_two_python_sdk_clients_at_once(guide: Gateway) -> None:
 
 @pytest.mark.duty("call.clients")
 def test_the_typescript_sdk(guide: Gateway) -> None:
-    seen = json.loads(node(NODE_PARTS / "client.mjs", guide.url))
-    assert seen["server"]["name"] == "mcpgw-sidecar"
-    assert "test2_hello_world" in seen["tools"]
-    assert seen["greet"]["content"][0]["text"] == "Hi TypeScript"
-    assert seen["progress"] == [1, 2]
-    assert seen["slow"]["content"][0]["text"] == "done after 2 s"
-    assert seen["unknown"]["code"] == -32601
+    report = json.loads(node(NODE_PARTS / "client.mjs", guide.url))
+    assert report["server"]["name"] == "mcpgw-sidecar"
+    assert "test2_hello_world" in report["tools"]
+    assert report["greet"]["content"][0]["text"] == "Hi TypeScript"
+    assert report["progress"] == [1, 2]
+    assert report["slow"]["content"][0]["text"] == "done after 2 s"
+    assert report["unknown"]["code"] == -32601
 
 
 @pytest.mark.duty("call.clients")
@@ -96,10 +96,10 @@ def test_the_inspector_in_a_browser(guide: Gateway, tmp_path: Path) -> None:
     try:
         page = wait_until(lambda: re.search(r"http://\S+MCP_INSPECTOR_API_TOKEN=\w+", log.read_text()), "the Inspector")
         os.environ["TMPDIR"] = str(tmp_path)
-        seen = json.loads(node(NODE_PARTS / "inspector.mjs", page[0], str(tmp_path)))
+        report = json.loads(node(NODE_PARTS / "inspector.mjs", page[0], str(tmp_path)))
     finally:
         os.environ.pop("TMPDIR", None)
         os.killpg(inspector.pid, 15)
         inspector.wait()
-    assert {"test_greet", "test2_hello_world", "apikey_hello_world"} <= set(seen["tools"])
-    assert (seen["progress"], seen["slow"], seen["greet"]) == (True, True, True)
+    assert {"test_greet", "test2_hello_world", "apikey_hello_world"} <= set(report["tools"])
+    assert (report["progress"], report["slow"], report["greet"]) == (True, True, True)

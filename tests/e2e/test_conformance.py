@@ -1,4 +1,7 @@
-"""The suite @modelcontextprotocol/conformance in server mode, through Envoy and gateway: every check of the stateful era."""
+"""The suite @modelcontextprotocol/conformance in server mode, through Envoy and gateway.
+
+Every check of the stateful era runs.
+"""
 
 from __future__ import annotations
 
@@ -48,22 +51,22 @@ def test_no_check_fails(fixtures: str, everything: str, tmp_path: Path, beside: 
         servers.append(entry("ns/everything", everything, beside))
     with gateway(tmp_path, servers) as running:
         wait_until(lambda: all(server["ready"] for server in running.status()["servers"]))
-        found = conformance(running.url, tmp_path / "out", version)
-    failed = [check for check in found if check["status"] in {"FAILURE", "WARNING"}]
+        checks = conformance(running.url, tmp_path / "out", version)
+    failed = [check for check in checks if check["status"] in {"FAILURE", "WARNING"}]
     assert failed == []
-    assert len({check["scenario"] for check in found}) == SCENARIOS[version]
+    assert len({check["scenario"] for check in checks}) == SCENARIOS[version]
 
 
 def conformance(url: str, out: Path, version: str) -> list[dict[str, str]]:
     """All checks of the suite at one version of the protocol, each with its scenario."""
-    asked = ["--requirements", version] if version == "2025-11-25" else ["--suite", "all", "--spec-version", version]
-    command = [str(NODE), str(SUITE), "server", "--url", url.replace("127.0.0.1", "localhost"), *asked, "-o", str(out)]
+    arguments = ["--requirements", version] if version == "2025-11-25" else ["--suite", "all", "--spec-version", version]
+    command = [str(NODE), str(SUITE), "server", "--url", url.replace("127.0.0.1", "localhost"), *arguments, "-o", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment(), check=False)
-    found = [
+    checks = [
         {**check, "scenario": directory.name}
         for directory in sorted(out.iterdir())
         for check in json.loads((directory / "checks.json").read_text())
     ]
-    assert found, done.stdout + done.stderr
-    assert done.returncode == 0, [check for check in found if check["status"] == "FAILURE"]
-    return found
+    assert checks, done.stdout + done.stderr
+    assert done.returncode == 0, [check for check in checks if check["status"] == "FAILURE"]
+    return checks

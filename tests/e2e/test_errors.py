@@ -1,4 +1,7 @@
-"""Each bad input of interface.md's error table, through a real Envoy: a clear error with the client's own id, nothing lost."""
+"""Each bad input of interface.md's error table, through a real Envoy.
+
+The answer is a clear error with the client's own id, and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ def running(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) ->
     dead = f"http://127.0.0.1:{free_ports(1)[0]}/mcp"
     servers = [entry("ns/one", server.url, "s_"), entry("ns/dead", dead, "d_")]
     options = ("--max-body=64KiB", "--call-timeout=1s", "--public-host=gw.example", "--allowed-origin=https://app.example")
-    with gateway(tmp_path_factory.mktemp("errors"), servers, *options) as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("errors"), servers, *options) as new_gateway:
+        yield new_gateway
 
 
 @pytest.fixture
 def client(running: Gateway) -> Iterator[Client]:
-    with running.client() as found:
-        yield found
+    with running.client() as new_client:
+        yield new_client
 
 
 def error(response: httpx2.Response) -> tuple[int, int, Any]:
@@ -164,13 +167,13 @@ def test_a_server_that_is_too_slow(client: Client, server: ScriptedServer) -> No
 @pytest.mark.duty("call.progress-is-life")
 def test_a_call_with_progress_may_last_longer_than_the_limit_of_silence(client: Client, server: ScriptedServer) -> None:
     def talk(handler: Any, message: Any) -> bool:
-        told = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
+        notification = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
         handler.send_response(200)
         handler.send_header("content-type", "text/event-stream")
         handler.send_header("connection", "close")
         handler.end_headers()
         for _ in range(6):
-            handler.wfile.write(f"data: {json.dumps(told)}\n\n".encode())
+            handler.wfile.write(f"data: {json.dumps(notification)}\n\n".encode())
             server._closing.wait(0.4)
         result = {"jsonrpc": "2.0", "id": message["id"], "result": {"content": [{"type": "text", "text": "late"}]}}
         handler.wfile.write(f"data: {json.dumps(result)}\n\n".encode())
@@ -222,7 +225,7 @@ def test_a_foreign_host_or_origin(client: Client) -> None:
 
 @pytest.mark.duty("header.forged", "security.fail-closed", "header.names")
 def test_clients_cannot_say_what_only_the_router_says(client: Client, server: ScriptedServer) -> None:
-    """Neither the header that chooses a route, nor a server's Host, nor its path lead past the router."""
+    """The header that chooses a route, a server's Host and its path do not lead past the router."""
     before = len(server.requests)
     for method in ("ping", "tools/list"):
         response = client.send({"jsonrpc": "2.0", "id": 1, "method": method}, x_mcp_servername="ns/one")

@@ -1,4 +1,7 @@
-"""What passes the gateway is compared byte for byte: only a name, an id that goes back to its server, and nothing else is exchanged."""
+"""Compares the traffic through the gateway byte for byte.
+
+Only a name, or an id that goes back to its server, is replaced, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from tests.e2e.stack import Client, Gateway, entry, gateway, listening, wait_unt
 from tests.e2e.test_relayed import stream_of, watched
 from tests.servers.scripted import ScriptedServer
 
-# Unknown fields, their order, numbers that no double holds, -0.0, an overflow, lone surrogates, escapes, spaces, a key that stands twice.
+# Unknown fields, their order, numbers that no double holds, -0.0, an overflow, lone surrogates,
+# escapes, spaces, a key that stands twice.
 ODD = (
     '{"z":1,"a":{"n":9007199254740993, "zero":-0.0,"big":1e400,"tiny":1E-400 ,"s":"\\ud800 \\u00e9 é \\/ \\u0000",'
     '"twice":1,"twice":2,"":{},"deep":[[[{"x":null}]]]},"name":"test_one","method":"x","id":7, "jsonrpc" : "1.0"}'
@@ -25,21 +29,21 @@ IDS = ["1", '"1"', "9007199254740993", '"\\ud800"', '"a\\"b\\\\"', "-0.0", '""']
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer({"name": "one", "inputSchema": {"type": "object"}}) as found:
-        watched(found)
-        yield found
+    with ScriptedServer({"name": "one", "inputSchema": {"type": "object"}}) as new_server:
+        watched(new_server)
+        yield new_server
 
 
 @pytest.fixture(scope="module")
 def running(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("fidelity"), [entry("ns/one", server.url, "test_")]) as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("fidelity"), [entry("ns/one", server.url, "test_")]) as new_gateway:
+        yield new_gateway
 
 
 @pytest.fixture
 def client(running: Gateway) -> Iterator[Client]:
-    with running.client() as found:
-        yield found
+    with running.client() as new_client:
+        yield new_client
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +84,9 @@ def test_an_answer_arrives_as_it_was_written(client: Client, server: ScriptedSer
 
 @pytest.mark.duty("call.answer-as-written")
 def test_notifications_on_the_way_to_an_answer_arrive_as_they_were_written(client: Client, server: ScriptedServer) -> None:
-    told = f'data: {{"method":"notifications/progress","params":{{"progressToken":9007199254740993,"x":{ODD}}},"jsonrpc":"2.0"}}\n\n'
+    event = f'data: {{"method":"notifications/progress","params":{{"progressToken":9007199254740993,"x":{ODD}}},"jsonrpc":"2.0"}}\n\n'
     odd = f'data: {{"jsonrpc":"2.0","method":"notifications/of/nobody","params":{ODD}}}\n\n'
-    body = (told + odd + 'data: {"jsonrpc":"2.0","id":1,"result":{}}\n\n').encode()
+    body = (event + odd + 'data: {"jsonrpc":"2.0","id":1,"result":{}}\n\n').encode()
     answer_with(server, body, "text/event-stream")
     assert client.call("test_one").content == body
 
@@ -91,13 +95,13 @@ def test_notifications_on_the_way_to_an_answer_arrive_as_they_were_written(clien
 @pytest.mark.parametrize("ident", IDS)
 def test_of_a_servers_request_only_the_id_is_exchanged(client: Client, server: ScriptedServer, ident: str) -> None:
     """And of the answer to it: it arrives under the id that the server wrote, digit for digit."""
-    asked = f'{{"params":{ODD}, "id" :{ident},"jsonrpc":"2.0","method":"elicitation/create","x":{ODD}}}'
-    answer_with(server, f"data: {asked}\n\n".encode(), "text/event-stream")
-    found = client.call("test_one").text.removeprefix("data: ").removesuffix("\n\n")
-    named = re.search(r'"id" :("(?:[^"\\]|\\.)*")', found)
-    assert named is not None
-    assert found == asked.replace(f'"id" :{ident}', f'"id" :{named[1]}')
-    assert client.send(f'{{"result":{ODD},"id":{named[1]} ,"jsonrpc":"2.0","x":{ODD}}}').status_code == 202
+    request = f'{{"params":{ODD}, "id" :{ident},"jsonrpc":"2.0","method":"elicitation/create","x":{ODD}}}'
+    answer_with(server, f"data: {request}\n\n".encode(), "text/event-stream")
+    text = client.call("test_one").text.removeprefix("data: ").removesuffix("\n\n")
+    match = re.search(r'"id" :("(?:[^"\\]|\\.)*")', text)
+    assert match is not None
+    assert text == request.replace(f'"id" :{ident}', f'"id" :{match[1]}')
+    assert client.send(f'{{"result":{ODD},"id":{match[1]} ,"jsonrpc":"2.0","x":{ODD}}}').status_code == 202
     assert server.requests[-1].body.decode() == f'{{"result":{ODD},"id":{ident} ,"jsonrpc":"2.0","x":{ODD}}}'
 
 
@@ -143,9 +147,9 @@ def test_lists_are_what_servers_wrote(client: Client, server: ScriptedServer, ru
     tool = f'{{"z":{ODD}, "name":"one","inputSchema":{{"type":"object","$anchor":"x","x":{ODD}}},"_meta":{ODD}}}'
     server.raw_list = lambda _cursor: f'{{"tools":[{tool}]}}'
     try:
-        with listening(client) as heard:
+        with listening(client) as messages:
             server.notify("notifications/tools/list_changed")
-            wait_until(lambda: heard)
+            wait_until(lambda: messages)
         assert tool.replace('"name":"one"', '"name":"test_one"', 1) in client.post("tools/list").text
     finally:
         server.raw_list = None

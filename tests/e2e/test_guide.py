@@ -1,4 +1,4 @@
-"""The seed guide on our product: its flows with their log lines, and scenarios 1-3 of its troubleshooting."""
+"""The seed guide on our product: its flows with their log lines, and its troubleshooting 1-3."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_scenario_2_backend_unreachable(
 
 
 def test_scenario_3_routing(debugged: Gateway) -> None:
-    """Which prefix leads where: the configuration, /status, Envoy's routes and the log say the same."""
+    """The configuration, /status, Envoy's routes and the log agree on which prefix leads where."""
     assert debugged.server(NAME)["toolPrefix"] == "test_"
     assert debugged.server(NAME)["hostname"] == "server1.mcp.local"
     with debugged.client() as client:
@@ -159,7 +159,10 @@ def test_envoy_restarts_while_the_sidecar_runs(debugged: Gateway) -> None:
 
 
 def test_answers_are_whole_at_debug(sdk_servers: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The router is asked about each answer's headers then: what is streamed behind them must not change their length."""
+    """At debug the router also gets the headers of each answer.
+
+    The body that is streamed after them must not change their length.
+    """
     servers = [entry(NAME, f"http://127.0.0.1:{sdk_servers[0]}/mcp", "test_")]
     with gateway(tmp_path_factory.mktemp("whole"), servers, "--log-level=debug") as running, running.client() as client:
         for number in range(40):

@@ -1,4 +1,7 @@
-"""The route memo in a real Envoy: calls that never reach the sidecar, and that none of them goes where the router would not send it."""
+"""The route memo in a real Envoy, with calls that never reach the sidecar.
+
+None of them goes where the router would not send it.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ DECIDED = "mcpgw_ext_proc_duration_seconds_count"
 
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path: Path) -> Iterator[Gateway]:
-    with gateway(tmp_path, [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as found:
-        yield found
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as new_gateway:
+        yield new_gateway
 
 
 def decided(running: Gateway) -> float:
@@ -47,13 +50,13 @@ def test_what_is_known_never_reaches_the_router(running: Gateway, one: ScriptedS
         assert text_of(client.call("a_one"))
         before, opened = decided(running), len(one.calls("initialize"))
         for number in range(5):
-            said = client.call("a_one", number, x=[number, "ü", {"y": "\n\\"}])
-            assert json.loads(text_of(said)) == {
+            response = client.call("a_one", number, x=[number, "ü", {"y": "\n\\"}])
+            assert json.loads(text_of(response)) == {
                 "server": one.port,
                 "name": "one",
                 "arguments": {"x": [number, "ü", {"y": "\n\\"}]},
             }
-            assert answer(said)["id"] == number
+            assert answer(response)["id"] == number
         client.tools()
         assert client.post("ping").status_code == 200
         assert decided(running) == before
@@ -88,10 +91,10 @@ def test_no_client_sees_the_word_that_envoy_gets(one: ScriptedServer, tmp_path: 
         return True
 
     with gateway(tmp_path, [entry("ns/one", one.url)], option) as running, running.client() as client:
-        found = [client.call("one"), client.call("one"), client.post("tools/list"), client.post("ping")]
+        responses = [client.call("one"), client.call("one"), client.post("tools/list"), client.post("ping")]
         one.answers["tools/call"] = answered
-        found += [client.call("one", said=said) for said in ("", " ", "call", "5 00 9999999999")]
-        assert [(each.status_code, "x-mcp-memo" in each.headers) for each in found] == [(200, False)] * 8
+        responses += [client.call("one", said=value) for value in ("", " ", "call", "5 00 9999999999")]
+        assert [(each.status_code, "x-mcp-memo" in each.headers) for each in responses] == [(200, False)] * 8
 
 
 @pytest.mark.duty("session.delete-204")
@@ -139,7 +142,7 @@ def test_a_session_that_its_server_forgot_is_replaced(running: Gateway, one: Scr
     "list.virtual-404",
 )
 def test_headers_that_the_decision_depends_on(running: Gateway, one: ScriptedServer) -> None:
-    """Host, Origin, version and virtual server are the router's to judge whatever was remembered."""
+    """The router checks Host, Origin, version and virtual server, even if the memo has an entry."""
     with running.client() as client:
         for _ in range(2):
             assert text_of(client.call("a_one"))
@@ -167,10 +170,13 @@ def test_headers_that_the_decision_depends_on(running: Gateway, one: ScriptedSer
 
 @pytest.mark.duty("list.memo", "transport.media-415", "list.cursor-32602", "metrics.requests")
 def test_lists_are_known_too(running: Gateway, one: ScriptedServer) -> None:
-    """For everybody who sees the same, also for a session that has just begun; the id is each client's own."""
+    """Lists are kept for all clients with the same view, also for one whose session has just begun.
+
+    Each client gets its own id.
+    """
     with running.client() as first:
-        told = first.post("tools/list", ident='a"\\b')
-        assert "x-mcp-memo" not in told.headers
+        response = first.post("tools/list", ident='a"\\b')
+        assert "x-mcp-memo" not in response.headers
         with running.client() as second:
             wait_until(
                 lambda: (
@@ -180,7 +186,7 @@ def test_lists_are_known_too(running: Gateway, one: ScriptedServer) -> None:
             running.sidecar.signal(signal.SIGSTOP)
             try:
                 again = second.post("tools/list", ident='x"\\y')
-                assert again.json() == {**told.json(), "id": 'x"\\y'}
+                assert again.json() == {**response.json(), "id": 'x"\\y'}
                 assert again.headers["content-type"] == "application/json"
                 assert first.send('{"jsonrpc":"2.0","method":"tools/list","id":1e2}').text.startswith(
                     '{"jsonrpc":"2.0","id":1e2,"result":{"tools":['
@@ -212,13 +218,13 @@ def test_long_lists_are_compressed_once(one: ScriptedServer, tmp_path: Path) -> 
     with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
 
         def listed(accepted: str, cursor: str | None = None) -> Any:
-            found = client.send(
+            response = client.send(
                 {"jsonrpc": "2.0", "id": "i", "method": "tools/list", **({"params": {"cursor": cursor}} if cursor else {})},
                 accept_encoding=accepted,
             )
-            assert found.headers.get("content-encoding") == ("gzip" if accepted == "gzip" else None)
-            assert found.headers.get("vary", "accept-encoding") == "accept-encoding"
-            return found.json()
+            assert response.headers.get("content-encoding") == ("gzip" if accepted == "gzip" else None)
+            assert response.headers.get("vary", "accept-encoding") == "accept-encoding"
+            return response.json()
 
         for _ in range(3):
             page = listed("gzip")
@@ -237,18 +243,23 @@ def test_broker_and_envoy_agree_on_what_is_worth_compressing(
     one.tools = [tool("t", description="x" * (WORTH + more - around))]
     with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
         for number, accepted in enumerate(("identity", "gzip", "identity", "gzip")):
-            found = client.send({"jsonrpc": "2.0", "id": f"id {number}", "method": "tools/list"}, accept_encoding=accepted)
-            assert found.json()["id"] == f"id {number}"
-            assert found.headers.get("vary") == ("accept-encoding" if packed else None)
-            assert len(found.text.partition('"result":')[2]) - 1 == WORTH + more
-            assert found.headers.get("content-encoding") == ("gzip" if packed and accepted == "gzip" else None)
+            response = client.send(
+                {"jsonrpc": "2.0", "id": f"id {number}", "method": "tools/list"}, accept_encoding=accepted
+            )
+            assert response.json()["id"] == f"id {number}"
+            assert response.headers.get("vary") == ("accept-encoding" if packed else None)
+            assert len(response.text.partition('"result":')[2]) - 1 == WORTH + more
+            assert response.headers.get("content-encoding") == ("gzip" if packed and accepted == "gzip" else None)
         by_envoy = 'mcpgw_requests_total{method="tools/list",outcome="ok",server="mcpEnvoy",tool=""}'
         wait_until(lambda: running.metric(by_envoy) == (2 if packed else 3))
 
 
 @pytest.mark.duty("list.memo")
 def test_a_large_list_is_given_in_gzip_while_the_sidecar_is_away(one: ScriptedServer, tmp_path: Path) -> None:
-    """To whoever asks as somebody asked before; what is longer around it, or asked for otherwise, is the broker's."""
+    """A client gets it if it asks as an earlier client did, with any id.
+
+    The broker answers a request with another Accept-Encoding.
+    """
     one.tools = [tool(f"t{number}", description="x" * 500) for number in range(300)]
     with gateway(tmp_path, [entry("ns/one", one.url)]) as running, running.client() as client:
         listing = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
@@ -257,9 +268,9 @@ def test_a_large_list_is_given_in_gzip_while_the_sidecar_is_away(one: ScriptedSe
         running.sidecar.signal(signal.SIGSTOP)
         try:
             for ident in ("another", 2**60, "x" * 60_000):
-                found = client.send({**listing, "id": ident}, accept_encoding="gzip, deflate")
-                assert (found.status_code, found.headers["content-encoding"]) == (200, "gzip")
-                assert found.json() == {**first.json(), "id": ident}
+                response = client.send({**listing, "id": ident}, accept_encoding="gzip, deflate")
+                assert (response.status_code, response.headers["content-encoding"]) == (200, "gzip")
+                assert response.json() == {**first.json(), "id": ident}
         finally:
             running.sidecar.signal(signal.SIGCONT)
         other = client.send(listing, accept_encoding="gzip;q=0, deflate")
@@ -311,7 +322,10 @@ def test_a_file_that_is_gone_or_replaced(running: Gateway) -> None:
 
 
 class MemoMachine(RuleBasedStateMachine):
-    """One gateway that remembers and one that does not, in front of the same servers: whatever changes, both give the same answers."""
+    """A gateway with a memo and one without, in front of the same servers.
+
+    Whatever changes, both give the same answers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -347,8 +361,8 @@ class MemoMachine(RuleBasedStateMachine):
     )
     def call(self, which: int, name: str, virtual: str | None, by_path: bool, times: int) -> None:
         for _ in range(times):
-            said = [self.said(pair, name, virtual, by_path=by_path) for pair in self.clients[which % len(self.clients)]]
-            assert said[0] == said[1]
+            responses = [self.said(pair, name, virtual, by_path=by_path) for pair in self.clients[which % len(self.clients)]]
+            assert responses[0] == responses[1]
 
     def said(self, client: Client, name: str, virtual: str | None, *, by_path: bool) -> Any:
         call = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": name, "arguments": {}}}
@@ -413,7 +427,10 @@ class MemoMachine(RuleBasedStateMachine):
         self.settle()
 
     def settle(self) -> None:
-        """Until both say the same, twice: what one knows a moment earlier is no difference of the memo's."""
+        """Wait until both gateways give the same lists, twice.
+
+        One of them may have a change a moment earlier, which is no difference of the memo's.
+        """
         clients = [running.client() for running in self.gateways]
         try:
 
@@ -435,9 +452,9 @@ class MemoMachine(RuleBasedStateMachine):
     def current(self, running: Gateway) -> bool:
         """Whether a gateway has listed what its servers offer now."""
         by_port = {server.port: len(server.tools) for server in self.servers}
-        found = {server["name"]: server for server in running.status()["servers"]}
+        servers = {server["name"]: server for server in running.status()["servers"]}
         return all(
-            found[each["name"]]["tools"] + len(found[each["name"]]["conflicts"])
+            servers[each["name"]]["tools"] + len(servers[each["name"]]["conflicts"])
             == by_port[int(each["url"].split(":")[2].split("/")[0])]
             for each in self.config
             if each.get("enabled", True)

@@ -54,8 +54,8 @@ def test_a_cluster_that_envoy_leaves_out_is_said(one: ScriptedServer, directory:
 )
 def test_options_that_cannot_work_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
     (tmp_path / "config.yaml").write_text("servers: []\n")
-    code, said = run("run", "--config", str(tmp_path / "config.yaml"), *arguments)
-    assert (code, words in said) == (64, True), said
+    code, output = run("run", "--config", str(tmp_path / "config.yaml"), *arguments)
+    assert (code, words in output) == (64, True), output
 
 
 @pytest.mark.duty("security.credentials")
@@ -64,10 +64,10 @@ def test_passwords_and_keys_of_urls_are_not_repeated(tmp_path: Path) -> None:
     config.write_text(
         "servers:\n- {name: a, url: 'http://user:S3cret@h/'}\n- {name: mcpBroker, url: 'http://h/?k=S3cret x'}\n"
     )
-    code, said = run("check", str(config))
-    assert (code, "S3cret" in said) == (64, False)
-    assert "servers[0].url" in said
-    assert "mcpBroker is the gateway's own" in said
+    code, output = run("check", str(config))
+    assert (code, "S3cret" in output) == (64, False)
+    assert "servers[0].url" in output
+    assert "mcpBroker is the gateway's own" in output
 
 
 @pytest.mark.duty("cli.tools")
@@ -75,13 +75,13 @@ def test_the_commands_pass_on_what_the_gateway_says(one: ScriptedServer, directo
     with gateway(directory, [entry("ns/one", one.url)]) as running:
         call = ["tools", "--url", running.url, "call", "one"]
         one.status = 401
-        code, said = run(*call)
-        assert (code, "ns/one" in said, "-H" in said) == (1, True, True)
+        code, output = run(*call)
+        assert (code, "ns/one" in output, "-H" in output) == (1, True, True)
         one.status = None
         running.sidecar.signal(signal.SIGKILL)
         running.sidecar.wait()
-        code, said = run(*call)
-        assert (code, "sidecar is not running" in said, "check its url" in said) == (69, True, False)
+        code, output = run(*call)
+        assert (code, "sidecar is not running" in output, "check its url" in output) == (69, True, False)
     assert run("tools", "--url", "foo", "list")[0] == 64
 
 
@@ -104,8 +104,8 @@ def test_a_directory_without_permission_names_its_option(tmp_path: Path) -> None
     (tmp_path / "config.yaml").write_text("servers: []\n")
     (tmp_path / "file").write_text("")
     free = [f"--{name}-address=127.0.0.1:0" for name in ("broker", "router", "admin")]
-    code, said = run("run", f"--config={tmp_path / 'config.yaml'}", f"--envoy-dir={tmp_path / 'file' / 'x'}", *free)
-    assert (code, "--envoy-dir" in said) == (69, True)
+    code, output = run("run", f"--config={tmp_path / 'config.yaml'}", f"--envoy-dir={tmp_path / 'file' / 'x'}", *free)
+    assert (code, "--envoy-dir" in output) == (69, True)
 
 
 @pytest.mark.duty("config.credential-file")

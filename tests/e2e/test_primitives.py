@@ -15,7 +15,7 @@ from tests.servers.scripted import ScriptedServer
 
 
 def offer(server: ScriptedServer, **lists: list[dict[str, Any]]) -> None:
-    """Have a scripted server offer prompts, resources and templates; what it is asked for it tells back."""
+    """Have a scripted server offer prompts, resources and templates, and return the keys."""
 
     def lister(member: str) -> Any:
         def reply(handler: Any, message: Any) -> bool:
@@ -55,8 +55,8 @@ def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.T
     )
     with gateway(
         tmp_path_factory.mktemp("kinds"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
-    ) as found:
-        yield found
+    ) as new_gateway:
+        yield new_gateway
 
 
 @pytest.mark.duty("list.prefixed", "list.uri-alias", "session.capabilities", "list.invalid-left-out")
@@ -123,8 +123,8 @@ def test_each_is_answered_by_its_owner(
     headers = server.calls(method)[-1].headers
     assert headers["x-mcp-method"] == method
     if method != "completion/complete":
-        named = {"prompts/get": "x-mcp-promptname", "resources/read": "x-mcp-resourceuri"}[method]
-        assert unquote(headers[named]) == params.get("name", params.get("uri"))
+        header = {"prompts/get": "x-mcp-promptname", "resources/read": "x-mcp-resourceuri"}[method]
+        assert unquote(headers[header]) == params.get("name", params.get("uri"))
 
 
 @pytest.mark.duty("error.unknown-item", "error.params-32602")
@@ -172,11 +172,11 @@ def test_real_prompts_and_resources(everything: str, tmp_path_factory: pytest.Te
             got = await client.get_prompt("ev_args-prompt", {"city": "Oslo", "state": "x"})
             assert "Oslo" in json.dumps([message.model_dump(mode="json") for message in got.messages])
             resources = (await client.list_resources()).resources
-            read = await client.read_resource(str(resources[0].uri))
-            assert read.contents
+            result = await client.read_resource(str(resources[0].uri))
+            assert result.contents
             templates = (await client.list_resource_templates()).resource_templates
-            made = templates[0].uri_template.replace("{resourceId}", "1").replace("{id}", "1")
-            assert (await client.read_resource(made)).contents
+            uri = templates[0].uri_template.replace("{resourceId}", "1").replace("{id}", "1")
+            assert (await client.read_resource(uri)).contents
             reference = types.ResourceTemplateReference(type="ref/resource", uri=templates[0].uri_template)
             await client.complete(reference, {"name": "resourceId", "value": ""})
 

@@ -1,4 +1,7 @@
-"""Subscriptions and log levels: what a server says outside a call reaches the client in whose session it says it, and no other."""
+"""Subscriptions and log levels: messages of servers outside of calls.
+
+They reach the client of their session, and no other.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,14 @@ def watched(server: ScriptedServer) -> None:
 @pytest.fixture
 def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     watched(one)
-    with gateway(tmp_path_factory.mktemp("relayed"), [entry("ns/one", one.url, "a_")]) as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("relayed"), [entry("ns/one", one.url, "a_")]) as new_gateway:
+        yield new_gateway
 
 
 def stream_of(server: ScriptedServer, session: str) -> Any:
     """The stream that a session holds open at a server."""
-    found = [each for each in server._streams if each.headers.get("mcp-session-id") == session]
-    return found[-1] if found else None
+    streams = [each for each in server._streams if each.headers.get("mcp-session-id") == session]
+    return streams[-1] if streams else None
 
 
 def say(stream: Any, method: str, **params: Any) -> None:
@@ -52,22 +55,24 @@ def test_an_update_reaches_exactly_the_subscriber(running: Gateway, one: Scripte
     with running.client(authorization="Bearer mine") as client, running.client() as other:
         assert client.initialized.json()["result"]["capabilities"]["resources"] == {"listChanged": True, "subscribe": True}
         other.call("a_one")
-        with listening(client) as heard, listening(other) as not_heard:
+        with listening(client) as messages, listening(other) as not_heard:
             assert answer(client.post("resources/subscribe", {"uri": "file:///w"}))["result"] == {}
             session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
             stream = wait_until(lambda: stream_of(one, session))
             assert stream.headers["authorization"] == "Bearer mine"
             say(stream, "notifications/resources/updated", uri="file:///w")
             say(stream, "notifications/tools/list_changed")
-            wait_until(lambda: heard)
+            wait_until(lambda: messages)
             quiet()
-            assert heard == [{"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "file:///w"}}]
+            assert messages == [
+                {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "file:///w"}}
+            ]
             assert not_heard == []
 
 
 @pytest.mark.duty("notify.subscription-kept", "notify.level")
 def test_a_subscription_survives_a_heal(running: Gateway, one: ScriptedServer) -> None:
-    with running.client() as client, listening(client) as heard:
+    with running.client() as client, listening(client) as messages:
         client.post("resources/subscribe", {"uri": "file:///w"})
         client.post("logging/setLevel", {"level": "warning"})
         wait_until(lambda: one.calls("logging/setLevel"))
@@ -81,8 +86,8 @@ def test_a_subscription_survives_a_heal(running: Gateway, one: ScriptedServer) -
         levels = [call for call in one.calls("logging/setLevel") if call.headers["mcp-session-id"] == fresh]
         assert levels[0].json["params"] == {"level": "warning"}
         say(wait_until(lambda: stream_of(one, fresh)), "notifications/message", level="error", data="x")
-        wait_until(lambda: heard)
-        assert heard[-1]["params"] == {"level": "error", "data": "x"}
+        wait_until(lambda: messages)
+        assert messages[-1]["params"] == {"level": "error", "data": "x"}
 
 
 @pytest.mark.duty("notify.level", "session.capabilities")
@@ -92,8 +97,8 @@ def test_a_level_reaches_servers_that_are_met_later(running: Gateway, one: Scrip
         assert answer(client.post("logging/setLevel", {"level": "debug"}))["result"] == {}
         assert one.calls("logging/setLevel") == []
         client.call("a_one")
-        told = wait_until(lambda: one.calls("logging/setLevel"))
-        assert told[0].json["params"] == {"level": "debug"}
+        requests = wait_until(lambda: one.calls("logging/setLevel"))
+        assert requests[0].json["params"] == {"level": "debug"}
         assert answer(client.post("logging/setLevel", {"level": "loud"}))["error"]["code"] == -32602
 
 
@@ -121,17 +126,17 @@ def test_an_unsubscription_is_not_repeated(running: Gateway, one: ScriptedServer
 
 @pytest.mark.duty("ask.outside-call", "session.ids-hidden")
 def test_a_request_on_that_stream_is_the_clients_to_answer(running: Gateway, one: ScriptedServer) -> None:
-    with running.client() as client, listening(client) as heard:
+    with running.client() as client, listening(client) as messages:
         client.post("resources/subscribe", {"uri": "file:///w"})
         session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
         stream = wait_until(lambda: stream_of(one, session))
         data = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "roots/list"})
         stream.wfile.write(f"data: {data}\n\n".encode())
-        asked = wait_until(lambda: heard)[0]
-        assert asked["method"] == "roots/list"
-        assert re.fullmatch("mcpgw:ns/one:[A-Za-z0-9_-]{40,}:7", asked["id"])
-        assert session not in str(heard)
-        assert client.send({"jsonrpc": "2.0", "id": asked["id"], "result": {"roots": []}}).status_code == 202
+        server_request = wait_until(lambda: messages)[0]
+        assert server_request["method"] == "roots/list"
+        assert re.fullmatch("mcpgw:ns/one:[A-Za-z0-9_-]{40,}:7", server_request["id"])
+        assert session not in str(messages)
+        assert client.send({"jsonrpc": "2.0", "id": server_request["id"], "result": {"roots": []}}).status_code == 202
         replied = [request for request in one.requests if request.json.get("id") == 7 and "result" in request.json]
         assert len(replied) == 1
         assert replied[0].headers["mcp-session-id"] == session
@@ -140,7 +145,7 @@ def test_a_request_on_that_stream_is_the_clients_to_answer(running: Gateway, one
 @pytest.mark.duty("notify.subscription-kept")
 def test_a_listening_client_hears_on_after_the_server_forgot_its_session(running: Gateway, one: ScriptedServer) -> None:
     """Nobody calls: the stream alone finds out, heals the session and repeats the subscription."""
-    with running.client() as client, listening(client) as heard:
+    with running.client() as client, listening(client) as messages:
         client.post("resources/subscribe", {"uri": "file:///w"})
         old = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
         stream = wait_until(lambda: stream_of(one, old))
@@ -152,8 +157,8 @@ def test_a_listening_client_hears_on_after_the_server_forgot_its_session(running
         )
         fresh = again[0].headers["mcp-session-id"]
         say(wait_until(lambda: stream_of(one, fresh)), "notifications/resources/updated", uri="file:///w")
-        wait_until(lambda: heard)
-        assert heard[-1]["params"] == {"uri": "file:///w"}
+        wait_until(lambda: messages)
+        assert messages[-1]["params"] == {"uri": "file:///w"}
 
 
 @pytest.mark.duty("notify.updated", "list.uri-alias")
@@ -162,19 +167,19 @@ def test_an_update_of_a_clashing_uri_is_told_by_its_alias(one: ScriptedServer, t
         watched(server)
     alias = "mcpgw://ns%2Ftwo/file:///w"
     servers = [entry("ns/one", one.url), entry("ns/two", two.url)]
-    with gateway(tmp_path, servers) as running, running.client() as client, listening(client) as heard:
+    with gateway(tmp_path, servers) as running, running.client() as client, listening(client) as messages:
         assert answer(client.post("resources/subscribe", {"uri": alias}))["result"] == {}
-        (asked,) = two.calls("resources/subscribe")
-        assert asked.json["params"] == {"uri": "file:///w"}
-        stream = wait_until(lambda: stream_of(two, asked.headers["mcp-session-id"]))
+        (request,) = two.calls("resources/subscribe")
+        assert request.json["params"] == {"uri": "file:///w"}
+        stream = wait_until(lambda: stream_of(two, request.headers["mcp-session-id"]))
         say(stream, "notifications/resources/updated", uri="file:///w")
-        wait_until(lambda: heard)
-        assert heard[0]["params"] == {"uri": alias}
+        wait_until(lambda: messages)
+        assert messages[0]["params"] == {"uri": alias}
 
 
 @pytest.mark.duty("resume.missed")
 def test_a_subscription_over_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer) -> None:
-    """The last id that the client got says in which session the server is heard: the new process goes on there."""
+    """The client's last id names the session with the server; the new process goes on there."""
     with running.client() as client:
         with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as response:
             ids = (line.removeprefix("id: ") for line in response.iter_lines() if line.startswith("id: "))
@@ -188,9 +193,9 @@ def test_a_subscription_over_a_restart_of_the_sidecar(running: Gateway, one: Scr
         running.start_sidecar()
         wait_until(lambda: client.post("ping").status_code == 200)
         client.headers |= {"last-event-id": last}
-        with listening(client) as heard:
+        with listening(client) as messages:
             fresh = wait_until(lambda: stream_of(one, session) is not old and stream_of(one, session))
             say(fresh, "notifications/resources/updated", uri="file:///w")
-            wait_until(lambda: heard)
-        assert heard == [{"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "file:///w"}}]
+            wait_until(lambda: messages)
+        assert messages == [{"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "file:///w"}}]
         assert len(one.calls("resources/subscribe")) == 1

@@ -1,4 +1,7 @@
-"""The configuration changes while clients are connected: nothing restarts, nobody is cut off, everybody is told once."""
+"""The configuration changes while clients are connected.
+
+Nothing restarts, no connection is cut, and each client gets one notification.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ from tests.servers.scripted import ScriptedServer, tool
 
 @pytest.fixture
 def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("reload"), [entry("ns/one", one.url, "a_")]) as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("reload"), [entry("ns/one", one.url, "a_")]) as new_gateway:
+        yield new_gateway
 
 
-def methods(heard: list[Any]) -> list[str]:
-    return [message["method"] for message in heard]
+def methods(messages: list[Any]) -> list[str]:
+    return [message["method"] for message in messages]
 
 
 @pytest.mark.duty("reload.live")
@@ -67,8 +70,8 @@ def test_a_call_in_flight_ends_where_it_is(running: Gateway, one: ScriptedServer
 
     one.answers["tools/call"] = slow
     with running.client() as client, running.client() as other:
-        said: list[str] = []
-        thread = threading.Thread(target=lambda: said.append(text_of(client.call("a_one"))))
+        texts: list[str] = []
+        thread = threading.Thread(target=lambda: texts.append(text_of(client.call("a_one"))))
         thread.start()
         assert begun.wait(10)
         running.write([])
@@ -76,34 +79,34 @@ def test_a_call_in_flight_ends_where_it_is(running: Gateway, one: ScriptedServer
         quiet(1.5)  # routes and clusters linger for a second: this is after that
         release.set()
         thread.join()
-        assert said == ["finished"]
+        assert texts == ["finished"]
 
 
 @pytest.mark.duty("notify.list-changed")
 def test_one_change_is_one_notification(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
-    with running.client() as client, running.client() as second, listening(client) as heard, listening(second) as also:
+    with running.client() as client, running.client() as second, listening(client) as messages, listening(second) as also:
         running.write([entry("ns/new", two.url, "n_")])
-        wait_until(lambda: heard and also)
+        wait_until(lambda: messages and also)
         quiet()
-        assert methods(heard) == methods(also) == ["notifications/tools/list_changed"]
+        assert methods(messages) == methods(also) == ["notifications/tools/list_changed"]
         assert client.tools() == ["n_both", "n_two"]
         running.write([entry("ns/new", two.url, "n_"), entry("ns/one", one.url, "n_", enabled=False)])
         quiet()
-        assert len(heard) == 1
+        assert len(messages) == 1
 
 
 @pytest.mark.duty("notify.list-changed")
 def test_a_server_that_changes_its_tools(running: Gateway, one: ScriptedServer) -> None:
-    with running.client() as client, listening(client) as heard:
+    with running.client() as client, listening(client) as messages:
         wait_until(lambda: one._streams, "the broker listens")
         one.tools = [tool("one", description="new words"), tool("more")]
         one.notify("notifications/tools/list_changed")
         wait_until(lambda: client.tools() == ["a_more", "a_one"])
         listed = client.post("tools/list").json()["result"]["tools"]
         assert listed[1] == tool("a_one", description="new words")
-        wait_until(lambda: heard)
+        wait_until(lambda: messages)
         quiet()
-        assert methods(heard) == ["notifications/tools/list_changed"]
+        assert methods(messages) == ["notifications/tools/list_changed"]
 
 
 @pytest.mark.duty("transport.one-stream")

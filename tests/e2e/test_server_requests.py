@@ -1,4 +1,7 @@
-"""Requests of servers to the client in the middle of a call: they reach the client that called, its answer the server that asked."""
+"""Requests of servers to the client in the middle of a call.
+
+They reach the client of the call, and the answer reaches the server of the request.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ from tests.servers.scripted import ScriptedServer
 
 
 class Asking:
-    """A scripted tools/call that first asks the client something under an id of its own, and gives back what it was answered."""
+    """A scripted tools/call that first sends the client a request under an id of its own.
+
+    Its result repeats the client's answer.
+    """
 
     def __init__(self, server: ScriptedServer, ident: Any, token: Any = None) -> None:
         self.server, self.ident, self.token = server, ident, token
@@ -37,9 +43,9 @@ class Asking:
         params = {"message": "really?", "requestedSchema": {"type": "object", "properties": {}}}
         if self.token is not None:
             params["_meta"] = {"progressToken": self.token}
-        asked = {"jsonrpc": "2.0", "id": self.ident, "method": "elicitation/create", "params": params}
+        request = {"jsonrpc": "2.0", "id": self.ident, "method": "elicitation/create", "params": params}
         self._event(handler, {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
-        self._event(handler, asked)
+        self._event(handler, request)
         self.arrived.wait(15)
         text = json.dumps(self.answers[-1] if self.answers else None)
         result = {"content": [{"type": "text", "text": text}]}
@@ -63,12 +69,15 @@ class Asking:
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway(
         tmp_path_factory.mktemp("requests"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
-    ) as found:
-        yield found
+    ) as new_gateway:
+        yield new_gateway
 
 
 class Call(threading.Thread):
-    """A call in a thread; `asked` is the server's request when it has come, `result` the text of the result."""
+    """A call in a thread.
+
+    `asked` is the server's request once it has come, `result` the text of the result.
+    """
 
     def __init__(self, gateway_: Gateway, session: Client, name: str) -> None:
         super().__init__()
@@ -142,7 +151,10 @@ def test_two_clients_do_not_answer_for_one_another(running: Gateway, one: Script
 
 @pytest.mark.duty("ask.restart")
 def test_an_answer_reaches_its_server_after_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer) -> None:
-    """Killed in the middle of the call: the stream is Envoy's, and the id of the request says all that the new process has to know."""
+    """The sidecar is killed in the middle of the call.
+
+    The stream is Envoy's, and the id of the request contains all that the new process needs.
+    """
     asking = Asking(one, 7)
     with running.client() as client:
         call = Call(running, client, "a_one")
@@ -199,7 +211,7 @@ def test_a_client_that_never_answers_costs_its_server_alone(running: Gateway, on
 
 @pytest.mark.duty("ask.outside-call")
 def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tmp_path: Path) -> None:
-    """As SDKs do without more: on the session's own stream, at once. It is open before the call gets there."""
+    """SDKs do so by default: at once, on the session's own stream, open before the call."""
 
     def ask(handler: Any, message: Any) -> bool:
         own = handler.headers["mcp-session-id"]
@@ -215,16 +227,19 @@ def test_a_server_that_asks_outside_of_the_call_is_heard(one: ScriptedServer, tm
         Client(running.url, capabilities={"sampling": {}}) as client,
     ):
         assert client.call("one").status_code == 200
-        with listening(client) as heard:  # later than the request: it was kept
-            wait_until(lambda: heard)
-        assert heard[0]["method"] == "sampling/createMessage"
-        assert client.send({"jsonrpc": "2.0", "id": heard[0]["id"], "result": {}}).status_code == 202
+        with listening(client) as messages:  # later than the request: it was kept
+            wait_until(lambda: messages)
+        assert messages[0]["method"] == "sampling/createMessage"
+        assert client.send({"jsonrpc": "2.0", "id": messages[0]["id"], "result": {}}).status_code == 202
         assert one.requests[-1].json == {"jsonrpc": "2.0", "id": 1, "result": {}}
 
 
 @pytest.mark.duty("resume.at-server", "resume.own-alone")
 def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gateway, one: ScriptedServer) -> None:
-    """The id of its last event names the server, so that Envoy leads the client there (basic/transports, Resumability)."""
+    """The id of its last event names the server, so Envoy sends the client's GET there.
+
+    See basic/transports, Resumability.
+    """
     resumed: list[dict[str, str]] = []
 
     def cut(handler: Any, _message: Any) -> bool:
@@ -249,9 +264,9 @@ def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gatewa
         second = client.http.get(client.url, headers={**client.headers, **accept})
         assert '"id":5' in second.text
         assert second.text.startswith(f"id: {event.id.removesuffix('s1/7')}s1/8")
-        (asked,) = resumed
-        assert asked["last-event-id"] == "s1/7"
-        assert asked["mcp-session-id"] == one.calls("tools/call")[-1].headers["mcp-session-id"]
+        (headers,) = resumed
+        assert headers["last-event-id"] == "s1/7"
+        assert headers["mcp-session-id"] == one.calls("tools/call")[-1].headers["mcp-session-id"]
         with running.client() as stranger:
             response = stranger.http.build_request("GET", stranger.url, headers={**stranger.headers, **accept})
             opened = stranger.http.send(response, stream=True)
@@ -262,7 +277,11 @@ def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gatewa
 
 @pytest.mark.duty("resume.at-server", "resume.ids-unique")
 def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway, one: ScriptedServer) -> None:
-    """Also behind an event without an id of the server's, which only somebody makes up: the router hands on an empty one."""
+    """The ids of the resumed events have the owner, too.
+
+    So they have after an id without a server's own part, which only a client can have made up: the
+    router passes on an empty id.
+    """
 
     def cut(handler: Any, _message: Any) -> bool:
         handler.send(200, b"id: s1/7\ndata:\n\n", kind="text/event-stream")
@@ -278,8 +297,8 @@ def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway,
         (event,) = SseParser(1 << 20).feed(client.call("a_one", 5).content)
         assert event.id is not None
         owner = event.id.removesuffix("s1/7")
-        for asked in (event.id, owner):
-            accept = {"accept": "text/event-stream", "last-event-id": asked}
+        for event_id in (event.id, owner):
+            accept = {"accept": "text/event-stream", "last-event-id": event_id}
             resumed = client.http.get(client.url, headers={**client.headers, **accept})
             assert resumed.text == f'id: {owner}s1/8\ndata: {{"jsonrpc":"2.0","id":"{owner}5","method":"ping"}}\n\n'
 

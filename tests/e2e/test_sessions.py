@@ -1,4 +1,7 @@
-"""Sessions: sealed towards clients, opened once per server, never shown to the wrong side, alive over a kill -9."""
+"""Sessions: sealed for clients, opened once per server, and valid after a kill -9.
+
+Neither side ever sees the id of the other.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from tests.servers.scripted import ScriptedServer
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway(
         tmp_path_factory.mktemp("sessions"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
-    ) as found:
-        yield found
+    ) as new_gateway:
+        yield new_gateway
 
 
 def opened(server: ScriptedServer) -> list[Any]:
@@ -34,11 +37,11 @@ def test_neither_side_sees_the_others_session_id(running: Gateway, one: Scripted
         response = client.call("a_one")
         assert "mcp-session-id" not in response.headers
         assert "mcp-session-id" not in client.post("tools/list").headers
-        seen = one.calls("tools/call")[-1].headers["mcp-session-id"]
-        assert seen in one.sessions
+        upstream_id = one.calls("tools/call")[-1].headers["mcp-session-id"]
+        assert upstream_id in one.sessions
         everything = "".join(str(request.headers) + request.body.decode() for request in one.requests)
         assert client.session not in everything
-        assert seen not in running.sidecar.text
+        assert upstream_id not in running.sidecar.text
         assert client.session not in running.sidecar.text
 
 

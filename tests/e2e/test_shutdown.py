@@ -1,4 +1,7 @@
-"""How the sidecar ends: calls in flight are finished, a client that stops reading cannot hold it, exit codes are as promised."""
+"""The end of the sidecar: it finishes calls in flight, and its exit codes are as documented.
+
+A client that stops reading cannot delay it.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ from tests.servers.scripted import ScriptedServer, tool
 
 @pytest.fixture
 def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("shutdown"), [entry("ns/one", one.url, "a_")]) as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("shutdown"), [entry("ns/one", one.url, "a_")]) as new_gateway:
+        yield new_gateway
 
 
 def slow(release: threading.Event, begun: threading.Event, method: str, server: ScriptedServer) -> None:
@@ -48,19 +51,19 @@ def slow(release: threading.Event, begun: threading.Event, method: str, server: 
 @pytest.mark.duty("drain.calls")
 @pytest.mark.parametrize("method", ["tools/call", "initialize"])
 def test_sigterm_loses_no_call(running: Gateway, one: ScriptedServer, method: str) -> None:
-    """Neither one that Envoy carries, nor one whose session with the server is just being opened by the sidecar."""
+    """No call through Envoy is lost, and none whose upstream session the sidecar is opening."""
     release, begun = threading.Event(), threading.Event()
     slow(release, begun, method, one)
-    said: list[str] = []
+    texts: list[str] = []
     with running.client() as client:
-        thread = threading.Thread(target=lambda: said.append(text_of(client.call("a_one"))))
+        thread = threading.Thread(target=lambda: texts.append(text_of(client.call("a_one"))))
         thread.start()
         assert begun.wait(10)
         running.sidecar.signal(signal.SIGTERM)
         wait_until(lambda: running.logged("INFO Draining"))
         release.set()
         thread.join()
-    assert len(said) == 1
+    assert len(texts) == 1
     assert running.sidecar.wait() == 0
     assert running.logged("INFO Drained")
 

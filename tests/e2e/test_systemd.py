@@ -1,4 +1,7 @@
-"""Under systemd, played by the test with real sockets: it holds them, it is told how things are, and a restart loses no call."""
+"""The sidecar under systemd, which the test plays with real sockets.
+
+systemd holds the sockets and gets the status, and a restart loses no call.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ import pytest
 from tests.e2e.stack import PROGRAM, Client, Gateway, Process, answer, entry, free_ports, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
-# What systemd does between fork and exec (sd_listen_fds(3)): the sockets from 3 on, and for whom they are.
+# What systemd does between fork and exec (sd_listen_fds(3)): the sockets from 3 on, and for whom
+# they are.
 LAUNCHER = """
 import os, sys
 given, command = [int(fd) for fd in sys.argv[1].split(",")], sys.argv[2:]
@@ -60,9 +64,9 @@ class Manager:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
-    found = Manager(tmp_path)
-    yield found
-    found.close()
+    new_manager = Manager(tmp_path)
+    yield new_manager
+    new_manager.close()
 
 
 class Service(Gateway):
@@ -98,13 +102,13 @@ def test_systemd_is_told(service: Service, manager: Manager) -> None:
     assert service.sidecar.wait() == 0
 
 
-def worker(act: Callable[[], object], stop: threading.Event, seen: Counter[object]) -> threading.Thread:
+def worker(act: Callable[[], object], stop: threading.Event, counts: Counter[object]) -> threading.Thread:
     def work() -> None:
         while not stop.is_set():
             try:
-                seen[act()] += 1
+                counts[act()] += 1
             except Exception as error:  # noqa: BLE001  # a lost call, whatever it looks like
-                seen[repr(error)] += 1
+                counts[repr(error)] += 1
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -112,16 +116,16 @@ def worker(act: Callable[[], object], stop: threading.Event, seen: Counter[objec
 
 
 def test_a_restart_loses_no_call(service: Service) -> None:
-    """Known sessions and new ones, calls and lists, three restarts in a row: every answer is a result."""
-    stop, seen = threading.Event(), Counter[object]()
+    """Three restarts with known and new sessions, calls and lists: every answer is a result."""
+    stop, results = threading.Event(), Counter[object]()
 
     def call(client: Client) -> object:
-        found = client.call("a_one")
-        return (found.status_code, "result" in answer(found))
+        response = client.call("a_one")
+        return (response.status_code, "result" in answer(response))
 
     def listed(client: Client) -> object:
-        found = client.post("tools/list")
-        return (found.status_code, "result" in found.json())
+        response = client.post("tools/list")
+        return (response.status_code, "result" in response.json())
 
     def begin() -> object:
         with service.client() as client:
@@ -133,22 +137,22 @@ def test_a_restart_loses_no_call(service: Service) -> None:
         *(lambda c=c: listed(c) for c in clients),
         begin,
     ]
-    threads = [worker(act, stop, seen) for act in acts]
+    threads = [worker(act, stop, results) for act in acts]
     counts = []
     for _ in range(3):
-        before = seen.total()
-        wait_until(lambda before=before: seen.total() > before + 50, "calls")
+        before = results.total()
+        wait_until(lambda before=before: results.total() > before + 50, "calls")
         service.sidecar.popen.terminate()
         assert service.sidecar.wait() == 0
-        counts.append(seen.total())
+        counts.append(results.total())
         service.start_sidecar()
-    wait_until(lambda: seen.total() > counts[-1] + 50, "calls after the last restart")
+    wait_until(lambda: results.total() > counts[-1] + 50, "calls after the last restart")
     stop.set()
     for thread in threads:
         thread.join()
     for client in clients:
         client.close()
-    assert set(seen) == {(200, True)}, seen
+    assert set(results) == {(200, True)}, results
 
 
 def test_a_socket_that_nothing_serves_is_an_error(manager: Manager, tmp_path: Path) -> None:

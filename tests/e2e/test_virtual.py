@@ -17,10 +17,10 @@ LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     servers = [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
-    with gateway(tmp_path_factory.mktemp("virtual"), servers) as found:
-        write(found, servers, {"ns/few": ["a_one", "b_two"], "ns/none": []})
-        wait_until(lambda: found.status()["config"]["generation"] == 2, "the configuration")
-        yield found
+    with gateway(tmp_path_factory.mktemp("virtual"), servers) as new_gateway:
+        write(new_gateway, servers, {"ns/few": ["a_one", "b_two"], "ns/none": []})
+        wait_until(lambda: new_gateway.status()["config"]["generation"] == 2, "the configuration")
+        yield new_gateway
 
 
 def write(running: Gateway, servers: list[dict[str, Any]], virtual: dict[str, list[str]]) -> None:
@@ -88,13 +88,13 @@ def test_in_a_batch(running: Gateway) -> None:
 def test_it_changes_live_and_tells_its_clients(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
     servers = [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
     with Client(f"{running.url}/ns/few") as few, running.client() as everything:
-        with listening(few) as heard, listening(everything) as others:
+        with listening(few) as messages, listening(everything) as others:
             write(running, servers, {"ns/few": ["a_both"]})
             wait_until(lambda: few.tools() == ["a_both"], "the other choice")
-            wait_until(lambda: heard, "told")
-            assert heard[0]["method"] == "notifications/tools/list_changed"
+            wait_until(lambda: messages, "told")
+            assert messages[0]["method"] == "notifications/tools/list_changed"
             one.tools.append(tool("new"))
             one.notify("notifications/tools/list_changed")
             wait_until(lambda: others, "the others are told of a new tool")
-            assert len(heard) == 1  # it is not one of theirs
+            assert len(messages) == 1  # it is not one of theirs
         assert answer(few.call("a_both"))["result"]

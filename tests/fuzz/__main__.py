@@ -1,6 +1,7 @@
-"""Fuzz what reads bytes of strangers: `python -m tests.fuzz [--seconds N] [TARGET ...]`, each target for N seconds, guided by coverage.
+"""Fuzz the readers of untrusted bytes: `python -m tests.fuzz [--seconds N] [TARGET ...]`.
 
-A finding ends the program with 1 and says where its input was kept; `python -m tests.fuzz --input FILE TARGET` runs that alone.
+Each target runs for N seconds, guided by coverage. A finding ends the program with 1, which then
+prints where it kept the input; `python -m tests.fuzz --input FILE TARGET` runs that input alone.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ def main() -> int:
     options.add_argument("--input", type=Path, help="run this one input, of the one target given")
     options.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("targets", nargs="*", choices=[*TARGETS, []], metavar="TARGET", help=", ".join(TARGETS))
-    given = options.parse_args()
-    names = given.targets or list(TARGETS)
-    if given.input is not None:
-        TARGETS[names[0]][0](given.input.read_bytes())
+    arguments = options.parse_args()
+    names = arguments.targets or list(TARGETS)
+    if arguments.input is not None:
+        TARGETS[names[0]][0](arguments.input.read_bytes())
         return 0
     with tempfile.TemporaryDirectory() as kept:
-        corpus = given.corpus or Path(kept)
-        if given.worker:
-            _fuzz(names[0], corpus / names[0], given.seconds)
-        return _run_all(names, corpus, given.seconds, given.jobs)
+        corpus = arguments.corpus or Path(kept)
+        if arguments.worker:
+            _fuzz(names[0], corpus / names[0], arguments.seconds)
+        return _run_all(names, corpus, arguments.seconds, arguments.jobs)
 
 
 def _fuzz(name: str, corpus: Path, seconds: int) -> None:
@@ -73,13 +74,13 @@ def _run_all(names: list[str], corpus: Path, seconds: int, jobs: int) -> int:
         )  # held until now: of one that nobody holds, the next Popen takes the status away
         process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
-        said = log.read().decode(errors="replace")
+        output = log.read().decode(errors="replace")
         log.close()
-        done = next((line.split()[-1] for line in said.splitlines() if "number_of_executed_units" in line), "?")
+        done = next((line.split()[-1] for line in output.splitlines() if "number_of_executed_units" in line), "?")
         print(f"{name}: {done} inputs, {'no finding' if status == 0 else 'FINDING'}", flush=True)
         if status != 0:
             findings += 1
-            print(said[-6000:], flush=True)
+            print(output[-6000:], flush=True)
     return min(findings, 1)
 
 

@@ -1,6 +1,7 @@
-"""What is fuzzed: one function an input, which raises where a law is broken. `SEEDS` start the search.
+"""The targets of the fuzzer: one function for one input, which raises when a law is broken.
 
-Where there is a second reader of the same bytes (Python's json, the other implementation, the same one fed in pieces), it is the judge.
+`SEEDS` start the search. Where there is a second reader of the same bytes (Python's json, the other
+implementation, the same one fed in pieces), it is the judge.
 """
 
 from __future__ import annotations
@@ -93,18 +94,18 @@ def _judge(data: bytes) -> Any:
 
 def jsonrpc(data: bytes) -> None:
     """What is taken for a message is one, with the id and the method that Python's json reads."""
-    found, value = parse_message(data), _judge(data)
-    if isinstance(found, Malformed):
+    message, value = parse_message(data), _judge(data)
+    if isinstance(message, Malformed):
         return
     hold(isinstance(value, list), "a message that is no JSON object")
     members = dict(value)
     hold(members.get("jsonrpc") == "2.0", "jsonrpc")
-    if isinstance(found, Request | Response):
-        hold(_judge(found.id.encode()) == members["id"], "id")
-        hold(found.text[found.id_start : found.id_end] == found.id, "place of the id")
-    if isinstance(found, Request | Notification):
-        hold(found.method == members["method"], "method")
-        hold(("id" in members) == isinstance(found, Request), "request or notification")
+    if isinstance(message, Request | Response):
+        hold(_judge(message.id.encode()) == members["id"], "id")
+        hold(message.text[message.id_start : message.id_end] == message.id, "place of the id")
+    if isinstance(message, Request | Notification):
+        hold(message.method == members["method"], "method")
+        hold(("id" in members) == isinstance(message, Request), "request or notification")
 
 
 def splice(data: bytes) -> None:
@@ -150,13 +151,13 @@ def sse(data: bytes) -> None:
 
 
 def _events(chunks: list[bytes]) -> list[Any] | None:
-    parser, found = SseParser(1 << 20), []
+    parser, events = SseParser(1 << 20), []
     try:
         for chunk in chunks:
-            found += parser.feed(chunk)
+            events += parser.feed(chunk)
     except SseError:
         return None
-    return found
+    return events
 
 
 def memo(data: bytes) -> None:
@@ -165,7 +166,10 @@ def memo(data: bytes) -> None:
 
 
 def owners(data: bytes) -> None:
-    """Envoy and the sidecar make a message name the same owner, and what comes back is what the server wrote."""
+    """Envoy and the sidecar write the same owner into a message, and it can be read back.
+
+    What is read is the server's own id.
+    """
     message = parse_message(data)
     if not isinstance(message, Request | Notification) or b"\\" in data:  # escaped keys: Envoy passes them as they came
         return
@@ -180,11 +184,14 @@ def owners(data: bytes) -> None:
 
 
 def _objects(value: Any) -> list[list[Any]]:
-    """The objects inside of a judged value, as lists of pairs; arrays look alike where they hold pairs, and that costs little."""
+    """The objects inside of a judged value, as lists of pairs.
+
+    Arrays of pairs look the same, which costs little.
+    """
     if not isinstance(value, list):
         return []
     pairs = [each for each in value if isinstance(each, tuple)]
-    inner = [found for each in value for found in _objects(each[1] if isinstance(each, tuple) else each)]
+    inner = [obj for each in value for obj in _objects(each[1] if isinstance(each, tuple) else each)]
     return [pairs, *inner] if pairs else inner
 
 
@@ -192,8 +199,8 @@ def tokens(data: bytes) -> None:
     """No text but the sealed one opens a session or a ticket."""
     text = data.decode("latin-1")
     sealed = KEYS.seal(SESSION)
-    found = KEYS.verify(text, 0)
-    hold(isinstance(found, SessionFault) or text == sealed, "a forged session id")
+    session = KEYS.verify(text, 0)
+    hold(isinstance(session, SessionFault) or text == sealed, "a forged session id")
     hold(open_ticket(KEYS, SESSION.key, SERVER, text) is None or _same(text, TICKET), "a forged ticket")
     if data:  # one byte of the sealed ones exchanged
         at, byte = data[0] % len(sealed), chr(data[-1])
@@ -206,7 +213,10 @@ def tokens(data: bytes) -> None:
 
 
 def _same(text: str, ticket: str) -> bool:
-    """base64 has several texts for the same bytes: the unused bits of the last character, and characters that decoders skip."""
+    """Whether two base64 texts may differ and have the same bytes.
+
+    The last character has unused bits, and decoders skip some characters.
+    """
     from mcpgw_sidecar.sessions.tokens import decode  # noqa: PLC0415
 
     return decode(text) == decode(ticket)
@@ -244,14 +254,17 @@ async def _wait_echo(stream: Any) -> None:
 
 
 def http2(data: bytes) -> None:
-    """Whatever a peer sends, its connection ends or goes on; nothing escapes, and nothing is a bug."""
+    """Whatever a peer sends, its connection ends or goes on; no exception escapes.
+
+    No error is a bug.
+    """
     COMPLAINTS.clear()
     trio.run(_wait_peer, _frames(data))
     hold(not COMPLAINTS, str(COMPLAINTS))
 
 
 def _frames(data: bytes) -> bytes:
-    """Half of the inputs are raw bytes after the preface, the others are cut into frames of any kind."""
+    """Half of the inputs are raw bytes after the preface, the others are frames of any kind."""
     if not data or data[0] % 2:
         return PREFACE + data[1:]
     out, rest = PREFACE + _frame(4, 0, 0, b""), data[1:]

@@ -1,4 +1,7 @@
-"""Desired servers to Envoy resources: what an operator would read in the files. `just golden` writes the results anew."""
+"""Desired servers to Envoy resources, as an operator would read them in the files.
+
+`just golden` writes the results anew.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,19 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
     }
     settings = EnvoySettings(**(defaults | values))
     servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden").servers
-    found = {
+    result = {
         "bootstrap": bootstrap(settings),
         "lds": listener(settings),
         "rds": routes(settings, servers),
         "cds": clusters(settings, servers),
     }
-    return {name: found[name] for name in document.get("show", found)}
+    return {name: result[name] for name in document.get("show", result)}
 
 
 @pytest.mark.parametrize("source", sorted(HERE.glob("*.in.yaml")), ids=lambda path: path.name)
 def test_resources(source: Path) -> None:
-    found = resources(yaml.safe_load(source.read_text()))
+    result = resources(yaml.safe_load(source.read_text()))
     expected = source.with_name(source.name.replace(".in.", ".out."))
     if "MCPGW_GOLDEN" in os.environ:
-        expected.write_text(yaml.safe_dump(found, sort_keys=False, width=120))
-    assert found == yaml.safe_load(expected.read_text())
+        expected.write_text(yaml.safe_dump(result, sort_keys=False, width=120))
+    assert result == yaml.safe_load(expected.read_text())

@@ -33,7 +33,7 @@ def test_sections_are_kustomize_bases(section: str) -> None:
     base = yaml.safe_load((directory / "kustomization.yaml").read_text())
     assert set(base["resources"]) == {path.name for path in directory.glob("*.yaml")} - {"kustomization.yaml"}
     documents = [document for document in yaml.safe_load_all(printed(section)) if document]
-    names = [(found["kind"], found["metadata"].get("namespace"), found["metadata"]["name"]) for found in documents]
+    names = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in documents]
     assert len(names) == len(set(names))
 
 
@@ -44,25 +44,32 @@ def test_options_reach_what_they_are_for() -> None:
         "--label=a=b", "--internal-host=x.internal", "--service-account=gw-ns/sa", "--max-body=1MiB",
     )  # fmt: skip
     documents = list(yaml.safe_load_all(text))
-    assert {found["metadata"]["namespace"] for found in documents if "namespace" in found["metadata"]} == {"ns", "gw-ns"}
-    (envoy_filter,) = (found for found in documents if found["kind"] == "EnvoyFilter")
+    assert {document["metadata"]["namespace"] for document in documents if "namespace" in document["metadata"]} == {
+        "ns",
+        "gw-ns",
+    }
+    (envoy_filter,) = (document for document in documents if document["kind"] == "EnvoyFilter")
     assert envoy_filter["spec"]["workloadSelector"] == {"labels": {"a": "b"}}
     assert "reg/x:1" in text
     assert r"(?i)([^/]+\.example\.com)(:[0-9]+)?" in text
     assert r"x\.internal" in text
     assert "max_request_bytes: 1048576" in text
-    subjects = [subject for found in documents if found["kind"].endswith("Binding") for subject in found["subjects"]]
+    subjects = [
+        subject for document in documents if document["kind"].endswith("Binding") for subject in document["subjects"]
+    ]
     assert {"kind": "ServiceAccount", "namespace": "gw-ns", "name": "sa"} in subjects
 
 
 def test_any_host_may_be_public() -> None:
     documents = list(yaml.safe_load_all(printed("istio", "--public-host=*")))
-    (route,) = (found for found in documents if found["kind"] == "HTTPRoute")
+    (route,) = (document for document in documents if document["kind"] == "HTTPRoute")
     assert "hostnames" not in route["spec"]
     assert "(?i)" not in printed("istio", "--public-host=*", "--internal-host=*")
     assert "image: reg/x:1" in printed("samples", "--image=reg/x:1")
     deployment = next(
-        found for found in yaml.safe_load_all(printed("envoy", "--envoy-container=proxy")) if found["kind"] == "Deployment"
+        document
+        for document in yaml.safe_load_all(printed("envoy", "--envoy-container=proxy"))
+        if document["kind"] == "Deployment"
     )
     assert deployment["spec"]["template"]["spec"]["initContainers"]
 

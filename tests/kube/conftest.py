@@ -15,13 +15,13 @@ from tests.servers.scripted import ScriptedServer, tool
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Kubernetes API with all CRDs, the rights as they are shipped, and the guide's namespaces."""
-    with Cluster(tmp_path_factory.mktemp("cluster")) as found:
-        found.install()
+    """A Kubernetes API with all CRDs, the shipped rights, and the namespaces of the guide."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as new_cluster:
+        new_cluster.install()
         for namespace in (NAMESPACE, "gateway-system"):
-            found.kubectl("create", "namespace", namespace)
-        found.apply(shipped("rbac"))
-        yield found
+            new_cluster.kubectl("create", "namespace", namespace)
+        new_cluster.apply(shipped("rbac"))
+        yield new_cluster
 
 
 def shipped(*sections: str) -> str:
@@ -58,5 +58,5 @@ def two() -> Iterator[ScriptedServer]:
 def running(cluster: Cluster, one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeGateway]:
     """A sidecar with Envoy, and a first server."""
     cluster.apply(*server_objects("server1", one.port, "test_"))
-    with kube_gateway(cluster, tmp_path_factory.mktemp("gateway")) as found:
-        yield found
+    with kube_gateway(cluster, tmp_path_factory.mktemp("gateway")) as new_gateway:
+        yield new_gateway

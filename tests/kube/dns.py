@@ -28,11 +28,11 @@ class ClusterDns:
             except OSError:
                 return
             end = query.index(b"\0", 12) + 5
-            known = query[12 : end - 4].lower().endswith(_SUFFIX)
-            found = known and struct.unpack(">H", query[end - 4 : end - 2])[0] == _A
-            flags = 0x8580 if known else 0x8583  # answer, authoritative; NXDOMAIN for a name that is none of ours
-            reply = query[:2] + struct.pack(">HHHHH", flags, 1, int(found), 0, 0) + query[12:end]
-            if found:
+            is_cluster_name = query[12 : end - 4].lower().endswith(_SUFFIX)
+            has_address = is_cluster_name and struct.unpack(">H", query[end - 4 : end - 2])[0] == _A
+            flags = 0x8580 if is_cluster_name else 0x8583  # answer, authoritative; NXDOMAIN for a name that is none of ours
+            reply = query[:2] + struct.pack(">HHHHH", flags, 1, int(has_address), 0, 0) + query[12:end]
+            if has_address:
                 reply += b"\xc0\x0c" + struct.pack(">HHIH", _A, 1, 5, 4) + bytes([127, 0, 0, 1])
             self._socket.sendto(reply, peer)
 

@@ -16,9 +16,11 @@ SYSTEM = "mcp-system"
 
 
 class KubeGateway(Gateway):
-    """`kubeconfig` is whose rights the sidecar has; `source` says where its configuration comes from.
+    """A gateway with a sidecar in Kubernetes.
 
-    Always this checkout: the cluster's names are resolved by a module on PYTHONPATH, which a frozen program does not look at.
+    `kubeconfig` has the rights of the sidecar; `source` are the options with the source of its
+    configuration. The sidecar is always this checkout: a module on PYTHONPATH resolves the
+    cluster's names, and a frozen program does not read it.
     """
 
     program = tuple(SOURCE)

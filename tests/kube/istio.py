@@ -1,4 +1,7 @@
-"""A real Istio control plane and a plain Envoy that takes its configuration from it, as a gateway of the Gateway API."""
+"""A real Istio control plane, and a plain Envoy as a gateway of the Gateway API.
+
+Envoy takes its configuration from Istio.
+"""
 
 from __future__ import annotations
 
@@ -123,8 +126,10 @@ class Istio:
         self.envoy = Process([*command, "--log-level", "warning"], self.directory / "envoy.log")
 
     def dump(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx2.get(f"http://127.0.0.1:{self.admin}/config_dump?include_eds", trust_env=False).json()
-        return found
+        document: dict[str, Any] = httpx2.get(
+            f"http://127.0.0.1:{self.admin}/config_dump?include_eds", trust_env=False
+        ).json()
+        return document
 
     def stat(self, name: str) -> int:
         text = httpx2.get(f"http://127.0.0.1:{self.admin}/stats?filter={name}", trust_env=False).text

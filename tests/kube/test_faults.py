@@ -1,4 +1,7 @@
-"""What breaks around the API: it is down, slow, forgetful or strict, and every watch goes on without a restart of the sidecar."""
+"""Faults around the API: it is down, slow, forgetful or strict.
+
+Every watch goes on without a restart of the sidecar.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ LEASE = ("lease", "mcpgw-sidecar", SYSTEM)
 
 @pytest.fixture
 def client(running: KubeGateway) -> Iterator[Client]:
-    with running.client() as found:
-        wait_until(lambda: "test_greet" in found.tools(), "the first server")
-        yield found
+    with running.client() as new_client:
+        wait_until(lambda: "test_greet" in new_client.tools(), "the first server")
+        yield new_client
 
 
 def comes_and_goes(cluster: Cluster, client: Client, server: ScriptedServer, name: str) -> None:
@@ -69,7 +72,7 @@ def test_the_api_server_is_silent_for_a_while(cluster: Cluster, client: Client, 
 
 
 def test_the_history_was_compacted(cluster: Cluster, running: KubeGateway, client: Client, two: ScriptedServer) -> None:
-    """While the sidecar slept, more happened than the API server remembers: 410, and all is listed anew."""
+    """While the sidecar slept, more happened than the API server keeps: 410, then a new list."""
     running.sidecar.signal(signal.SIGSTOP)
     try:
         cluster.apply(*server_objects("missed", two.port, "missed_"))
@@ -96,7 +99,7 @@ def test_the_history_was_compacted(cluster: Cluster, running: KubeGateway, clien
 
 @pytest.mark.duty("kube.api-away")
 def test_a_token_that_is_no_longer_good(cluster: Cluster, running: KubeGateway, client: Client, two: ScriptedServer) -> None:
-    """The account was made anew: every token of before is refused until the new one lies where it is read."""
+    """The account was made anew: every old token is refused until the file has the new one."""
     cluster.delete("serviceaccount", "mcp-gateway", "gateway-system")
     cluster.stop_api()  # it would take a token that it has seen for some seconds more
     cluster.start_api()
@@ -109,7 +112,7 @@ def test_a_token_that_is_no_longer_good(cluster: Cluster, running: KubeGateway, 
 
 @pytest.mark.duty("kube.one-writer")
 def test_the_writer_is_killed(cluster: Cluster, running: KubeGateway, tmp_path: Path) -> None:
-    """Two sidecars watch, one writes; the death of that one is noticed, and status tells the truth again."""
+    """Two sidecars watch and one writes; the other notices its death, and status is right again."""
     holder = wait_until(lambda: cluster.get(*LEASE)["spec"]["holderIdentity"], "a holder")
     with kube_gateway(cluster, tmp_path / "second", envoy=False) as second:
         quiet(2.5)
@@ -155,10 +158,10 @@ def test_a_sidecar_that_follows_the_configmap(
     )
     source = (f"--config=configmap:{SYSTEM}/mcp-gateway-config",)
     with kube_gateway(cluster, tmp_path / "follower", kubeconfig=kubeconfig, source=source) as follower:
-        with follower.client() as seen, running.client() as first:
-            wait_until(lambda: seen.tools() == ["test_greet", "test_time"], "the servers")
-            comes_and_goes(cluster, seen, two, "live")
-            assert seen.call("test_greet").status_code == 200
+        with follower.client() as follower_client, running.client() as first:
+            wait_until(lambda: follower_client.tools() == ["test_greet", "test_time"], "the servers")
+            comes_and_goes(cluster, follower_client, two, "live")
+            assert follower_client.call("test_greet").status_code == 200
             with follower.client(mcp_session_id=first.session) as shared:
                 shared.headers["mcp-session-id"] = first.session  # of the other sidecar: the keys are the same
                 assert shared.call("test_greet").status_code == 200
@@ -168,7 +171,7 @@ def test_a_sidecar_that_follows_the_configmap(
 
 @pytest.mark.duty("kube.follower")
 def test_a_configmap_that_is_missing_or_broken(cluster: Cluster, one: ScriptedServer, tmp_path: Path) -> None:
-    """Nobody writes this one but the test: the last good configuration stays, and what is wrong is said."""
+    """Only the test writes it: the last good configuration stays, and the fault is reported."""
     kubeconfig = cluster.account("team-c", "follower")
     cluster.kubectl("create", "role", "any-configmap", "-n", "team-c", "--verb=list,watch", "--resource=configmaps,secrets")
     cluster.kubectl(

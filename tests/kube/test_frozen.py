@@ -1,4 +1,7 @@
-"""The program as it is shipped, against the real API: with `--program` the frozen one. The cluster's names it cannot resolve here, and says so."""
+"""The program as it is shipped, against the real API: with `--program` the frozen one.
+
+It cannot resolve the cluster's names here, and reports that.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""docs/understanding.md, executed: its commands and its log lines, on the samples, with servers of the Python SDK."""
+"""Executes docs/understanding.md: its commands and log lines, on the samples.
+
+The servers are of the Python SDK.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +48,14 @@ EXECUTED = [line for line in dict.fromkeys(COMMANDS) if not line.startswith(ELSE
 def running(cluster: Cluster, sdk_servers: list[int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeGateway]:
     """The samples as they are shipped, at the ports of this machine."""
     ports = dict(zip(("mcp-test-server1", "mcp-test-server2", "mcp-api-key-server"), sdk_servers, strict=True))
-    with kube_gateway(cluster, tmp_path_factory.mktemp("guide"), "--log-level=debug") as found:
+    with kube_gateway(cluster, tmp_path_factory.mktemp("guide"), "--log-level=debug") as new_gateway:
         for path in sorted((ROOT / "k8s/samples").glob("[0-9]*.yaml")):
             documents = [placed(document, ports) for document in yaml.safe_load_all(path.read_text())]
             cluster.apply(*documents)
-        with found.client() as client:
+        with new_gateway.client() as client:
             wait_until(lambda: {"test_greet", "test2_hello_world", "apikey_hello_world"} <= set(client.tools()), "the tools")
         wait_until(lambda: cluster.ready("mcpserver", "api-key-server", "mcp-test").get("status") == "True", "Ready")
-        yield found
+        yield new_gateway
 
 
 def placed(document: Any, ports: dict[str, int]) -> Any:

@@ -1,4 +1,7 @@
-"""The gateway through a real Istio control plane: shipped EnvoyFilter, HTTPRoutes as users write them, a plain Envoy."""
+"""The gateway through a real Istio control plane.
+
+It has the shipped EnvoyFilter, HTTPRoutes as users write them, and a plain Envoy.
+"""
 
 from __future__ import annotations
 
@@ -95,12 +98,12 @@ class IstioGateway:
         return self.sidecar
 
     def settle(self) -> None:
-        """Wait until Istio pushes nothing more: a cluster that is just being exchanged answers no filter."""
+        """Wait until Istio pushes nothing more: a cluster answers nothing while it is replaced."""
 
         def still() -> bool:
-            seen = self.istio.stat("update_success")
+            pushes = self.istio.stat("update_success")
             quiet(1.0)
-            return self.istio.stat("update_success") == seen
+            return self.istio.stat("update_success") == pushes
 
         wait_until(still, "Istio has pushed everything")
 
@@ -135,7 +138,7 @@ def endpoints(
     namespace: str = NAMESPACE,
     endpoint: Mapping[str, Any] = MappingProxyType({"address": "127.0.0.1"}),
 ) -> dict[str, Any]:
-    """The endpoint of a Service: no controller makes it here, and an EndpointSlice may not name loopback."""
+    """The endpoint of a Service; no controller makes it, and no EndpointSlice may name loopback."""
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "ServiceEntry",
@@ -153,10 +156,10 @@ def endpoints(
 @pytest.fixture
 def client(running: IstioGateway) -> Iterator[Client]:
     def listed() -> Client | None:
-        found = running.client()
-        if hasattr(found, "session") and found.tools() == ["test2_hello_world", "test_greet", "test_time"]:
-            return found
-        found.close()
+        new_client = running.client()
+        if hasattr(new_client, "session") and new_client.tools() == ["test2_hello_world", "test_greet", "test_time"]:
+            return new_client
+        new_client.close()
         return None
 
     with wait_until(listed, "a session through Istio's Envoy, and the tools of both servers") as found:
@@ -176,16 +179,16 @@ def test_everything_shipped_is_accepted(running: IstioGateway, client: Client) -
 
 
 def test_istio_adds_the_sidecar_to_the_gateways_that_it_deploys(running: IstioGateway) -> None:
-    """By the ConfigMap that the Gateway names: the Deployment is Istio's, with our container in it."""
-    found = wait_until(lambda: running.cluster.get("deployment", "mcp-gateway-istio", GATEWAYS), "Istio's Deployment")
-    spec = found["spec"]["template"]["spec"]
+    """By the ConfigMap that the Gateway names: the Deployment is Istio's, with our container."""
+    deployment = wait_until(lambda: running.cluster.get("deployment", "mcp-gateway-istio", GATEWAYS), "Istio's Deployment")
+    spec = deployment["spec"]["template"]["spec"]
     (sidecar,) = (each for each in spec["initContainers"] if each["name"] == "mcpgw-sidecar")
     assert sidecar["restartPolicy"] == "Always"
     assert "--kubernetes" in sidecar["args"]
     (proxy,) = (each for each in spec["containers"] if each["name"] == "istio-proxy")
     assert {"name": "mcpgw-run", "mountPath": "/run/mcpgw"} in proxy["volumeMounts"]
     assert {"istiod-ca-cert", "mcpgw-run"} & {each["name"] for each in spec["volumes"]} >= {"mcpgw-run"}
-    assert found["spec"]["template"]["metadata"]["labels"]["istio"] == "ingressgateway"
+    assert deployment["spec"]["template"]["metadata"]["labels"]["istio"] == "ingressgateway"
     assert spec["serviceAccountName"] == "mcp-gateway-istio"
 
 
@@ -205,7 +208,10 @@ def test_two_servers_are_called(client: Client, one: ScriptedServer, two: Script
 
 @pytest.mark.duty("security.fail-closed", "header.forged")
 def test_nobody_goes_around_the_router(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
-    """The host of a server's route is the router's alone, and what only the router says is removed from clients' requests."""
+    """The host of a server's route is the router's alone.
+
+    Headers that only the router sets are removed from clients' requests.
+    """
     one.requests.clear()
     message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     forged = {"x-mcp-servername": "mcp-test/server1-route"}
@@ -265,7 +271,9 @@ def test_the_sidecar_is_down_and_comes_back(running: IstioGateway, client: Clien
     running.sidecar.signal(signal.SIGKILL)
     running.sidecar.stop()
     # Until then Envoy goes by what it remembers: in Istio that is for a second.
-    answered = wait_until(lambda: (said := client.call("test_greet")).status_code == 503 and said, "the router is missed")
+    answered = wait_until(
+        lambda: (response := client.call("test_greet")).status_code == 503 and response, "the router is missed"
+    )
     assert "sidecar is not running" in answered.json()["error"]["message"]
     running.start_sidecar()
     wait_until(lambda: client.call("test_greet").status_code == 200, "the same session goes on")
@@ -274,9 +282,9 @@ def test_the_sidecar_is_down_and_comes_back(running: IstioGateway, client: Clien
 
 @pytest.mark.duty("ask.answer-returns")
 def test_a_server_asks_its_client(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
-    """Requests of servers name their server and session, so that the client's answer finds the way back through the router."""
+    """Requests of servers name server and session, so the client's answer gets back to them."""
     del client
-    seen: list[Any] = []
+    requests: list[Any] = []
 
     def ask(handler: Any, message: Any) -> bool:
         question = {
@@ -302,7 +310,7 @@ def test_a_server_asks_its_client(running: IstioGateway, client: Client, one: Sc
             assert events[0]["id"].startswith("mcpgw:mcp-test/server1-route:")
             back = {"jsonrpc": "2.0", "id": events[0]["id"], "result": {"action": "decline"}}
             assert asked.send(back).status_code == 202
-            seen = [request.json for request in one.requests if request.method == "" and request.body]
+            requests = [request.json for request in one.requests if request.method == "" and request.body]
     finally:
         del one.answers["tools/call"]
-    assert seen[-1] == {"jsonrpc": "2.0", "id": 77, "result": {"action": "decline"}}
+    assert requests[-1] == {"jsonrpc": "2.0", "id": 77, "result": {"action": "decline"}}

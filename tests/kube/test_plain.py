@@ -1,4 +1,7 @@
-"""The pod of a plain Envoy as `manifests envoy` ships it: its two containers with their own arguments, as processes of this machine."""
+"""The pod of a plain Envoy as `manifests envoy` ships it.
+
+Its two containers, with their own arguments, are processes of this machine.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Pod:
 
     def __init__(self, cluster: Cluster, directory: Path, dns: ClusterDns) -> None:
         self.cluster, self.directory, self.dns = cluster, directory, dns
-        (deployment,) = (found for found in yaml.safe_load_all(shipped("envoy")) if found["kind"] == "Deployment")
+        (deployment,) = (document for document in yaml.safe_load_all(shipped("envoy")) if document["kind"] == "Deployment")
         self.spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
         self.gateway, self.envoy_admin, self.admin, self.broker = free_ports(4)
         self.url = f"http://127.0.0.1:{self.gateway}/mcp"
@@ -37,12 +40,12 @@ class Pod:
 
     def placed(self, arguments: list[str]) -> list[str]:
         changes = {"/run/mcpgw": str(self.directory), "0.0.0.0:9090": f"127.0.0.1:{self.admin}", ":9091": f":{self.broker}"}
-        found = []
+        result = []
         for argument in arguments:
             for old, new in changes.items():
                 argument = argument.replace(old, new)  # noqa: PLW2901
-            found.append(argument)
-        return found
+            result.append(argument)
+        return result
 
     def start_sidecar(self) -> None:
         (container,) = self.spec["initContainers"]
@@ -77,7 +80,10 @@ def pod(cluster: Cluster, tmp_path: Path) -> Iterator[Pod]:
 
 @pytest.mark.duty("kube.api-away", "error.not-yet-503", "session.restart")
 def test_the_pod(cluster: Cluster, pod: Pod) -> None:
-    """A call; the sidecar is killed and comes back while the API is away: Envoy keeps what it had."""
+    """A call; then the sidecar is killed and restarts without the API.
+
+    Envoy keeps its configuration.
+    """
     with ScriptedServer(tool("greet")) as server:
         cluster.apply(*server_objects("server1", server.port, "test_"))
         wait_until(lambda: httpx2.get(pod.url, trust_env=False).status_code == 400, "Envoy")

@@ -1,4 +1,7 @@
-"""Every watched kind added, changed and deleted, seen by a client through a real Envoy; status, Events and the ConfigMap."""
+"""Every watched kind is added, changed and deleted; a client sees it through a real Envoy.
+
+Status, Events and the ConfigMap show it, too.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ from tests.servers.scripted import ScriptedServer, tool
 
 @pytest.fixture
 def client(running: KubeGateway) -> Iterator[Client]:
-    with running.client() as found:
-        wait_until(lambda: found.tools() == ["test_greet", "test_time"], "the first server alone")
-        yield found
+    with running.client() as new_client:
+        wait_until(lambda: new_client.tools() == ["test_greet", "test_time"], "the first server alone")
+        yield new_client
 
 
 def remove(cluster: Cluster, name: str, namespace: str = NAMESPACE) -> None:
@@ -263,7 +266,7 @@ def test_the_route_says_who_uses_it(cluster: Cluster, client: Client) -> None:
 
 @pytest.mark.duty("kube.write-changes")
 def test_nothing_is_written_without_a_change(cluster: Cluster, client: Client) -> None:
-    """No hot loop: the versions of what we write stand still while servers are checked twice a second."""
+    """No hot loop: our objects keep their versions while servers are checked twice a second."""
     del client
 
     def versions() -> list[str]:
@@ -303,7 +306,10 @@ def test_the_configmap_is_kept_as_it_should_be(cluster: Cluster, client: Client)
 
 @pytest.mark.duty("kube.ready-truth")
 def test_objects_that_nobody_can_use_disturb_nobody(cluster: Cluster, client: Client) -> None:
-    """The API server takes what the schemas allow; whatever is wrong beyond is said at the object alone."""
+    """The API server accepts what the schemas allow; other faults are reported at their object.
+
+    They disturb no other object.
+    """
     backends: list[dict[str, Any]] = [{"group": "example.com", "kind": "Bucket", "name": "b"}]
     no_backend, odd = route("empty", "x", 1, rules=[{}]), route("odd", "x", 1, rules=[{"backendRefs": backends}])
     cluster.apply(

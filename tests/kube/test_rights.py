@@ -1,4 +1,7 @@
-"""RBAC as shipped: no less, shown by taking each right away in turn; no more, shown by the API server's audit of what was used."""
+"""RBAC as shipped: no right too few, and none too many.
+
+The tests take each right away in turn, and read the rights in use from the API server's audit log.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,14 @@ SIGNS = {  # what the log says without a right, by resource and verb; list and w
 
 
 def rights() -> list[tuple[str, int, str, str]]:
-    """Every single right that is bound to the sidecar: role (kind and name), rule, resource, verb."""
-    found = []
+    """Each single right of the sidecar: role (kind and name), rule, resource, verb."""
+    rows = []
     for role in SHIPPED:
         if role["kind"] in {"Role", "ClusterRole"} and role["metadata"]["name"] != "mcpgw-sidecar-follower":
             for index, rule in enumerate(role["rules"]):
                 name = f"{role['kind']}/{role['metadata']['name']}"
-                found += [(name, index, resource, verb) for resource in rule["resources"] for verb in rule["verbs"]]
-    return found
+                rows += [(name, index, resource, verb) for resource in rule["resources"] for verb in rule["verbs"]]
+    return rows
 
 
 def without(name: str, index: int, resource: str, verb: str) -> list[dict[str, Any]]:
@@ -73,23 +76,23 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
     (directory / "policy.yaml").write_text(yaml.safe_dump(policy))
     options = (f"--audit-policy-file={directory / 'policy.yaml'}", f"--audit-log-path={directory / 'audit.log'}")
-    with Cluster(directory, *options) as found:
-        found.install()
+    with Cluster(directory, *options) as new_cluster:
+        new_cluster.install()
         for namespace in (NAMESPACE, SYSTEM):
-            found.kubectl("create", "namespace", namespace)
-        found.account(*ACCOUNT)
-        found.apply(*SHIPPED)
-        yield found
+            new_cluster.kubectl("create", "namespace", namespace)
+        new_cluster.account(*ACCOUNT)
+        new_cluster.apply(*SHIPPED)
+        yield new_cluster
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer(tool("greet")) as found:
-        yield found
+    with ScriptedServer(tool("greet")) as new_server:
+        yield new_server
 
 
 class Started:
-    """A sidecar without Envoy, from the very beginning: nothing is there yet that it makes itself."""
+    """A sidecar without Envoy in an empty cluster: it has to make all its objects itself."""
 
     def __init__(self, cluster: Cluster, directory: Path, server: ScriptedServer) -> None:
         for kind, name in (
@@ -98,7 +101,7 @@ class Started:
             ("secret", "mcpgw-sidecar-session-key"),
         ):
             cluster.delete(kind, name, SYSTEM)
-        cluster.apply(*(found for found in SHIPPED if found["kind"] == "Secret"))  # empty, as it is shipped
+        cluster.apply(*(document for document in SHIPPED if document["kind"] == "Secret"))  # empty, as it is shipped
         for kind, name in (("mcpserver", "server1"), ("httproute", "server1-route")):
             cluster.delete(kind, name, NAMESPACE)
         virtual = {
@@ -141,7 +144,10 @@ def test_without(
 
 
 def used(cluster: Cluster, account: str) -> tuple[set[tuple[str, str]], set[str]]:
-    """Resource and verb of what an account was allowed, and what it was refused, by the audit log."""
+    """The rights that an account used (resource and verb), and those that it was refused.
+
+    They come from the audit log.
+    """
     allowed: set[tuple[str, str]] = set()
     refused: set[str] = set()
     for line in (cluster.directory / "audit.log").read_text().splitlines():
@@ -170,10 +176,10 @@ def test_the_sidecar_uses_every_right_and_no_other(audited: Cluster, server: Scr
         wait_until(lambda: audited.ready("mcpserver", "server1", NAMESPACE).get("status") == "True", "status")
         wait_until(lambda: audited.get("configmap", "mcp-gateway-config", SYSTEM), "the ConfigMap")
         started.change(2)
-        wanted = granted(SHIPPED, {"mcpgw-sidecar", "mcpgw-sidecar-credentials"})
-        wait_until(lambda: not wanted - used(audited, "gateway-system:mcp-gateway")[0], "every right")
+        rules = granted(SHIPPED, {"mcpgw-sidecar", "mcpgw-sidecar-credentials"})
+        wait_until(lambda: not rules - used(audited, "gateway-system:mcp-gateway")[0], "every right")
         allowed, refused = used(audited, "gateway-system:mcp-gateway")
-        assert allowed == wanted
+        assert allowed == rules
         assert refused == set()
     finally:
         started.running.stop()
@@ -203,10 +209,10 @@ def test_the_webhook_uses_every_right_and_no_other(audited: Cluster, tmp_path: P
             '{"data": {"tls.key": "eA=="}}',
         ]
         audited.kubectl(*patch)  # it has to be replaced: the right to update
-        wanted = granted(webhook_rights(SYSTEM), {"mcpgw-sidecar-webhook"})
+        rules = granted(webhook_rights(SYSTEM), {"mcpgw-sidecar-webhook"})
         account = f"{SYSTEM}:mcpgw-sidecar-webhook"
-        wait_until(lambda: used(audited, account)[0] >= wanted, "every right")
-        assert used(audited, account) == (wanted, set())
+        wait_until(lambda: used(audited, account)[0] >= rules, "every right")
+        assert used(audited, account) == (rules, set())
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
     finally:

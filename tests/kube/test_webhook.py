@@ -1,4 +1,7 @@
-"""The API server asks the webhook, and stores pods with the sidecar in them. Certificates are made, trusted and replaced."""
+"""The API server asks the webhook, and stores pods with the sidecar in them.
+
+Certificates are made, trusted and replaced.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +42,9 @@ class Webhook:
 
     def bundle(self) -> str:
         hooks = self.cluster.get(*CONFIGURATION)["webhooks"]
-        found = {hook["clientConfig"].get("caBundle", "") for hook in hooks}
-        assert len(found) == 1
-        return base64.b64decode(found.pop()).decode()
+        bundles = {hook["clientConfig"].get("caBundle", "") for hook in hooks}
+        assert len(bundles) == 1
+        return base64.b64decode(bundles.pop()).decode()
 
     def healthy(self) -> bool:
         """As the API server asks: with the caBundle as the only thing that is trusted."""
@@ -65,14 +68,14 @@ def webhook(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for hook in document.get("webhooks", ()):  # the same, at an address of this machine
             hook["clientConfig"] = {"url": f"https://localhost:{port}{hook['clientConfig']['service']['path']}"}
     cluster.apply(*documents)
-    found = Webhook(cluster, tmp_path_factory.mktemp("webhook"), port)
+    new_webhook = Webhook(cluster, tmp_path_factory.mktemp("webhook"), port)
     for namespace, labels in (("asks", {"mcpgw.dev/inject": "enabled"}), ("silent", {})):
         meta = {"name": namespace, "labels": labels}
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
     try:
-        yield found
+        yield new_webhook
     finally:
-        found.stop()
+        new_webhook.stop()
 
 
 def pod(name: str, namespace: str, container: str = "istio-proxy", **labels: str) -> dict[str, Any]:
@@ -83,19 +86,19 @@ def pod(name: str, namespace: str, container: str = "istio-proxy", **labels: str
 
 def made(cluster: Cluster, document: dict[str, Any]) -> dict[str, Any]:
     cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(document))
-    found: dict[str, Any] = cluster.get("pod", document["metadata"]["name"], document["metadata"]["namespace"])
-    return found
+    stored_pod: dict[str, Any] = cluster.get("pod", document["metadata"]["name"], document["metadata"]["namespace"])
+    return stored_pod
 
 
-def sidecars(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each for each in found["spec"].get("initContainers", []) if each["name"] == "mcpgw-sidecar"]
+def sidecars(stored_pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in stored_pod["spec"].get("initContainers", []) if each["name"] == "mcpgw-sidecar"]
 
 
 @pytest.mark.duty("kube.webhook")
 def test_a_pod_in_a_namespace_that_asks(cluster: Cluster, webhook: Webhook) -> None:
     del webhook
-    found = made(cluster, pod("gateway", "asks"))
-    (sidecar,) = sidecars(found)
+    document = made(cluster, pod("gateway", "asks"))
+    (sidecar,) = sidecars(document)
     assert sidecar["restartPolicy"] == "Always"
     assert sidecar["image"] == "registry.example/mcpgw:1"
     assert "--public-host=gw.example.com" in sidecar["args"]
@@ -106,10 +109,10 @@ def test_a_pod_in_a_namespace_that_asks(cluster: Cluster, webhook: Webhook) -> N
     assert {"startupProbe", "readinessProbe", "livenessProbe", "resources"} <= set(sidecar)
     assert sidecar["resources"]["limits"]["memory"]
     volume = {"name": "mcpgw-run", "mountPath": "/run/mcpgw"}
-    assert volume in found["spec"]["containers"][0]["volumeMounts"]
+    assert volume in document["spec"]["containers"][0]["volumeMounts"]
     assert volume in sidecar["volumeMounts"]
-    assert any(each["name"] == "mcpgw-run" for each in found["spec"]["volumes"])
-    assert found["metadata"]["annotations"]["mcpgw.dev/injected"]
+    assert any(each["name"] == "mcpgw-run" for each in document["spec"]["volumes"])
+    assert document["metadata"]["annotations"]["mcpgw.dev/injected"]
 
 
 @pytest.mark.duty("kube.webhook")
@@ -128,9 +131,9 @@ def test_labels_of_pods(cluster: Cluster, webhook: Webhook) -> None:
 
 def test_a_plain_envoy(cluster: Cluster, webhook: Webhook) -> None:
     del webhook
-    found = made(cluster, pod("plain", "asks", container="envoy"))
-    assert found["spec"]["containers"][0]["args"] == ["-c", "/run/mcpgw/envoy/bootstrap.yaml"]
-    assert "--envoy-dir=/run/mcpgw/envoy" in sidecars(found)[0]["args"]
+    document = made(cluster, pod("plain", "asks", container="envoy"))
+    assert document["spec"]["containers"][0]["args"] == ["-c", "/run/mcpgw/envoy/bootstrap.yaml"]
+    assert "--envoy-dir=/run/mcpgw/envoy" in sidecars(document)[0]["args"]
 
 
 @pytest.mark.duty("kube.webhook", "cli.inject")
@@ -160,7 +163,7 @@ def test_reviews_that_are_none(webhook: Webhook) -> None:
 
 
 def test_the_authority_is_replaced_before_its_end(cluster: Cluster, webhook: Webhook) -> None:
-    """One that has only a third of its life left: a new one is made and trusted, the old one stays in the bundle."""
+    """With a third of its life left, it is replaced; the old one stays in the bundle."""
     old = make_authority(datetime.now(UTC) - timedelta(days=300))
     values = {"tls.crt": old.certificate, "tls.key": old.key, "ca.crt": old.certificate}
     data = {key: base64.b64encode(value).decode() for key, value in values.items()}

@@ -1,4 +1,7 @@
-"""What build/package makes, in `dist/`: these tests want `--program dist/mcpgw-sidecar/mcpgw-sidecar`, as build/test gives it."""
+"""The results of build/package in `dist/`.
+
+These tests want `--program dist/mcpgw-sidecar/mcpgw-sidecar`, as build/test gives it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The frozen program, as a folder and as a file: what is in it, what it needs, and that what it starts finds its own libraries."""
+"""The frozen program, as a folder and as a file: its contents and its needs.
+
+Programs that it starts find their own libraries.
+"""
 
 from __future__ import annotations
 
@@ -38,25 +41,25 @@ def test_sizes(folder: Path, single: Path) -> None:
 
 def test_version(folder: Path, single: Path, facts: dict[str, str]) -> None:
     for program in (folder / "mcpgw-sidecar", single):
-        said = run(str(program), "--version").stdout
+        output = run(str(program), "--version").stdout
         assert re.match(
-            r"mcpgw-sidecar \d+\.\d+\.\d+( \(commit [0-9a-f]{12}(\+changes)?\))?\nPython 3\.\d+\.\d+, OpenSSL \d", said
+            r"mcpgw-sidecar \d+\.\d+\.\d+( \(commit [0-9a-f]{12}(\+changes)?\))?\nPython 3\.\d+\.\d+, OpenSSL \d", output
         )
-        assert f"for glibc {facts['glibc']} or later" in said
-        assert re.search(r"\btrio \d", said)
-        assert re.search(r"\bcryptography \d", said)
+        assert f"for glibc {facts['glibc']} or later" in output
+        assert re.search(r"\btrio \d", output)
+        assert re.search(r"\bcryptography \d", output)
 
 
 def test_bill_of_materials(folder: Path, bill: Any) -> None:
     printed = run(str(folder / "mcpgw-sidecar"), "--version", "--json").stdout
     assert json.loads(printed) == bill
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(printed) is None
-    known = {component["name"].lower(): component for component in bill["components"]}
-    wanted = {"python", "openssl", "trio", "hypercorn", "grpclib", "kubernetes", "mcp", "attrs", "cattrs", "cryptography"}
-    assert wanted <= set(known)
-    inside = {part["name"] for part in known["cryptography"]["components"]}
+    components = {component["name"].lower(): component for component in bill["components"]}
+    names = {"python", "openssl", "trio", "hypercorn", "grpclib", "kubernetes", "mcp", "attrs", "cattrs", "cryptography"}
+    assert names <= set(components)
+    inside = {part["name"] for part in components["cryptography"]["components"]}
     assert "openssl" in inside, "what a wheel says is linked into it"
-    assert "pytest" not in known
+    assert "pytest" not in components
 
 
 def test_everybodys_licence_is_there(folder: Path, bill: Any) -> None:
@@ -68,7 +71,7 @@ def test_everybodys_licence_is_there(folder: Path, bill: Any) -> None:
 
 
 def test_no_file_is_of_nobody(folder: Path, bill: Any) -> None:
-    """Every folder and library beside the program is of a component of the bill, by the name of its module."""
+    """The bill has a component, by its module's name, for each folder and library."""
     modules = {re.sub(r"[-.]", "_", component["name"]).lower() for component in bill["components"]}
     aliases = {"attrs": "attr", "pyyaml": "yaml", "rpds_py": "rpds", "protobuf": "google", "cffi": "_cffi_backend"}
     modules |= {aliases[name] for name in modules if name in aliases} | {"mcpgw_sidecar", "base_library"}
@@ -118,8 +121,8 @@ echo '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","
 def test_a_credential_plugin_finds_its_own_libraries(tmp_path: Path, folder: Path, given: str | None) -> None:
     """The frozen program's own library path would lead another program to the wrong OpenSSL."""
     del folder
-    seen, plugin, config = tmp_path / "seen", tmp_path / "plugin", tmp_path / "kubeconfig"
-    plugin.write_text(PLUGIN.format(seen=seen))
+    environment_file, plugin, config = tmp_path / "seen", tmp_path / "plugin", tmp_path / "kubeconfig"
+    plugin.write_text(PLUGIN.format(seen=environment_file))
     plugin.chmod(0o755)
     execute = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin), "interactiveMode": "Never"}
     config.write_text(
@@ -140,9 +143,9 @@ def test_a_credential_plugin_finds_its_own_libraries(tmp_path: Path, folder: Pat
     env = {"KUBECONFIG": str(config)} | ({"LD_LIBRARY_PATH": given} if given else {})
     process = Process([*PROGRAM, "run", "--kubernetes", "--namespace=x", *addresses], tmp_path / "log", **env)
     try:
-        wait_until(lambda: seen.exists() and seen.read_text(), process.text)
-        found = dict(line.split("=", 1) for line in seen.read_text().splitlines() if "=" in line)
-        assert found.get("LD_LIBRARY_PATH") == given
+        wait_until(lambda: environment_file.exists() and environment_file.read_text(), process.text)
+        variables = dict(line.split("=", 1) for line in environment_file.read_text().splitlines() if "=" in line)
+        assert variables.get("LD_LIBRARY_PATH") == given
     finally:
         process.stop()
 

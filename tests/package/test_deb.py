@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# What `systemd-analyze security` calls OK; docs/vm.md has the verdicts. They are those of a file: no unit is started.
+# What `systemd-analyze security` calls OK; docs/vm.md has the verdicts. They are those of a file:
+# no unit is started.
 EXPOSURE = 20  # tenths
 UNITS = ("mcpgw-sidecar.service", "mcpgw-envoy.service")
 
@@ -29,9 +30,9 @@ def deb(dist: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def root(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("deb")
-    run("dpkg-deb", "-x", str(deb), str(found))
-    return found
+    folder = tmp_path_factory.mktemp("deb")
+    run("dpkg-deb", "-x", str(deb), str(folder))
+    return folder
 
 
 def test_what_it_asks_for(deb: Path, facts: dict[str, str]) -> None:
@@ -51,12 +52,12 @@ def test_what_it_installs(root: Path, folder: Path, facts: dict[str, str]) -> No
 
 
 def test_every_variable_of_the_units_is_an_option(root: Path) -> None:
-    shown = run(str(root / "usr/bin/mcpgw-sidecar"), "run", "--help")
+    output = run(str(root / "usr/bin/mcpgw-sidecar"), "run", "--help")
     unit = (root / "usr/lib/systemd/system/mcpgw-sidecar.service").read_text()
     environment = (root / "etc/mcpgw-sidecar/environment").read_text()
     used = set(re.findall(r"MCPGW_\w+", unit + environment))
     assert len(used) > 6
-    assert used <= set(re.findall(r"MCPGW_\w+", shown))
+    assert used <= set(re.findall(r"MCPGW_\w+", output))
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -1,4 +1,7 @@
-"""The container image: unpacked as a runtime would, and run with nothing else there, as the user that it names."""
+"""The container image, unpacked as a runtime would do it.
+
+It runs without any other file, as the user that it names.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +57,11 @@ def image(dist: Path) -> Image:
 
 @pytest.fixture(scope="module")
 def root(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("image")
+    folder = tmp_path_factory.mktemp("image")
     for layer in image.layers:
-        layer.extractall(found, filter="fully_trusted")  # noqa: S202  # our own, with its owners and modes
-    found.chmod(0o755)
-    return found
+        layer.extractall(folder, filter="fully_trusted")  # noqa: S202  # our own, with its owners and modes
+    folder.chmod(0o755)
+    return folder
 
 
 def test_what_it_says_of_itself(image: Image, facts: dict[str, str]) -> None:
@@ -97,15 +100,16 @@ def test_there_is_no_shell_and_no_other_program(root: Path) -> None:
 
 
 def test_its_bill_of_materials_knows_what_is_beside_the_program(root: Path, bill: Any) -> None:
-    found = json.loads((root / "usr/share/sbom/mcpgw-sidecar.cdx.json").read_text())
-    beside = found["components"][len(bill["components"]) :]
-    assert found["components"][: len(bill["components"])] == bill["components"]
+    document = json.loads((root / "usr/share/sbom/mcpgw-sidecar.cdx.json").read_text())
+    beside = document["components"][len(bill["components"]) :]
+    assert document["components"][: len(bill["components"])] == bill["components"]
     if shutil.which("dpkg-query") is not None:
         assert [component["name"] for component in beside] == ["libc6", "zlib1g"]
         assert (root / "usr/share/licenses/libc6/copyright").exists()
 
 
-# A container runtime in small: own mounts and process ids, the image read-only, one writable directory (a volume), no capabilities.
+# A container runtime in small: own mounts and process ids, the image read-only, one writable
+# directory (a volume), no capabilities.
 RUNTIME = """
 set -e
 root="$1" volume="$2"; shift 2
@@ -165,7 +169,7 @@ def one() -> Iterator[ScriptedServer]:
 
 
 class Contained(Gateway):
-    """A gateway whose sidecar is the image's; Envoy is outside and reads what it writes into the volume."""
+    """A gateway with the image's sidecar; Envoy is outside and reads its files in the volume."""
 
     program = ("/opt/mcpgw-sidecar/mcpgw-sidecar",)
 
@@ -173,9 +177,9 @@ class Contained(Gateway):
 @pytest.fixture
 def running(root: Path, volume: Path, one: ScriptedServer) -> Iterator[Contained]:
     Contained.launcher = contained(root, volume)
-    found = Contained(volume, [entry("ns/one", one.url, "a_")])
-    yield found
-    found.stop()
+    new_gateway = Contained(volume, [entry("ns/one", one.url, "a_")])
+    yield new_gateway
+    new_gateway.stop()
 
 
 def test_a_call_through_it(running: Contained) -> None:

@@ -1,4 +1,4 @@
-"""The response filter of Envoy, run by the LuaJIT that Envoy has inside, against Python's own JSON."""
+"""Envoy's response filter, run by the LuaJIT that Envoy contains, against Python's own JSON."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_a_request_names_its_server_and_the_id_comes_back(
 ) -> None:
     more = {key: value for key, value in more.items() if key not in {"id", "method", "params"}}
     message = {**more, "jsonrpc": "2.0", "id": ident, "method": method, "params": params}
-    found = renamed(json.dumps(message))
-    owner = read_owner(found["id"])
+    text = renamed(json.dumps(message))
+    owner = read_owner(text["id"])
     assert owner is not None
     assert (owner.server, owner.ticket) == ("ns/one", "tick-et_")
     assert json.loads(owner.id) == ident
-    assert found == message | {"id": found["id"]}
+    assert text == message | {"id": text["id"]}
 
 
 @given(IDS, JSON, st.dictionaries(TEXT, JSON, max_size=3))
@@ -153,12 +153,12 @@ def test_other_ids_name_nobody(ident: object) -> None:
 @given(st.text(st.characters(blacklist_characters="\r\n\0", blacklist_categories=("Cs",)), max_size=20))
 def test_the_id_of_an_event_names_its_owner_and_comes_back(ident: str) -> None:
     line = f"id: {ident}\n".encode()
-    found, held = name_owners(b"", line, OWNER)
+    text, held = name_owners(b"", line, OWNER)
     assert held == b""
     if not ident or ident.startswith(" "):
-        assert found == line
+        assert text == line
         return
-    owner = read_event_owner(found.decode().removeprefix("id: ").removesuffix("\n"))
+    owner = read_event_owner(text.decode().removeprefix("id: ").removesuffix("\n"))
     assert owner is not None
     assert (owner.server, owner.ticket, owner.id) == ("ns/one", "tick-et_", ident)
 

@@ -1,4 +1,4 @@
-"""Whatever happens to sessions in whatever order: what was opened is closed or in use, and is heard once."""
+"""Events of sessions in any order: an opened session is closed or in use, and is heard once."""
 
 from __future__ import annotations
 
@@ -201,8 +201,8 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def what_is_heard_is_said(self) -> None:
         for session in SESSIONS:
-            heard = sorted((server, up.ticket) for (key, server), up in self.heard.items() if key == session.key)
-            assert self.hub.hearing(session.key) == ",".join(f"{server}:{ticket}" for server, ticket in heard)
+            upstreams = sorted((server, up.ticket) for (key, server), up in self.heard.items() if key == session.key)
+            assert self.hub.hearing(session.key) == ",".join(f"{server}:{ticket}" for server, ticket in upstreams)
 
     @invariant()
     def what_is_over_holds_nothing(self) -> None:

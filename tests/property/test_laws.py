@@ -42,7 +42,7 @@ def test_members_are_what_json_says_and_stand_where_they_say(value: dict[str, ob
 
 @given(st.text(alphabet='{}[]":,\\ntruefalse0123.-eE \n\u00e9', max_size=40))
 def test_nothing_but_json_is_read_as_json(text: str) -> None:
-    """Whatever is read here, Python's own parser reads as well, and the other way round for objects."""
+    """A text that we read, Python's own parser reads as well, and for objects the reverse holds."""
     try:
         parse_object(text)
         accepted = True
@@ -62,17 +62,17 @@ def test_arrays_fall_into_their_elements(value: list[object]) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_message_or_a_fault(body: bytes) -> None:
-    found = parse_message(body)
-    if isinstance(found, Malformed):
-        assert found.code in {-32700, -32600, -32602}
+    message = parse_message(body)
+    if isinstance(message, Malformed):
+        assert message.code in {-32700, -32600, -32602}
 
 
 @pytest.mark.duty("call.id")
 @given(JSON, JSON, st.dictionaries(TEXT, JSON, max_size=3))
 def test_an_id_is_kept_or_refused(ident: object, params: object, more: dict[str, object]) -> None:
-    found = parse_message(json.dumps(more | {"jsonrpc": "2.0", "id": ident, "method": "m", "params": params}))
-    if isinstance(found, Request):
-        assert json.loads(found.id) == ident
+    message = parse_message(json.dumps(more | {"jsonrpc": "2.0", "id": ident, "method": "m", "params": params}))
+    if isinstance(message, Request):
+        assert json.loads(message.id) == ident
         assert not isinstance(ident, bool)
 
 
@@ -93,9 +93,9 @@ def test_a_call_differs_from_what_the_client_wrote_in_one_name(
     state = SessionState(session=session, upstreams={server.name: UpstreamSession(id="u", protocol_version="x")})
     params = {**{k: v for k, v in more.items() if k != "name"}, "name": prefix + name, "arguments": arguments}
     sent = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    found = decide(HttpRequest(headers={}, body=json.dumps(sent).encode()), snapshot, state)
-    assert isinstance(found, Forward)
-    assert json.loads(found.body) == sent | {"params": params | {"name": name}}
+    decision = decide(HttpRequest(headers={}, body=json.dumps(sent).encode()), snapshot, state)
+    assert isinstance(decision, Forward)
+    assert json.loads(decision.body) == sent | {"params": params | {"name": name}}
 
 
 @pytest.mark.duty("list.order", "list.clash")

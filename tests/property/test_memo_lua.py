@@ -1,4 +1,7 @@
-"""The route memo's scanner, run by the LuaJIT that Envoy has inside, against the parser that the router has: the same, or declined."""
+"""The scanner of the route memo, in the LuaJIT that Envoy contains, against the router's parser.
+
+Its result is the same, or it declines.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,10 @@ PIECES = st.sampled_from([*MARKS, *WORDS, *SPACES, '"jsonrpc":"2.0"', '"method":
 
 def agrees(body: bytes) -> bool:
     """Whether the scanner takes the body. What it takes, it reads as Python's parser does."""
-    found = scan(body)
-    if found is None:
+    result = scan(body)
+    if result is None:
         return False
-    method, first, last, name, name_end = (*(found if isinstance(found, tuple) else (found,)), None, None, None, None)[:5]
+    method, first, last, name, name_end = (*(result if isinstance(result, tuple) else (result,)), None, None, None, None)[:5]
     message = parse_message(body)
     assert isinstance(message, Request | Notification)
     assert message.method == method.decode()

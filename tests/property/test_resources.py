@@ -22,7 +22,7 @@ GATEWAY = "gateway.networking.k8s.io"
 
 
 class IncrementalIsWhole(RuleBasedStateMachine):
-    """Whatever the order of changes: the index says what one says that was given the objects all at once."""
+    """After changes in any order, the index equals an index that got the objects all at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class IncrementalIsWhole(RuleBasedStateMachine):
     def whole(self) -> None:
         fresh = Index()
         for kind in {kind for kind, _ in self.known}:
-            fresh.reset(kind, [found for (of, _), found in self.known.items() if of == kind])
+            fresh.reset(kind, [obj for (of, _), obj in self.known.items() if of == kind])
         assert self.index.rows() == fresh.rows()
         assert self.index.servers() == fresh.servers()
 

@@ -1,7 +1,7 @@
-"""The upstream that the conformance suite asks for, on the Python SDK: its tools, prompts and resources, by name.
+"""The upstream for the conformance suite, on the Python SDK: its tools, prompts and resources.
 
-The suite (npm, @modelcontextprotocol/conformance) looks for fixtures with these names and says in its scenarios what each has to do. Runs
-as a program: `python -m tests.servers.conformance PORT`.
+The suite (npm, @modelcontextprotocol/conformance) looks for fixtures with these names, and its
+scenarios say what each has to do. Runs as a program: `python -m tests.servers.conformance PORT`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A small MCP server of our own, for what no published server does on request: odd lists, delays, broken answers.
+"""A small MCP server of our own: odd lists, delays and broken answers on request.
 
-It runs in threads of the test process, so a test can change it while it serves and look at every request that arrived.
+No published server has these. It runs in threads of the test process, so a test can change it while
+it serves and read every request that arrived.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class Arrived:
 
 
 class ScriptedServer:
-    """Attributes may be changed while it serves. `answers` maps a method to a function that may take over the answer."""
+    """The server. Its attributes may be changed while it serves.
+
+    `answers` maps a method to a function that may answer in place of the server.
+    """
 
     def __init__(self, *tools: dict[str, Any], port: int = 0, tls: Any = None) -> None:
         self.tools: list[Any] = list(tools)

@@ -1,5 +1,8 @@
-"""What a server can do wrong in the midst of a call. In each case the error names the server and the limit, the neighbour serves on
-untouched, status and metrics tell it, and everything is back by itself when the cause is gone."""
+"""Faults of a server in the middle of a call.
+
+In each case the error names the server and the limit, the neighbour is not affected, status and
+metrics report the fault, and all is well again by itself when its cause is over.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,15 @@ MEGABYTE = 1 << 20
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     servers = [entry("ns/one", one.url, "a_", callTimeout="1s"), entry("ns/two", two.url, "b_")]
-    with gateway(tmp_path_factory.mktemp("calls"), servers, "--refresh-interval=300ms") as found:
-        yield found
+    with gateway(tmp_path_factory.mktemp("calls"), servers, "--refresh-interval=300ms") as new_gateway:
+        yield new_gateway
 
 
 @pytest.fixture
 def client(running: Gateway) -> Iterator[Client]:
-    with running.client() as found:
-        assert found.call("a_one").status_code == found.call("b_two").status_code == 200
-        yield found
+    with running.client() as new_client:
+        assert new_client.call("a_one").status_code == new_client.call("b_two").status_code == 200
+        yield new_client
 
 
 @pytest.mark.duty("call.not-twice", "error.neighbours", "metrics.requests")
@@ -68,7 +71,10 @@ def test_a_call_that_fails_is_told_and_not_repeated(
 @pytest.mark.duty("call.not-twice", "error.neighbours")
 @pytest.mark.parametrize("fault", [half, reset_mid_stream])
 def test_an_answer_that_breaks_off_breaks_off_for_its_client_alone(client: Client, one: ScriptedServer, fault: Any) -> None:
-    """What has begun cannot be turned into an error any more: the client sees that it is not whole, and nothing hangs."""
+    """An answer that has begun cannot become an error: the client sees that it is not whole.
+
+    Nothing hangs.
+    """
     before = len(one.calls("tools/call"))
     one.answers["tools/call"] = fault
     with pytest.raises(httpx2.RemoteProtocolError):
@@ -153,7 +159,7 @@ def test_a_server_restarted_in_the_midst_of_a_session(client: Client, running: G
     assert text_of(client.call("b_two"))
     with ScriptedServer(tool("one"), port=port) as again:
         wait_until(lambda: running.server("ns/one")["ready"])
-        assert text_of(wait_until(lambda: (found := client.call("a_one")).status_code == 200 and found))
+        assert text_of(wait_until(lambda: (reply := client.call("a_one")).status_code == 200 and reply))
         assert again.calls("tools/call")[-1].headers["mcp-session-id"] in again.sessions
 
 
@@ -185,7 +191,7 @@ def test_a_server_that_is_slow_but_within_its_limit(running: Gateway, one: Scrip
 
 @pytest.mark.duty("error.silent")
 def test_a_server_too_slow_to_open_a_session(running: Gateway, one: ScriptedServer) -> None:
-    """initialize has ten seconds; the error says so, and the next call finds a server that is well again."""
+    """initialize has ten seconds; the error says so, and with a healthy server a call works."""
 
     def slow(handler: Any, _message: Any) -> bool:
         time.sleep(11)

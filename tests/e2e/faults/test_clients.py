@@ -25,8 +25,8 @@ MEGABYTE = 1 << 20
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway(
         tmp_path_factory.mktemp("clients"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
-    ) as found:
-        yield found
+    ) as new_gateway:
+        yield new_gateway
 
 
 class Raw:
@@ -85,7 +85,10 @@ def test_a_client_gone_in_the_midst_of_a_call(running: Gateway, one: ScriptedSer
 
 @pytest.mark.duty("metrics.gauges")
 def test_two_thousand_clients_gone_at_once(running: Gateway, one: ScriptedServer) -> None:
-    """Each with a session and an open stream. Afterwards nothing of them is open, and whoever stayed never noticed."""
+    """Each has a session and an open stream. Afterwards nothing of them is open.
+
+    A client that stays does not notice.
+    """
     with running.client() as stays:
         before = _open_files(running)
         crowd: list[Raw] = []
@@ -118,7 +121,10 @@ def _open_files(running: Gateway) -> int:
 
 @pytest.mark.duty("notify.slow-reader")
 def test_a_client_that_stops_reading_its_stream(running: Gateway, one: ScriptedServer) -> None:
-    """It subscribed, and then reads nothing while its server talks: it loses the oldest, nobody else loses anything."""
+    """The client subscribes, and then reads nothing while its server sends messages.
+
+    It loses the oldest messages, and no other client loses any.
+    """
     one.capabilities = {"tools": {}, "logging": {}}
 
     def level(handler: Any, message: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A server that forgot its sessions (a restart): the client never sees it, and nothing runs twice."""
+"""A server that forgot its sessions in a restart: no client sees it, and nothing runs twice."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from tests.servers.scripted import ScriptedServer
 
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("heal"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as found:
-        yield found
+    with gateway(
+        tmp_path_factory.mktemp("heal"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
+    ) as new_gateway:
+        yield new_gateway
 
 
 @pytest.mark.duty("session.heal", "session.upstream-client")

@@ -1,4 +1,7 @@
-"""Processes that end, disks that are full, names that are gone: what was going on goes on, and what was lost is said and comes back."""
+"""Processes that end, disks that are full, names that do not resolve.
+
+Requests in flight go on, and each loss is reported and repaired.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def running(one: ScriptedServer, directory: Path) -> Iterator[Gateway]:
-    with gateway(directory, [entry("ns/one", one.url, "a_")], "--refresh-interval=300ms") as found:
-        yield found
+    with gateway(directory, [entry("ns/one", one.url, "a_")], "--refresh-interval=300ms") as new_gateway:
+        yield new_gateway
 
 
 def kill(running: Gateway) -> None:
@@ -50,8 +53,8 @@ def test_the_sidecar_killed_in_the_midst_of_a_call(running: Gateway, one: Script
     with running.client() as client, running.client() as another:
         client.call("a_one")
         slow_call(one, 3)
-        found: list[str] = []
-        thread = threading.Thread(target=lambda: found.append(text_of(client.call("a_one"))))
+        texts: list[str] = []
+        thread = threading.Thread(target=lambda: texts.append(text_of(client.call("a_one"))))
         thread.start()
         wait_until(lambda: len(one.calls("tools/call")) == 2)
         kill(running)
@@ -59,15 +62,18 @@ def test_the_sidecar_killed_in_the_midst_of_a_call(running: Gateway, one: Script
         assert (down.status_code, "sidecar is not running" in down.json()["error"]["message"]) == (503, True)
         running.start_sidecar()
         thread.join()
-        assert found == ["done"]
+        assert texts == ["done"]
         one.answers.clear()
-        assert text_of(wait_until(lambda: (said := another.call("a_one")).status_code == 200 and said))
+        assert text_of(wait_until(lambda: (response := another.call("a_one")).status_code == 200 and response))
         assert text_of(client.call("a_one"))
 
 
 @pytest.mark.duty("resume.missed")
 def test_a_clients_stream_over_a_restart_of_the_sidecar(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
-    """It breaks, comes back with the id of its last event, and is told of what changed while nobody was there; and only of that."""
+    """The stream breaks and comes back with the id of its last event.
+
+    The client gets a notification of exactly the changes that happened meanwhile.
+    """
     with running.client() as client:
         with client.http.stream("GET", client.url, headers=client.headers, timeout=None) as stream:
             last = next(stream.iter_lines()).removeprefix("id: ")
@@ -77,9 +83,9 @@ def test_a_clients_stream_over_a_restart_of_the_sidecar(running: Gateway, one: S
         resumed = {"last-event-id": last}
         client.headers |= resumed
         wait_until(lambda: client.post("ping").status_code == 200)
-        with listening(client) as heard:
-            wait_until(lambda: heard)
-            assert [message["method"] for message in heard] == ["notifications/tools/list_changed"]
+        with listening(client) as messages:
+            wait_until(lambda: messages)
+            assert [message["method"] for message in messages] == ["notifications/tools/list_changed"]
         assert "b_two" in client.tools()
 
 
@@ -96,7 +102,10 @@ def test_envoy_restarted(running: Gateway) -> None:
 
 @pytest.mark.duty("error.not-yet-503")
 def test_a_disk_that_is_full_while_the_files_are_written(running: Gateway, one: ScriptedServer, two: ScriptedServer) -> None:
-    """No byte can be written any more, neither of Envoy's files nor of the log: nothing is half-written, nothing ends."""
+    """No byte can be written any more, neither of Envoy's files nor of the log.
+
+    No file is half written, and no process ends.
+    """
     files = running.directory / "envoy"
     before = {path.name: path.read_bytes() for path in files.glob("*.yaml")}
     pid = running.sidecar.popen.pid
@@ -125,7 +134,9 @@ def test_a_name_that_is_gone(one: ScriptedServer, directory: Path) -> None:
             assert text_of(client.call("a_one"))
             running.write([entry("ns/one", one.url, "a_"), entry("ns/gone", one.url, "g_")])
             assert text_of(
-                wait_until(lambda: (said := client.call("g_one")).status_code == 200 and "result" in said.text and said)
+                wait_until(
+                    lambda: (response := client.call("g_one")).status_code == 200 and "result" in response.text and response
+                )
             )
 
 
@@ -154,7 +165,7 @@ def test_a_certificate_that_has_expired(one: ScriptedServer, directory: Path) ->
             assert text_of(client.call("a_one"))
         with serve():
             wait_until(lambda: running.server("ns/tls")["ready"])
-            assert text_of(wait_until(lambda: (said := client.call("secret")).status_code == 200 and said))
+            assert text_of(wait_until(lambda: (response := client.call("secret")).status_code == 200 and response))
 
 
 @pytest.mark.duty("error.neighbours")
@@ -182,7 +193,10 @@ def test_sixty_servers_of_which_five_are_dead_and_five_slow(directory: Path) -> 
 
 
 def test_a_client_whose_session_was_ended_while_the_sidecar_was_down(running: Gateway) -> None:
-    """Without a store a DELETE is forgotten with the process, and what the session was stays what it was: sealed, and to expire."""
+    """Without a store a DELETE is forgotten with the process.
+
+    The session stays as it was: sealed, and valid until it expires.
+    """
     with running.client() as client, Client(running.url) as other:
         kill(running)
         assert client.http.delete(client.url, headers=client.headers).status_code == 503

@@ -1,4 +1,7 @@
-"""What the broker makes of servers that are odd, broken, slow or gone. No Envoy needed: lists and status tell."""
+"""The broker with servers that are odd, broken, slow or gone.
+
+The tests need no Envoy: lists and status show the result.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ def tools(running: Gateway) -> list[str]:
 
 
 def page(cursor: str | None, following: str | None) -> str:
-    found: dict[str, Any] = {"tools": [tool(f"t{cursor or 0}")]}
-    return json.dumps(found | ({"nextCursor": following} if following else {}))
+    result: dict[str, Any] = {"tools": [tool(f"t{cursor or 0}")]}
+    return json.dumps(result | ({"nextCursor": following} if following else {}))
 
 
 @pytest.mark.duty("list.upstream-pages")

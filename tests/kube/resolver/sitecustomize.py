@@ -1,4 +1,7 @@
-"""The cluster's DNS for the sidecar under test: every Service is on this machine. (Envoy asks tests/kube/dns.py.)"""
+"""The cluster's DNS for the sidecar under test: every Service is on this machine.
+
+Envoy asks tests/kube/dns.py.
+"""
 
 from __future__ import annotations
 
