@@ -1,6 +1,7 @@
 """What is in the frozen program: the bill of materials that it carries, and everybody's licence.
 
-Each file that PyInstaller took belongs to a Python package, to Python itself, to a package of the system, or to us; a file of nobody ends the build.
+Each file that PyInstaller took belongs to a Python package, to Python itself, to a package of the
+system, or to us; a file of nobody ends the build.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def components(found: Any) -> list[tuple[Component, list[Path]]]:  # noqa: ANN40
 
 
 def write(directory: Path, found: list[tuple[Component, list[Path]]], glibc: str) -> Path:
-    """Write bill.json, which goes into the program, and LICENSES.txt, which goes beside it; gives the first one's path."""
+    """Write bill.json, which goes into the program, and LICENSES.txt, which goes beside it.
+
+    Gives the path of the first.
+    """
     facts = {"glibc": glibc}
     if commit := os.environ.get("MCPGW_COMMIT"):
         facts["commit"] = commit
@@ -121,7 +125,7 @@ def _python_licence() -> Path:
 
 
 def of_the_system(path: Path) -> tuple[Component, list[Path]]:
-    """The package of the system that a library came with; on a system without dpkg the library by its own name."""
+    """The package of the system that a library came with; without dpkg the library's own name."""
     if shutil.which("dpkg-query") is not None:
         for known in (str(path), str(path).removeprefix("/usr")):
             done = subprocess.run(["dpkg-query", "-S", known], capture_output=True, text=True, check=False)

@@ -1,8 +1,12 @@
-"""The container image, written as an OCI archive without a daemon: `python build/packaging/image.py FOLDER ARCHIVE`.
+"""The container image, written as an OCI archive without a daemon.
 
-Two layers: the base (what the frozen program asks the system for: the loader and glibc of the build machine, Mozilla's certificates, names for users and
-hosts), and the program's folder. No shell, no package manager, no Python besides the program's own. Everything belongs to root and is read-only for the
-program's user; every time stamp is SOURCE_DATE_EPOCH, so that the same program gives the same image.
+`python build/packaging/image.py FOLDER ARCHIVE`.
+
+Two layers: the base (what the frozen program asks the system for: the loader and glibc of the build
+machine, Mozilla's certificates, names for users and hosts), and the program's folder. No shell, no
+package manager, no Python besides the program's own. Everything belongs to root and is read-only
+for the program's user; every time stamp is SOURCE_DATE_EPOCH, so that the same program gives the
+same image.
 
 Formats: https://github.com/opencontainers/image-spec (image-layout.md, layer.md, config.md).
 """
@@ -131,7 +135,7 @@ def program(folder: Path) -> Layer:
 
 
 def _libraries(folder: Path) -> dict[str, Path]:
-    """Where in the image each library of the system lies that the program asks for, by what ldd says here."""
+    """Where in the image each library of the system lies that the program asks for, by ldd."""
     found: dict[str, Path] = {}
     files = [folder / PROGRAM, *(path for path in folder.rglob("*.so*") if not path.is_symlink())]
     for file in files:

@@ -1,6 +1,6 @@
 """Translates Envoy's counters of calls into the metrics of the sidecar.
 
-Envoy counts the calls (envoy/listener.py, `_counters`), because the sidecar never sees an answer.
+Envoy counts the calls (envoy/filters.py, `counters`), because the sidecar never sees an answer.
 Its statistics come in Prometheus text format; `translate` makes the families of interface.md, so
 that a scrape of the sidecar has all metrics.
 """

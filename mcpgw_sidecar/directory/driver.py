@@ -36,7 +36,10 @@ log = get_logger(__name__)
 
 @attrs.define(kw_only=True, eq=False)
 class Driver:
-    """Drives the hub. `nursery` holds work that outlives a request; `over` learns first of a session that has ended."""
+    """Drives the hub.
+
+    `nursery` holds work that outlives a request; `over` learns first of a session that has ended.
+    """
 
     hub: SessionHub
     sessions: OpenSessions
@@ -102,7 +105,10 @@ class Driver:
                 assert_never(action)
 
     async def _wait_audible(self, session: Session, server: Server) -> None:
-        """Hear the server before the call goes out: one that asks on that stream drops what nobody hears."""
+        """Listen to the server before the call goes out.
+
+        A server that asks on that stream drops a request to which nobody listens.
+        """
         self.feed(e.CallGoesOut(session, server.name))
         hearing = self._hearings.get((session.key, server.name))
         if hearing is not None and not hearing.opened.is_set():
@@ -110,7 +116,7 @@ class Driver:
                 await hearing.opened.wait()
 
     async def _wait_told(self, session: Session, name: ServerName, upstream: UpstreamSession, wishes: Wishes) -> None:
-        """Tell a server what its client wants to hear of. A server that refuses is none that would tell."""
+        """Tell a server what its client wants to hear of. One that refuses has nothing to tell."""
         server = self.sessions.servers().get(name)
         if server is None:
             return
@@ -154,13 +160,14 @@ class Driver:
             del self._hearings[key, name]
             self.feed(e.Silenced(key, name, upstream.session))
         if forgotten and upstream.session.id is not None:
-            # Another session with the server, if this one is dead, repeats the client's wishes and is heard.
+            # If this session is dead, another one repeats the client's wishes and is heard.
             await self.wait_healed(key, upstream.server, upstream.session.id, upstream.headers)
 
     async def wait_healed(self, key: str, server: Server, dead: str, headers: Mapping[str, str]) -> UpstreamSession | None:
-        """The session that lives in place of `dead`, for the session of `key`; None when there is none to be had.
+        """The upstream session that lives in place of `dead`, for the session of `key`, or None.
 
-        A 404 alone does not make a session dead (a server may answer so for reasons of its own): the server is asked.
+        A 404 alone does not make a session dead (a server may answer so for reasons of its own):
+        the server is asked.
         """
         session = self.hub.session(key)
         if session is None:

@@ -19,7 +19,7 @@ from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request
-from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.protocol.jsontext import dumps, last
 from mcpgw_sidecar.protocol.owners import name_owner, owner_text
 from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.runtime.backoff import Backoff
@@ -116,7 +116,7 @@ def with_shown_uri(message: Request | Notification, server: Server, snapshot: Sn
     """An update of a resource with the URI that clients see; any other message unchanged."""
     if not isinstance(message, Notification) or message.method != _UPDATED:
         return message
-    uri = next((member for member in message.params or [] if member.key == "uri"), None)
+    uri = last(message.params, "uri")
     if uri is None or not isinstance(uri.value, str):
         return message
     shown_uri = snapshot.shown_uri(server.name, uri.value)

@@ -27,7 +27,10 @@ log = get_logger(__name__)
 
 @attrs.define(eq=False)
 class _Opening:
-    """An attempt to open a session with a server, with a client's headers, in place of one that is dead."""
+    """An attempt to open a session with a server, with a client's headers.
+
+    `replaced` is the dead session in whose place it is opened.
+    """
 
     server: Server
     headers: Mapping[str, str]
@@ -56,7 +59,7 @@ class Opener:
     async def wait_open(
         self, session: Session, server: Server, headers: Mapping[str, str], replaced: UpstreamSession | None
     ) -> Reject | None:
-        """Open a session with a server; None when it is open. It is not the dead one that is `replaced`."""
+        """Open a session with a server, not the dead `replaced` one; None when it is open."""
         key = (session.key, server.name)
         opening = self._openings.get(key)
         if opening is None:
@@ -104,7 +107,7 @@ class Opener:
             opening.done.set()
 
     async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
-        """Take over the session that a replica has opened, if there is one and it is not to be replaced."""
+        """Adopt the session that a replica has opened, unless it is the one to be replaced."""
         name = opening.server.name
         ticket = await self.store.wait_ticket(session, name)
         if not ticket or (opening.replaced is not None and ticket == opening.replaced.ticket):
@@ -112,13 +115,13 @@ class Opener:
         return self._adopt(session, {name: ticket}, opening.headers.get("authorization"))
 
     def _adopt(self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None) -> bool:
-        """Offer what replicas opened to the hub; whether there is a session with these servers then."""
+        """Offer the sessions of tickets to the hub; True if these servers have a session then."""
         for server, upstream in self.sessions.unsealed(session, tickets, authorization):
             self.feed(e.Adopted(session, server.name, upstream))
         return all(self.hub.upstream(session.key, name) is not None for name in tickets)
 
     async def _wait_kept(self, session: Session, opening: _Opening, upstream: UpstreamSession) -> None:
-        """Keep a session, unless a replica was first, the client has gone, or the server has moved."""
+        """Keep a session, unless a replica was first, the client is gone, or the server moved."""
         name, replaced = opening.server.name, opening.replaced
         if self.hub.upstream(session.key, name) is not None:  # adopted meanwhile: nobody is to use this one
             self._close(opening.server, upstream)

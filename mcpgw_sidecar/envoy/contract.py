@@ -119,6 +119,8 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "X_OWNER": h.X_OWNER,
     "ATTEMPT": h.ATTEMPT,
     "KEPT": h.KEPT,
+    "JSON": h.JSON,
+    "EVENT_STREAM": h.EVENT_STREAM,
     "BROKER": BROKER,
     "ENVOY": ENVOY,
     "BROKER_CLUSTER": BROKER_CLUSTER,

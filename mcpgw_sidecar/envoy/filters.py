@@ -1,4 +1,7 @@
-"""The filters of the gateway, each as a value: listener.py puts them into a listener of ours, istio.py into one of Istio's."""
+"""The filters of the gateway, each as a value.
+
+listener.py puts them into a listener of ours, istio.py into one of Istio's.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ _MATCHING = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 
 
 def header_hygiene(*more: Resource) -> Resource:
-    """An early header mutation (a filter would come too late): removes what only the router may say, and `more`."""
+    """Remove the headers that only the router may set, and `more`, before the first look at routes.
+
+    An early header mutation: a filter would come too late.
+    """
     removed: list[Resource] = [*({"remove": name} for name in h.OURS), *more]
     return {
         "name": "mcpgw_header_hygiene",
@@ -56,7 +62,10 @@ def router(*, debug: bool) -> Resource:
 
 
 def decided() -> Resource:
-    """What the router decides: POST, and GET that resumes a server's stream. The rest is the broker's whatever it holds."""
+    """The requests that the router decides: POST, and GET that resumes a server's stream.
+
+    All others are the broker's, whatever they hold.
+    """
     resumed = all_of(header(":method", {"exact": "GET"}), header(h.LAST_EVENT, {"prefix": PREFIX}))
     return _any_of(header(":method", {"exact": "POST"}), resumed)
 
@@ -67,7 +76,10 @@ def undecided() -> Resource:
 
 
 def lazily(name: str, extension: Resource, when: Resource) -> Resource:
-    """A filter that is made when a request needs it: an ext_proc that is only skipped costs a call more than all of memo.lua."""
+    """A filter that Envoy makes when a request needs it.
+
+    An ext_proc filter that is only skipped costs a call more than all of memo.lua.
+    """
     action = {
         "@type": type_url(f"{HTTP}.composite.v3.ExecuteFilterAction"),
         "typed_config": extension,
@@ -114,9 +126,11 @@ def lua(name: str, source: str) -> Resource:
 
 
 def messages(source: str) -> Resource:
-    """The Lua filter of calls and their answers: for all but a client's own stream, and an answer that brings nothing to name or to keep.
+    """The Lua filter of calls and their answers.
 
-    Envoy looks at a condition on the request once more with the answer. `undecided` keeps that from being true only then.
+    It is skipped for a client's own stream, and for an answer in which nothing is named or kept.
+    Envoy evaluates a condition on the request once more with the answer; `undecided` keeps it from
+    being true only then.
     """
     listening = all_of(header(":method", {"exact": "GET"}), {"not_matcher": decided()}, undecided())
     nothing = all_of(
@@ -128,7 +142,7 @@ def messages(source: str) -> Resource:
 
 
 def last(heal: str) -> Resource:
-    """Envoy's own router, with filters for each attempt: heal.lua, where there is something for it to do."""
+    """Envoy's own router, with heal.lua for the attempts in which it has something to do."""
     # Attempts share the headers: heal.lua removes the mark at the first attempt.
     again = header(h.ATTEMPT, {"safe_regex": {"google_re2": {}, "regex": "[2-9]"}})
     something = _any_of(again, header(h.X_MEMO, {"exact": h.KEPT}))
@@ -191,10 +205,10 @@ def access_log() -> Resource:
 
 
 def counters(*, memo: bool) -> Resource:
-    """Requests by server, tool and status that Envoy answers or carries: the sidecar never sees them.
+    """Counters of the requests that Envoy answers or carries, by server, tool and status.
 
-    Read by `/metrics`. With `memo` also by what it found: memo.lua says `miss` or `declined`, and nothing
-    of what it knew.
+    The sidecar never sees these; `/metrics` reads the counters. With `memo` they also count by
+    lookup: memo.lua sets `miss` or `declined`, and nothing for a hit.
     """
     values = {
         "method": f"%REQ({h.X_METHOD})%",
@@ -219,10 +233,11 @@ def counters(*, memo: bool) -> Resource:
 
 
 def _not_counted_by_the_sidecar() -> Resource:
-    """An access log's filter. The router bounds the values of the tags: it names only what it knows."""
+    """An access log's filter. The router bounds the tags' values: it sets known names alone."""
     present = _logged(h.X_SERVER, {"present_match": True})
     elsewhere = _logged(h.X_SERVER, {"string_match": {"exact": BROKER}, "invert_match": True})
-    # An access log's metadata filter cannot be inverted (seen with Envoy 1.40): no value there is "never".
+    # The metadata filter of an access log cannot be inverted (seen with Envoy 1.40): no value there
+    # is "never".
     never = {"string_match": {"exact": "never"}}
     answered = {"filter": METADATA, "path": [{"key": ANSWERED}], "value": never}
     # Envoy's own answer to a POST that was never decided: too large a body, or no router.

@@ -1,11 +1,13 @@
 """grpclib's HTTP/2 and gRPC classes driven by Trio, without an asyncio loop.
 
-grpclib separates protocol and loop well enough that only its waiting has to be exchanged: events and queues by Trio's, the
-transport by a writer task that coalesces. Everything else (framing, flow control, codec, status trailers) is grpclib's own.
+grpclib separates protocol and loop well enough that only its waiting has to be exchanged: events
+and queues by Trio's, the transport by a writer task that coalesces (waiting.py). Everything else
+(framing, flow control, codec, status trailers) is grpclib's own.
 
 What is different on purpose:
 
-- an event that grpclib does not know (extension frames) is ignored, RFC 9113 section 5.5; grpclib ends the process
+- an event that grpclib does not know (extension frames) is ignored, RFC 9113 section 5.5; grpclib
+  ends the process
 - each connection is its own failure domain: whatever a peer sends, only its connection ends
 - drain: GOAWAY, then streams in flight end, then connections close
 """
@@ -39,7 +41,10 @@ _DRAINING = b"draining"  # eight bytes of our own, which the peer sends back
 
 
 class _Http2(H2Connection):
-    """h2's remembers 65,536 streams that have closed, 7 MB in each connection; a frame that crosses a close is of one of the last."""
+    """Keeps fewer closed streams: h2 keeps 65,536, which is 7 MB in each connection.
+
+    A frame that crosses the close of its stream belongs to one of the last.
+    """
 
     MAX_CLOSED_STREAMS = 1024
 
@@ -111,8 +116,9 @@ class _Protocol(protocol.H2Protocol):
     def send_goaway(self) -> None:
         """Tell the peer to open no more streams here; those that are open, or on their way, go on.
 
-        The highest stream id there is refuses none (RFC 9113 section 6.8), and the answer to the ping says that the peer has read it.
-        Written by hand: h2's own close_connection() forbids every further send.
+        The highest stream id there is refuses none (RFC 9113 section 6.8), and the answer to the
+        ping says that the peer has read it. Written by hand: h2's own close_connection() forbids
+        every further send.
         """
         payload = _MAX_STREAM_ID.to_bytes(4, "big") + bytes(4)
         self.connection._transport.write(len(payload).to_bytes(3, "big") + b"\x07\x00" + bytes(4) + payload)  # noqa: SLF001
@@ -144,7 +150,8 @@ class GrpcServer:
         self._codec = ProtoCodec()
         self._dispatch = _DispatchServerEvents()
         self._config = Configuration().__for_server__()
-        # The peer is our own Envoy: h2's header checks would cost a third of a stream, grpclib leaves them out as well.
+        # The peer is our own Envoy: h2's header checks would cost a third of a stream, and grpclib
+        # leaves them out as well.
         self._h2_config = h2.config.H2Configuration(
             client_side=False,
             header_encoding="latin-1",  # any byte can be read: a strange header ends no connection
@@ -203,7 +210,7 @@ class GrpcServer:
             self._changed.set()
 
     async def _wait_method(self, stream: _Stream, headers: dict[str, str]) -> None:
-        # grpclib's own request_handler is bound to asyncio tasks; this is what it does for a plain call.
+        # grpclib's own request_handler is bound to asyncio tasks; it does this for a plain call.
         path = headers.get(":path", "")
         method = self._methods.get(path)
         if method is None:

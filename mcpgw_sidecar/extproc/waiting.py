@@ -1,4 +1,4 @@
-"""What grpclib takes from asyncio, by Trio: an event, a queue and a transport. h2server.py puts them into it."""
+"""What grpclib takes from asyncio, on Trio: an event, a queue and a transport."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Queue(Generic[T]):
 
 
 class Transport:
-    """The part of asyncio.Transport that grpclib uses. Writes of one tick leave in one system call."""
+    """The part of asyncio.Transport that grpclib uses. Writes of one tick are one system call."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream

@@ -96,7 +96,8 @@ class BrokerApp:
         match request.method, inbound.session:
             case "GET", SessionState():
                 stream = self._open_stream(inbound, headers)
-                # The stream may live for days: it holds nothing of its request, nor of the catalog of this moment.
+                # The stream may live for days: it must keep neither its request nor the catalog of
+                # this moment in memory.
                 headers.clear()
                 del inbound, request
                 await self._wait_stream(stream, record, receive, send)

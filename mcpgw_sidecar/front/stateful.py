@@ -12,7 +12,7 @@ from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.front.answers import Result
-from mcpgw_sidecar.inbound.classify import Inbound
+from mcpgw_sidecar.inbound.classify import Batch, Inbound
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.names import JsonText
@@ -28,11 +28,11 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Response,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only
-from mcpgw_sidecar.protocol.methods import ADDRESSED, CALL, INITIALIZED
+from mcpgw_sidecar.protocol.methods import ADDRESSED, CALL, INITIALIZED, SET_LEVEL
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import negotiate
 from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
-from mcpgw_sidecar.upstream.stateful import SUBSCRIBE
+from mcpgw_sidecar.upstream.stateful import CAN_SUBSCRIBE
 
 _KINDS = {kind.list_method: kind for kind in KINDS}
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # server/utilities/logging
@@ -47,7 +47,7 @@ def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -
         if session is None:
             return _initialize(message, inbound.view, directory) if isinstance(message, Request) else None
         match message:
-            case Request(method="logging/setLevel"):
+            case Request(method=method) if method == SET_LEVEL:
                 return _set_level(message, session.session, directory, headers)
             case Request():
                 return _answer_request(message, inbound.view, session.session)
@@ -58,7 +58,7 @@ def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -
             case Response():
                 text = "Answers reach their server through the gateway's Envoy listener"
                 return refusal(INVALID_REQUEST, text, id=message.id)
-            case _:
+            case Batch() | None:
                 return refusal(INVALID_REQUEST, "Invalid Request: a message is expected")
     except JsonTextError as error:
         return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=inbound.id)
@@ -115,7 +115,7 @@ def _capabilities(view: Snapshot) -> dict[str, object]:
     """The capabilities of the gateway: tools, and those that at least one of the servers has."""
     names = (capability for capability in ("prompts", "resources") if capability in view.capabilities)
     lists: dict[str, object] = {capability: {"listChanged": True} for capability in names}
-    if SUBSCRIBE in view.capabilities:
+    if CAN_SUBSCRIBE in view.capabilities:
         lists["resources"] = {"listChanged": True, "subscribe": True}
     plain: dict[str, object] = {name: {} for name in ("completions", "logging") if name in view.capabilities}
     return {"tools": {"listChanged": True}, **lists, **plain}

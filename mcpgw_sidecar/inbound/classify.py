@@ -111,7 +111,7 @@ def classify(
 
 
 def is_final(reject: Reject, request: HttpRequest) -> bool:
-    """Whether a refusal stands whatever configuration and session keys are still to come after a start.
+    """Whether a refusal stands, whatever configuration and keys are still to come after a start.
 
     404 may be a virtual server, or a session, that is still to come, and a batch needs its session.
     """

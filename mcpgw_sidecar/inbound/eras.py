@@ -17,7 +17,6 @@ from __future__ import annotations
 import enum
 
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.protocol.jsonrpc import UNSUPPORTED_VERSION
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import STATEFUL
@@ -29,9 +28,9 @@ class Era(enum.Enum):
     STATEFUL = "stateful"
 
 
-def era_of(version: str | None, ident: JsonText = NULL) -> Era | Reject:
+def era_of(version: str | None) -> Era | Reject:
     """The era of a request by its version header (the ladder above)."""
     if version is None or version in STATEFUL:
         return Era.STATEFUL
     message = f"Unsupported protocol version: use one of {', '.join(STATEFUL)}"
-    return refusal(UNSUPPORTED_VERSION, message, id=ident, data={"supported": list(STATEFUL), "requested": version})
+    return refusal(UNSUPPORTED_VERSION, message, data={"supported": list(STATEFUL), "requested": version})

@@ -56,7 +56,10 @@ START: Final = 9.0
 """How long a request waits for a configuration after a start, so that DECISION is kept."""
 
 START_AT_BROKER: Final = 10.0
-"""The same at the broker, for which Envoy waits for ever: below what clients and proxies give a request."""
+"""The same at the broker, for which Envoy waits for ever.
+
+It is below the timeouts of clients and proxies.
+"""
 
 HEALING: Final = PING + OPENING + MARGIN
 """How long heal.lua waits for the broker."""

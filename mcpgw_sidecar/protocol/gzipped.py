@@ -7,8 +7,8 @@ answer is one gzip member, because common decoders read no second one: a stored 
 The checksum of the whole is computed without another pass over the large part. A CRC is linear:
 each bit of the checksum of the text before changes the checksum of the whole independently of the
 other bits, and the change of one bit follows from the change of the bit above it by one shift. So
-`Packed` needs only the change of the highest bit. envoy/gzip.lua does the same with the answers of
-the broker.
+`Packed` needs only the change of the highest bit. envoy/lua/gzip.lua does the same with the
+answers of the broker.
 """
 
 from __future__ import annotations

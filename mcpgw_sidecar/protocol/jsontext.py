@@ -156,6 +156,14 @@ def only(members: list[Member], key: str) -> Member | None:
     return matches[0] if matches else None
 
 
+def last(members: list[Member] | None, key: str) -> Member | None:
+    """The last member with a key, as JSON parsers take it; None without one.
+
+    For what a server says to its own client. What a client says has to be unambiguous: `only`.
+    """
+    return next((member for member in reversed(members or []) if member.key == key), None)
+
+
 def dumps(value: Any) -> str:  # noqa: ANN401  # any JSON value
     """A value as compact JSON, in ASCII so that it fits into any header or log."""
     return json.dumps(value, separators=(",", ":"))

@@ -11,8 +11,8 @@ id in the server's stream                  the client sends it back as
 `id:` of an event                          `Last-Event-ID`, when it resumes the stream of a call
 =========================================  ======================================================
 
-Envoy writes the owner into the server's event stream (envoy/events.lua), and this module reads it.
-The ticket is the sealed session with the server (sessions/tickets.py), so neither a replica nor a
+Envoy writes the owner into the server's event stream (envoy/lua/events.lua), and this module
+reads it. The ticket is the sealed session with the server (sessions/tickets.py), so neither a replica nor a
 restarted process needs a table. A client can write anything into an id, but a ticket opens only a
 session that was sealed for the client's own session.
 """
@@ -23,7 +23,7 @@ import attrs
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response, parse_message
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, parse_object
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, last, parse_object
 
 PREFIX = "mcpgw:"
 
@@ -51,7 +51,7 @@ def name_owner(message: Request | Notification, owner: str) -> str:
     if isinstance(message, Request):
         spans = [(message.id_start, message.id_end), *_token(message)]
     elif message.method == "notifications/cancelled":
-        request_id = _last(message.params, "requestId")
+        request_id = last(message.params, "requestId")
         spans = [(request_id.start, request_id.end)] if request_id is not None else []
     text = message.text
     for start, end in sorted(spans, reverse=True):
@@ -92,15 +92,11 @@ def read_hearing(event_id: str) -> list[tuple[ServerName, str]]:
 
 def _token(request: Request) -> list[tuple[int, int]]:
     """The span of a request's progress token; empty without a token that can be found."""
-    meta = _last(request.params, "_meta")
+    meta = last(request.params, "_meta")
     if meta is None or not isinstance(meta.value, dict):
         return []
     try:
-        token = _last(parse_object(request.text[meta.start : meta.end]), "progressToken")
+        token = last(parse_object(request.text[meta.start : meta.end]), "progressToken")
     except JsonTextError:  # more than MAX_MEMBERS members
         return []
     return [(meta.start + token.start, meta.start + token.end)] if token is not None else []
-
-
-def _last(members: list[Member] | None, key: str) -> Member | None:
-    return next((member for member in reversed(members or []) if member.key == key), None)

@@ -25,8 +25,9 @@ Rules:
 - One gate: `apply` is the only method that changes anything. The driver of the machine
   (directory/driver.py) carries out the actions in their order, and answers with events. Time comes
   with the event that needs it.
-- A session with a server is adopted only where none is open; one that was opened here always counts,
-  because the store names it by then. A session that its server has forgotten is not adopted again.
+- A session with a server is adopted only where none is open; one that was opened here always
+  counts, because the store names it by then. A session that its server has forgotten is not adopted
+  again.
 - The gateway listens to one session of a client with a server at a time, and only to the open one.
 - A message goes to the client's stream here, else to the replica that has it, else it is kept.
 """

@@ -35,9 +35,9 @@ class Row:
 class State:
     """The tables, by session or by session and server.
 
-    `heard` has the upstream sessions that the gateway listens to, `dead` those that their servers forgot
-    and that are not replaced yet; `streams` counts the streams of clients in this process, and
-    `setting_level` the log levels on their way to replicas.
+    `heard` has the upstream sessions that the gateway listens to, `dead` those that their servers
+    forgot and that are not replaced yet; `streams` counts the streams of clients in this process,
+    and `setting_level` the log levels on their way to replicas.
     """
 
     shared: bool

@@ -1,15 +1,15 @@
 """The broker's connection to one MCP server: connect, list, listen, check again; for ever.
 
-==============  ==========================  =========================================================
+==============  ==========================  ========================================================
 state           event                       next
-==============  ==========================  =========================================================
+==============  ==========================  ========================================================
 connecting      initialize and list done    connected (failures = 0)
 connecting      failure                     waiting (back-off, failures + 1)
 connected       list_changed, interval      list again; still connected
 connected       a check fails               waiting (failures + 1)
 waiting         back-off over               connecting
 any             failures reach LOSE_AFTER   its tools leave the catalog; the state stays
-==============  ==========================  =========================================================
+==============  ==========================  ========================================================
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again, double
 PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
 _CHANGES = frozenset(kind.changed for kind in KINDS)
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
-# Servers list tools that ask the client something only to clients that can be asked. Such clients are
-# behind the gateway, so the broker's own session has to see these tools; it calls none of them, so no
-# server asks it anything.
+# Servers list tools that ask the client something only to clients that can be asked. Such clients
+# are behind the gateway, so the broker's own session has to see these tools; it calls none of them,
+# so no server asks it anything.
 _CAPABILITIES = dumps({"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}})
 
 

@@ -42,7 +42,7 @@ from mcpgw_sidecar.upstream.exchange import (
     wait_unheard,
 )
 
-SUBSCRIBE = "resources.subscribe"
+CAN_SUBSCRIBE = "resources.subscribe"
 """Name of the capability to subscribe to single resources."""
 
 _OWN_ANSWERS = {"ping": b"{}", "roots/list": b'{"roots":[]}'}
@@ -206,7 +206,7 @@ def _capabilities(members: object) -> frozenset[str]:
         return frozenset()
     resources = members.get("resources")
     has_subscribe = isinstance(resources, dict) and resources.get("subscribe") is True
-    return frozenset(map(str, members)) | (frozenset({SUBSCRIBE}) if has_subscribe else frozenset())
+    return frozenset(map(str, members)) | (frozenset({CAN_SUBSCRIBE}) if has_subscribe else frozenset())
 
 
 def _checked_id(session_id: str | None) -> str | None:

@@ -1,4 +1,7 @@
-"""One connection for each MCP server, and no server waits for another; what they offer becomes the catalog."""
+"""One connection for each MCP server, and no server waits for another.
+
+What they offer becomes the catalog.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,10 @@ class _Entry:
 
 
 class Supervisor:
-    """Keeps a connection to each desired server and publishes what they offer: `live` and `statuses`.
+    """Keeps a connection with each desired server, and publishes `live` and `statuses`.
 
-    `changed` is called with the name of a server whose address changed or that has gone, so that sessions with it can end.
+    `changed` is called with the name of a server whose address changed or that has gone, so that
+    sessions with it can end.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Sessions at work, under a clock that jumps: races of openings, ends, moves, heals and replicas."""
+"""Sessions at work under a clock that jumps: races of openings, ends, moves, heals, replicas."""
 
 from __future__ import annotations
 

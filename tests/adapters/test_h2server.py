@@ -150,7 +150,7 @@ async def test_a_drain_refuses_no_stream_that_is_on_its_way() -> None:
         number = await peer.ask(PATH, ProcessingRequest(request_headers={}), end=False)
         await peer.wait_for(lambda each: isinstance(each, h2.events.DataReceived))
         stop.set()
-        # h2 takes a GOAWAY for the end of the connection; a peer like Envoy goes on with its streams.
+        # h2 takes a GOAWAY for the end of the connection; Envoy goes on with its streams.
         goaway = _frame(7, 0, 0, ((1 << 31) - 1).to_bytes(4, "big") + bytes(4))
         received = b""
         with trio.fail_after(10):

@@ -1,4 +1,4 @@
-"""A session store in memory, shared by several replicas in one process: the fake of directory/redisstore.py."""
+"""A session store in memory, for replicas in one process: the fake of directory/redisstore.py."""
 
 from __future__ import annotations
 

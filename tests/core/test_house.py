@@ -1,4 +1,4 @@
-"""The house as it is described: sizes, the picture of the rooms, and documents that name what is there."""
+"""The house as it is described: sizes, the picture of the rooms, files that documents name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_no_module_and_no_class_is_too_long() -> None:
 
 
 def test_the_picture_of_the_rooms_shows_the_layers_that_are_held() -> None:
-    """ARCHITECTURE.md has each layer on a line of its own, the highest first, as import-linter has them."""
+    """ARCHITECTURE.md has each layer on a line, the highest first, as import-linter has them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contract = project["tool"]["importlinter"]["contracts"][0]
     layers = [{part.strip() for part in layer.split("|")} for layer in contract["layers"]]

@@ -206,7 +206,10 @@ def test_an_origin_that_may_call_is_not_the_servers_business(running: Gateway, o
 
 @pytest.mark.duty("error.not-yet-503")
 def test_a_route_that_envoy_does_not_have_yet(running: Gateway, two: ScriptedServer) -> None:
-    """The files cannot be written: the list knows the new server, Envoy does not; the session is not said to be unknown."""
+    """The files cannot be written: the list has the new server, Envoy has not.
+
+    The session is not said to be unknown.
+    """
     with running.client() as client:
         files = running.directory / "envoy"
         files.rename(running.directory / "away")

@@ -1,4 +1,4 @@
-"""Router and broker give one verdict on one request, and each request is counted once wherever it ended."""
+"""Router and broker give one verdict on a request, and each request is counted once."""
 
 from __future__ import annotations
 

@@ -109,5 +109,5 @@ function envoy_on_response(handle)
     if call[ASKED] then return mark and remember_list(handle, call[ASKED], mark) end -- lists.lua
     if remember and call[OWNER] then remember(handle, call, status) end -- memo.lua
   end
-  if sub(headers:get('content-type') or '', 1, 17) == 'text/event-stream' then name_stream(handle) end
+  if sub(headers:get('content-type') or '', 1, #EVENT_STREAM) == EVENT_STREAM then name_stream(handle) end
 end

@@ -27,7 +27,7 @@ function list(handle, headers, text)
     metadata:set(METADATA, ANSWERED, '1')
     headers:replace(X_SERVER, ENVOY) -- for log and counters: who answered
     handle:respond({
-      [':status'] = '200', ['content-type'] = 'application/json', ['content-encoding'] = packed and 'gzip' or nil,
+      [':status'] = '200', ['content-type'] = JSON, ['content-encoding'] = packed and 'gzip' or nil,
       vary = (packed or #plain_list > WORTH) and 'accept-encoding' or nil,
     }, packed and put_together(before, packed) or before .. plain_list)
   end
