@@ -12,9 +12,9 @@ id in the server's stream                  the client sends it back as
 =========================================  ======================================================
 
 Envoy writes the owner into the server's event stream (envoy/lua/events.lua), and this module
-reads it. The ticket is the sealed session with the server (sessions/tickets.py), so neither a replica nor a
-restarted process needs a table. A client can write anything into an id, but a ticket opens only a
-session that was sealed for the client's own session.
+reads it. The ticket is the sealed session with the server (sessions/tickets.py), so neither a
+replica nor a restarted process needs a table. A client can write anything into an id, but a
+ticket opens only a session that was sealed for the client's own session.
 """
 
 from __future__ import annotations
