@@ -51,14 +51,17 @@ class UpstreamError(GatewayError):
     """A request of the broker to an MCP server failed.
 
     `reason` is a CamelCase word for status and metrics, `status` the HTTP status of the answer if
-    there was one, and `words` the server's own error message.
+    there was one, `words` the server's own error message, `data` the data of its JSON-RPC error.
     """
 
-    def __init__(self, reason: str, message: str, *, status: int | None = None, words: str = "") -> None:
+    def __init__(
+        self, reason: str, message: str, *, status: int | None = None, words: str = "", data: object = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.status = status
         self.words = words
+        self.data = data
 
 
 class ApiError(GatewayError):

@@ -17,6 +17,8 @@ CALLS = "envoy_mcpgw_calls"
 DURATION = "envoy_mcpgw_call_duration"
 _Labels = tuple[str, str, str, str]
 _NAMES = ("method", "server", "tool", "outcome")
+_BROKEN = frozenset({"UC", "UR", "UPE", "UF", "LR"})  # Envoy's flags of an answer that broke off after its start
+_SILENT = frozenset({"UT", "SI", "UMSDR"})  # and of one that fell silent
 _OUTCOMES = {"503": "unavailable", "504": "timeout", "502": "unavailable", "408": "timeout", "0": "rejected"}
 
 
@@ -32,7 +34,7 @@ def translate(text: str) -> Iterator[Metric]:
     for name, labels, value in _samples(text):
         # Several status codes are one outcome: add them up, because a series may occur only once.
         method, server, tool = (_tag_value(labels.get(label)) for label in ("method", "server", "tool"))
-        key = (method, server, tool, outcome_of(labels.get("code", "")))
+        key = (method, server, tool, outcome_of(labels.get("code", ""), labels.get("flags", "")))
         if name == f"{CALLS}_total":  # the parser adds this suffix to every counter
             counts[key] += value
             if "lookup" in labels and method == "tools/call":
@@ -63,9 +65,12 @@ def _tag_value(value: str | None) -> str:
     return "" if value in {None, "-"} else str(value)
 
 
-def outcome_of(code: str) -> str:
-    """The outcome of a call that Envoy carried, by its HTTP status."""
-    return _OUTCOMES.get(code) or ("ok" if code.startswith("2") else "rejected")
+def outcome_of(code: str, flags: str = "") -> str:
+    """The outcome of a call that Envoy carried, by its HTTP status and Envoy's response flags."""
+    if not code.startswith("2"):
+        return _OUTCOMES.get(code, "rejected")
+    of_answer = set(flags.split(","))
+    return "broken" if of_answer & _BROKEN else "timeout" if of_answer & _SILENT else "ok"
 
 
 def _samples(text: str) -> Iterable[tuple[str, dict[str, str], float]]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -18,16 +15,7 @@ from mcpgw_sidecar.app.tasks import loaded, wait_configuration, wait_keys
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.config.keys import KeyFile
 from mcpgw_sidecar.config.source import load
-from mcpgw_sidecar.kube.api import KubeApi
-from mcpgw_sidecar.kube.configmap import ConfigMapWriter
-from mcpgw_sidecar.kube.keys import SecretKeys
-from mcpgw_sidecar.kube.lease import LeaseHolder
-from mcpgw_sidecar.kube.source import ConfigMapSource, KubernetesSource
-from mcpgw_sidecar.kube.writer import Writer
-from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.metrics import Metrics
-from mcpgw_sidecar.resources.kinds import LEASE_NAME
-from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.tokens import SessionKeys
 
@@ -39,15 +27,15 @@ class Inputs:
     """The published values with the configuration, the current keys, and the tasks to follow both.
 
     The events of `loaded` are set when configuration and keys are loaded: from files at once, so
-    there are no events; from Kubernetes when the API has answered. The sidecar that writes into the
-    cluster holds `lease`.
+    there are no events; from Kubernetes when the API has answered. `writes` says whether this
+    sidecar writes into the cluster, and why no sidecar can; None where there is nothing to write.
     """
 
     values: Values
     keys: Callable[[], SessionKeys]
     loaded: tuple[trio.Event, ...] = ()
     tasks: tuple[Task, ...]
-    lease: LeaseHolder | None = None
+    writes: Callable[[], tuple[bool, str | None]] | None = None
 
 
 @contextlib.asynccontextmanager
@@ -56,8 +44,10 @@ async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Inputs]:
     if isinstance(settings.config, Path):
         yield _of_files(settings, settings.config, metrics)
         return
-    async with KubeApi.opened() as api:
-        yield _of_kubernetes(settings, api, metrics)
+    from mcpgw_sidecar.app import cluster  # noqa: PLC0415  # 25 ms that a sidecar with a file does not need
+
+    async with cluster.opened(settings, metrics) as inputs:
+        yield inputs
 
 
 def _of_files(settings: Settings, config: Path, metrics: Metrics) -> Inputs:
@@ -66,54 +56,3 @@ def _of_files(settings: Settings, config: Path, metrics: Metrics) -> Inputs:
     keys = KeyFile(key_file(settings))
     follow_file = partial(wait_configuration, config, values.desired, metrics)
     return Inputs(values=values, keys=lambda: keys.keys, tasks=(follow_file, partial(wait_keys, keys)))
-
-
-def _of_kubernetes(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
-    """The inputs from the watched objects, or from the ConfigMap that another sidecar writes."""
-    ref = settings.config if isinstance(settings.config, Ref) else None
-    namespace = settings.namespace or (ref.namespace if ref is not None else api.namespace)
-    values = Values(Watched(Desired(source="kubernetes" if ref is None else f"configmap:{ref}")))
-
-    def publish(new: Desired) -> None:
-        old = values.desired.value
-        if values.desired.publish(new):
-            loaded(metrics, new, old)
-
-    lease: LeaseHolder | None = None
-    tasks: list[Task]
-    if ref is not None:
-        config_map = ConfigMapSource(api, ref, values.desired, publish)
-        config_loaded, tasks = config_map.loaded, [config_map.wait_following]
-    else:
-        source, lease = KubernetesSource(api, values.desired, publish), _lease(api, namespace)
-        config_loaded, tasks = source.loaded, [source.wait_following, *_writer_tasks(api, source, lease, values)]
-    if settings.session_key_file is not None:
-        file = KeyFile(settings.session_key_file)
-        tasks.append(partial(wait_keys, file))
-        return Inputs(values=values, keys=lambda: file.keys, loaded=(config_loaded,), tasks=tuple(tasks), lease=lease)
-    secret = SecretKeys(api, namespace)
-    tasks.append(secret.wait_following)
-    loaded_events = (config_loaded, secret.loaded)
-    return Inputs(values=values, keys=lambda: secret.keys, loaded=loaded_events, tasks=tuple(tasks), lease=lease)
-
-
-def _lease(api: KubeApi, namespace: str) -> LeaseHolder:
-    # Pods of two namespaces may have one name, and share the Lease.
-    pod = f"{os.environ.get('POD_NAMESPACE') or api.namespace}/{os.environ.get('POD_NAME') or socket.gethostname()}"
-    return LeaseHolder(api, Ref(namespace, LEASE_NAME), f"{pod}_{secrets.token_hex(4)}")
-
-
-def _writer_tasks(api: KubeApi, source: KubernetesSource, lease: LeaseHolder, values: Values) -> list[Task]:
-    """The tasks that write into the cluster; only the holder of the Lease writes."""
-    writer = Writer(
-        api=api,
-        source=source,
-        identity=lease.identity,
-        leading=lease.held,
-        statuses=values.statuses,
-        live=values.live,
-    )
-    config_map = ConfigMapWriter(
-        api=api, namespace=lease.namespace, desired=values.desired, loaded=source.loaded, leading=lease.held
-    )
-    return [lease.wait_holding, writer.wait_writing, config_map.wait_writing]

@@ -120,7 +120,7 @@ class _Parts:
             gateway_sessions=counts.gateway,
             upstream_sessions=counts.upstream,
             envoy_accepted=verdict.accepted if self.envoy_files is not None else None,
-            writes=(lease.held.value, lease.error) if (lease := self.inputs.lease) is not None else None,
+            writes=self.inputs.writes() if self.inputs.writes is not None else None,
             tools=self.values.live.value.of(TOOL).owned,
             store=(self.store.name, self.store.error) if self.store.shared else None,
             envoy_error=(self.envoy_files.error or verdict.error) if self.envoy_files is not None else error,

@@ -22,7 +22,7 @@ import attrs
 from mcpgw_sidecar.catalog.templates import MAX_EXPRESSIONS, expressions
 from mcpgw_sidecar.model.kinds import PROMPT, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only, parse_object
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only, parse_object
 
 MAX_NAME = 128  # characters, prefix included (server/tools: SHOULD be 1 to 128)
 MAX_URI = 8192  # characters: a common limit of servers for a URL
@@ -66,6 +66,9 @@ def read_item(kind: Kind, text: str) -> Item | Unusable:
     """An item of a server's list (the ladder above)."""
     try:
         members = parse_object(text)
+        if any(member.value is None for member in members):
+            text = _without_nulls(text, members)
+            members = parse_object(text)
         key = only(members, kind.key)
         values = {member.key: member.value for member in members}
     except JsonTextError as error:
@@ -76,6 +79,12 @@ def read_item(kind: Kind, text: str) -> Item | Unusable:
     if fault:
         return Unusable(kind.name, key.value[:_SHOWN], fault)
     return Item(key.value, text, key.start, key.end)
+
+
+def _without_nulls(text: str, members: list[Member]) -> str:
+    """The object without members that are null: servers write it for none, clients refuse it."""
+    kept = (f"{dumps(member.key)}:{text[member.start : member.end]}" for member in members if member.value is not None)
+    return f"{{{','.join(kept)}}}"
 
 
 def _key_fault(kind: Kind, key: str) -> str | None:

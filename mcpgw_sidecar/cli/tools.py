@@ -23,13 +23,18 @@ from mcpgw_sidecar.model.names import ENDPOINT, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.upstream.exchange import Exchanger
 from mcpgw_sidecar.upstream.pool import HttpClients
-from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
 
 _URL = f"http://127.0.0.1:{LISTENER_PORT}{ENDPOINT}"  # of a gateway on this machine
 _UNAVAILABLE = frozenset({502, 503, 504})
-_CLIENT_INFO = dumps({"name": f"{PROGRAM}-tools", "version": __version__})
+_CLIENT = ClientWords(
+    protocol_version=LATEST_STATEFUL,
+    info=dumps({"name": f"{PROGRAM}-tools", "version": __version__}),
+    capabilities="{}",
+)
 
 
 @click.group()
@@ -141,7 +146,7 @@ async def _session(url: str, headers: Mapping[str, str], timeout: float) -> Asyn
     client = UpstreamClient(Exchanger(clients, lambda _server, _seconds: None, timeout or math.inf))
     server = Server(name=ServerName("gateway"), url=url, hostname="")
     try:
-        shake = await client.wait_initialized(server, client_info=_CLIENT_INFO, capabilities="{}", headers=headers)
+        shake = await client.wait_initialized(server, client=_CLIENT, headers=headers)
         upstream = Upstream(server, shake.session, headers)
         try:
             yield _Gateway(client, upstream)

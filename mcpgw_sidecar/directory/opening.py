@@ -19,8 +19,8 @@ from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.sessions import events as e
 from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.upstream.exchange import rejection
-from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.words import rejection
 
 log = get_logger(__name__)
 
@@ -85,12 +85,12 @@ class Opener:
         server = opening.server
         try:
             if not await self._wait_adopted(session, opening):
-                shake = await self.client.wait_initialized(
-                    server,
-                    client_info=session.client_info,
+                client = ClientWords(
+                    protocol_version=session.protocol_version,
+                    info=session.client_info,
                     capabilities=session.capabilities,
-                    headers=opening.headers,
                 )
+                shake = await self.client.wait_initialized(server, client=client, headers=opening.headers)
                 log.debug("Upstream session opened", server=server.name, session=short(session.key))
                 upstream = attrs.evolve(shake.session, authorization=opening.headers.get("authorization"))
                 await self._wait_kept(session, opening, self.sessions.seal(session, server, upstream))

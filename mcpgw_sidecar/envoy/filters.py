@@ -215,6 +215,7 @@ def counters(*, memo: bool) -> Resource:
         "server": f"%REQ({h.X_SERVER})%",
         "tool": f"%REQ({h.X_TOOL})%",
         "code": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",  # a stream may break off, or fall silent, after its start
     }
     tags = [{"name": name, "value_format": value} for name, value in values.items()]
     lookup = [{"name": LOOKUP, "value_format": f"%DYNAMIC_METADATA({METADATA}:{LOOKUP})%"}] if memo else []

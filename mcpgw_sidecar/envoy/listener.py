@@ -102,6 +102,7 @@ def _manager(settings: EnvoySettings) -> Resource:
         "@type": type_url(_HCM),
         "stat_prefix": "mcpgw",
         "codec_type": "AUTO",
+        "http_protocol_options": {"accept_http_10": True},  # nginx asks by it, unless it is told otherwise
         "use_remote_address": True,
         "normalize_path": True,
         "merge_slashes": True,

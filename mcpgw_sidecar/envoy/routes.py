@@ -18,6 +18,12 @@ from mcpgw_sidecar.protocol import headers as h
 ROUTES = "mcpgw_routes"
 _NOT_FOUND = '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Not found: the endpoint is /mcp"}}'
 _CORS = "envoy.filters.http.cors"
+# "*" is for mcp-param-* and whatever a later version brings; it never stands for Authorization, and
+# for nothing at all where credentials of the browser go along.
+_ALLOWED_HEADERS = (
+    "*, content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, "
+    "x-mcp-virtualserver, traceparent, tracestate, baggage, dpop"
+)
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
 
@@ -122,7 +128,7 @@ def _cors(settings: EnvoySettings) -> Resource:
         "@type": type_url("envoy.extensions.filters.http.cors.v3.CorsPolicy"),
         "allow_origin_string_match": [{"safe_regex": {"regex": _LOOPBACK_ORIGIN}}, *exact, *anyone],
         "allow_methods": "POST, GET, DELETE, OPTIONS",
-        "allow_headers": "content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version, x-mcp-virtualserver",
+        "allow_headers": _ALLOWED_HEADERS,
         "expose_headers": "mcp-session-id, mcp-protocol-version, www-authenticate",
         "max_age": "600",
     }

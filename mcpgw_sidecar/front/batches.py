@@ -29,7 +29,7 @@ from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, Request, parse_messag
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.runtime.http import Send
 from mcpgw_sidecar.upstream.carrier import Carrier
-from mcpgw_sidecar.upstream.exchange import rejection
+from mcpgw_sidecar.upstream.words import rejection
 
 log = get_logger(__name__)
 

@@ -39,6 +39,7 @@ COLLECT = 0.1  # seconds in which changes that come together become one notifica
 COALESCE = 0.5  # seconds between two notifications of one kind; tests of clients wait a little longer for one
 MAX_RELAYED = 1000  # messages of servers that wait for a slow client
 MAX_HEARING = 4000  # characters of the tickets in an event's id, which has to come back as a header
+RETRY = 6000  # milliseconds (interface.md): clients outlive a restart, and do not all come at once
 _EVERYTHING = Scope()
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
 
@@ -77,6 +78,7 @@ class Stream:
     _marked: bool = False
     _id: str = attrs.field(factory=lambda: secrets.token_hex(4))
     _number: int = 0
+    _retry: int | None = RETRY
     _news: bool = False
     _waiting: trio.CancelScope | None = None
 
@@ -127,7 +129,7 @@ class Stream:
 
     def first_event(self) -> bytes:
         """An event without a message, so that a client has an id before the first message."""
-        return event_bytes(b"", self._event_id())
+        return self._event(b"")
 
     def next_event(self) -> bytes | None:
         """The bytes of the next event, or None."""
@@ -148,7 +150,11 @@ class Stream:
         else:
             return None
         self._marked = False
-        return event_bytes(message, self._event_id())
+        return self._event(message)
+
+    def _event(self, message: bytes) -> bytes:
+        retry, self._retry = self._retry, None
+        return event_bytes(message, self._event_id(), retry=retry)
 
     def _event_id(self) -> str:
         hearing = self._hearing(self.session)

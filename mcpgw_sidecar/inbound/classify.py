@@ -9,10 +9,12 @@ The first failure wins:
 5. POST: the body is one JSON-RPC message, or a batch of them from a client
    whose version has batches (2025-03-26)                                    else 400
 6. an element of a batch is no batch and no initialize                       else 400
-7. the gateway speaks the protocol version (eras.py)                         else 400, -32022
-8. there is a virtual server of that name                                    else 404
-9. the session is valid; initialize needs none                               else 400, 404
-10. GET: the client accepts an event stream                                  else 406
+7. the message is none of the stateless era, which is not spoken here yet    else 400, -32601: every
+                                                                             SDK then initializes
+8. the protocol version is spoken here (eras.py); initialize negotiates      else 400, -32022
+9. there is a virtual server of that name                                    else 404
+10. the session lives; initialize needs none                                 else 400, 404 (-32001)
+11. GET: the client takes an event stream                                    else 406
 
 The size of a body (413) is measured where the body is read, before this ladder.
 """
@@ -32,8 +34,10 @@ from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_REQUEST,
+    METHOD_NOT_FOUND,
     PARSE_ERROR,
     SERVER_ERROR,
+    SESSION_NOT_FOUND,
     Malformed,
     Message,
     Notification,
@@ -42,12 +46,13 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     parse_message,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_array
-from mcpgw_sidecar.protocol.methods import INITIALIZE
+from mcpgw_sidecar.protocol.methods import DISCOVER, INITIALIZE
 from mcpgw_sidecar.protocol.statuses import refusal
-from mcpgw_sidecar.protocol.versions import BATCHED
+from mcpgw_sidecar.protocol.versions import BATCHED, META_VERSION
 
 MAX_BATCH = 100  # messages; each may be a call, and they run at the same time
 _EVENT_STREAM = ("text/event-stream", "text/*", "*/*")
+_NOT_FOUND = 404
 _METHODS = frozenset({"POST", "GET", "DELETE"})
 _FINAL = frozenset({400, 403, 405, 406, 413, 415, 421})
 
@@ -148,7 +153,7 @@ def _scope(request: HttpRequest, guard: Guard) -> Scope | Reject:
 
 
 def _message(request: HttpRequest, session: SessionState | SessionFault, *, element: bool) -> Message | Batch | Reject:
-    """Rungs 5 and 6."""
+    """Rungs 5 to 7."""
     if not element and is_batch(request.body) and _has_batches(session):
         return _batch(request.body)
     message = parse_message(request.body)
@@ -157,7 +162,16 @@ def _message(request: HttpRequest, session: SessionState | SessionFault, *, elem
     if element and isinstance(message, Request) and message.method == INITIALIZE:
         fault = "Invalid Request: initialize cannot be part of a batch"
         return attrs.evolve(refusal(INVALID_REQUEST, fault, id=message.id), method=INITIALIZE)
+    if isinstance(message, Request) and _is_stateless(message):
+        fault = "Method not found: the stateless era is not spoken here; send initialize first"
+        return Reject(status=400, code=METHOD_NOT_FOUND, message=fault, id=message.id, method=message.method)
     return message
+
+
+def _is_stateless(request: Request) -> bool:
+    """Whether a request is of the stateless era: it discovers, or names its version in `_meta`."""
+    meta = next((member.value for member in request.params or [] if member.key == "_meta"), None)
+    return request.method == DISCOVER or (isinstance(meta, dict) and META_VERSION in meta)
 
 
 def _has_batches(session: SessionState | SessionFault) -> bool:
@@ -181,17 +195,19 @@ def _inbound(
     catalog: Snapshot,
     scope: Scope,
 ) -> Inbound | Reject:
-    """Rungs 7 to 10."""
-    era = era_of(request.headers.get(h.VERSION))
+    """Rungs 8 to 11."""
+    is_initialize = isinstance(message, Request) and message.method == INITIALIZE
+    era = Era.STATEFUL if is_initialize else era_of(request.headers.get(h.VERSION))
     if isinstance(era, Reject):
         return era
     view = view_of(catalog, scope)
     if view is None:
         return unknown(scope)
-    if isinstance(message, Request) and message.method == INITIALIZE:
+    if is_initialize:
         return Inbound(message=message, era=era, session=None, scope=scope, view=view)
     if isinstance(session, SessionFault):
-        return Reject(status=session.status, code=SERVER_ERROR, message=session.message)
+        code = SESSION_NOT_FOUND if session.status == _NOT_FOUND else SERVER_ERROR
+        return Reject(status=session.status, code=code, message=session.message)
     accept = request.headers.get("accept", "*/*")
     if request.method == "GET" and not any(media_type in accept for media_type in _EVENT_STREAM):
         message_406 = "Not acceptable: a GET stream is text/event-stream"

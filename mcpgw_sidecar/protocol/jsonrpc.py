@@ -25,6 +25,7 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 SERVER_ERROR = -32000
+SESSION_NOT_FOUND = -32001
 RESOURCE_NOT_FOUND = -32002
 UNSUPPORTED_VERSION = -32022
 
@@ -122,6 +123,8 @@ def _classify(text: str, members: list[Member]) -> Message | Malformed:  # noqa:
         return Malformed(INVALID_REQUEST, 'Invalid Request: "jsonrpc" must be "2.0"', raw_id)
     if ident is not None and not _is_id(ident.value):
         return Malformed(INVALID_REQUEST, 'Invalid Request: "id" must be a string or a number')
+    params = _unless_null(params)  # official SDKs of some languages write null for none
+    error = error if result is None else _unless_null(error)  # as do some servers for an error
     if method is not None:
         if not isinstance(method.value, str) or not method.value:
             return Malformed(INVALID_REQUEST, 'Invalid Request: "method" must be a string', raw_id)
@@ -134,6 +137,10 @@ def _classify(text: str, members: list[Member]) -> Message | Malformed:  # noqa:
     if ident is None or (result is None) == (error is None):
         return Malformed(INVALID_REQUEST, 'Invalid Request: "method" is missing', raw_id)
     return Response(raw_id, ident.value, ident.start, ident.end, result, error, text)
+
+
+def _unless_null(member: Member | None) -> Member | None:
+    return None if member is None or member.value is None else member
 
 
 def result_text(ident: JsonText, result: bytes) -> bytes:
@@ -155,9 +162,9 @@ def error_text(ident: JsonText, code: int, message: str, data: Any = None) -> by
     return f'{{"jsonrpc":"2.0","id":{ident},"error":{dumps(error)}}}'.encode()
 
 
-def request_text(ident: int, method: str, params: str = "{}") -> bytes:
-    """The bytes of a request of ours; `params` is JSON text."""
-    return f'{{"jsonrpc":"2.0","id":{ident},"method":"{method}","params":{params}}}'.encode()
+def request_text(ident: str, method: str, params: str = "{}") -> bytes:
+    """The bytes of a request of ours; `ident` needs no escapes, `params` is JSON text."""
+    return f'{{"jsonrpc":"2.0","id":"{ident}","method":"{method}","params":{params}}}'.encode()
 
 
 def notification_text(method: str, params: str | None = None) -> bytes:

@@ -8,6 +8,9 @@ from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TOOL
 
 INITIALIZE: Final = "initialize"
 CALL: Final = "tools/call"
+DISCOVER: Final = "server/discover"
+"""The first request of a client of the stateless era."""
+
 SET_LEVEL: Final = "logging/setLevel"
 SUBSCRIBE: Final = "resources/subscribe"
 UNSUBSCRIBE: Final = "resources/unsubscribe"

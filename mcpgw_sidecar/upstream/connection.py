@@ -28,10 +28,12 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
 from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.runtime.backoff import Backoff
-from mcpgw_sidecar.upstream.exchange import Position, own_headers
+from mcpgw_sidecar.upstream.exchange import Position
 from mcpgw_sidecar.upstream.listing import wait_discovered
-from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.words import own_headers
 
 log = get_logger(__name__)
 
@@ -45,6 +47,7 @@ _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # are behind the gateway, so the broker's own session has to see these tools; it calls none of them,
 # so no server asks it anything.
 _CAPABILITIES = dumps({"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}})
+_OWN_WORDS = ClientWords(protocol_version=LATEST_STATEFUL, info=_CLIENT_INFO, capabilities=_CAPABILITIES)
 
 
 @attrs.frozen(kw_only=True)
@@ -78,9 +81,7 @@ class Connection:
     async def _wait_connected(self, backoff: Backoff) -> None:
         server = self.server
         headers = own_headers(server)
-        shake = await self.client.wait_initialized(
-            server, client_info=_CLIENT_INFO, capabilities=_CAPABILITIES, headers=headers
-        )
+        shake = await self.client.wait_initialized(server, client=_OWN_WORDS, headers=headers)
         upstream = Upstream(server, shake.session, headers)
         try:
             self.discovered(await wait_discovered(self.client, upstream, shake))

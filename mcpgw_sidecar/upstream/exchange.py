@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
 
 import attrs
 import httpx2
@@ -16,29 +15,29 @@ import trio
 
 from mcpgw_sidecar.errors import UpstreamError, words_of
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.jsonrpc import (
-    SERVER_ERROR,
+    SPACES,
     Malformed,
     Message,
     Notification,
     Request,
     Response,
+    is_batch,
     parse_message,
 )
-from mcpgw_sidecar.protocol.jsontext import Member, parse_object
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, parse_array, parse_object
 from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError
 from mcpgw_sidecar.upstream.pool import HttpClients
 
+DRAIN = 0.1  # seconds in which the rest of an answer is read
+MAX_DRAINED = 65536  # bytes of it
+_BOM = b"\xef\xbb\xbf"
 MAX_ANSWER = 16 << 20  # bytes of one answer, decompressed: a list of 10,000 large tools
 _ACCEPT = f"{h.JSON}, {h.EVENT_STREAM}"
 _UNAUTHORIZED = frozenset({401, 403})
-_STATUS = {"Unreachable": 503, "Timeout": 504}
-_BAD_GATEWAY = 502
-
 WaitHeard = Callable[[Request | Notification], Awaitable[None]]
 """Gets a message of a server before its answer."""
 
@@ -106,6 +105,7 @@ class Exchanger:
         try:
             async with http.stream(method, server.url, content=body, headers=fields, timeout=timeout) as answer:
                 yield answer
+                await _wait_drained(answer)
         except httpx2.TimeoutException as error:
             if isinstance(error, httpx2.ConnectTimeout):
                 message = f"cannot be reached: no connection within {timeouts.CONNECT:.0f} s"
@@ -133,12 +133,14 @@ async def wait_checked(answer: httpx2.Response) -> None:
     if answer.is_redirect:
         target = answer.headers.get("location", "")[:200]
         raise UpstreamError("Redirected", f"redirects to {target!r}: put that in url", status=status)
-    words = await _wait_words(answer)
+    error = await _wait_error(answer)
+    words = _error_words(error) if error is not None else ""
+    data = error.get("data") if isinstance(error, dict) else None
     suffix = f" ({words})" if words else ""
     if status in _UNAUTHORIZED:
         message = f"refused the credentials (HTTP {status}){suffix}"
-        raise UpstreamError("Unauthorized", message, status=status, words=words)
-    raise UpstreamError("HttpError", f"answered HTTP {status}{suffix}", status=status, words=words)
+        raise UpstreamError("Unauthorized", message, status=status, words=words, data=data)
+    raise UpstreamError("HttpError", f"answered HTTP {status}{suffix}", status=status, words=words, data=data)
 
 
 async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Response:
@@ -148,7 +150,7 @@ async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Respo
     """
     match media_type(answer):
         case h.JSON:
-            message = parse_message(await _wait_body(answer))
+            message = parse_message((await _wait_body(answer)).removeprefix(_BOM))
             if isinstance(message, Response):
                 return message
             raise UpstreamError("BadAnswer", f"answered no JSON-RPC response: {_fault(message)}")
@@ -156,6 +158,7 @@ async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Respo
             async with contextlib.aclosing(events_of(answer)) as messages:
                 async for message in messages:
                     if isinstance(message, Response):
+                        await _wait_end(messages)
                         return message
                     await wait_heard(message)
             raise UpstreamError("BadAnswer", "ended its event stream before the answer")
@@ -179,12 +182,42 @@ async def events_of(answer: httpx2.Response, position: Position | None = None) -
         for event in events:
             if position is not None:
                 position.last_id, position.retry = event.id or position.last_id, parser.retry
-            if not event.data:
-                continue  # a priming event: it only carries an id to resume from
-            message = parse_message(event.data)
-            if isinstance(message, Malformed):
-                raise UpstreamError("BadAnswer", f"sent an event that is no message: {message.message}")
-            yield message
+            if not event.data or event.name != "message":
+                continue  # a priming event only carries an id; an event of another name is no message
+            for text in _texts(event.data):
+                message = parse_message(text)
+                if isinstance(message, Malformed):
+                    raise UpstreamError("BadAnswer", f"sent an event that is no message: {message.message}")
+                yield message
+
+
+def _texts(data: str) -> list[str]:
+    """The messages of an event: one, or an array of them as servers of 2025-03-26 may send."""
+    if is_batch(data[:SPACES].encode()):
+        with contextlib.suppress(JsonTextError):
+            return parse_array(data)
+    return [data]
+
+
+async def _wait_end(messages: AsyncGenerator[Message, None]) -> None:
+    """Read an event stream to its end, which is near once the answer has come.
+
+    A connection that is left in the midst of a stream cannot be used again, and each one costs the
+    server a TCP and TLS handshake.
+    """
+    with trio.move_on_after(DRAIN), contextlib.suppress(UpstreamError):
+        async for _ in messages:
+            pass
+
+
+async def _wait_drained(answer: httpx2.Response) -> None:
+    """Read what is left of a small answer, so that its connection can be used again."""
+    size = 0
+    with trio.move_on_after(DRAIN), contextlib.suppress(httpx2.HTTPError, httpx2.StreamError):
+        async for chunk in answer.aiter_raw():
+            size += len(chunk)
+            if size > MAX_DRAINED:
+                return
 
 
 def media_type(answer: httpx2.Response) -> str:
@@ -195,54 +228,24 @@ def media_type(answer: httpx2.Response) -> str:
 def result_members(message: Response) -> list[Member]:
     """The members of a result. Raises UpstreamError for an error, or a result that is no object."""
     if message.error is not None:
-        words = _error_words(message.error.value)
-        raise UpstreamError("RpcError", f"answered with the error {words}", words=words)
+        error = message.error.value
+        words, data = _error_words(error), error.get("data") if isinstance(error, dict) else None
+        raise UpstreamError("RpcError", f"answered with the error {words}", words=words, data=data)
     members = message.result.value if message.result is not None else None
     if not isinstance(members, list) or not all(isinstance(member, Member) for member in members):
         raise UpstreamError("BadAnswer", "answered with a result that is no object")
     return members
 
 
-def own_headers(server: Server) -> dict[str, str]:
-    """The headers of the gateway's own requests to a server, with the server's credential.
-
-    Raises UpstreamError when the credential cannot be read.
-    """
-    credential = server.credential
-    if server.credential_file is not None:
-        try:
-            credential = Path(server.credential_file).read_text(encoding="utf-8-sig").strip()
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that cannot be one
-            reason = f"credentialFile {server.credential_file} cannot be read: {type(error).__name__}"
-            raise UpstreamError("BadCredential", reason) from None
-        if not is_header_value(credential):
-            reason = f"credentialFile {server.credential_file} holds no single line of visible ASCII"
-            raise UpstreamError("BadCredential", reason)
-    return {"authorization": credential} if credential else {}
-
-
-def rejection(server: Server, error: UpstreamError) -> Reject:
-    """The answer to a client after a failure of a server."""
-    status = _STATUS.get(error.reason) or (error.status if error.reason == "Unauthorized" else None) or _BAD_GATEWAY
-    message = f"MCP server {server.name} {error}"
-    if error.reason == "Unreachable":
-        message = f"MCP server {server.name} is unreachable: {str(error).removeprefix('cannot be reached: ')}"
-    if error.reason == "Unauthorized":
-        message = f"MCP server {server.name} refused this client's credentials: send the Authorization that it asks for"
-    data = {"server": server.name, "reason": error.reason}
-    return Reject(status=status, code=SERVER_ERROR, message=message, data=data, server=server.name)
-
-
-async def _wait_words(answer: httpx2.Response) -> str:
-    """The code and message of a JSON-RPC error in the body; "" without one."""
+async def _wait_error(answer: httpx2.Response) -> object:
+    """The JSON-RPC error in the body; None without one."""
     if media_type(answer) != h.JSON:
-        return ""
+        return None
     try:  # without an id it is no response of JSON-RPC, and an error that is not about one request has none
-        members = parse_object((await _wait_body(answer)).decode())
+        members = parse_object((await _wait_body(answer)).decode("utf-8-sig"))
     except ValueError:
-        return ""
-    error = next((member.value for member in members if member.key == "error"), None)
-    return _error_words(error) if error is not None else ""
+        return None
+    return next((member.value for member in members if member.key == "error"), None)
 
 
 def _error_words(error: object) -> str:

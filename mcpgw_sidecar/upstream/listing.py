@@ -6,8 +6,10 @@ from typing import Any
 
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
+from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
+from mcpgw_sidecar.protocol.jsonrpc import METHOD_NOT_FOUND
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_array
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
 
@@ -28,13 +30,24 @@ async def wait_discovered(client: UpstreamClient, upstream: Upstream, shake: Han
             try:
                 items[kind.name] = await _wait_list(client, kind, upstream, unusable)
             except UpstreamError as error:
-                # A server that refuses a list that it declares loses only this list. Without its
-                # tools it would be useless.
-                if kind is TOOL or error.reason != "RpcError":
+                if not _costs_its_list_alone(kind, error):
                     raise
                 unusable.append(Unusable(kind.name, "", f"{kind.list_method}: {error}"))
     versions = (shake.session.protocol_version,)
     return Discovered(items, tuple(unusable), shake.instructions, shake.capabilities, versions)
+
+
+def _costs_its_list_alone(kind: Kind, error: UpstreamError) -> bool:
+    """Whether a list that cannot be had leaves the server its other lists.
+
+    An answer that is none costs the list. No answer, a refused credential and a forgotten session
+    concern the server; so does a list of tools, unless the server says that it has no such method.
+    """
+    if kind is TOOL:
+        return error.reason == "RpcError" and error.words.startswith(f"{METHOD_NOT_FOUND} ")
+    if error.reason == "HttpError":
+        return error.status != FORGOTTEN or bool(error.words)
+    return error.reason in {"RpcError", "BadAnswer", "TooLarge"}
 
 
 async def _wait_list(client: UpstreamClient, kind: Kind, upstream: Upstream, unusable: list[Unusable]) -> tuple[Item, ...]:
@@ -54,7 +67,7 @@ async def _wait_list(client: UpstreamClient, kind: Kind, upstream: Upstream, unu
             message = f'answered {kind.list_method} without an array "{kind.member}"'
             raise UpstreamError("BadAnswer", message) from None
         cursor: Any = values["nextCursor"].value if "nextCursor" in values else None
-        if not isinstance(cursor, str):
+        if not isinstance(cursor, str) or not cursor:
             break
         size += len(text)
         if cursor in cursors or len(texts) > MAX_ITEMS or size > MAX_LIST:

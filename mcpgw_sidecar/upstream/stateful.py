@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import (
     METHOD_NOT_FOUND,
@@ -29,7 +31,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 from mcpgw_sidecar.protocol.jsontext import Member
 from mcpgw_sidecar.protocol.methods import INITIALIZE, INITIALIZED
 from mcpgw_sidecar.protocol.sse import one_line
-from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL
+from mcpgw_sidecar.protocol.versions import OLDER, STATEFUL, next_version
 from mcpgw_sidecar.upstream.exchange import (
     Exchanger,
     Position,
@@ -42,10 +44,13 @@ from mcpgw_sidecar.upstream.exchange import (
     wait_unheard,
 )
 
+log = get_logger(__name__)
+
 CAN_SUBSCRIBE = "resources.subscribe"
 """Name of the capability to subscribe to single resources."""
 
 _OWN_ANSWERS = {"ping": b"{}", "roots/list": b'{"roots":[]}'}
+_BAD_REQUEST = 400
 _NO_STREAM = frozenset({405, 501})
 
 
@@ -56,6 +61,19 @@ class Handshake:
     session: UpstreamSession
     instructions: str
     capabilities: frozenset[str]
+
+
+@attrs.frozen(kw_only=True)
+class ClientWords:
+    """What initialize says of a client: `info` and `capabilities` are JSON."""
+
+    protocol_version: str
+    info: str
+    capabilities: str
+
+    def params(self, version: str) -> str:
+        """The params of initialize, with this version."""
+        return f'{{"protocolVersion":"{version}","capabilities":{self.capabilities},"clientInfo":{self.info}}}'
 
 
 @attrs.frozen
@@ -80,24 +98,48 @@ class UpstreamClient:
 
     http: Exchanger
 
-    async def wait_initialized(
-        self, server: Server, *, client_info: str, capabilities: str, headers: Mapping[str, str]
-    ) -> Handshake:
-        """Open a session. `client_info` and `capabilities` are JSON; each request has `headers`."""
-        params = f'{{"protocolVersion":"{LATEST_STATEFUL}","capabilities":{capabilities},"clientInfo":{client_info}}}'
-        body = request_text(0, INITIALIZE, params)
+    async def wait_initialized(self, server: Server, *, client: ClientWords, headers: Mapping[str, str]) -> Handshake:
+        """Open a session in the words of a client; each request has `headers`.
+
+        A server that refuses the client's version is asked for another one.
+        """
+        versions = [client.protocol_version]
         with self.http.limited(server, INITIALIZE):
-            async with self.http.exchange(server, "POST", body, headers) as answer:
-                await wait_checked(answer)
-                session_id = answer.headers.get(h.SESSION)
-                result = result_members(await wait_response(answer, wait_unheard))
-            values: dict[str, Any] = {member.key: member.value for member in result}
-            version: Any = values.get("protocolVersion")
-            if version not in STATEFUL:
-                message = f"speaks protocol version {version!r}; this gateway speaks {', '.join(STATEFUL)}"
-                raise UpstreamError("UnsupportedVersion", message)
-            session = UpstreamSession(id=_checked_id(session_id), protocol_version=version)
+            while True:
+                try:
+                    return await self._wait_handshake(server, client, versions[-1], headers)
+                except UpstreamError as error:
+                    if error.reason != "RpcError" and error.status != _BAD_REQUEST:
+                        raise
+                    supported = error.data.get("supported") if isinstance(error.data, dict) else None
+                    version = next_version(versions, supported)
+                    if version is None:
+                        raise
+                    versions.append(version)
+
+    async def _wait_handshake(
+        self, server: Server, client: ClientWords, asked_version: str, headers: Mapping[str, str]
+    ) -> Handshake:
+        """initialize, and the notification behind it."""
+        body = request_text(own_id(), INITIALIZE, client.params(asked_version))
+        async with self.http.exchange(server, "POST", body, headers) as answer:
+            await wait_checked(answer)
+            session_id = answer.headers.get(h.SESSION)
+            result = result_members(await wait_response(answer, wait_unheard))
+        values: dict[str, Any] = {member.key: member.value for member in result}
+        version: Any = values.get("protocolVersion")
+        version = OLDER.get(version, version) if isinstance(version, str) else version
+        if version not in STATEFUL:
+            message = f"speaks protocol version {version!r}; this gateway speaks {', '.join(STATEFUL)}"
+            raise UpstreamError("UnsupportedVersion", message)
+        session = UpstreamSession(id=_checked_id(session_id), protocol_version=version)
+        try:
             await self.wait_posted(Upstream(server, session, headers), notification_text(INITIALIZED))
+        except UpstreamError as error:
+            if error.reason != "HttpError":
+                raise
+            # The session stands, and some servers know no notifications.
+            log.debug("Server refused the notification of initialize", server=server.name, error=str(error))
         instructions = values.get("instructions")
         return Handshake(
             session,
@@ -114,7 +156,7 @@ class UpstreamClient:
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
         """Send a request; returns the text of the answer and the members of its result."""
-        server, body = upstream.server, request_text(1, method, params)
+        server, body = upstream.server, request_text(own_id(), method, params)
         with self.http.limited(server, method):
             async with self.http.exchange(server, "POST", body, upstream.with_session()) as answer:
                 await wait_checked(answer)
@@ -200,6 +242,14 @@ class UpstreamClient:
             pass
 
 
+def own_id() -> str:
+    """The id of a request of the broker's.
+
+    In a client's session it must differ from all ids of the client's.
+    """
+    return f"mcpgw-{secrets.token_hex(8)}"
+
+
 def _capabilities(members: object) -> frozenset[str]:
     """The capabilities that a server declares, and SUBSCRIBE if its resources have that member."""
     if not isinstance(members, dict):
@@ -210,8 +260,8 @@ def _capabilities(members: object) -> frozenset[str]:
 
 
 def _checked_id(session_id: str | None) -> str | None:
-    if session_id is None:
-        return None
-    if not session_id or any(not "!" <= char <= "~" for char in session_id):
+    if not session_id:
+        return None  # an empty header names no session, as none does
+    if any(not "!" <= char <= "~" for char in session_id):
         raise UpstreamError("BadAnswer", "gave a session id that is not visible ASCII")
     return session_id

@@ -109,7 +109,7 @@ async def test_what_the_lease_says_ends_nothing(clock: MockClock) -> None:
 
 
 def test_two_pods_of_one_name_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcpgw_sidecar.app.inputs import _lease  # noqa: PLC0415
+    from mcpgw_sidecar.app.cluster import _lease  # noqa: PLC0415
 
     monkeypatch.setenv("POD_NAME", "gateway-0")
     identities = set()

@@ -62,7 +62,7 @@ def test_everything_but_the_name_is_relayed_as_it_came() -> None:
         ('{"name":"a","inputSchema":{"type":"string"}}', "inputSchema"),
         ('{"name":"a",' + SCHEMA + ',"outputSchema":5}', "outputSchema"),
         ('{"name":"a",' + SCHEMA + ',"description":5}', "description"),
-        ('{"name":"a",' + SCHEMA + ',"title":null}', "title"),
+        ('{"name":"a",' + SCHEMA + ',"title":7}', "title"),
     ],
 )
 def test_a_broken_tool_is_left_out_with_its_reason(text: str, reason: str) -> None:

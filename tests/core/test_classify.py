@@ -55,8 +55,8 @@ def climb_with(
         (MODERN | NOBODY, SessionFault.MISSING, 400, -32022),
         (NOBODY, SessionFault.MISSING, 404, -32600),
         ({}, SessionFault.MISSING, 400, -32000),
-        ({}, SessionFault.UNKNOWN, 404, -32000),
-        ({}, SessionFault.EXPIRED, 404, -32000),
+        ({}, SessionFault.UNKNOWN, 404, -32001),
+        ({}, SessionFault.EXPIRED, 404, -32001),
     ],
 )
 def test_every_method_climbs_the_same_rungs(

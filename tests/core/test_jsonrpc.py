@@ -70,7 +70,7 @@ def test_what_is_no_message(body: bytes, code: int, ident: str) -> None:
 
 
 def test_our_own_messages_are_messages() -> None:
-    assert isinstance(parse_message(request_text(0, "initialize", '{"a":1}')), Request)
+    assert isinstance(parse_message(request_text("a", "initialize", '{"a":1}')), Request)
     assert isinstance(parse_message(notification_text("notifications/x")), Notification)
     assert isinstance(parse_message(notification_text("notifications/x", "{}")), Notification)
     assert error_text(JsonText("7"), 1, "m") == b'{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"m"}}'

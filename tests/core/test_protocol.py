@@ -10,7 +10,7 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.protocol.headers import for_upstream, is_header_value, value_of
 from mcpgw_sidecar.protocol.owners import read_hearing
 from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes, one_line
-from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate, next_version
 
 
 @pytest.mark.duty("transport.version-400")
@@ -171,3 +171,19 @@ def test_a_message_over_several_lines_is_made_one() -> None:
 )
 def test_an_events_id_says_which_servers_were_heard(event_id: str, expected: list[tuple[str, str]]) -> None:
     assert read_hearing(event_id) == expected
+
+
+@pytest.mark.parametrize(
+    ("tried", "supported", "expected"),
+    [
+        (["2025-11-25"], ["2025-03-26", "2025-06-18", "2030-01-01"], "2025-06-18"),
+        (["2025-11-25"], ["2025-03-26"], "2025-03-26"),
+        (["2025-11-25"], None, "2025-06-18"),
+        (["2025-11-25"], ["1999-01-01"], "2025-06-18"),
+        (["2025-11-25"], "2025-03-26", "2025-06-18"),
+        (["2025-03-26"], None, "2025-11-25"),
+        (["2025-11-25", "2025-06-18", "2025-03-26"], ["2025-03-26"], None),
+    ],
+)
+def test_the_next_version_to_ask_a_server_for(tried: list[str], supported: object, expected: str | None) -> None:
+    assert next_version(tried, supported) == expected

@@ -146,7 +146,7 @@ def test_a_first_call_opens_a_session_with_its_server() -> None:
     assert isinstance(ask(read, FRESH), Reject), "nobody owns it"
 
 
-@pytest.mark.parametrize("method", ["initialize", "tools/list", "ping", "x", "server/discover"])
+@pytest.mark.parametrize("method", ["initialize", "tools/list", "ping", "x"])
 def test_everything_else_is_the_brokers(method: str) -> None:
     body = f'{{"jsonrpc":"2.0","id":1,"method":"{method}"}}'
     assert ask(body) == ToBroker(method=method, id=JsonText("1"))

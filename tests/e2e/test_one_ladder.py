@@ -20,7 +20,15 @@ from tests.servers.scripted import ScriptedServer, tool
 CALL = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "a_one"}}
 LIST = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
 ANSWER = {"jsonrpc": "2.0", "id": "mcpgw:ns/one:x:1", "result": {}}
-BODIES: dict[str, Any] = {"call": CALL, "list": LIST, "answer": ANSWER, "batch": [LIST], "GET": None, "DELETE": None}
+BODIES: dict[str, Any] = {
+    "call": CALL,
+    "list": LIST,
+    "answer": ANSWER,
+    "batch": [LIST],
+    "GET": None,
+    "DELETE": None,
+    "resume": None,
+}
 VERSIONS = [None, "2025-06-18", "1900-01-01"]
 VIRTUAL = [None, "ns/few", "ns/none"]
 SESSIONS = ["live", "none", "forged"]
@@ -48,9 +56,11 @@ class WithFew(Gateway):
 
 def ask(url: str, host: str, what: str, headers: dict[str, str]) -> tuple[int, Any, Any]:
     """Status, code and id of the answer; of a stream the status alone."""
-    method = what if what in {"GET", "DELETE"} else "POST"
+    method = {"GET": "GET", "DELETE": "DELETE", "resume": "GET"}.get(what, "POST")
     body = BODIES[what]
-    accept = {"accept": "text/event-stream" if what == "GET" else "application/json, text/event-stream"}
+    accept = {"accept": "text/event-stream" if method == "GET" else "application/json, text/event-stream"}
+    if what == "resume":  # which the router decides
+        accept["last-event-id"] = "mcpgw:ns/one:no-ticket:7"
     kind = {} if body is None else {"content-type": "application/json"}
     sent = {"host": host, **accept, **kind, **headers}
     content = None if body is None else json.dumps(body)

@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             result = server.raw_list(message["params"].get("cursor"))
         else:
             result = json.dumps({"tools": server.tools})
-        self.send(200, f'{{"jsonrpc":"2.0","id":{message["id"]},"result":{result}}}'.encode())
+        self.send(200, f'{{"jsonrpc":"2.0","id":{json.dumps(message["id"])},"result":{result}}}'.encode())
 
     def result(self, ident: Any, result: Any) -> None:
         self.send_json({"jsonrpc": "2.0", "id": ident, "result": result})

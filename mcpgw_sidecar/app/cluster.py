@@ -1,0 +1,90 @@
+"""Configuration and session keys from Kubernetes: its objects, or another sidecar's ConfigMap."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+from mcpgw_sidecar.app.inputs import Inputs, Task
+from mcpgw_sidecar.app.settings import Settings
+from mcpgw_sidecar.app.tasks import loaded, wait_keys
+from mcpgw_sidecar.app.values import Values
+from mcpgw_sidecar.config.keys import KeyFile
+from mcpgw_sidecar.kube.api import KubeApi
+from mcpgw_sidecar.kube.configmap import ConfigMapWriter
+from mcpgw_sidecar.kube.keys import SecretKeys
+from mcpgw_sidecar.kube.lease import LeaseHolder
+from mcpgw_sidecar.kube.source import ConfigMapSource, KubernetesSource
+from mcpgw_sidecar.kube.writer import Writer
+from mcpgw_sidecar.model.servers import Desired
+from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.resources.kinds import LEASE_NAME
+from mcpgw_sidecar.resources.objects import Ref
+from mcpgw_sidecar.runtime.watch import Watched
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Inputs]:
+    """The inputs of the settings. Raises UnavailableError."""
+    async with KubeApi.opened() as api:
+        yield _inputs(settings, api, metrics)
+
+
+def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
+    """The inputs from the watched objects, or from the ConfigMap that another sidecar writes."""
+    ref = settings.config if isinstance(settings.config, Ref) else None
+    namespace = settings.namespace or (ref.namespace if ref is not None else api.namespace)
+    values = Values(Watched(Desired(source="kubernetes" if ref is None else f"configmap:{ref}")))
+
+    def publish(new: Desired) -> None:
+        old = values.desired.value
+        if values.desired.publish(new):
+            loaded(metrics, new, old)
+
+    writes: Callable[[], tuple[bool, str | None]] | None = None
+    tasks: list[Task]
+    if ref is not None:
+        config_map = ConfigMapSource(api, ref, values.desired, publish)
+        config_loaded, tasks = config_map.loaded, [config_map.wait_following]
+    else:
+        source, lease = KubernetesSource(api, values.desired, publish), _lease(api, namespace)
+        config_loaded, tasks = source.loaded, [source.wait_following, *_writer_tasks(api, source, lease, values)]
+        writes = partial(_writes, lease)
+    if settings.session_key_file is not None:
+        file = KeyFile(settings.session_key_file)
+        tasks.append(partial(wait_keys, file))
+        return Inputs(values=values, keys=lambda: file.keys, loaded=(config_loaded,), tasks=tuple(tasks), writes=writes)
+    secret = SecretKeys(api, namespace)
+    tasks.append(secret.wait_following)
+    loaded_events = (config_loaded, secret.loaded)
+    return Inputs(values=values, keys=lambda: secret.keys, loaded=loaded_events, tasks=tuple(tasks), writes=writes)
+
+
+def _writes(lease: LeaseHolder) -> tuple[bool, str | None]:
+    return lease.held.value, lease.error
+
+
+def _lease(api: KubeApi, namespace: str) -> LeaseHolder:
+    # Pods of two namespaces may have one name, and share the Lease.
+    pod = f"{os.environ.get('POD_NAMESPACE') or api.namespace}/{os.environ.get('POD_NAME') or socket.gethostname()}"
+    return LeaseHolder(api, Ref(namespace, LEASE_NAME), f"{pod}_{secrets.token_hex(4)}")
+
+
+def _writer_tasks(api: KubeApi, source: KubernetesSource, lease: LeaseHolder, values: Values) -> list[Task]:
+    """The tasks that write into the cluster; only the holder of the Lease writes."""
+    writer = Writer(
+        api=api,
+        source=source,
+        identity=lease.identity,
+        leading=lease.held,
+        statuses=values.statuses,
+        live=values.live,
+    )
+    config_map = ConfigMapWriter(
+        api=api, namespace=lease.namespace, desired=values.desired, loaded=source.loaded, leading=lease.held
+    )
+    return [lease.wait_holding, writer.wait_writing, config_map.wait_writing]

@@ -1,0 +1,302 @@
+"""Servers and clients as they are in the field: what official SDKs forgive is forgiven here."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.e2e.stack import CLIENT, HEADERS, Client, Gateway, entry, gateway, listening, wait_until
+from tests.servers.scripted import ScriptedServer, tool
+
+SERVER = "ns/one"
+Answer = Any
+
+
+def ready(running: Gateway) -> dict[str, Any]:
+    return wait_until(lambda: (row := running.server(SERVER)) and row["ready"] and row, "the server is ready")
+
+
+def raw(text: str, status: int = 200, kind: str = "application/json") -> Answer:
+    """An answer of these bytes; `ID` stands for the id of the request."""
+
+    def answer(handler: Any, message: Any) -> bool:
+        handler.send(status, text.replace("ID", json.dumps(message.get("id"))).encode(), kind=kind)
+        return True
+
+    return answer
+
+
+def result(text: str) -> str:
+    return f'{{"jsonrpc":"2.0","id":ID,"result":{text}}}'
+
+
+ERROR = '{"jsonrpc":"2.0","id":ID,"error":{"code":%d,"message":"no"}}'
+TOOLS = '{"tools":[{"name":"one","inputSchema":{"type":"object"}}]}'
+
+
+@pytest.mark.parametrize(
+    "list_answer",
+    [
+        raw(ERROR % -32601),
+        raw(ERROR % -32601, 400),
+        raw(ERROR % -32603, 500),
+        raw(ERROR % -32601, 404),
+        raw("", 501),
+        raw("oops", 500, "text/plain"),
+        raw(result("{}")),
+        raw(result('{"resourceTemplates":null}')),
+        raw(result("null")),
+        raw("{}"),
+    ],
+    ids=["-32601", "400", "500", "404", "501", "text", "no member", "null", "null result", "no message"],
+)
+def test_an_optional_list_that_fails_costs_its_server_that_list(
+    one: ScriptedServer, tmp_path: Path, list_answer: Answer
+) -> None:
+    one.capabilities = {"tools": {}, "resources": {}}
+    one.answers["resources/list"] = raw(result('{"resources":[{"uri":"a:b","name":"n"}]}'))
+    one.answers["resources/templates/list"] = list_answer
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")], envoy=False) as running:
+        row = ready(running)
+        assert (row["tools"], row["resources"]) == (2, 1)
+        assert "resources/templates/list" in row["invalid"][0]["reason"]
+
+
+def test_a_server_without_tools_keeps_its_prompts(one: ScriptedServer, tmp_path: Path) -> None:
+    one.capabilities = {"prompts": {}}
+    one.answers["tools/list"] = raw(ERROR % -32601)
+    one.answers["prompts/list"] = raw(result('{"prompts":[{"name":"p"}]}'))
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")], envoy=False) as running:
+        row = ready(running)
+        assert (row["tools"], row["prompts"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        result('{"tools":[{"name":"one","inputSchema":{"type":"object"}}],"nextCursor":""}'),
+        result('{"tools":[{"name":"one","inputSchema":{"type":"object"}}],"nextCursor":null}'),
+        "\ufeff" + result(TOOLS),
+        f'{{"jsonrpc":"2.0","id":ID,"error":null,"result":{TOOLS}}}',
+        result(
+            '{"tools":[{"name":"one","title":null,"description":null,"annotations":null,"outputSchema":null,'
+            '"inputSchema":{"type":"object"}}]}'
+        ),
+    ],
+    ids=["empty cursor", "null cursor", "BOM", "error null", "null members"],
+)
+def test_small_deviations_of_a_list_cost_nothing(one: ScriptedServer, tmp_path: Path, listed: str) -> None:
+    one.answers["tools/list"] = raw(listed)
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")], envoy=False) as running:
+        row = ready(running)
+        assert (row["tools"], row["invalid"]) == (1, [])
+        assert len(one.calls("tools/list")) == 1
+        broker = Client(running.broker_url)
+        (shown,) = broker.post("tools/list").json()["result"]["tools"]
+        assert shown == {"name": "a_one", "inputSchema": {"type": "object"}}, "strict clients refuse null"
+
+
+@pytest.mark.parametrize("events", [
+    "event: ping\ndata: 12:00\n\nevent: message\ndata: MESSAGE\n\n",
+    'data: [{"jsonrpc":"2.0","method":"notifications/message","params":{}},MESSAGE]\n\n',
+    "id: 1\ndata:\n\ndata: MESSAGE\n\n",
+])  # fmt: skip
+def test_events_of_all_kinds_are_read(one: ScriptedServer, tmp_path: Path, events: str) -> None:
+    one.answers["tools/list"] = raw(events.replace("MESSAGE", result(TOOLS)), kind="text/event-stream")
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")], envoy=False) as running:
+        assert ready(running)["tools"] == 1
+
+
+def test_an_empty_session_id_is_none(one: ScriptedServer, tmp_path: Path) -> None:
+    one.keeps_sessions = False
+
+    def initialize(handler: Any, message: Any) -> bool:
+        version = message["params"]["protocolVersion"]
+        values = {"protocolVersion": version, "capabilities": {}, "serverInfo": {"name": "s", "version": "1"}}
+        handler.send_json({"jsonrpc": "2.0", "id": message["id"], "result": values}, [("mcp-session-id", "")])
+        return True
+
+    one.answers["initialize"] = initialize
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        assert client.call("a_one").status_code == 200
+        assert "mcp-session-id" not in one.calls("tools/call")[0].headers
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_a_server_that_knows_no_notifications_is_used(one: ScriptedServer, tmp_path: Path, status: int) -> None:
+    one.answers["notifications/initialized"] = raw("no", status, "text/plain")
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        assert client.call("a_one").status_code == 200
+
+
+@pytest.mark.parametrize("version", ["2025-03-26", "2025-06-18", "2025-11-25"])
+def test_a_server_is_asked_with_the_version_of_its_client(one: ScriptedServer, tmp_path: Path, version: str) -> None:
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running:
+        before = len(one.calls("initialize"))
+        with Client(running.url, version=version) as client:
+            assert client.call("a_one").status_code == 200
+            (opened,) = one.calls("initialize")[before:]
+            assert opened.json["params"]["protocolVersion"] == version
+            assert one.calls("tools/call")[0].headers["mcp-protocol-version"] == version
+
+
+def test_a_server_of_2024_is_used(one: ScriptedServer, tmp_path: Path) -> None:
+    one.version = "2024-11-05"
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        assert running.server(SERVER)["protocolVersion"] == "2025-03-26"
+        assert client.call("a_one").status_code == 200
+
+
+@pytest.mark.parametrize("data", [{"supported": ["2025-03-26", "2025-06-18"]}, None], ids=["it says which", "it does not"])
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_server_that_refuses_a_version_is_asked_for_another(
+    one: ScriptedServer, tmp_path: Path, status: int, data: Any
+) -> None:
+    def initialize(handler: Any, message: Any) -> bool:
+        if message["params"]["protocolVersion"] == "2025-06-18":
+            return False
+        error = {"code": -32602, "message": "Unsupported protocol version", **({"data": data} if data else {})}
+        handler.send(status, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
+        return True
+
+    one.answers["initialize"] = initialize
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        assert client.call("a_one").status_code == 200
+        asked = [call.json["params"]["protocolVersion"] for call in one.calls("initialize")]
+        assert asked == ["2025-11-25", "2025-06-18"] * 2
+
+
+def test_no_request_of_the_brokers_has_an_id_that_a_client_uses(one: ScriptedServer, tmp_path: Path) -> None:
+    """A client's call with id 1 would get the broker's answer, or wait for ever."""
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        client.call("a_one")
+        assert client.post("logging/setLevel", {"level": "debug"}).status_code == 200
+        wait_until(lambda: one.calls("logging/setLevel"))
+        own = [call.json["id"] for call in one.requests if "id" in call.json and call.method != "tools/call"]
+        assert len(own) == len(set(own)) >= 4
+        assert all(re.fullmatch(r"mcpgw-[0-9a-f]{16}", ident) for ident in own)
+
+
+def test_a_session_costs_its_server_no_connection_of_its_own(one: ScriptedServer, tmp_path: Path) -> None:
+    connections: list[socket.socket] = []
+
+    def count(handler: Any, _message: Any) -> bool:
+        if handler.connection not in connections:
+            connections.append(handler.connection)
+        return False
+
+    one.answers["initialize"] = one.answers["notifications/initialized"] = count
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running:
+        clients = [running.client() for _ in range(30)]
+        for client in clients:
+            assert client.call("a_one").status_code == 200
+            client.close()
+        assert len(connections) <= 6
+
+
+def test_an_error_says_nothing_of_where_a_server_lives(one: ScriptedServer, tmp_path: Path) -> None:
+    def redirect(handler: Any, _message: Any) -> bool:
+        handler.send(302, b"", [("location", "http://10.1.2.3:99/secret?k=1")])
+        return True
+
+    dead = ScriptedServer(tool("dead"))
+    servers = [entry(SERVER, one.url, "a_"), entry("ns/dead", dead.url, "d_")]
+    with gateway(tmp_path, servers) as running, running.client() as client:
+        dead.stop()
+        one.answers["initialize"] = redirect
+        for name in ("d_dead", "a_one"):
+            response = client.call(name)
+            assert "error" in response.json()
+            assert not re.search(r"127\.0\.0\.1|10\.1\.2\.3|secret", response.text), response.text
+
+
+def test_a_stream_that_breaks_off_is_no_success(one: ScriptedServer, tmp_path: Path) -> None:
+    def breaks(handler: BaseHTTPRequestHandler, _message: Any) -> bool:
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.send_header("transfer-encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"7\r\n: one\n\n\r\n")
+        handler.wfile.flush()
+        handler.connection.shutdown(socket.SHUT_RDWR)
+        return True
+
+    one.answers["tools/call"] = breaks
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        with pytest.raises(httpx2.HTTPError):
+            client.call("a_one")
+        outcome = 'mcpgw_requests_total{method="tools/call",outcome="broken",server="ns/one",tool="a_one"}'
+        wait_until(lambda: running.metric(re.escape(outcome)) == 1)
+
+
+def test_a_session_that_is_unknown_is_said_to_be(one: ScriptedServer, tmp_path: Path) -> None:
+    """Some clients initialize again on -32001 alone."""
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        for method in ("tools/list", "tools/call"):
+            message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "a_one"}}
+            response = client.send(message, mcp_session_id="unknown")
+            assert (response.status_code, response.json()["error"]["code"]) == (404, -32001)
+
+
+def test_clients_of_another_era_find_their_way_to_initialize(one: ScriptedServer, tmp_path: Path) -> None:
+    """Rust's client takes any error of the new era for a server of that era, and gives up."""
+    version = {"mcp-protocol-version": "2026-07-28"}
+    meta = {"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, httpx2.Client(trust_env=False) as http:
+        for method, params in (("server/discover", {}), ("server/discover", meta), ("tools/list", meta)):
+            for headers in ({}, version):
+                body = {"jsonrpc": "2.0", "id": "d", "method": method, "params": params}
+                response = http.post(running.url, json=body, headers=HEADERS | headers)
+                assert (response.status_code, response.json()["error"]["code"], response.json()["id"]) == (400, -32601, "d")
+        params = {"protocolVersion": "2099-01-01", "capabilities": {}, "clientInfo": CLIENT}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+        response = http.post(running.url, json=body, headers=HEADERS | {"mcp-protocol-version": "2099-01-01"})
+        assert response.json()["result"]["protocolVersion"] == "2025-11-25", "negotiated"
+
+
+def test_null_params_are_none(one: ScriptedServer, tmp_path: Path) -> None:
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        assert client.send('{"jsonrpc":"2.0","id":1,"method":"tools/list","params":null}').status_code == 200
+        assert client.send('{"jsonrpc":"2.0","method":"notifications/roots/list_changed","params":null}').status_code == 202
+        error = client.send('{"jsonrpc":"2.0","id":1,"method":"tools/call","params":null}').json()["error"]
+        assert error["code"] == -32602
+
+
+def test_http_1_0_is_accepted(one: ScriptedServer, tmp_path: Path) -> None:
+    """nginx asks by it, unless it is told otherwise."""
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running:
+        body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+        head = "POST /mcp HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", running.ports["gateway"]), 10) as connection:
+            connection.sendall((head % len(body)).encode() + body)
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+        assert answer.split(b" ", 2)[1] == b"400", answer  # no session id, and no 426
+
+
+@pytest.mark.parametrize("header", ["mcp-method", "mcp-name", "mcp-param-x", "traceparent", "dpop", "authorization"])
+def test_pages_may_send_what_sdks_send(one: ScriptedServer, tmp_path: Path, header: str) -> None:
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running:
+        asked = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+        response = httpx2.request("OPTIONS", running.url, headers=asked, trust_env=False)
+        allowed = [each.strip() for each in response.headers["access-control-allow-headers"].split(",")]
+        assert header in allowed or ("*" in allowed and header != "authorization")
+
+
+def test_streams_say_how_long_to_wait_after_their_end(one: ScriptedServer, tmp_path: Path) -> None:
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        with client.http.stream("GET", client.url, headers=client.headers) as response:
+            lines = response.iter_lines()
+            assert next(lines) == "retry: 6000"
+        with Client(running.url, version="2025-06-18") as older, listening(older) as heard:
+            one.tools.append(tool("three"))
+            one.notify("notifications/tools/list_changed")
+            wait_until(lambda: heard)
