@@ -174,3 +174,29 @@ def test_a_stream_is_given_to_who_takes_one(accepted: str, taken: bool) -> None:
     assert isinstance(climbed, Inbound) == taken
     assert isinstance(climbed, Inbound) or (climbed.status, climbed.method) == (406, "GET")
     assert isinstance(climb_with({":method": "DELETE", "accept": accepted}), Inbound)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "stateless"),
+    [
+        ("server/discover", "{}", True),
+        ("tools/list", '{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}', True),
+        ("tools/list", '{"_meta":{"progressToken":1}}', False),
+        ("tools/list", '{"_meta":7}', False),
+        ("tools/list", "null", False),
+    ],
+)
+def test_the_stateless_era_is_told_to_initialize(method: str, params: str, stateless: bool) -> None:
+    body = f'{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{params}}}'
+    for session in (LIVE, SessionFault.MISSING):
+        reject = climb(body, session, mcp_protocol_version="2026-07-28" if stateless else "2025-11-25")
+        if stateless:
+            assert isinstance(reject, Reject)
+            assert (reject.status, reject.code, reject.id, reject.method) == (400, -32601, "7", method)
+        elif session is LIVE:
+            assert isinstance(reject, Inbound)
+
+
+def test_initialize_negotiates_whatever_the_header_says() -> None:
+    for version in ("2025-06-18", "1999-01-01", ""):
+        assert isinstance(climb(INITIALIZE, SessionFault.MISSING, mcp_protocol_version=version), Inbound)
