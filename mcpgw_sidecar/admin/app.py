@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import httpx2
 import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
 
 from mcpgw_sidecar.admin.envoystats import translate
+from mcpgw_sidecar.admin.merged import Merged
 from mcpgw_sidecar.admin.status import Facts, document, gauges, not_ready, server
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -95,7 +95,7 @@ class AdminApp:
         To run in a thread, because some hundred kilobytes of text would delay every call.
         """
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Merged([*self._metrics.registry.collect(), *families]))
+        registry.register(Merged([*self._metrics.registry.collect(), *families]))
         return generate_latest(registry)
 
     async def _wait_envoy(self) -> str:
@@ -108,23 +108,6 @@ class AdminApp:
                 return answer.text
         except httpx2.HTTPError:
             return ""
-
-
-class _Merged(Collector):
-    """Merges families of one name.
-
-    A metric that both Envoy and the sidecar count is one metric to its reader.
-    """
-
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families: dict[str, Metric] = {}
-        for family in families:
-            first_family = self._families.setdefault(family.name, family)
-            if first_family is not family:
-                first_family.samples = [*first_family.samples, *family.samples]
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families.values()
 
 
 def _json(status: int, value: object) -> tuple[int, str, bytes]:

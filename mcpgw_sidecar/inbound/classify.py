@@ -48,7 +48,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_array
 from mcpgw_sidecar.protocol.methods import DISCOVER, INITIALIZE
 from mcpgw_sidecar.protocol.statuses import refusal
-from mcpgw_sidecar.protocol.versions import BATCHED, META_VERSION
+from mcpgw_sidecar.protocol.versions import BATCHED, LATEST_STATEFUL, META_VERSION
 
 MAX_BATCH = 100  # messages; each may be a call, and they run at the same time
 _EVENT_STREAM = ("text/event-stream", "text/*", "*/*")
@@ -163,7 +163,7 @@ def _message(request: HttpRequest, session: SessionState | SessionFault, *, elem
         fault = "Invalid Request: initialize cannot be part of a batch"
         return attrs.evolve(refusal(INVALID_REQUEST, fault, id=message.id), method=INITIALIZE)
     if isinstance(message, Request) and _is_stateless(message):
-        fault = "Method not found: the stateless era is not spoken here; send initialize first"
+        fault = f"Method not found: this gateway speaks up to {LATEST_STATEFUL}; send initialize first"
         return Reject(status=400, code=METHOD_NOT_FOUND, message=fault, id=message.id, method=message.method)
     return message
 

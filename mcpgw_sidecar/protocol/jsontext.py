@@ -151,7 +151,7 @@ def only(members: list[Member], key: str) -> Member | None:
     """
     matches = [member for member in members if member.key == key]
     if len(matches) > 1:
-        msg = f'member "{key}" stands there twice'
+        msg = f'member "{key}" appears twice'
         raise JsonTextError(msg)
     return matches[0] if matches else None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
-from mcpgw_sidecar.admin.app import _Merged
 from mcpgw_sidecar.admin.envoystats import outcome_of, translate
+from mcpgw_sidecar.admin.merged import Merged
 from mcpgw_sidecar.observability.metrics import Metrics
 
 ENVOY = """\
@@ -31,7 +33,7 @@ envoy_other{x="y"} 1
 
 def rendered(*families: object) -> str:
     registry = CollectorRegistry(auto_describe=False)
-    collector: Collector = _Merged(families)  # type: ignore[arg-type]
+    collector: Collector = Merged(families)  # type: ignore[arg-type]
     registry.register(collector)
     return generate_latest(registry).decode()
 
@@ -68,3 +70,27 @@ def test_outcomes() -> None:
     codes = ("200", "202", "404", "401", "502", "503", "504", "0", "-")
     expected = ["ok", "ok", "rejected", "rejected", "unavailable", "unavailable", "timeout", "rejected", "rejected"]
     assert [outcome_of(code) for code in codes] == expected
+
+
+@pytest.mark.duty("metrics.requests")
+def test_a_series_that_both_count_stands_there_once() -> None:
+    """A call in a batch and a call alone; Envoy's histogram has bounds of its own."""
+    metrics = Metrics()
+    metrics.answered(method="tools/call", server="a", tool="t", outcome="ok", seconds=0.02)
+    text = rendered(*metrics.registry.collect(), *translate(ENVOY))
+    labels = 'method="tools/call",outcome="ok",server="a",tool="t"'
+    assert f"mcpgw_requests_total{{{labels}}} 5.0" in text
+    assert f"mcpgw_request_duration_seconds_count{{{labels}}} 5.0" in text
+    buckets = re.findall(rf'mcpgw_request_duration_seconds_bucket{{le="([^"]*)",{labels}}} (\S+)', text)
+    values = {bound: float(value) for bound, value in buckets}
+    assert len(values) == len(buckets)
+    assert [values["0.0005"], values["0.005"], values["0.01"], values["0.025"], values["+Inf"]] == [2, 4, 4, 5, 5]
+    assert list(values.values()) == sorted(values.values())
+    samples = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(samples) == len(set(samples))
+
+
+def test_an_answer_that_broke_off_after_its_start_is_no_success() -> None:
+    flags = ("-", "DC", "UC", "UPE", "SI", "UT,UC")
+    assert [outcome_of("200", each) for each in flags] == ["ok", "ok", "broken", "broken", "timeout", "broken"]
+    assert outcome_of("503", "UC") == "unavailable"
