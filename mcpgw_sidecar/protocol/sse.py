@@ -114,5 +114,6 @@ def event_bytes(message: bytes, ident: str = "", *, retry: int | None = None) ->
     An empty message makes an event that only sets the id. `retry` asks the client to wait that long
     before it connects again, in milliseconds.
     """
-    id_line = (f"retry: {retry}\n" if retry is not None else "").encode() + (f"id: {ident}\n".encode() if ident else b"")
+    id_line = f"id: {ident}\n".encode() if ident else b""
+    id_line += f"retry: {retry}\n".encode() if retry is not None else b""
     return id_line + (b"event: message\ndata: " + message if message else b"data: ") + b"\n\n"

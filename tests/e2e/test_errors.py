@@ -96,16 +96,16 @@ def test_an_unknown_expired_or_forged_session(client: Client, method: str) -> No
     body = {"jsonrpc": "2.0", "id": "i", "method": method, "params": {"name": "s_echo"}}
     payload, _, tag = client.session.partition(".")
     for forged in ("nonsense", f"{payload}.{tag[::-1]}", f"{payload[:-1]}A.{tag}", payload, "x" * 9000):
-        assert error(client.send(body, mcp_session_id=forged)) == (404, -32000, "i")
+        assert error(client.send(body, mcp_session_id=forged)) == (404, -32001, "i")
     client.http.delete(client.url, headers=client.headers)
-    assert error(client.send(body)) == (404, -32000, "i")
+    assert error(client.send(body)) == (404, -32001, "i")
 
 
 @pytest.mark.duty("session.missing-400", "session.unknown-404")
 def test_get_and_delete_need_a_session_too(running: Gateway) -> None:
     for ask in (httpx2.get, httpx2.delete):
         assert error(ask(running.url, trust_env=False)) == (400, -32000, None)
-        assert error(ask(running.url, headers={"mcp-session-id": "x"}, trust_env=False)) == (404, -32000, None)
+        assert error(ask(running.url, headers={"mcp-session-id": "x"}, trust_env=False)) == (404, -32001, None)
 
 
 @pytest.mark.duty("session.expired-404")
@@ -116,7 +116,7 @@ def test_a_session_that_expires(server: ScriptedServer, tmp_path_factory: pytest
     ):
         wait_until(lambda: client.call("s_echo", "e").status_code == 404)
         response = client.call("s_echo", "e")
-        assert error(response) == (404, -32000, "e")
+        assert error(response) == (404, -32001, "e")
         assert "expired" in response.json()["error"]["message"]
 
 
@@ -263,11 +263,13 @@ def test_an_unknown_method_and_a_bad_cursor(client: Client) -> None:
 
 @pytest.mark.duty("transport.version-400", "session.era-fallback")
 def test_a_version_of_the_other_era_is_told_what_is_spoken(client: Client) -> None:
-    for method in ("server/discover", "tools/call"):
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "s_echo"}}
-        response = client.send(message, mcp_protocol_version="2026-07-28")
-        assert error(response) == (400, -32022, 1)
-        assert "2025-11-25" in response.json()["error"]["data"]["supported"]
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "s_echo"}}
+    response = client.send(message, mcp_protocol_version="2026-07-28")
+    assert error(response) == (400, -32022, 1)
+    assert "2025-11-25" in response.json()["error"]["data"]["supported"]
+    response = client.send(message | {"method": "server/discover"}, mcp_protocol_version="2026-07-28")
+    assert error(response) == (400, -32601, 1), "every SDK then initializes (interface.md)"
+    assert "2025-11-25" in response.json()["error"]["message"]
 
 
 @pytest.mark.duty("transport.media-415")

@@ -295,6 +295,7 @@ def test_streams_say_how_long_to_wait_after_their_end(one: ScriptedServer, tmp_p
     with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
         with client.http.stream("GET", client.url, headers=client.headers) as response:
             lines = response.iter_lines()
+            assert next(lines).startswith("id: ")
             assert next(lines) == "retry: 6000"
         with Client(running.url, version="2025-06-18") as older, listening(older) as heard:
             one.tools.append(tool("three"))

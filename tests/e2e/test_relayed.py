@@ -110,7 +110,7 @@ def test_a_session_that_ends_hears_no_more(running: Gateway, one: ScriptedServer
         wait_until(lambda: stream_of(one, session))
         client.http.delete(client.url, headers=client.headers)
         wait_until(lambda: session not in one.sessions)
-        assert answer(client.post("resources/unsubscribe", {"uri": "file:///w"}))["error"]["code"] == -32000
+        assert answer(client.post("resources/unsubscribe", {"uri": "file:///w"}))["error"]["code"] == -32001
 
 
 @pytest.mark.duty("notify.subscription-kept")
