@@ -118,6 +118,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # as the servers of SDKs: else each answer on a used connection waits 40 ms
     server_object: ScriptedServer
 
     def setup(self) -> None:

@@ -116,6 +116,7 @@ def test_a_disk_that_is_full_while_the_files_are_written(running: Gateway, one: 
         assert {path.name: path.read_bytes() for path in files.glob("*.yaml")} == before
         wait_until(lambda: not (files / "stamps").exists(), "what cannot be kept up to date is not left to be relied on")
         assert text_of(client.call("a_one"))
+        wait_until(lambda: "b_two" in client.tools())
         refused = client.call("b_two")
         assert (refused.status_code, "ns/two" in refused.text) == (503, True), "Envoy does not have it yet, and says so"
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
