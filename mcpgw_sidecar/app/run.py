@@ -244,6 +244,7 @@ def _parts(
         live=values.live,
         nursery=forever,
         over=stamps.end if isinstance(stamps, StampFile) else lambda _key: None,
+        stale=lambda server: supervisor.list_again(server),  # noqa: PLW0108  # it is built below
     )
     teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, client=client, nursery=forever)
     directory = Directory(hub=hub, driver=driver, teller=teller, keys=inputs.keys, lifetime=settings.session_lifetime)

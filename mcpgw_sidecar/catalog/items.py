@@ -1,6 +1,7 @@
 """One tool, prompt, resource or template as its server wrote it.
 
-Everything but a prefixed name is relayed byte for byte. `read_item` is a ladder; the first failure
+Everything but a prefixed name is relayed byte for byte, without members that are null and, as tasks
+are not federated, without a tool's `execution`. `read_item` is a ladder; the first failure
 wins. An item that fails is left out alone; its server and the other items stay:
 
 1. a JSON object in which the key (`name`, `uri`, `uriTemplate`) occurs once
@@ -11,6 +12,7 @@ wins. An item that fails is left out alone; its server and the other items stay:
    - tool: `inputSchema`, an object with `"type": "object"`; `outputSchema`, if there, as well
    - resource and template: `name`
    - prompt: `arguments`, if there, an array
+4. a tool that can only be called as a task cannot be called through the gateway
 """
 
 from __future__ import annotations
@@ -66,8 +68,10 @@ def read_item(kind: Kind, text: str) -> Item | Unusable:
     """An item of a server's list (the ladder above)."""
     try:
         members = parse_object(text)
-        if any(member.value is None for member in members):
-            text = _without_nulls(text, members)
+        executions = [member for member in members if kind is TOOL and member.key == "execution"]
+        kept = [member for member in members if member.value is not None and member not in executions]
+        if len(kept) < len(members):
+            text = _of_members(text, kept)
             members = parse_object(text)
         key = only(members, kind.key)
         values = {member.key: member.value for member in members}
@@ -75,16 +79,15 @@ def read_item(kind: Kind, text: str) -> Item | Unusable:
         return Unusable(kind.name, text[:_SHOWN], str(error))
     if key is None or not isinstance(key.value, str):
         return Unusable(kind.name, text[:_SHOWN], f'"{kind.key}" is missing or not a string')
-    fault = _key_fault(kind, key.value) or _shape_fault(kind, values) or _text_fault(values)
+    fault = _key_fault(kind, key.value) or _shape_fault(kind, values) or _text_fault(values) or _task_fault(executions)
     if fault:
         return Unusable(kind.name, key.value[:_SHOWN], fault)
     return Item(key.value, text, key.start, key.end)
 
 
-def _without_nulls(text: str, members: list[Member]) -> str:
-    """The object without members that are null: servers write it for none, clients refuse it."""
-    kept = (f"{dumps(member.key)}:{text[member.start : member.end]}" for member in members if member.value is not None)
-    return f"{{{','.join(kept)}}}"
+def _of_members(text: str, members: list[Member]) -> str:
+    """The object with these members alone. Servers write null for none, clients refuse it."""
+    return f"{{{','.join(f'{dumps(member.key)}:{text[member.start : member.end]}' for member in members)}}}"
 
 
 def _key_fault(kind: Kind, key: str) -> str | None:
@@ -119,4 +122,11 @@ def _text_fault(values: dict[str, Any]) -> str | None:
     for key in ("title", "description"):
         if key in values and not isinstance(values[key], str):
             return f'"{key}" is not a string'
+    return None
+
+
+def _task_fault(executions: list[Member]) -> str | None:
+    for member in executions:
+        if isinstance(member.value, dict) and member.value.get("taskSupport") == "required":
+            return "it can only be called as a task, and tasks do not pass through the gateway"
     return None

@@ -68,6 +68,8 @@ def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
         bill = bill_of_materials()
         click.echo(json.dumps(bill, indent=2) if as_json else words(bill))
         context.exit()
+    if misspelt := options.misspelt_variable(os.environ, cli.commands.values()):
+        raise click.UsageError(misspelt)
 
 
 for _command in (manifests_command, inject_command, webhook_command, tools):

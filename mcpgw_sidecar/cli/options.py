@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import itertools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,34 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # Only Envoy reads such a file, and it may run as another user.
 _ENVOYS_FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
+_PREFIX = "MCPGW_"
+_MISSPELT = 0.85  # similarity from which a name counts as another one misspelt (0 to 1)
 _DEFAULTS = {field.name: field.default for field in attrs.fields(Settings)}
 
 
 def option(flag: str, *names: str, **how: Any) -> Decorator:  # noqa: ANN401  # click's own parameters
     """An option with its environment variable MCPGW_<OPTION>."""
-    variable = "MCPGW_" + flag.removeprefix("--").replace("-", "_").upper()
+    variable = _PREFIX + flag.removeprefix("--").replace("-", "_").upper()
     how.setdefault("envvar", variable)
     if how.get("default") is not None and not how.get("multiple"):
         how.setdefault("show_default", True)
     return click.option(flag, *names, show_envvar=True, **how)
+
+
+def misspelt_variable(environment: Iterable[str], commands: Iterable[click.Command]) -> str | None:
+    """What is wrong with a variable that looks like that of an option and is none.
+
+    Other variables that begin with MCPGW_ are left alone: Kubernetes sets some for each Service.
+    """
+    known: set[str] = set()
+    for parameter in itertools.chain.from_iterable(command.params for command in commands):
+        known.update([parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ())
+    for variable in sorted(set(environment) - known):
+        name = variable.removeprefix(_PREFIX)
+        close = difflib.get_close_matches(name, (other.removeprefix(_PREFIX) for other in known), 1, _MISSPELT)
+        if variable.startswith(_PREFIX) and close:
+            return f"{variable} in the environment is no option, did you mean {_PREFIX}{close[0]}?"
+    return None
 
 
 def _setting(flag: str, name: str, **how: Any) -> Decorator:  # noqa: ANN401

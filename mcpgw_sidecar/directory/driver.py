@@ -38,7 +38,8 @@ log = get_logger(__name__)
 class Driver:
     """Drives the hub.
 
-    `nursery` holds work that outlives a request; `over` learns first of a session that has ended.
+    `nursery` holds work that outlives a request; `over` learns first of a session that has ended,
+    `stale` of a server that says that its lists changed.
     """
 
     hub: SessionHub
@@ -49,6 +50,7 @@ class Driver:
     live: Watched[Snapshot]
     nursery: trio.Nursery
     over: Callable[[str], None]
+    stale: Callable[[ServerName], None]
     _hearings: dict[tuple[str, ServerName], Hearing] = attrs.field(factory=dict)
     sharing: Sharing = attrs.field(init=False)
     opener: Opener = attrs.field(init=False)
@@ -149,6 +151,7 @@ class Driver:
             store=self.store,
             live=self.live,
             said=lambda message: self.feed(e.Said(key, message)),
+            stale=lambda: self.stale(name),
         )
         self.nursery.start_soon(self._wait_hearing, hearing)
 

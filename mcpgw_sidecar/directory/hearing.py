@@ -1,7 +1,7 @@
 """The stream of one client's session with one server: its messages outside of calls.
 
-Changes of lists are not passed on: the broker gets them in its own session, and sends notifications
-of its merged lists.
+Changes of lists are not passed on: they make the broker list the server again, and clients are told
+when the merged lists have changed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Hearing:
     """Listens to one session with a server.
 
     `opened` is set once its stream is open, or cannot be opened. `said` gets each message for the
-    client.
+    client, `stale` is called when the server says that its lists changed.
     """
 
     key: str
@@ -49,6 +49,7 @@ class Hearing:
     store: SessionStore
     live: Watched[Snapshot]
     said: Callable[[bytes], None]
+    stale: Callable[[], None]
     opened: trio.Event = attrs.field(factory=trio.Event)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -106,7 +107,9 @@ class Hearing:
             await self.store.wait_lease(self.key, self.upstream.server.name)
 
     def _handle(self, message: Message) -> None:
-        if isinstance(message, Request) or (isinstance(message, Notification) and message.method not in _OF_LISTS):
+        if isinstance(message, Notification) and message.method in _OF_LISTS:
+            self.stale()
+        elif isinstance(message, Request | Notification):
             server = self.upstream.server
             owner = owner_text(server.name, self.upstream.session.ticket)
             self.said(one_line(name_owner(with_shown_uri(message, server, self.live.value), owner)))

@@ -62,6 +62,11 @@ class Connection:
     refresh: float
     discovered: Callable[[Discovered], None]
     failed: Callable[[UpstreamError], None]
+    _wake: _Wake = attrs.field(factory=lambda: _Wake(), init=False)  # noqa: PLW0108  # defined below
+
+    def list_again(self) -> None:
+        """List the server again soon: its lists are said to have changed."""
+        self._wake.set()
 
     async def wait_connecting(self) -> None:
         """The life of the connection (the table above), for ever."""
@@ -86,13 +91,12 @@ class Connection:
         try:
             self.discovered(await wait_discovered(self.client, upstream, shake))
             backoff.reset()
-            wake = _Wake()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_listening, upstream, wake)
+                nursery.start_soon(self._wait_listening, upstream)
                 while True:
                     await trio.sleep(PACE)
                     with trio.move_on_after(self.refresh):
-                        await wake.wait()
+                        await self._wake.wait()
                     if own_headers(server) != headers:
                         break  # the credential was rotated: connect again with the new one
                     self.discovered(await wait_discovered(self.client, upstream, shake))
@@ -103,12 +107,12 @@ class Connection:
             with trio.CancelScope(shield=True):  # bounded by CLOSE_TIMEOUT
                 await self.client.wait_closed(upstream)
 
-    async def _wait_listening(self, upstream: Upstream, wake: _Wake) -> None:
+    async def _wait_listening(self, upstream: Upstream) -> None:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
 
         def handle(message: Message) -> None:
             if isinstance(message, Notification) and message.method in _CHANGES:
-                wake.set()
+                self.list_again()
 
         again, position = Backoff(LISTEN_AGAIN, RETRY_CAP), Position()
         while True:
@@ -123,7 +127,7 @@ class Connection:
             if trio.current_time() - opened > RETRY_CAP:
                 again.reset()
             await trio.sleep(again.next(position.retry))
-            wake.set()  # what changed while nobody listened
+            self.list_again()  # what changed while nobody listened
 
 
 class _Wake:

@@ -38,6 +38,7 @@ class _Entry:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     health: Health = attrs.field(factory=Health)
     offer: Discovered = attrs.field(factory=Discovered)
+    connection: Connection | None = None
 
 
 class Supervisor:
@@ -76,6 +77,12 @@ class Supervisor:
             while True:
                 version = await desired.wait_after(version)
                 self._apply(desired.value, nursery)
+
+    def list_again(self, name: ServerName) -> None:
+        """List a server again soon: it said in a client's session that its lists changed."""
+        entry = self._entries.get(name)
+        if entry is not None and entry.connection is not None:
+            entry.connection.list_again()
 
     def _apply(self, desired: Desired, nursery: trio.Nursery) -> None:
         servers = {server.name: server for server in desired.enabled}
@@ -136,7 +143,7 @@ class Supervisor:
 
     async def _wait_connecting(self, entry: _Entry) -> None:
         log.info("Registering server", mcpURL=entry.server.shown_url, prefix=entry.server.tool_prefix)
-        connection = Connection(
+        entry.connection = Connection(
             client=self._client,
             server=entry.server,
             refresh=self._refresh,
@@ -144,7 +151,7 @@ class Supervisor:
             failed=partial(self._failed, entry),
         )
         with entry.scope:
-            await connection.wait_connecting()
+            await entry.connection.wait_connecting()
 
     def _discovered(self, entry: _Entry, offer: Discovered) -> None:
         was_ready = entry.health.ready

@@ -109,6 +109,7 @@ class Replica:
     streams: Streams
     servers: dict[ServerName, Server]
     over: list[str]
+    stale: list[ServerName]
 
     def state(self, token: str) -> SessionState:
         state = self.directory.lookup(token)
@@ -124,6 +125,7 @@ class Replica:
 async def running(server: FakeServer, store: SessionStore | None = None) -> AsyncIterator[Replica]:
     live: Watched[Snapshot] = Watched(federate((ONE,), {}).snapshot)
     hub, over = SessionHub(shared=store is not None and store.shared), list[str]()
+    stale = list[ServerName]()
     streams, servers = Streams(live, hub.hearing), {ONE.name: ONE}
     client: Any = server
     async with trio.open_nursery() as nursery:
@@ -137,12 +139,13 @@ async def running(server: FakeServer, store: SessionStore | None = None) -> Asyn
             live=live,
             nursery=nursery,
             over=over.append,
+            stale=stale.append,
         )
         teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, client=client, nursery=nursery)
         directory = Directory(hub=hub, driver=driver, teller=teller, keys=lambda: KEYS, lifetime=100.0)
         nursery.start_soon(directory.wait_sharing)
         await trio.sleep(0.01)
-        yield Replica(directory, streams, servers, over)
+        yield Replica(directory, streams, servers, over, stale)
         nursery.cancel_scope.cancel()
 
 

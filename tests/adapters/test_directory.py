@@ -143,6 +143,7 @@ async def test_the_first_call_waits_until_its_server_can_ask(autojump_clock: Moc
             assert message is not None
             server.heard["u1"](message)  # type: ignore[arg-type]
         (relayed,) = stream.relayed
+        assert replica.stale == [ONE.name], "it is listed again"
         ticket = replica.state(token).upstreams[ONE.name].ticket
         assert b'"mcpgw:ns/one:%b:1"' % ticket.encode() in relayed
         replica.directory.end(session, {})

@@ -63,12 +63,20 @@ def test_everything_but_the_name_is_relayed_as_it_came() -> None:
         ('{"name":"a",' + SCHEMA + ',"outputSchema":5}', "outputSchema"),
         ('{"name":"a",' + SCHEMA + ',"description":5}', "description"),
         ('{"name":"a",' + SCHEMA + ',"title":7}', "title"),
+        ('{"name":"a","execution":{"taskSupport":"required"},' + SCHEMA + "}", "called as a task"),
     ],
 )
 def test_a_broken_tool_is_left_out_with_its_reason(text: str, reason: str) -> None:
     item = read_item(TOOL, text)
     assert isinstance(item, Unusable)
     assert reason in item.reason
+
+
+@pytest.mark.parametrize("execution", ['{"taskSupport":"optional"}', '{"taskSupport":"forbidden"}', "{}", "5", '"a"'])
+def test_what_a_tool_says_of_tasks_is_cut(execution: str) -> None:
+    tool = read_item(TOOL, f'{{"name":"a",{SCHEMA},"execution":{execution},"_meta":{{"execution":1}}}}')
+    assert isinstance(tool, Item)
+    assert json.loads(tool.text) == {"name": "a", **json.loads(f"{{{SCHEMA}}}"), "_meta": {"execution": 1}}
 
 
 @pytest.mark.duty("list.prefixed", "list.order")

@@ -301,3 +301,30 @@ def test_streams_say_how_long_to_wait_after_their_end(one: ScriptedServer, tmp_p
             one.tools.append(tool("three"))
             one.notify("notifications/tools/list_changed")
             wait_until(lambda: heard)
+
+
+def test_a_change_that_a_server_says_in_a_clients_session_alone_reaches_clients_at_once(
+    one: ScriptedServer, tmp_path: Path
+) -> None:
+    with (
+        gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running,
+        Client(running.url, capabilities={"elicitation": {}}) as client,
+        listening(client) as heard,
+    ):
+        client.call("a_one")
+        session = one.calls("tools/call")[0].headers["mcp-session-id"]
+        wait_until(lambda: any(get.headers["mcp-session-id"] == session for get in one.requests if get.http == "GET"))
+        one.tools.append(tool("new"))
+        one.notify("notifications/tools/list_changed", session)
+        wait_until(lambda: [message for message in heard if message.get("method") == "notifications/tools/list_changed"])
+        assert "a_new" in client.tools()
+
+
+def test_a_tool_that_is_only_for_tasks_is_left_out_and_reported(one: ScriptedServer, tmp_path: Path) -> None:
+    one.tools += [tool(word, execution={"taskSupport": word}) for word in ("required", "optional", "forbidden")]
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running, running.client() as client:
+        listed = {each["name"]: each for each in client.post("tools/list").json()["result"]["tools"]}
+        assert "a_required" not in listed
+        assert not any("execution" in each for each in (listed["a_optional"], listed["a_forbidden"]))
+        row = ready(running)
+        assert "a task" in json.dumps(row)

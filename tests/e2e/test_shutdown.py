@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -113,10 +114,26 @@ def test_a_second_signal_ends_it_at_once(running: Gateway, one: ScriptedServer, 
         thread.join()
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*PROGRAM, *arguments], capture_output=True, text=True, timeout=WAIT, env=environment(), check=False
-    )
+def run(*arguments: str, variables: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess[str]:
+    env = environment() | dict(variables)
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=WAIT, env=env, check=False)
+
+
+@pytest.mark.duty("cli.exit-64")
+@pytest.mark.parametrize(
+    ("variable", "meant"), [("MCPGW_CALL_TIMOUT", "MCPGW_CALL_TIMEOUT"), ("MCPGW_CONFIGS", "MCPGW_CONFIG")]
+)
+def test_a_misspelt_variable_is_64_and_says_what_was_meant(variable: str, meant: str) -> None:
+    done = run("run", "--config", "none.yaml", variables={variable: "5"})
+    assert done.returncode == 64
+    assert f"{variable} in the environment is no option, did you mean {meant}?" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["MCPGW_SIDECAR_SERVICE_HOST", "MCPGW_BROKER_PORT", "MCPGW_ROUTER_PORT_50051_TCP"])
+def test_a_variable_that_kubernetes_sets_for_a_service_is_left_alone(tmp_path: Path, variable: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("servers: []\n")
+    assert run("check", str(config), variables={variable: "tcp://10.0.0.1:80"}).returncode == 0
 
 
 @pytest.mark.duty("cli.exit-64", "config.errors-placed")

@@ -84,10 +84,12 @@ class ScriptedServer:
         """Whether a request comes in one of its sessions."""
         return handler.headers.get("mcp-session-id") in self.sessions
 
-    def notify(self, method: str) -> None:
-        """Send a notification on every open stream."""
+    def notify(self, method: str, session: str | None = None) -> None:
+        """Send a notification on every open stream, or on those of one session."""
         data = json.dumps({"jsonrpc": "2.0", "method": method})
         for handler in list(self._streams):
+            if session not in {None, handler.headers["mcp-session-id"]}:
+                continue
             handler.wfile.write(f"data: {data}\n\n".encode())
             handler.wfile.flush()
 
