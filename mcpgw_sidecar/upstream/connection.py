@@ -6,7 +6,8 @@ state           event                       next
 connecting      initialize and list done    connected (failures = 0)
 connecting      failure                     waiting (back-off, failures + 1)
 connected       list_changed, interval      list again; still connected
-connected       a check fails               waiting (failures + 1)
+connected       its session has ended       connecting, after a first back-off (no failure)
+connected       another check fails         waiting (failures + 1)
 waiting         back-off over               connecting
 any             failures reach LOSE_AFTER   its tools leave the catalog; the state stays
 ==============  ==========================  ========================================================
@@ -32,7 +33,7 @@ from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.upstream.exchange import Position
 from mcpgw_sidecar.upstream.listing import wait_discovered
-from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateful import ClientWords, Handshake, Upstream, UpstreamClient
 from mcpgw_sidecar.upstream.words import own_headers
 
 log = get_logger(__name__)
@@ -41,6 +42,9 @@ RETRY_BASE = 1.0  # seconds
 RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
 LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again, doubled up to RETRY_CAP
 PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
+# Answers of servers to a session that they have forgotten: 404 by the specification, the others in
+# the field. A server that refuses a new session with it as well has failed.
+_ENDED = frozenset({400, 401, 403, FORGOTTEN, 410})
 _CHANGES = frozenset(kind.changed for kind in KINDS)
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # Servers list tools that ask the client something only to clients that can be asked. Such clients
@@ -99,13 +103,25 @@ class Connection:
                         await self._wake.wait()
                     if own_headers(server) != headers:
                         break  # the credential was rotated: connect again with the new one
-                    self.discovered(await wait_discovered(self.client, upstream, shake))
+                    if not await self._wait_listed_again(upstream, shake):
+                        break
                 nursery.cancel_scope.cancel()
         except* UpstreamError as group:
             raise _first(group) from None
         finally:
             with trio.CancelScope(shield=True):  # bounded by CLOSE_TIMEOUT
                 await self.client.wait_closed(upstream)
+
+    async def _wait_listed_again(self, upstream: Upstream, shake: Handshake) -> bool:
+        """List once more. False if the session has ended: servers do that to idle ones."""
+        try:
+            self.discovered(await wait_discovered(self.client, upstream, shake))
+        except UpstreamError as error:
+            if shake.session.id is None or error.status not in _ENDED:
+                raise
+            log.debug("Session with a server has ended", server=self.server.name, error=str(error))
+            return False
+        return True
 
     async def _wait_listening(self, upstream: Upstream) -> None:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
@@ -121,8 +137,9 @@ class Connection:
                 if not await self.client.wait_events(upstream, handle, own=True, position=position):
                     return
             except UpstreamError as error:
-                if error.status == FORGOTTEN:
-                    return  # a server without such a path, or one that forgot the session: the next check finds out
+                if error.status == FORGOTTEN:  # a server without such a path, or one that forgot the session
+                    self.list_again()  # which finds out
+                    return
                 log.debug("Notification stream lost", server=upstream.server.name, reason=error.reason, error=str(error))
             if trio.current_time() - opened > RETRY_CAP:
                 again.reset()

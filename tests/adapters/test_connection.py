@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -37,6 +38,8 @@ class FakeClient:
     says: float = 0.0
     """Seconds between two notifications that its list has changed; 0 is none."""
     ends: bool = False
+    ended: int | None = None
+    """The HTTP status of its answer to a session that it has forgotten."""
 
     async def wait_initialized(self, server: Server, *, headers: dict[str, str], **_: Any) -> Handshake:
         del server
@@ -44,6 +47,7 @@ class FakeClient:
         if self.fails:
             raise UpstreamError("Unreachable", "cannot be reached: no")
         self.connected.append(headers)
+        self.ended = None
         return Handshake(UpstreamSession(id="u", protocol_version="2025-11-25"), "about", frozenset())
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
@@ -51,6 +55,8 @@ class FakeClient:
         await trio.lowlevel.checkpoint()
         if self.fails:
             raise UpstreamError("Unreachable", "cannot be reached: no")
+        if self.ended is not None:
+            raise UpstreamError("HttpError", f"answered HTTP {self.ended}", status=self.ended)
         self.lists += 1
         text = '{"tools":[]}'
         return text, parse_object(text)
@@ -79,9 +85,9 @@ class Report:
     failed: list[float] = attrs.field(factory=list)
 
 
-async def watched(client: FakeClient, seconds: float, server: Server = SERVER) -> Report:
+async def watched(client: FakeClient, seconds: float, server: Server = SERVER, report: Report | None = None) -> Report:
     """What a connection reports in some time."""
-    report = Report()
+    report = report or Report()
     connection = Connection(
         client=client,  # type: ignore[arg-type]
         server=server,
@@ -135,6 +141,31 @@ async def test_a_rotated_credential_makes_another_connection(autojump_clock: Moc
         await trio.sleep(61)
         file.write_text("Bearer two")
     assert [headers["authorization"] for headers in client.connected] == ["Bearer one", "Bearer two"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_session_that_has_ended_is_opened_anew_without_a_failure(
+    autojump_clock: MockClock, status: int, *, fails: bool
+) -> None:
+    client = FakeClient()
+    report = Report()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watched, client, 100.0, SERVER, report)
+        await trio.sleep(30.0)
+        client.ended, client.fails = status, fails
+    assert len(client.connected) == (1 if fails else 2)
+    assert bool(report.failed) == fails, "unless a new one fails too"
+
+
+async def test_another_answer_is_a_failure(autojump_clock: MockClock) -> None:
+    client = FakeClient()
+    report = Report()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watched, client, 65.0, SERVER, report)
+        await trio.sleep(30.0)
+        client.ended = 503
+    assert report.failed
 
 
 async def test_a_bug_costs_this_server_alone(autojump_clock: MockClock) -> None:

@@ -328,3 +328,20 @@ def test_a_tool_that_is_only_for_tasks_is_left_out_and_reported(one: ScriptedSer
         assert not any("execution" in each for each in (listed["a_optional"], listed["a_forbidden"]))
         row = ready(running)
         assert "a task" in json.dumps(row)
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_a_server_that_ends_idle_sessions_stays_ready(one: ScriptedServer, tmp_path: Path, status: int) -> None:
+    def forgotten(handler: Any, message: Any) -> bool:
+        return not one.knows(handler) and raw(ERROR % -32000, status)(handler, message)
+
+    one.answers["tools/list"] = forgotten
+    one.offers_stream = False
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")], "--refresh-interval", "1s") as running:
+        ready(running)
+        one.sessions.clear()
+        wait_until(lambda: len(one.calls("initialize")) == 2)
+        lists = len(one.calls("tools/list"))
+        wait_until(lambda: len(one.calls("tools/list")) > lists)
+        assert running.server(SERVER)["ready"]
+        assert not running.logged("MCP server failed")
