@@ -153,13 +153,19 @@ def _structure(value: Any, problems: list[_Problem]) -> ConfigFile | None:  # no
         return None
 
 
+class _OtherKindError(ValueError):
+    """A value that is not of the kind that its key takes."""
+
+    def __init__(self, message: str, value: object, kind: type) -> None:
+        super().__init__(message)
+        self.value, self.kind = value, kind
+
+
 def _strict(kind: type) -> Any:  # noqa: ANN401  # a cattrs hook
     def structure(value: Any, _: type) -> Any:  # noqa: ANN401
         if type(value) is not kind:
             value_text = "nothing" if value is None else f"{value!r:.60}"
-            hint = f"; write it in quotes: '{value}'" if kind is str and isinstance(value, int | float) else ""
-            msg = f"must be {_KINDS[kind.__name__]}, not {value_text}{hint}"
-            raise ValueError(msg)
+            raise _OtherKindError(f"must be {_KINDS[kind.__name__]}, not {value_text}", value, kind)
         return value
 
     return structure
@@ -207,6 +213,10 @@ def _problems(error: BaseException, path: Path) -> Iterator[_Problem]:
             yield _Problem(path, "must hold keys and values, like 'name: …'")
         case _ if path and path[-1] in SECRET:
             yield _Problem(path, "must be a text in quotes")
+        case _OtherKindError(kind=kind, value=int() | float() as number) if kind is str:
+            check = CHECKS.get(str(path[0]), {}).get(str(path[-1]))
+            remedy = check.remedy if check and not check.passes(str(number)) else f"write it in quotes: '{number}'"
+            yield _Problem(path, f"{error}; {remedy}")
         case _:
             yield _Problem(path, str(error))
 

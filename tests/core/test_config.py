@@ -68,6 +68,10 @@ def test_no_servers_is_a_configuration() -> None:
         ("servers:\n- {name: a, url: 'http://h:99999/'}", ["servers[0].url"]),
         ("servers:\n- {name: a, url: 'http://[::1/'}", ["servers[0].url"]),
         ("servers:\n- {name: a, url: 'http://h/ x'}", ["servers[0].url"]),
+        (
+            "servers:\n- {name: a, url: 'http://h', callTimeout: 5}",
+            ["servers[0].callTimeout: must be a text, not 5; write it like 250ms, 30s, 5m, or 0 for none; at most 24h"],
+        ),
         ("servers:\n- {name: 5, url: 'http://h'}", ["servers[0].name: must be a text, not 5; write it in quotes: '5'"]),
         ("servers:\n- {name: a b, url: 'http://h'}", ["servers[0].name: 'a b' cannot be used: use letters"]),
         ("servers:\n- {name: a, url: 'http://h', enabled: 'yes'}", ["servers[0].enabled: must be true or false"]),
