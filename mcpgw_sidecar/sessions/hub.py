@@ -44,7 +44,7 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
 from mcpgw_sidecar.protocol.owners import owner_text
 from mcpgw_sidecar.sessions import actions as a, events as e
-from mcpgw_sidecar.sessions.rows import State, can_be_asked, wish
+from mcpgw_sidecar.sessions.rows import State, can_be_asked, one_less, wish
 
 
 @attrs.frozen
@@ -176,9 +176,7 @@ def _level_set(state: State, event: e.LevelSet) -> list[a.Action]:
 
 
 def _level_shared(state: State, event: e.LevelShared) -> list[a.Action]:
-    state.setting_level[event.key] -= 1
-    if state.setting_level[event.key] <= 0:
-        del state.setting_level[event.key]
+    one_less(state.setting_level, event.key)
     return []
 
 
@@ -214,9 +212,7 @@ def _stream_here(state: State, event: e.StreamHere) -> list[a.Action]:
 
 
 def _stream_gone(state: State, event: e.StreamGone) -> list[a.Action]:
-    state.streams[event.key] -= 1
-    if state.streams[event.key] <= 0:
-        del state.streams[event.key]
+    one_less(state.streams, event.key)
     return []
 
 

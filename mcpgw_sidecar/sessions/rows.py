@@ -105,6 +105,13 @@ class State:
         ]
 
 
+def one_less(counts: Counter[str], key: str) -> None:
+    """Count down; a key with nothing left takes no memory."""
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]
+
+
 def wish(row: Row, server: ServerName, uri: str, *, wanted: bool) -> None:
     """Add a resource to the subscriptions of a client, within limits, or remove it."""
     if row.resources is None:

@@ -54,6 +54,20 @@ _CAPABILITIES = dumps({"roots": {"listChanged": True}, "sampling": {}, "elicitat
 _OWN_WORDS = ClientWords(protocol_version=LATEST_STATEFUL, info=_CLIENT_INFO, capabilities=_CAPABILITIES)
 
 
+class _Wake:
+    """Something to do; setting it twice before anybody looked is once."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event = trio.Event()
+
+
 @attrs.frozen(kw_only=True)
 class Connection:
     """Keeps connected with one server. `discovered` gets what it offers, `failed` what went wrong.
@@ -66,7 +80,7 @@ class Connection:
     refresh: float
     discovered: Callable[[Discovered], None]
     failed: Callable[[UpstreamError], None]
-    _wake: _Wake = attrs.field(factory=lambda: _Wake(), init=False)  # noqa: PLW0108  # defined below
+    _wake: _Wake = attrs.field(factory=_Wake, init=False)
 
     def list_again(self) -> None:
         """List the server again soon: its lists are said to have changed."""
@@ -145,20 +159,6 @@ class Connection:
                 again.reset()
             await trio.sleep(again.next(position.retry))
             self.list_again()  # what changed while nobody listened
-
-
-class _Wake:
-    """Something to do; setting it twice before anybody looked is once."""
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-        self._event = trio.Event()
 
 
 def _first(group: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
