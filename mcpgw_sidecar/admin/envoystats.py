@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from mcpgw_sidecar.envoy.contract import BROKEN, FAILED, NONSENSE, SILENT, UNREACHABLE as UNREACHABLE_FLAGS
+from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, OUTCOMES, TIMEOUT, UNREACHABLE
+
 CALLS = "envoy_mcpgw_calls"
 DURATION = "envoy_mcpgw_call_duration"
 _Labels = tuple[str, str, str, str]
 _NAMES = ("method", "server", "tool", "outcome")
-_BROKEN = frozenset({"UC", "UR", "UPE", "UF", "LR"})  # Envoy's flags of an answer that broke off after its start
-_SILENT = frozenset({"UT", "SI", "UMSDR"})  # and of one that fell silent
 _OUTCOMES = {"503": "unavailable", "504": "timeout", "502": "unavailable", "408": "timeout", "0": "rejected"}
 
 
@@ -34,7 +35,8 @@ def translate(text: str) -> Iterator[Metric]:
     for name, labels, value in _samples(text):
         # Several status codes are one outcome: add them up, because a series may occur only once.
         method, server, tool = (_tag_value(labels.get(label)) for label in ("method", "server", "tool"))
-        key = (method, server, tool, outcome_of(labels.get("code", ""), labels.get("flags", "")))
+        outcome = outcome_of(labels.get("code", ""), labels.get("flags", ""), _tag_value(labels.get(FAILED)))
+        key = (method, server, tool, outcome)
         if name == f"{CALLS}_total":  # the parser adds this suffix to every counter
             counts[key] += value
             if "lookup" in labels and method == "tools/call":
@@ -65,12 +67,26 @@ def _tag_value(value: str | None) -> str:
     return "" if value in {None, "-"} else str(value)
 
 
-def outcome_of(code: str, flags: str = "") -> str:
-    """The outcome of a call that Envoy carried, by its HTTP status and Envoy's response flags."""
+def outcome_of(code: str, flags: str = "", reason: str = "") -> str:
+    """The outcome of a call that Envoy carried.
+
+    It follows from the reason of a server's failure (failed.lua), from the HTTP status, and from
+    Envoy's response flags.
+    """
+    if reason:
+        return OUTCOMES.get(reason, "unavailable")
     if not code.startswith("2"):
         return _OUTCOMES.get(code, "rejected")
     of_answer = set(flags.split(","))
-    return "broken" if of_answer & _BROKEN else "timeout" if of_answer & _SILENT else "ok"
+    for flags_of_reason, found in (
+        (NONSENSE, BAD_ANSWER),
+        (BROKEN, BROKEN_OFF),
+        (UNREACHABLE_FLAGS, UNREACHABLE),
+        (SILENT, TIMEOUT),
+    ):
+        if not of_answer.isdisjoint(flags_of_reason):
+            return OUTCOMES[found]
+    return "ok"
 
 
 def _samples(text: str) -> Iterable[tuple[str, dict[str, str], float]]:

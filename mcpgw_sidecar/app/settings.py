@@ -72,6 +72,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         router=_endpoint(router),
         max_body=settings.max_body,
         call_timeout=settings.call_timeout,
+        refused=script("refused"),
         heal=script("heal"),
         messages=messages(str(directory / FILE) if settings.remembers else None),
         tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,

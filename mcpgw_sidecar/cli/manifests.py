@@ -36,7 +36,7 @@ def scripts() -> dict[str, str]:
     The route memo keeps decisions only for a moment, because the sidecar shares no file with this
     Envoy.
     """
-    return {"heal": script("heal"), "messages": messages(""), "calls": script("istio")}
+    return {"refused": script("refused"), "heal": script("heal"), "messages": messages(""), "calls": script("istio")}
 
 
 def _rights(request: Request) -> list[Document]:

@@ -20,6 +20,7 @@ from mcpgw_sidecar.cli.types import DURATION
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT
 from mcpgw_sidecar.errors import EXIT_REFUSED, GatewayError, RefusedError, UnavailableError, UpstreamError
 from mcpgw_sidecar.model.names import ENDPOINT, ServerName
+from mcpgw_sidecar.model.reasons import TIMEOUT, UNAUTHORIZED, UNREACHABLE
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.jsontext import dumps
@@ -132,8 +133,9 @@ class _Gateway:
 def _failure(url: str, error: UpstreamError) -> GatewayError:
     """The error to raise: the gateway's message if it sent one, else why the request failed."""
     message = error.words or str(error)
-    hint = "; send one with -H 'Authorization: ...'" if error.reason == "Unauthorized" else ""
-    if error.status in _UNAVAILABLE:
+    reason = error.data.get("reason") if isinstance(error.data, dict) else error.reason  # a server's, or the gateway's own
+    hint = "; send one with -H 'Authorization: ...'" if reason == UNAUTHORIZED else ""
+    if error.status in _UNAVAILABLE or (error.reason == "RpcError" and reason in {UNREACHABLE, TIMEOUT}):
         return UnavailableError(message)
     if error.reason == "RpcError" or error.status is not None:
         return RefusedError(f"the gateway answered: {message}{hint}")

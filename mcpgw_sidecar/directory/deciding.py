@@ -19,9 +19,10 @@ from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.ports import NOT_STARTED, Started
+from mcpgw_sidecar.model.reasons import TIMEOUT, UNREACHABLE
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
+from mcpgw_sidecar.protocol.statuses import failure
 from mcpgw_sidecar.routing.decide import decide
 
 Settled = Forward | ToBroker | Reject
@@ -66,14 +67,15 @@ class Decider:
         openings = 0
         while isinstance(decision, OpenSession):
             if openings == _MAX_OPENINGS:
-                return _refusal(decision, _RECONFIGURED)
+                name = decision.server.name
+                return _refusal(decision, failure(name, UNREACHABLE, _RECONFIGURED.format(name)))
             openings += 1
-            failure: Reject | None = _NOT_IN_TIME
+            refused: Reject | None = failure(decision.server.name, TIMEOUT, _NOT_IN_TIME.format(decision.server.name))
             with trio.move_on_at(start + timeouts.DECISION):
                 headers = h.for_upstream(request.headers)
-                failure = await self.directory.wait_open(decision.session, decision.server, headers)
-            if failure is not None:
-                return _refusal(decision, failure)
+                refused = await self.directory.wait_open(decision.session, decision.server, headers)
+            if refused is not None:
+                return _refusal(decision, refused)
             inbound, decision = self._decide(request, element=element)
         if isinstance(decision, Forward):
             self._note_subscription(inbound, decision)
@@ -95,10 +97,8 @@ class Decider:
             self.directory.subscribed(session, decision.server, uri, wanted=wanted)
 
 
-_RECONFIGURED = Reject(status=503, code=SERVER_ERROR, message="The MCP server of this tool is being reconfigured: try again")
-_NOT_IN_TIME = Reject(
-    status=504, code=SERVER_ERROR, message="No session with the MCP server of this tool was open in time: try again"
-)
+_RECONFIGURED = "MCP server {} is being reconfigured: try again"
+_NOT_IN_TIME = "No session with MCP server {} was open in time: try again"
 
 
 def _refusal(decision: OpenSession, reject: Reject) -> Reject:

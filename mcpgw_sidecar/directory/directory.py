@@ -74,13 +74,13 @@ class Directory:
         return await self.driver.opener.wait_open(session, server, headers, None)
 
     async def wait_healed(
-        self, key: str, server: Server, dead_id: str, headers: Mapping[str, str]
+        self, session: Session, server: Server, dead: UpstreamSession, headers: Mapping[str, str]
     ) -> UpstreamSession | None:
-        """The session in place of the upstream session `dead_id`, for the session of `key`.
+        """The session with a server in place of one that may be dead.
 
-        None if another session cannot be opened.
+        None if that one lives, or if another session cannot be opened.
         """
-        return await self.driver.wait_healed(key, server, dead_id, headers)
+        return await self.driver.wait_healed(session, server, dead, headers)
 
     def end(self, session: Session, headers: Mapping[str, str]) -> None:
         """End a session for good (DELETE), at every replica."""

@@ -164,28 +164,31 @@ class Driver:
             self.feed(e.Silenced(key, name, upstream.session))
         if forgotten and upstream.session.id is not None:
             # If this session is dead, another one repeats the client's wishes and is heard.
-            await self.wait_healed(key, upstream.server, upstream.session.id, upstream.headers)
+            session = self.hub.session(key)
+            if session is not None:
+                await self.wait_healed(session, upstream.server, upstream.session, upstream.headers)
 
-    async def wait_healed(self, key: str, server: Server, dead: str, headers: Mapping[str, str]) -> UpstreamSession | None:
-        """The upstream session that lives in place of `dead`, for the session of `key`, or None.
+    async def wait_healed(
+        self, session: Session, server: Server, dead: UpstreamSession, headers: Mapping[str, str]
+    ) -> UpstreamSession | None:
+        """The session that lives in place of `dead`, or None.
 
-        A 404 alone does not make a session dead (a server may answer so for reasons of its own):
-        the server is asked.
+        A status alone does not make a session dead (a server may have reasons of its own): the
+        server is asked. After a restart only Envoy and the server know of the session.
         """
-        session = self.hub.session(key)
-        if session is None:
-            return None
-        upstream = self.hub.upstream(key, server.name)
-        if upstream is not None and upstream.id == dead:
+        key = session.key
+        known = self.hub.upstream(key, server.name)
+        if known is None or known.id == dead.id:
+            dead = known or dead
             try:
-                if await self.client.wait_alive(Upstream(server, upstream, headers)):
+                if await self.client.wait_alive(Upstream(server, dead, headers)):
                     return None
             except UpstreamError as error:
                 log.debug("Session not healed", server=server.name, error=str(error))
                 return None
-            self.feed(e.Forgotten(key, server.name, upstream))
+            self.feed(e.Forgotten(key, server.name, dead))
             log.info("Server forgot a session, opening another", server=server.name, session=short(key))
-        if await self.opener.wait_open(session, server, headers, upstream) is not None:
+        if await self.opener.wait_open(session, server, headers, dead) is not None:
             return None
         return self.hub.upstream(key, server.name)
 

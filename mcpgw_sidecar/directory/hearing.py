@@ -87,7 +87,7 @@ class Hearing:
             except UpstreamError as error:
                 server = self.upstream.server.name
                 log.debug("Stream with a server lost", server=server, session=short(self.key), error=str(error))
-                if error.status == FORGOTTEN:
+                if error.status in FORGOTTEN:
                     return True
             if trio.current_time() - start > AGAIN_CAP:
                 backoff.reset()

@@ -17,9 +17,11 @@ import attrs
 
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.names import BROKER, ENVOY
+from mcpgw_sidecar.model.reasons import BAD_ANSWER, REDIRECT, RPC_ERROR, UNAUTHORIZED
 from mcpgw_sidecar.model.timeouts import HEALING
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH, Packed
+from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
@@ -45,22 +47,25 @@ the ids of servers' requests.
 METADATA: Final = "mcpgw"
 """Namespace of the dynamic metadata, and of the metadata of routes."""
 
-ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, HEALED, MEMO = (
+ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, MEMO = (
     "id",
     "what",
     "session",
     "answered",
     "lookup",
     "asked",
+    "refused",
     "healed",
+    "failed",
     "memo",
 )
 """Members of the metadata.
 
-ID is the id of the request (JSON), WHAT its key (for Envoy's own answers), OWNER the key of the
-client's session and the owner for the ids of server requests (`KEY OWNER`), ANSWERED "1" if the
+ID is the id of the request (JSON), WHAT its key (for Envoy's own answers), OWNER the id of the
+client's session and the owner for the ids of server requests (`TOKEN OWNER`), ANSWERED "1" if the
 answer is already JSON-RPC, LOOKUP the result of the memo's lookup, ASKED the values that a list
-depended on, HEALED the session that was replaced, and MEMO a MemoEntry.
+depended on, REFUSED the answer of a server that may have forgotten its session, HEALED the session
+that was replaced, FAILED the reason why a server's answer became an error, and MEMO a MemoEntry.
 """
 
 DECLINED, MISS = "declined", "miss"
@@ -70,18 +75,34 @@ BROKER_CLUSTER, ROUTER_CLUSTER = "mcpgw_broker", "mcpgw_router"
 HEAL_PATH: Final = "/heal"
 """Path of the broker's answer to heal.lua; Envoy routes no client there."""
 
-FORGOTTEN: Final = 404
-"""The status of a server that does not know a session (basic/transports, Session Management)."""
+FORGOTTEN: Final = (400, 401, 403, 404, 410)
+"""The statuses of servers that do not know a session (any more).
 
-RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request,retriable-status-codes"
+The specification says 404 (basic/transports, Session Management); the others were seen in the
+field. A server has other reasons for each of them, so a ping decides whether the session is over.
+"""
+
+RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 """Envoy sends a request once more only if the server has certainly not run it.
 
 The connection was refused, the request was never written to it, or the server does not know the
-session (FORGOTTEN).
+session: then refused.lua puts X_RETRY on the answer.
 """
 
-UNREACHABLE: Final = ["UF", "UH", "URX", "UC", "UO", "NC", "UR", "LR"]
-"""Envoy's flags of a response that no upstream gave."""
+ATTEMPTS: Final = 2
+"""Further attempts: a server that restarts breaks the connection, and then knows no session."""
+
+UNREACHABLE: Final = ["UF", "UH", "URX", "UO", "NC"]
+"""Envoy's flags of a response that no upstream gave, because it could not be asked."""
+
+NONSENSE: Final = ["UPE"]
+"""Envoy's flag of a response that is no HTTP."""
+
+BROKEN: Final = ["UC", "UR", "LR"]
+"""Envoy's flags of a response that broke off."""
+
+SILENT: Final = ["UT", "SI", "UMSDR"]
+"""Envoy's flags of a response that did not go on in time."""
 
 SLOTS: Final = 4096
 """Slots of the stamps' file; the end of a session is a miss for all sessions of its slot."""
@@ -106,7 +127,9 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "DECLINED": DECLINED,
     "MISS": MISS,
     "ASKED": ASKED,
+    "REFUSED": REFUSED,
     "HEALED": HEALED,
+    "FAILED": FAILED,
     "MEMO": MEMO,
     "PREFIX": PREFIX,
     "SESSION": h.SESSION,
@@ -117,6 +140,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "X_MEMO": h.X_MEMO,
     "X_SESSION": h.X_SESSION,
     "X_OWNER": h.X_OWNER,
+    "X_RETRY": h.X_RETRY,
     "ATTEMPT": h.ATTEMPT,
     "KEPT": h.KEPT,
     "JSON": h.JSON,
@@ -126,8 +150,14 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "BROKER_CLUSTER": BROKER_CLUSTER,
     "HEAL_PATH": HEAL_PATH,
     "HEALING": int(HEALING * 1000),
-    "FORGOTTEN": str(FORGOTTEN),
+    "FORGOTTEN": tuple(map(str, FORGOTTEN)),
     "RETRY_ON": RETRY_ON,
+    "ATTEMPTS": ATTEMPTS,
+    "UNAUTHORIZED": UNAUTHORIZED,
+    "REDIRECT": REDIRECT,
+    "BAD_ANSWER": BAD_ANSWER,
+    "RPC_ERROR": RPC_ERROR,
+    "SERVER_ERROR": SERVER_ERROR,
     "INITIALIZE": INITIALIZE,
     "CALL": CALL,
     "STAMP": STAMP,
@@ -214,7 +244,7 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         headers={name: headers[name] for name in DEPENDS if name in headers},
         slot=keep.slot,
         stamp=keep.stamp,
-        expires=decision.expires,
+        expires=decision.session.expires,
         name=decision.key,
         renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,
         server=server.name,

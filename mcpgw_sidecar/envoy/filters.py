@@ -6,7 +6,17 @@ listener.py puts them into a listener of ours, istio.py into one of Istio's.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, duration, type_url
-from mcpgw_sidecar.envoy.contract import ANSWERED, LOOKUP, METADATA, ROUTER_CLUSTER, UNREACHABLE
+from mcpgw_sidecar.envoy.contract import (
+    ANSWERED,
+    BROKEN,
+    FAILED,
+    FORGOTTEN,
+    LOOKUP,
+    METADATA,
+    NONSENSE,
+    ROUTER_CLUSTER,
+    UNREACHABLE,
+)
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
@@ -141,13 +151,19 @@ def messages(source: str) -> Resource:
     return unless("mcpgw_messages", lua("mcpgw_messages", source), _any_of(nothing, listening))
 
 
-def last(heal: str) -> Resource:
-    """Envoy's own router, with heal.lua for the attempts in which it has something to do."""
+def last(refused: str, heal: str) -> Resource:
+    """Envoy's own router, with refused.lua and heal.lua where they have something to do."""
     # Attempts share the headers: heal.lua removes the mark at the first attempt.
     again = header(h.ATTEMPT, {"safe_regex": {"google_re2": {}, "regex": "[2-9]"}})
     something = _any_of(again, header(h.X_MEMO, {"exact": h.KEPT}))
+    statuses = "|".join(map(str, FORGOTTEN))
+    no_session = _any_of(
+        _answer(":status", {"safe_regex": {"google_re2": {}, "regex": statuses}}),
+        _answer(h.X_RETRY, {"safe_regex": {"google_re2": {}, "regex": ".*"}}),
+    )
     codec = {"@type": type_url(f"{HTTP}.upstream_codec.v3.UpstreamCodec")}
     upstream = [
+        only("mcpgw_refused", lua("mcpgw_refused", refused), no_session),
         only("mcpgw_heal", lua("mcpgw_heal", heal), something),
         {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
     ]
@@ -187,6 +203,7 @@ def access_log() -> Resource:
         "method": f"%REQ({h.X_METHOD})%",
         "tool": f"%REQ({h.X_TOOL})%",
         "server": f"%REQ({h.X_SERVER})%",
+        "reason": f"%DYNAMIC_METADATA({METADATA}:{FAILED})%",
         "status": "%RESPONSE_CODE%",
         "flags": "%RESPONSE_FLAGS%",
         "duration_ms": "%DURATION%",
@@ -216,6 +233,7 @@ def counters(*, memo: bool) -> Resource:
         "tool": f"%REQ({h.X_TOOL})%",
         "code": "%RESPONSE_CODE%",
         "flags": "%RESPONSE_FLAGS%",  # a stream may break off, or fall silent, after its start
+        FAILED: f"%DYNAMIC_METADATA({METADATA}:{FAILED})%",
     }
     tags = [{"name": name, "value_format": value} for name, value in values.items()]
     lookup = [{"name": LOOKUP, "value_format": f"%DYNAMIC_METADATA({METADATA}:{LOOKUP})%"}] if memo else []
@@ -252,7 +270,7 @@ def _not_counted_by_the_sidecar() -> Resource:
         }
     }
     # The same where the broker should have answered, and cannot be reached.
-    without_broker = {"response_flag_filter": {"flags": UNREACHABLE}}
+    without_broker = {"response_flag_filter": {"flags": [*UNREACHABLE, *BROKEN, *NONSENSE]}}
     return {"or_filter": {"filters": [{"and_filter": {"filters": [present, elsewhere]}}, undecided_post, without_broker]}}
 
 

@@ -55,8 +55,8 @@ class IstioSettings:
 
     `labels` select the gateway's pods; a host may be `*.x` for all below x.
 
-    `internal_hosts` are the hosts of servers' routes, which only the router may choose. `heal`,
-    `messages` and `calls` are the texts of Lua filters.
+    `internal_hosts` are the hosts of servers' routes, which only the router may choose. `refused`,
+    `heal`, `messages` and `calls` are the texts of Lua filters.
     """
 
     name: str
@@ -67,6 +67,7 @@ class IstioSettings:
     broker: Endpoint
     router: Endpoint
     max_body: int
+    refused: str
     heal: str
     messages: str
     calls: str
@@ -97,7 +98,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
             _patch("HTTP_FILTER", "INSERT_FIRST", http_filter, {"filter": {"name": _MANAGER}})
             for http_filter in reversed(chain)
         ),
-        _patch("HTTP_FILTER", "MERGE", last(settings.heal), at_router),
+        _patch("HTTP_FILTER", "MERGE", last(settings.refused, settings.heal), at_router),
         _patch("CLUSTER", "ADD", _bare(own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}))),
         _patch("CLUSTER", "ADD", _bare(own_cluster(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}))),
     ]

@@ -118,6 +118,6 @@ def _manager(settings: EnvoySettings) -> Resource:
             buffer(settings.max_body),
             messages(settings.messages),
             lazily("mcpgw_router", router(debug=settings.debug), all_of(undecided(), decided())),
-            last(settings.heal),
+            last(settings.refused, settings.heal),
         ],
     }

@@ -10,11 +10,11 @@ The first match wins. An answer of the router (metadata `answered`) goes to the 
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource
-from mcpgw_sidecar.envoy.contract import ANSWERED, ID, METADATA, UNREACHABLE, WHAT
+from mcpgw_sidecar.envoy.contract import ANSWERED, BROKEN, ID, METADATA, NONSENSE, REFUSED, SILENT, UNREACHABLE, WHAT
+from mcpgw_sidecar.model import reasons
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 
-_TOO_SLOW = ["UT", "SI", "UMSDR"]
 _ID = f"%DYNAMIC_METADATA({METADATA}:{ID})%"
 _SERVER = f"%REQ({h.X_SERVER})%"
 _WHAT = f"%DYNAMIC_METADATA({METADATA}:{WHAT})%"
@@ -52,20 +52,30 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
     def ours(status: int) -> Resource:
         return _status(status) if own_requests is None else _all(_status(status), own_requests)
 
-    at_server = _all(_has(ID), _header(h.X_SERVER, {"exact": BROKER}, invert_match=True))
+    at_server = _all(
+        _has(ID),
+        _header(h.X_SERVER, {"exact": BROKER}, invert_match=True),
+        _header(":method", {"exact": "POST"}),  # a resumed stream is no request: it keeps its status
+    )
     not_running = "The gateway's sidecar is not running: known sessions go on when it is back; try again"
-    refused = f"MCP server {_SERVER} is unreachable: it refused or broke the connection"
+    unreachable = f"MCP server {_SERVER} is unreachable: try again, and tell its operator if that lasts"
+    nonsense = f"MCP server {_SERVER} answered no HTTP: tell its operator"
+    broken = f"MCP server {_SERVER} broke the connection before it answered"
     slow = f"MCP server {_SERVER} was silent for {limit} in a call of "
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
     large = f"Request body too large: at most {max_body} bytes"
     return [
         _mapper(_has(ANSWERED), None, "%LOCAL_REPLY_BODY%"),
-        _mapper(_all(_flags(UNREACHABLE), at_server), 503, _error(_ID, -32000, refused, _SERVER)),
-        _mapper(_all(_flags(_TOO_SLOW), at_server, _has(WHAT)), 504, _error(_ID, -32000, slow + _WHAT, _SERVER)),
+        _mapper(_all(_flags(NONSENSE), at_server), 200, _failure(reasons.BAD_ANSWER, nonsense)),
+        _mapper(_all(_flags(BROKEN), at_server), 200, _failure(reasons.BROKEN_OFF, broken)),
+        _mapper(_all(_flags(UNREACHABLE), at_server), 200, _failure(reasons.UNREACHABLE, unreachable)),
+        _mapper(_all(_flags(SILENT), at_server, _has(WHAT)), 200, _failure(reasons.TIMEOUT, slow + _WHAT)),
         # The memo sets only the metadata that it must, and repeats only names without quotes
         # (extproc/codec.py).
-        _mapper(_all(_flags(_TOO_SLOW), at_server), 504, _error(_ID, -32000, slow + _TOOL, _SERVER)),
-        _mapper(_all(_status(503), at_server), 503, _error(_ID, -32000, unknown, _SERVER)),
+        _mapper(_all(_flags(SILENT), at_server), 200, _failure(reasons.TIMEOUT, slow + _TOOL)),
+        # The server's own answer, which refused.lua has kept, and heal.lua gives back.
+        _mapper(_all(_has(REFUSED), at_server), None, "%LOCAL_REPLY_BODY%"),
+        _mapper(_all(_status(503), at_server), 200, _failure(reasons.UNREACHABLE, unknown)),
         _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, not_running)),
         _mapper(ours(503), 503, _error("null", -32000, not_running)),
         _mapper(ours(413), 413, _error("null", -32600, large)),
@@ -76,9 +86,13 @@ def _header(name: str, value: Resource, **more: bool) -> Resource:
     return {"header_filter": {"header": {"name": name, "string_match": value, **more}}}
 
 
-def _error(ident: str, code: int, message: str, server: str | None = None) -> str:
-    data = f',"data":{{"server":"{server}"}}' if server else ""
+def _error(ident: str, code: int, message: str, data: str = "") -> str:
     return f'{{"jsonrpc":"2.0","id":{ident},"error":{{"code":{code},"message":"{message}"{data}}}}}'
+
+
+def _failure(reason: str, message: str) -> str:
+    """The failure of one server, as `protocol.statuses.failure` says it."""
+    return _error(_ID, -32000, message, f',"data":{{"server":"{_SERVER}","reason":"{reason}"}}')
 
 
 def _mapper(condition: Resource, status: int | None, body: str) -> Resource:

@@ -9,7 +9,7 @@ without an extra rule, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER, FORGOTTEN, METADATA, RETRY_ON
+from mcpgw_sidecar.envoy.contract import ATTEMPTS, BROKER_CLUSTER, METADATA, RETRY_ON
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
@@ -78,11 +78,11 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
             "timeout": "0s",  # an answer may stream for hours; only silence ends it
             "idle_timeout": duration(silence),
             # Retry only a call that has certainly not run (contract.py); heal.lua replaces a
-            # forgotten session before the second attempt.
+            # forgotten session before the next attempt.
             "retry_policy": {
                 "retry_on": RETRY_ON,
-                "retriable_status_codes": [FORGOTTEN],
-                "num_retries": 1,
+                "retriable_headers": [{"name": h.X_RETRY, "present_match": True}],
+                "num_retries": ATTEMPTS,
             },
         },
     }

@@ -23,9 +23,10 @@ class EnvoySettings:
 
     `ca_bundle` is the system's.
 
-    `heal` and `messages` are the texts of Lua filters (envoyfiles/scripts.py). `heal` replaces a
-    session that its server has forgotten. `messages` repeats decisions of the router, and puts the
-    name of the server into the requests of servers.
+    `refused`, `heal` and `messages` are the texts of Lua filters (envoyfiles/scripts.py). `refused`
+    and `heal` replace a session that its server has forgotten. `messages` repeats decisions of the
+    router, puts the name of the server into the requests of servers, and makes errors of answers
+    that are none.
     """
 
     directory: str
@@ -35,6 +36,7 @@ class EnvoySettings:
     router: Endpoint
     max_body: int
     call_timeout: float
+    refused: str
     heal: str
     messages: str
     tls_cert: str | None = None

@@ -11,7 +11,7 @@ from mcpgw_sidecar.envoy.contract import prelude
 
 
 def script(name: str) -> str:
-    """The text of the filter `heal` or `istio`."""
+    """The text of the filter `refused`, `heal` or `istio`."""
     return prelude() + _file(name)
 
 
@@ -19,10 +19,10 @@ def messages(stamps: str | None) -> str:
     """The text of the filter that reads requests before the router, and answers after it.
 
     `stamps` is the path of the stamps' file, which says how long an entry of the memo is valid, ""
-    for none. With None the filter has no memo (memo.lua, gzip.lua, lists.lua), only events.lua.
+    for none. With None the filter has no memo (memo.lua, gzip.lua, lists.lua).
     """
     memo = ("memo", "gzip", "lists") if stamps is not None else ()
-    return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "events"))
+    return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "failed", "events"))
 
 
 def _file(name: str) -> str:

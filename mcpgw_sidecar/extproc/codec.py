@@ -60,8 +60,11 @@ def response_unchanged() -> ProcessingResponse:
     return response
 
 
-def encode(decision: Settled, *, with_body: bool = True, keep: Keep | None = None) -> ProcessingResponse:
-    """The answer to a request body, or to the headers of a request without one."""
+def encode(decision: Settled, token: str = "", *, with_body: bool = True, keep: Keep | None = None) -> ProcessingResponse:
+    """The answer to a request body, or to the headers of a request without one.
+
+    `token` is the id of the client's session.
+    """
     response = ProcessingResponse()
     match decision:
         case Reject():
@@ -81,8 +84,8 @@ def encode(decision: Settled, *, with_body: bool = True, keep: Keep | None = Non
             what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
             # The session is for the Lua filters. Metadata reaches every attempt and no server; a
             # header would reach both.
-            session = decision.session_key if decision.last_event_id is None else ""  # a resumed stream is not healed
-            _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{session} {decision.owner}"})
+            healed = token if decision.kind is not None else ""  # an answer, or a stream, belongs to its session alone
+            _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{healed} {decision.owner}"})
             _forward(_phase(response, with_body), decision)
             if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
                 _set(_phase(response, with_body).header_mutation, [(h.X_MEMO, h.KEPT.encode())])

@@ -82,7 +82,7 @@ class Router:
         self.metrics.ext_proc.observe(record.seconds)
         if isinstance(decision, Reject):
             record.refuse(decision)
-        response = codec.encode(decision, with_body=body is not None, keep=keep)
+        response = codec.encode(decision, headers.get(h.SESSION, ""), with_body=body is not None, keep=keep)
         if self.debug:
             _log_decision(decision, response)
         return response
@@ -93,7 +93,7 @@ def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | Non
 
     There is no await since the decision, so the stamp is of the same moment.
     """
-    stamp = stamps.of(decision.session_key)
+    stamp = stamps.of(decision.session.key)
     return None if stamp is None else Keep(request=request, slot=stamp[0], stamp=stamp[1])
 
 

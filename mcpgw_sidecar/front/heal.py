@@ -10,6 +10,7 @@ from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.front.answers import OK, wait_sent
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import SessionState, UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.owners import owner_text
 from mcpgw_sidecar.runtime.http import Send
@@ -25,12 +26,17 @@ class Healer:
     async def wait_answered(self, headers: Mapping[str, str], send: Send) -> None:
         """Answer 200 with the id and the owner of the new session, or 404 without a session."""
         server = self.servers().get(ServerName(headers.get(h.X_SERVER, "")))
-        session = None
-        if server is not None:
-            key, dead_id = headers.get(h.X_SESSION, ""), headers.get(h.SESSION, "")
-            session = await self.directory.wait_healed(key, server, dead_id, h.for_upstream(headers))
-        if server is None or session is None or session.id is None:
+        state = self.directory.lookup(headers.get(h.X_SESSION))
+        upstream = None
+        if server is not None and isinstance(state, SessionState):
+            dead = UpstreamSession(
+                id=headers.get(h.SESSION),
+                protocol_version=headers.get(h.VERSION, state.session.protocol_version),
+                ticket=headers.get(h.X_OWNER, "").rpartition(":")[2],
+            )
+            upstream = await self.directory.wait_healed(state.session, server, dead, h.for_upstream(headers))
+        if server is None or upstream is None or upstream.id is None:
             await wait_sent(send, 404, b"")
         else:
-            owner = owner_text(server.name, session.ticket).encode()
-            await wait_sent(send, OK, session.id.encode(), [(h.X_OWNER.encode(), owner)])
+            owner = owner_text(server.name, upstream.ticket).encode()
+            await wait_sent(send, OK, upstream.id.encode(), [(h.X_OWNER.encode(), owner)])

@@ -26,7 +26,10 @@ Document = dict[str, Any]
 
 @attrs.frozen(kw_only=True)
 class Gateway:
-    """A gateway in the cluster. `scripts` are the Lua filters by name: heal, messages, calls."""
+    """A gateway in the cluster.
+
+    `scripts` are the Lua filters by name: refused, heal, messages, calls.
+    """
 
     namespace: str = NAMESPACE
     name: str = GATEWAY
@@ -110,6 +113,7 @@ def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:
             broker=BROKER,
             router=ROUTER,
             max_body=sidecar.max_body,
+            refused=gateway.scripts["refused"],
             heal=gateway.scripts["heal"],
             messages=gateway.scripts["messages"],
             calls=gateway.scripts["calls"],

@@ -9,6 +9,7 @@ import attrs
 
 from mcpgw_sidecar.model.kinds import Kind
 from mcpgw_sidecar.model.names import NULL, JsonText
+from mcpgw_sidecar.model.reasons import OUTCOMES
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session
 
@@ -45,7 +46,8 @@ class Reject:
     """Answer the client with a JSON-RPC error; nothing reaches a server.
 
     `method` is the request's, where it could be read. `server` and `tool` are those of the request,
-    where the router found them. All three are for metrics and logs.
+    where the router found them. `reason` says why its server failed (model/reasons.py), "" if none
+    did. All four are for metrics and logs.
     """
 
     status: int
@@ -56,11 +58,12 @@ class Reject:
     method: str = ""
     server: str = ""
     tool: str = ""
+    reason: str = ""
 
     @property
     def outcome(self) -> str:
         """The label of this outcome in the metrics."""
-        return _OUTCOMES.get(self.status, "rejected")
+        return OUTCOMES.get(self.reason) or _OUTCOMES.get(self.status, "rejected")
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +93,7 @@ class Forward:
     is the name or URI as the client wrote it, `sent_key` the JSON in its place in `body`, or None
     if the key was not replaced. `kind` is None for an answer to a server's request; `method` and
     `key` are empty then. `owner` goes into the ids of the server's own requests
-    (protocol/owners.py). `expires` is the end of the client's session (epoch seconds).
+    (protocol/owners.py). `session` is the client's.
 
     With `last_event_id` the request is no message: it resumes the stream of an earlier one (GET, no
     body).
@@ -101,8 +104,7 @@ class Forward:
     key: str
     method: str
     id: JsonText
-    session_key: str
-    expires: int
+    session: Session
     session_id: str | None = attrs.field(repr=False)
     protocol_version: str
     owner: str = attrs.field(repr=False)

@@ -22,10 +22,13 @@ X_VIRTUAL: Final = "x-mcp-virtualserver"
 """The virtual server that a client names. It comes from the client, and is not for servers."""
 
 X_SESSION: Final = "x-mcp-session"
-"""The key of the gateway's session, from the healing filter to the broker."""
+"""The id of the gateway's session, from the healing filter to the broker."""
 
 X_OWNER: Final = "x-mcp-owner"
-"""The owner for the ids of the server's requests, from the broker to the healing filter."""
+"""The owner for the ids of the server's requests, between the healing filter and the broker."""
+
+X_RETRY: Final = "x-mcp-retry"
+"""On a server's answer: Envoy is to send the request once more."""
 
 X_MEMO: Final = "x-mcp-memo"
 """For the route memo.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import NULL, JsonText
+from mcpgw_sidecar.model.names import NULL, JsonText, ServerName
 from mcpgw_sidecar.protocol.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -17,6 +17,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     METHOD_NOT_FOUND,
     PARSE_ERROR,
     RESOURCE_NOT_FOUND,
+    SERVER_ERROR,
     UNSUPPORTED_VERSION,
 )
 
@@ -35,3 +36,12 @@ STATEFUL: Final[Mapping[int, int]] = {
 def refusal(code: int, message: str, *, id: JsonText = NULL, data: Any = None) -> Reject:  # noqa: A002, ANN401  # JSON-RPC's word; any JSON value
     """An error of JSON-RPC, with the HTTP status of its code in the stateful era."""
     return Reject(status=STATEFUL[code], code=code, message=message, id=id, data=data)
+
+
+def failure(server: ServerName, reason: str, message: str) -> Reject:
+    """The failure of one server (model/reasons.py), which must not cost a client its session.
+
+    So it has HTTP 200: the transports of many clients take 4xx and 5xx for the end of the session.
+    """
+    data = {"server": server, "reason": reason}
+    return Reject(status=200, code=SERVER_ERROR, message=message, data=data, server=server, reason=reason)

@@ -139,7 +139,12 @@ def _call_goes_out(state: State, event: e.CallGoesOut) -> list[a.Action]:
 
 def _forgotten(state: State, event: e.Forgotten) -> list[a.Action]:
     row = state.rows.get(event.key)
-    if row is None or row.upstreams.get(event.server) != event.upstream:
+    if row is None:
+        return []
+    known = row.upstreams.get(event.server)
+    if known is None:  # Envoy knows it from before a restart
+        state.dead[event.key, event.server] = event.upstream
+    if known != event.upstream:
         return []
     state.dead[event.key, event.server] = row.upstreams.pop(event.server)
     return state.hush(event.key, event.server, event.upstream)

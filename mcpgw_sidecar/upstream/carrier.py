@@ -10,14 +10,14 @@ from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Forward
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request
 from mcpgw_sidecar.protocol.owners import name_owner, owner_text
 from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
-Heal = Callable[[str, Server, str, Mapping[str, str]], Awaitable[UpstreamSession | None]]
-"""Takes session key, server, id of the dead session, headers; returns the session in its place."""
+Heal = Callable[[Session, Server, UpstreamSession, Mapping[str, str]], Awaitable[UpstreamSession | None]]
+"""Takes session, server, the dead session with it, headers; returns the session in its place."""
 WaitText = Callable[[bytes], Awaitable[None]]
 
 
@@ -46,9 +46,9 @@ class Carrier:
         try:
             return await self._wait_answer(call, upstream, call.owner, wait_heard)
         except UpstreamError as error:
-            if error.status != FORGOTTEN or call.session_id is None:
+            if error.status not in FORGOTTEN or call.session_id is None:
                 raise
-            new_session = await self.heal(call.session_key, call.server, call.session_id, headers)
+            new_session = await self.heal(call.session, call.server, session, headers)
             if new_session is None:
                 raise
         owner = owner_text(call.server.name, new_session.ticket)

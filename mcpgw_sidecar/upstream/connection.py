@@ -42,9 +42,6 @@ RETRY_BASE = 1.0  # seconds
 RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
 LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again, doubled up to RETRY_CAP
 PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
-# Answers of servers to a session that they have forgotten: 404 by the specification, the others in
-# the field. A server that refuses a new session with it as well has failed.
-_ENDED = frozenset({400, 401, 403, FORGOTTEN, 410})
 _CHANGES = frozenset(kind.changed for kind in KINDS)
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # Servers list tools that ask the client something only to clients that can be asked. Such clients
@@ -131,7 +128,7 @@ class Connection:
         try:
             self.discovered(await wait_discovered(self.client, upstream, shake))
         except UpstreamError as error:
-            if shake.session.id is None or error.status not in _ENDED:
+            if shake.session.id is None or error.status not in FORGOTTEN:
                 raise
             log.debug("Session with a server has ended", server=self.server.name, error=str(error))
             return False
@@ -151,7 +148,7 @@ class Connection:
                 if not await self.client.wait_events(upstream, handle, own=True, position=position):
                     return
             except UpstreamError as error:
-                if error.status == FORGOTTEN:  # a server without such a path, or one that forgot the session
+                if error.status in FORGOTTEN:  # a server without such a path, or one that forgot the session
                     self.list_again()  # which finds out
                     return
                 log.debug("Notification stream lost", server=upstream.server.name, reason=error.reason, error=str(error))

@@ -118,7 +118,7 @@ class Exchanger:
         except (UnicodeError, httpx2.InvalidURL):
             raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
         except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise UpstreamError("BadAnswer", f"broke off or answered no HTTP: {words_of(error)}") from None
+            raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
 
 
 async def wait_unheard(_message: Request | Notification) -> None:
@@ -132,7 +132,7 @@ async def wait_checked(answer: httpx2.Response) -> None:
         return
     if answer.is_redirect:
         target = answer.headers.get("location", "")[:200]
-        raise UpstreamError("Redirected", f"redirects to {target!r}: put that in url", status=status)
+        raise UpstreamError("Redirect", f"redirects to {target!r}: put that in url", status=status)
     error = await _wait_error(answer)
     words = _error_words(error) if error is not None else ""
     data = error.get("data") if isinstance(error, dict) else None
@@ -161,7 +161,7 @@ async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Respo
                         await _wait_end(messages)
                         return message
                     await wait_heard(message)
-            raise UpstreamError("BadAnswer", "ended its event stream before the answer")
+            raise UpstreamError("BrokenOff", "ended its event stream before the answer")
         case other:
             raise UpstreamError("BadAnswer", f"answered with content type {other or 'none'!r} instead of JSON or events")
 

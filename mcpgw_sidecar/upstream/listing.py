@@ -6,13 +6,13 @@ from typing import Any
 
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
-from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
 from mcpgw_sidecar.protocol.jsonrpc import METHOD_NOT_FOUND
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_array
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
 
+_NOT_FOUND = 404
 MAX_LIST = 64 << 20  # bytes of one list over all pages
 MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
 MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
@@ -46,7 +46,7 @@ def _costs_its_list_alone(kind: Kind, error: UpstreamError) -> bool:
     if kind is TOOL:
         return error.reason == "RpcError" and error.words.startswith(f"{METHOD_NOT_FOUND} ")
     if error.reason == "HttpError":
-        return error.status != FORGOTTEN or bool(error.words)
+        return error.status != _NOT_FOUND or bool(error.words)
     return error.reason in {"RpcError", "BadAnswer", "TooLarge"}
 
 

@@ -215,7 +215,7 @@ class UpstreamClient:
         try:
             await self.wait_result(upstream, "ping", "{}")
         except UpstreamError as error:
-            if error.status == FORGOTTEN:
+            if error.status in FORGOTTEN:
                 return False
             if error.reason != "RpcError":
                 raise

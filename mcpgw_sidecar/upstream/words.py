@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
+
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model import reasons
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
-from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
+from mcpgw_sidecar.protocol.statuses import failure
 
-_STATUS = {"Unreachable": 503, "Timeout": 504}
-_BAD_GATEWAY = 502
 _WORDS = {
-    "Unreachable": "is unreachable: try again, and tell its operator if that lasts",
-    "Redirected": "redirects instead of answering: tell the operator of this gateway",
-    "Unauthorized": "refused this client's credentials: send the Authorization that it asks for",
+    reasons.UNREACHABLE: "is unreachable: try again, and tell its operator if that lasts",
+    reasons.REDIRECT: "redirects instead of answering: tell the operator of this gateway",
+    reasons.UNAUTHORIZED: "refused this client's credentials: send the Authorization that it asks for",
 }
 
 
@@ -42,7 +43,7 @@ def rejection(server: Server, error: UpstreamError) -> Reject:
 
     The message has no address: where a server lives is its operator's business.
     """
-    status = _STATUS.get(error.reason) or (error.status if error.reason == "Unauthorized" else None) or _BAD_GATEWAY
+    reason = error.reason if error.reason in reasons.OUTCOMES else reasons.BAD_ANSWER
     message = f"MCP server {server.name} {_WORDS.get(error.reason, str(error))}"
-    data = {"server": server.name, "reason": error.reason}
-    return Reject(status=status, code=SERVER_ERROR, message=message, data=data, server=server.name)
+    reject = failure(server.name, reason, message)
+    return reject if error.status is None else attrs.evolve(reject, data={**reject.data, "status": error.status})

@@ -43,7 +43,7 @@ function pairs(t) local meta = getmetatable(t) if meta and meta.__pairs then ret
 function handle_of(message, metadata, now, http_call)
   local made = {}
   function made:headers() return headers_of(message.headers) end
-  function made:body() if #message.body > 0 then return buffer_of(message) end end
+  function made:body(always) if always or #message.body > 0 then return buffer_of(message) end end
   function made:bodyChunks()
     local i = 0
     return function()
@@ -142,3 +142,8 @@ class Filter:
 def text_of(table: Any) -> dict[str, str]:
     """A flat table of Lua's."""
     return {key.decode(): value.decode() for key, value in table.items()}
+
+
+def plain(table: Any) -> dict[str, Any]:
+    """A table of Lua's, with the tables in it, for a filter with another state."""
+    return {key.decode(): value.decode() if isinstance(value, bytes) else plain(value) for key, value in table.items()}

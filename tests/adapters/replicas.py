@@ -103,6 +103,11 @@ class FakeServer:
         raise UpstreamError("HttpError", "answered HTTP 404", status=404)
 
 
+def dead_session(ident: str) -> UpstreamSession:
+    """A session as Envoy tells of it, once its server has forgotten it."""
+    return UpstreamSession(id=ident, protocol_version="2025-06-18")
+
+
 @attrs.define
 class Replica:
     directory: Directory

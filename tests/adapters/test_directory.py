@@ -16,7 +16,7 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import SessionState
 from mcpgw_sidecar.protocol.jsonrpc import Notification, parse_message
-from tests.adapters.replicas import ASKED, ONE, FakeServer, born, opened, running
+from tests.adapters.replicas import ASKED, ONE, FakeServer, born, dead_session, opened, running
 from tests.contract.memory import MemoryStore, Shared
 
 
@@ -50,7 +50,7 @@ async def test_a_failure_is_everybodys_and_the_next_call_tries_again(autojump_cl
         token, session = born(replica)
         reject = await opened(replica, session)
         assert reject is not None
-        assert (reject.status, reject.server) == (503, ONE.name)
+        assert (reject.status, reject.server, reject.outcome) == (200, ONE.name, "unavailable")
         server.fails = None
         assert await opened(replica, session) is None
         assert replica.upstream(token) == "u2"
@@ -110,7 +110,7 @@ async def test_a_forgotten_session_is_healed_once_however_many_ask(autojump_cloc
         healed: list[str | None] = []
 
         async def heal(dead: str) -> None:
-            upstream = await replica.directory.wait_healed(session.key, ONE, dead, {})
+            upstream = await replica.directory.wait_healed(session, ONE, dead_session(dead), {})
             healed.append(None if upstream is None else upstream.id)
 
         await heal("u1")
@@ -124,7 +124,6 @@ async def test_a_forgotten_session_is_healed_once_however_many_ask(autojump_cloc
         assert (server.count, replica.upstream(token)) == (2, "u2")
         await heal("u1")
         assert healed[-1] == "u2", "it was replaced before"
-        assert await replica.directory.wait_healed("unseen", ONE, "u1", {}) is None
         server.fails = UpstreamError("Timeout", "did not answer")
         await heal("u2")
         assert healed[-1] is None
@@ -324,7 +323,7 @@ async def test_a_client_that_comes_back_while_its_session_is_healed(autojump_clo
         stream = replica.streams.open(session.key, primed=True)
         event_id = stream.first_event().decode().split("id: ")[1].split("\n")[0]
         server.open.clear()
-        calls.start_soon(replica.directory.wait_healed, session.key, ONE, "u1", {})
+        calls.start_soon(replica.directory.wait_healed, session, ONE, dead_session("u1"), {})
         await trio.sleep(server.takes + 0.1)  # it is known to be dead, and another is being opened
         replica.directory.stream_here(session, {"last-event-id": event_id})
         await trio.sleep(5)
@@ -337,7 +336,7 @@ async def test_a_replica_that_learns_of_the_session_while_it_is_healed(autojump_
         token, session = born(replica)
         await opened(replica, session)
         server.open.clear()
-        calls.start_soon(replica.directory.wait_healed, session.key, ONE, "u1", {})
+        calls.start_soon(replica.directory.wait_healed, session, ONE, dead_session("u1"), {})
         await trio.sleep(server.takes + 0.1)
         replica.directory.set_level(session, "debug", {})  # which reads what replicas know: the dead ticket
         await trio.sleep(5)
@@ -376,6 +375,6 @@ async def test_a_replica_tells_servers_what_was_wished_elsewhere(autojump_clock:
         await trio.sleep(1)
         server.results.clear()
         server.open.clear()
-        await second.directory.wait_healed(session.key, ONE, "u1", {})
+        await second.directory.wait_healed(session, ONE, dead_session("u1"), {})
         await trio.sleep(1)
         assert {method for _, method, _ in server.results} == {"logging/setLevel", "resources/subscribe"}

@@ -18,10 +18,11 @@ from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.gzipped import gzip_around, packed
 from mcpgw_sidecar.protocol.jsonrpc import around_result
-from tests.adapters.lua import Exchange, Filter, text_of
+from tests.adapters.lua import Exchange, Filter, plain
 
 FOREVER = 1 << 40
 BOUNDS = "= 10000, 50000, 1000, 512 --"
@@ -34,6 +35,13 @@ HEADERS = {
     "mcp-session-id": "token",
     "mcp-protocol-version": "2025-11-25",
 }
+SESSION = Session(
+    key="key",
+    expires=FOREVER,
+    protocol_version="2025-06-18",
+    client_info=JsonText("{}"),
+    capabilities=JsonText("{}"),
+)
 SERVER = Server(name=ServerName("ns/one"), url="http://one/there", hostname="one", tool_prefix="one_")
 
 
@@ -76,8 +84,7 @@ class Memo(Filter):
                 "key": name,
                 "method": "tools/call",
                 "id": JsonText("7"),
-                "session_key": "key",
-                "expires": FOREVER,
+                "session": SESSION,
                 "session_id": "upstream",
                 "protocol_version": "2025-06-18",
                 "owner": "ns/one:ticket",
@@ -86,9 +93,9 @@ class Memo(Filter):
             }
             decision = Forward(**(values | more))
             keep = Keep(request=HttpRequest(headers=dict(headers), body=body), slot=1, stamp=STAMP)
-            fields = MessageToDict(codec.encode(decision, keep=keep).dynamic_metadata)
+            fields = MessageToDict(codec.encode(decision, headers.get(h.SESSION, ""), keep=keep).dynamic_metadata)
             metadata[b"mcpgw"] = self.table(fields["mcpgw"])
-            self.response({":status": status, h.X_MEMO: h.KEPT}, [], metadata)
+            self.response({":status": status, "content-type": h.JSON, h.X_MEMO: h.KEPT}, [], metadata)
         return lookup
 
     def listed(self, headers: Mapping[str, str], body: bytes, answer: bytes, **more: str) -> Exchange:
@@ -97,7 +104,7 @@ class Memo(Filter):
         request = self.request(headers, body, metadata)
         if request.answer is None:
             mark = list_mark(1, STAMP, FOREVER, None)
-            size = {"content-length": str(len(answer))}
+            size = {"content-length": str(len(answer)), "content-type": h.JSON}
             self.response({":status": "200", h.X_MEMO: mark, **size, **more}, [answer], metadata)
         return request
 
@@ -131,7 +138,7 @@ def test_a_decision_is_repeated_with_the_headers_of_the_router(memo: Memo) -> No
     }
     assert json.loads(again.body) == {"jsonrpc": "2.0", "id": "é", "method": "tools/call", "params": {"name": "greet"}}
     assert metadata[b"mcpgw"][b"id"].decode() == '"é"'
-    assert metadata[b"mcpgw"][b"session"] == b"key ns/one:ticket"
+    assert metadata[b"mcpgw"][b"session"] == b"token ns/one:ticket"
 
 
 @pytest.mark.parametrize("name", [*contract.DEPENDS, contract.ACCEPTED, h.SESSION])
@@ -185,7 +192,7 @@ def test_an_answer_that_is_no_success_brings_no_entry(memo: Memo) -> None:
     assert again.body == call()
 
 
-@pytest.mark.parametrize("status", ["404", "401"])
+@pytest.mark.parametrize("status", [str(status) for status in contract.FORGOTTEN])
 def test_a_session_that_its_server_refuses_is_not_relied_on(memo: Memo, status: str) -> None:
     assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
     metadata = memo.metadata()
@@ -274,16 +281,50 @@ def test_what_is_odd_is_declined_or_left_alone(memo: Memo) -> None:
         assert metadata[b"mcpgw"] is None
 
 
-def test_a_second_attempt_gets_a_session_that_lives(memo: Memo) -> None:
+def refusal(status: str, body: bytes = b"", **headers: str) -> tuple[Exchange, dict[str, Any]]:
+    """A server's first answer to a call in a session, and the metadata afterwards."""
+    refused = Filter(script("refused"))
+    metadata = refused.table({"mcpgw": {"id": "7", "session": "token ns/one:ticket"}})
+    given = {":status": status, "content-type": "application/json", **headers}
+    return refused.response(given, [body], metadata), plain(metadata)
+
+
+def again(before: Any, answer: Any, **headers: str) -> tuple[Exchange, dict[str, Any]]:
+    """The second attempt at a call, with the sidecar's answer to the question about its session."""
     heal = Filter(script("heal"))
-    metadata = heal.table({"mcpgw": {"id": "7", "session": "key ns/one:ticket"}})
-    assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
+    metadata = heal.table(before)
     sent = HEADERS | {"mcp-session-id": "upstream", h.X_SERVER: "ns/one", h.ATTEMPT: "2", "content-length": "9"}
-    answer = heal.table([{":status": "200", h.X_OWNER: "ns/one:new"}, "new"])
-    again = heal.request(sent, b"", metadata, answer)
-    assert again.headers["mcp-session-id"] == "new"
-    assert h.ATTEMPT not in again.headers
-    assert again.question == {
+    return heal.request(sent | headers, b"", metadata, heal.table(answer)), plain(metadata)
+
+
+@pytest.mark.parametrize("status", [str(status) for status in contract.FORGOTTEN])
+def test_a_call_whose_session_may_be_forgotten_is_tried_again(status: str) -> None:
+    assert refusal(status)[0].headers[h.X_RETRY] == "1"
+    second = Filter(script("refused"))
+    _, metadata = refusal(status)
+    assert h.X_RETRY not in second.response({":status": status}, [], second.table(metadata)).headers, "once"
+    for session in (" ns/one:ticket", ""):
+        nobody = second.table({"mcpgw": {"session": session}})
+        assert h.X_RETRY not in second.response({":status": status}, [], nobody).headers, "there is no session to heal"
+
+
+def test_a_server_cannot_ask_for_another_attempt() -> None:
+    assert h.X_RETRY not in refusal("200", **{h.X_RETRY: "1"})[0].headers
+    assert (
+        h.X_RETRY
+        not in (other := Filter(script("refused")))
+        .response({":status": "404", h.X_RETRY: "1"}, [], other.metadata())
+        .headers
+    )
+
+
+def test_a_second_attempt_gets_a_session_that_lives(memo: Memo) -> None:
+    assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
+    _, metadata = refusal("404")
+    sent, metadata = again(metadata, [{":status": "200", h.X_OWNER: "ns/one:new"}, "new"])
+    assert sent.headers["mcp-session-id"] == "new"
+    assert h.ATTEMPT not in sent.headers
+    assert sent.question == {
         ":method": "POST",
         ":path": contract.HEAL_PATH,
         ":authority": "localhost",
@@ -291,24 +332,98 @@ def test_a_second_attempt_gets_a_session_that_lives(memo: Memo) -> None:
         "mcp-protocol-version": "2025-11-25",
         "mcp-session-id": "upstream",
         h.X_SERVER: "ns/one",
-        h.X_SESSION: "key",
+        h.X_SESSION: "token",
+        h.X_OWNER: "ns/one:ticket",
         "limit": str(int(1000 * contract.HEALING)),
     }
-    assert metadata[b"mcpgw"][b"session"] == b"key ns/one:new"
-    marked = heal.response({":status": "200"}, [], metadata)
-    assert marked.headers[h.X_MEMO] == h.KEPT
-    left = memo.response(marked.headers, [], memo.table({"mcpgw": text_of(metadata[b"mcpgw"])}))
-    assert left.headers == {":status": "200"}
-    assert memo.decided(HEADERS, call()) == "miss", "the session that was replaced is not relied on"
-
-
-@pytest.mark.parametrize("attempt", ["1", "2"])
-def test_nothing_to_heal(attempt: str) -> None:
+    assert metadata["mcpgw"]["session"] == "token ns/one:new"
     heal = Filter(script("heal"))
-    for metadata in ({}, {"mcpgw": {"session": " ns/one:ticket"}}, {"mcpgw": {"id": "1"}}):
-        sent = heal.request({h.ATTEMPT: attempt, h.X_MEMO: h.KEPT}, b"", heal.table(metadata))
-        assert sent.question is None
-        assert h.X_MEMO not in sent.headers
+    marked = heal.response({":status": "200", "content-type": h.JSON}, [], heal.table(metadata))
+    assert marked.headers[h.X_MEMO] == h.KEPT
+    left = memo.response(marked.headers, [], memo.table(metadata))
+    assert left.headers == {":status": "200", "content-type": h.JSON}
+    assert memo.decided(HEADERS, call()) == "miss", "the session that was replaced is not relied on"
+    third, _ = again(metadata, [{":status": "404"}, ""], **{h.ATTEMPT: "3"})
+    assert (third.question, third.answer) == (None, None), "its connection broke: it goes out once more"
+
+
+@pytest.mark.parametrize("session", [{}, {"mcp-session-id": ""}], ids=["it lives", "there is none"])
+def test_nothing_is_sent_twice_to_a_session_that_lives(session: dict[str, str]) -> None:
+    _, metadata = refusal("400", b'{"a":1}')
+    sent, _ = again(metadata, [{":status": "404"}, ""], **session)
+    assert sent.answer == ({":status": "400", "content-type": "application/json"}, b'{"a":1}')
+
+
+def test_another_attempt_without_an_answer_before_is_left_alone() -> None:
+    heal = Filter(script("heal"))
+    for attempt in ("1", "2"):
+        for metadata in ({}, {"mcpgw": {"session": " ns/one:ticket"}}, {"mcpgw": {"id": "1"}}):
+            sent = heal.request({h.ATTEMPT: attempt, h.X_MEMO: h.KEPT}, b"", heal.table(metadata))
+            assert (sent.question, sent.answer) == (None, None)
+            assert h.X_MEMO not in sent.headers
+
+
+def answered(
+    memo: Memo, status: str, body: bytes = b"", *, session: str = "token ns/one:ticket", ident: str = "7", **headers: str
+) -> tuple[Exchange, str]:
+    """What a client gets of a server's answer, and the reason for the log."""
+    metadata = memo.table({"mcpgw": {"id": ident, "session": session}})
+    given = {":status": status, "content-type": "application/json", "content-length": str(len(body)), **headers}
+    exchange = memo.response(given, [body] if body else [b""], metadata)
+    return exchange, (metadata[b"mcpgw"][b"failed"] or b"").decode()
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("500", "BadAnswer"), ("404", "BadAnswer"), ("401", "Unauthorized"), ("403", "Unauthorized"), ("307", "Redirect")],
+)
+def test_a_servers_failure_costs_no_session(memo: Memo, status: str, reason: str) -> None:
+    exchange, logged = answered(memo, status, b"<html>", **{"www-authenticate": "Bearer", "location": "http://10.0.0.1/"})
+    message = json.loads(exchange.body)
+    assert (exchange.headers[":status"], message["id"], message["error"]["code"]) == ("200", 7, -32000)
+    assert message["error"]["data"] == {"server": "ns/one", "reason": reason, "status": int(status)}
+    assert "10.0.0.1" not in str(exchange)
+    assert not {"www-authenticate", "location"} & exchange.headers.keys()
+    assert logged == reason
+
+
+def test_a_servers_own_error_is_its_own(memo: Memo) -> None:
+    own = b'{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"no such city","data":{"a":"\\u00e9"}}}'
+    exchange, reason = answered(memo, "400", own)
+    assert (exchange.headers[":status"], exchange.body, reason) == ("200", own, "RpcError")
+    for text in (own.replace(b'"id":7', b'"id":null'), own.replace(b'"id":7', b'"id":8')):
+        exchange, reason = answered(memo, "400", text)
+        error = json.loads(exchange.body)["error"]
+        assert (error["message"], reason) == ("MCP server ns/one answered HTTP 400: no such city", "BadAnswer")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b'{"id":7,"error":5}', b'{"jsonrpc":"2.0","id":7,"error":{"message":"\xff"}}', b'[{"id":7}]', b"x" * 70_000],
+    ids=["nothing", "half", "no error", "no UTF-8", "an array", "large"],
+)
+def test_any_body_of_a_failure_becomes_one_error(memo: Memo, body: bytes) -> None:
+    exchange, _ = answered(memo, "502", body)
+    message = json.loads(exchange.body or b"null")
+    if body:
+        assert (message["id"], message["error"]["data"]["status"]) == (7, 502)
+
+
+@pytest.mark.parametrize(("status", "kind"), [("200", "text/html"), ("202", ""), ("204", "application/json")])
+def test_a_success_that_is_no_answer_is_a_failure(memo: Memo, status: str, kind: str) -> None:
+    exchange, reason = answered(memo, status, b"<html>", **{"content-type": kind})
+    assert (exchange.headers[":status"], exchange.headers["content-type"], reason) == ("200", h.JSON, "BadAnswer")
+    assert "neither with JSON nor with events" in json.loads(exchange.body)["error"]["message"]
+
+
+def test_nobody_answers_an_answer(memo: Memo) -> None:
+    """A client's answer to a server's request, and a stream that it wants to resume."""
+    exchange, reason = answered(memo, "404", b"gone", session=" ns/one:ticket", ident='"x"')
+    assert (exchange.headers[":status"], exchange.body, reason) == ("202", b"", "BadAnswer")
+    exchange, _ = answered(memo, "404", b"gone", session=" ns/one:ticket", ident="null")
+    assert exchange.headers[":status"] == "405"
+    exchange, reason = answered(memo, "202", session=" ns/one:ticket", ident='"x"')
+    assert (exchange.headers[":status"], reason) == ("202", "")
 
 
 def test_event_streams_name_their_owner_piece_by_piece(memo: Memo) -> None:
@@ -331,8 +446,8 @@ def test_istios_routes_say_what_ours_do() -> None:
         h.X_SERVER: "ns/one",
         "x": "y",
         "x-envoy-retry-on": contract.RETRY_ON,
-        "x-envoy-retriable-status-codes": "404",
-        "x-envoy-max-retries": "1",
+        "x-envoy-retriable-header-names": h.X_RETRY,
+        "x-envoy-max-retries": "2",
     }
     assert istio.request({h.X_SERVER: "mcpBroker"}, b"", istio.metadata()).headers == {h.X_SERVER: "mcpBroker"}
     answer = istio.response({h.SESSION: "upstream"}, [], istio.table({"mcpgw": {"session": "key owner"}}))

@@ -15,7 +15,7 @@ from mcpgw_sidecar.model import timeouts as t
 
 SOURCES = {path.name: path.read_text() for path in (files("mcpgw_sidecar.envoy") / "lua").iterdir()}
 NAMES = set(re.findall(r"^local ([A-Z_]+) =", prelude(), re.MULTILINE))
-NOT_OURS = {"401", "200", "1", "id"}  # values that a filter may write for a reason of its own
+NOT_OURS = {"401", "403", "200", "1", "id"}  # values that a filter may write for a reason of its own
 
 
 def code(source: str) -> str:

@@ -180,6 +180,11 @@ class Gateway:
             raise AssertionError(self.sidecar.text) from None
         return self.sidecar
 
+    def kill(self) -> None:
+        """End the sidecar by SIGKILL."""
+        self.sidecar.signal(signal.SIGKILL)
+        self.sidecar.stop()
+
     def wait_ready(self) -> None:
         def ready() -> bool:
             assert self.sidecar.popen.poll() is None, self.sidecar.text
@@ -301,6 +306,11 @@ def answer(response: httpx2.Response) -> Any:
         return response.json()
     data = [line.removeprefix("data:").strip() for line in response.text.splitlines() if line.startswith("data:")]
     return json.loads(data[-1])
+
+
+def succeeded(response: httpx2.Response) -> bool:
+    """Whether a call brought a result: a failure of its server is HTTP 200, too."""
+    return response.status_code == 200 and "result" in answer(response)
 
 
 def text_of(response: httpx2.Response) -> str:

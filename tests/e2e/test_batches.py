@@ -154,7 +154,7 @@ def test_a_dead_session_is_healed_and_a_dead_server_named(
         two.status = None
     assert "result" in messages[1]
     assert "ns/two" in messages[2]["error"]["message"]
-    assert messages[2]["error"]["data"] == {"server": "ns/two", "reason": "HttpError"}
+    assert messages[2]["error"]["data"] == {"server": "ns/two", "reason": "BadAnswer", "status": 500}
 
 
 @pytest.mark.duty("error.malformed-400")

@@ -27,6 +27,7 @@ from tests.e2e.stack import (
     environment,
     free_ports,
     gateway,
+    succeeded,
     text_of,
     wait_until,
 )
@@ -194,7 +195,7 @@ def test_a_router_on_a_unix_socket(one: ScriptedServer, tmp_path_factory: pytest
         running.sidecar.wait()
         running.start_sidecar()
         with running.client() as client:
-            wait_until(lambda: client.call("one").status_code == 200, "a left-behind socket file is replaced")
+            wait_until(lambda: succeeded(client.call("one")), "a left-behind socket file is replaced")
 
 
 def test_garbage_on_the_routers_port_ends_only_its_connection(running: Gateway) -> None:

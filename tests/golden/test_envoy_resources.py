@@ -34,8 +34,9 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "router": Endpoint(host="127.0.0.1", port=50051),
         "max_body": 4 << 20,
         "call_timeout": 300.0,
+        "refused": "-- refused.lua\n",
         "heal": "-- heal.lua\n",
-        "messages": "-- json.lua, memo.lua, events.lua\n",
+        "messages": "-- json.lua, memo.lua, failed.lua, events.lua\n",
     }
     settings = EnvoySettings(**(defaults | values))
     servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden").servers

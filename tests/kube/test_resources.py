@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import quiet
-from tests.e2e.stack import Client, wait_until
+from tests.e2e.stack import Client, succeeded, wait_until
 from tests.kube.cluster import Cluster, secret
 from tests.kube.gateway import SYSTEM, KubeGateway
 from tests.kube.objects import NAMESPACE, mcp_server, route, server_objects, service
@@ -33,7 +33,7 @@ def remove(cluster: Cluster, name: str, namespace: str = NAMESPACE) -> None:
 
 @pytest.mark.duty("kube.columns", "kube.configmap", "kube.ready-truth")
 def test_the_guides_commands(cluster: Cluster, client: Client, one: ScriptedServer) -> None:
-    assert client.call("test_greet").status_code == 200
+    assert succeeded(client.call("test_greet"))
     wait_until(lambda: cluster.ready("mcpserver", "server1", NAMESPACE).get("status") == "True", "Ready")
     table = [line.split() for line in cluster.kubectl("get", "mcpserver", "-A").splitlines()]
     assert table[0] == ["NAMESPACE", "NAME", "PREFIX", "TARGET", "PATH", "READY", "TOOLS", "CREDENTIALS", "AGE"]
@@ -58,7 +58,7 @@ def test_the_guides_commands(cluster: Cluster, client: Client, one: ScriptedServ
 def test_an_mcpserver_comes_changes_and_goes(cluster: Cluster, client: Client, two: ScriptedServer) -> None:
     cluster.apply(*server_objects("server2", two.port, "test2_"))
     wait_until(lambda: "test2_hello_world" in client.tools(), "its tools")
-    assert wait_until(lambda: client.call("test2_hello_world").status_code == 200, "a call")
+    assert wait_until(lambda: succeeded(client.call("test2_hello_world")), "a call")
     arrived = two.calls("tools/call")[-1].headers["host"]
     assert arrived == "server2.mcp.local"
     two.answers["initialize"] = lambda _handler, _message: False
@@ -148,7 +148,7 @@ def test_a_credential_is_used_rotated_and_missing(cluster: Cluster, client: Clie
     wait_until(lambda: cluster.ready("mcpserver", "keyed", NAMESPACE)["status"] == "True", "ready")
     cluster.apply(secret(NAMESPACE, "the-key", token="Bearer second-secret"))
     wait_until(lambda: two.requests[-1].headers.get("authorization") == "Bearer second-secret", "rotated")
-    assert client.call("k_hello_world").status_code == 200
+    assert succeeded(client.call("k_hello_world"))
     assert "authorization" not in two.calls("tools/call")[-1].headers  # it is the gateway's own, never a client's
     config = cluster.kubectl("get", "configmap", "-n", SYSTEM, "-o", "yaml")
     status = cluster.kubectl("get", "mcpserver", "-A", "-o", "yaml")
@@ -177,7 +177,7 @@ def test_a_virtual_server(cluster: Cluster, running: KubeGateway, client: Client
     wait_until(lambda: client.send(LIST, **headers).status_code == 200, "the virtual server")
     with Client(f"{running.url}/{NAMESPACE}/few") as few:
         assert few.tools() == ["test_greet"]
-        assert few.call("test_greet").status_code == 200
+        assert succeeded(few.call("test_greet"))
         assert few.call("test_time").json()["error"]["message"] == "Tool not found"
         condition = wait_until(lambda: cluster.ready("mcpvirtualserver", "few", NAMESPACE), "its status")
         assert (condition["status"], condition["reason"]) == ("False", "ToolsNotFound")
@@ -230,7 +230,7 @@ def test_a_server_that_is_down_says_so(cluster: Cluster, client: Client) -> None
     condition = wait_until(lambda: (c := cluster.ready("mcpserver", "going", NAMESPACE))["status"] == "False" and c, "down")
     assert condition["reason"] == "Unreachable"
     assert "check that the pods behind http://going.mcp-test.svc.cluster.local" in condition["message"]
-    assert client.call("test_greet").status_code == 200
+    assert succeeded(client.call("test_greet"))
     remove(cluster, "going")
 
 
@@ -321,7 +321,7 @@ def test_objects_that_nobody_can_use_disturb_nobody(cluster: Cluster, client: Cl
             lambda name=name, reason=reason: cluster.ready("mcpserver", name, NAMESPACE).get("reason") == reason, reason
         )
     assert client.tools() == ["test_greet", "test_time"]
-    assert client.call("test_greet").status_code == 200
+    assert succeeded(client.call("test_greet"))
     for name in reasons:
         remove(cluster, name)
 

@@ -102,12 +102,15 @@ end
 -- In listeners of ours Envoy skips this for most answers (filters.py, `messages`).
 function envoy_on_response(handle)
   local headers = handle:headers()
-  local mark, status = headers:get(X_MEMO), headers:get(':status')
+  local mark, status, kind = headers:get(X_MEMO), headers:get(':status'), headers:get('content-type') or ''
   if mark then headers:remove(X_MEMO) end -- a word of the broker's or of heal.lua's to Envoy, whoever else may say it
-  if mark or status == FORGOTTEN or status == '401' then
+  local is_stream = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM
+  local is_answer = status == '200' and (is_stream or sub(kind, 1, #JSON) == JSON)
+  if mark or not is_answer then
     local call = handle:streamInfo():dynamicMetadata():get(METADATA) or {}
     if call[ASKED] then return mark and remember_list(handle, call[ASKED], mark) end -- lists.lua
     if remember and call[OWNER] then remember(handle, call, status) end -- memo.lua
+    if call[OWNER] and not is_answer then return failed(handle, call, status, kind) end -- failed.lua
   end
-  if sub(headers:get('content-type') or '', 1, #EVENT_STREAM) == EVENT_STREAM then name_stream(handle) end
+  if is_stream then name_stream(handle) end
 end

@@ -10,8 +10,8 @@ function envoy_on_request(handle)
   end
   for _, name in ipairs(theirs) do headers:remove(name) end
   headers:add('x-envoy-retry-on', RETRY_ON)
-  headers:add('x-envoy-retriable-status-codes', FORGOTTEN)
-  headers:add('x-envoy-max-retries', '1')
+  headers:add('x-envoy-retriable-header-names', X_RETRY)
+  headers:add('x-envoy-max-retries', tostring(ATTEMPTS))
 end
 
 function envoy_on_response(handle)

@@ -18,7 +18,7 @@ local function set_of(names)
   return set
 end
 
-local IS_BROKERS, IS_LIST, IS_DEPENDED = set_of(BROKERS), set_of(LISTS), set_of(DEPENDS)
+local IS_BROKERS, IS_LIST, IS_DEPENDED, IS_FORGOTTEN = set_of(BROKERS), set_of(LISTS), set_of(DEPENDS), set_of(FORGOTTEN)
 IS_LIST[INITIALIZE] = true -- its answer teaches a session, as that of a list does
 
 -- Places of the members of the message at hand. Upvalues, not a table and closures: they cost nothing.
@@ -260,7 +260,7 @@ end
 -- Keeps the entry that came with an answer, and forgets a session that its server does not know (any more).
 function remember(handle, call, status)
   local entry = call[MEMO]
-  local dead = by_owner[call[HEALED] or (status == FORGOTTEN or status == '401') and call[OWNER]]
+  local dead = by_owner[call[HEALED] or IS_FORGOTTEN[status] and call[OWNER]]
   if dead then dead.dead = true end
   if not entry or call[HEALED] or sub(status, 1, 1) ~= '2' then return end
   local session = learn(entry.token, entry, entry.slot, entry.stamp, entry.expires)
