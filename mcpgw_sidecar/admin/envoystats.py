@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from mcpgw_sidecar.envoy.contract import BROKEN, FAILED, NONSENSE, SILENT, UNREACHABLE as UNREACHABLE_FLAGS
+from mcpgw_sidecar.envoy.contract import ANSWER, BROKEN, NONSENSE, SILENT, UNREACHABLE as UNREACHABLE_FLAGS
 from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, OUTCOMES, TIMEOUT, UNREACHABLE
 
 CALLS = "envoy_mcpgw_calls"
@@ -35,8 +35,7 @@ def translate(text: str) -> Iterator[Metric]:
     for name, labels, value in _samples(text):
         # Several status codes are one outcome: add them up, because a series may occur only once.
         method, server, tool = (_tag_value(labels.get(label)) for label in ("method", "server", "tool"))
-        outcome = outcome_of(labels.get("code", ""), labels.get("flags", ""), _tag_value(labels.get(FAILED)))
-        key = (method, server, tool, outcome)
+        key = (method, server, tool, outcome_of(labels.get(ANSWER, "")))
         if name == f"{CALLS}_total":  # the parser adds this suffix to every counter
             counts[key] += value
             if "lookup" in labels and method == "tools/call":
@@ -67,12 +66,13 @@ def _tag_value(value: str | None) -> str:
     return "" if value in {None, "-"} else str(value)
 
 
-def outcome_of(code: str, flags: str = "", reason: str = "") -> str:
+def outcome_of(answer: str) -> str:
     """The outcome of a call that Envoy carried.
 
     It follows from the reason of a server's failure (failed.lua), from the HTTP status, and from
-    Envoy's response flags.
+    Envoy's response flags; `answer` has the three (contract.ANSWER).
     """
+    code, flags, reason = (_tag_value(value) for value in [*answer.split(" "), "-", "-"][:3])
     if reason:
         return OUTCOMES.get(reason, "unavailable")
     if not code.startswith("2"):

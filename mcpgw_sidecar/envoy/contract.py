@@ -68,6 +68,9 @@ depended on, REFUSED the answer of a server that may have forgotten its session,
 that was replaced, FAILED the reason why a server's answer became an error, and MEMO a MemoEntry.
 """
 
+ANSWER: Final = "answer"
+"""A tag of the counters: HTTP status, Envoy's flags and FAILED, each "-" for none."""
+
 DECLINED, MISS = "declined", "miss"
 """Values of LOOKUP; a hit sets none."""
 
@@ -82,12 +85,15 @@ The specification says 404 (basic/transports, Session Management); the others we
 field. A server has other reasons for each of them, so a ping decides whether the session is over.
 """
 
-RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request,retriable-headers"
+RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request,retriable-status-codes"
 """Envoy sends a request once more only if the server has certainly not run it.
 
 The connection was refused, the request was never written to it, or the server does not know the
-session: then refused.lua puts X_RETRY on the answer.
+session: then refused.lua gives the answer the status AGAIN.
 """
+
+AGAIN: Final = 599
+"""The status, which no standard has, of an answer after which Envoy sends a call once more."""
 
 ATTEMPTS: Final = 2
 """Further attempts: a server that restarts breaks the connection, and then knows no session."""
@@ -140,7 +146,6 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "X_MEMO": h.X_MEMO,
     "X_SESSION": h.X_SESSION,
     "X_OWNER": h.X_OWNER,
-    "X_RETRY": h.X_RETRY,
     "ATTEMPT": h.ATTEMPT,
     "KEPT": h.KEPT,
     "JSON": h.JSON,
@@ -152,6 +157,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "HEALING": int(HEALING * 1000),
     "FORGOTTEN": tuple(map(str, FORGOTTEN)),
     "RETRY_ON": RETRY_ON,
+    "AGAIN": str(AGAIN),
     "ATTEMPTS": ATTEMPTS,
     "UNAUTHORIZED": UNAUTHORIZED,
     "REDIRECT": REDIRECT,

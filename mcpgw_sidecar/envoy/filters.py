@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, duration, type_url
 from mcpgw_sidecar.envoy.contract import (
+    ANSWER,
     ANSWERED,
     BROKEN,
     FAILED,
-    FORGOTTEN,
     LOOKUP,
     METADATA,
     NONSENSE,
@@ -99,7 +99,7 @@ def lazily(name: str, extension: Resource, when: Resource) -> Resource:
         "name": "envoy.filters.http.composite",
         "typed_config": {"@type": type_url(f"{HTTP}.composite.v3.Composite")},
     }
-    return _matched(name, composite, matcher)
+    return _matched(name, composite, _matchers(matcher))
 
 
 def only(name: str, extension: Resource, when: Resource) -> Resource:
@@ -109,11 +109,26 @@ def only(name: str, extension: Resource, when: Resource) -> Resource:
 
 def unless(name: str, extension: Resource, when: Resource) -> Resource:
     """A filter that is there for all requests but some."""
-    skip = {
-        "name": "skip",
-        "typed_config": {"@type": type_url("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")},
+    return _matched(name, extension, _matchers({"predicate": when, "on_match": {"action": _SKIP}}))
+
+
+_SKIP: Resource = {
+    "name": "skip",
+    "typed_config": {"@type": type_url("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")},
+}
+
+
+def _skip_successes() -> Resource:
+    """A matcher by one lookup, which a list of conditions is not."""
+    status = {"@type": type_url("envoy.type.matcher.v3.HttpResponseHeaderMatchInput"), "header_name": ":status"}
+    skipped = {code: {"action": _SKIP} for code in ("200", "202")}
+    return {
+        "matcher_tree": {"input": {"name": "status", "typed_config": status}, "exact_match_map": {"map": skipped}},
     }
-    return _matched(name, extension, {"predicate": when, "on_match": {"action": skip}})
+
+
+def _matchers(*matchers: Resource) -> Resource:
+    return {"matcher_list": {"matchers": list(matchers)}}
 
 
 def _matched(name: str, extension: Resource, matcher: Resource) -> Resource:
@@ -121,7 +136,7 @@ def _matched(name: str, extension: Resource, matcher: Resource) -> Resource:
         "name": name,
         "typed_config": {
             "@type": type_url(_MATCHING),
-            "xds_matcher": {"matcher_list": {"matchers": [matcher]}},
+            "xds_matcher": matcher,
             "extension_config": extension,
         },
     }
@@ -156,14 +171,9 @@ def last(refused: str, heal: str) -> Resource:
     # Attempts share the headers: heal.lua removes the mark at the first attempt.
     again = header(h.ATTEMPT, {"safe_regex": {"google_re2": {}, "regex": "[2-9]"}})
     something = _any_of(again, header(h.X_MEMO, {"exact": h.KEPT}))
-    statuses = "|".join(map(str, FORGOTTEN))
-    no_session = _any_of(
-        _answer(":status", {"safe_regex": {"google_re2": {}, "regex": statuses}}),
-        _answer(h.X_RETRY, {"safe_regex": {"google_re2": {}, "regex": ".*"}}),
-    )
     codec = {"@type": type_url(f"{HTTP}.upstream_codec.v3.UpstreamCodec")}
     upstream = [
-        only("mcpgw_refused", lua("mcpgw_refused", refused), no_session),
+        _matched("mcpgw_refused", lua("mcpgw_refused", refused), _skip_successes()),
         only("mcpgw_heal", lua("mcpgw_heal", heal), something),
         {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
     ]
@@ -231,9 +241,8 @@ def counters(*, memo: bool) -> Resource:
         "method": f"%REQ({h.X_METHOD})%",
         "server": f"%REQ({h.X_SERVER})%",
         "tool": f"%REQ({h.X_TOOL})%",
-        "code": "%RESPONSE_CODE%",
-        "flags": "%RESPONSE_FLAGS%",  # a stream may break off, or fall silent, after its start
-        FAILED: f"%DYNAMIC_METADATA({METADATA}:{FAILED})%",
+        # Each tag costs, so these are one. A stream may break off, or fall silent, after its start.
+        ANSWER: f"%RESPONSE_CODE% %RESPONSE_FLAGS% %DYNAMIC_METADATA({METADATA}:{FAILED})%",
     }
     tags = [{"name": name, "value_format": value} for name, value in values.items()]
     lookup = [{"name": LOOKUP, "value_format": f"%DYNAMIC_METADATA({METADATA}:{LOOKUP})%"}] if memo else []

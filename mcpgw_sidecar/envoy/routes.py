@@ -9,7 +9,7 @@ without an extra rule, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.contract import ATTEMPTS, BROKER_CLUSTER, METADATA, RETRY_ON
+from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, METADATA, RETRY_ON
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
@@ -81,7 +81,7 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
             # forgotten session before the next attempt.
             "retry_policy": {
                 "retry_on": RETRY_ON,
-                "retriable_headers": [{"name": h.X_RETRY, "present_match": True}],
+                "retriable_status_codes": [AGAIN],
                 "num_retries": ATTEMPTS,
             },
         },

@@ -27,9 +27,6 @@ X_SESSION: Final = "x-mcp-session"
 X_OWNER: Final = "x-mcp-owner"
 """The owner for the ids of the server's requests, between the healing filter and the broker."""
 
-X_RETRY: Final = "x-mcp-retry"
-"""On a server's answer: Envoy is to send the request once more."""
-
 X_MEMO: Final = "x-mcp-memo"
 """For the route memo.
 

@@ -14,19 +14,19 @@ from mcpgw_sidecar.observability.metrics import Metrics
 
 ENVOY = """\
 # TYPE envoy_mcpgw_calls counter
-envoy_mcpgw_calls{method="tools/call",server="a",tool="t",code="200"} 3
-envoy_mcpgw_calls{method="tools/call",server="a",tool="t",code="202"} 1
-envoy_mcpgw_calls{method="prompts/get",server="a",tool="-",code="503"} 2
+envoy_mcpgw_calls{method="tools/call",server="a",tool="t",answer="200 - -"} 3
+envoy_mcpgw_calls{method="tools/call",server="a",tool="t",answer="202 - -"} 1
+envoy_mcpgw_calls{method="prompts/get",server="a",tool="-",answer="503 - -"} 2
 # TYPE envoy_mcpgw_call_duration histogram
-envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="200",le="0.5"} 1
-envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="200",le="5"} 3
-envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="200",le="+Inf"} 3
-envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="202",le="0.5"} 1
-envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="202",le="5"} 1
-envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",code="202",le="+Inf"} 1
-envoy_mcpgw_call_duration_sum{method="tools/call",server="a",tool="t",code="200"} 6
-envoy_mcpgw_call_duration_sum{method="tools/call",server="a",tool="t",code="202"} 0.4
-envoy_mcpgw_call_duration_count{method="tools/call",server="a",tool="t",code="200"} 3
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",answer="200 - -",le="0.5"} 1
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",answer="200 - -",le="5"} 3
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",answer="200 - -",le="+Inf"} 3
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",answer="202 - -",le="0.5"} 1
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",answer="202 - -",le="5"} 1
+envoy_mcpgw_call_duration_bucket{method="tools/call",server="a",tool="t",answer="202 - -",le="+Inf"} 1
+envoy_mcpgw_call_duration_sum{method="tools/call",server="a",tool="t",answer="200 - -"} 6
+envoy_mcpgw_call_duration_sum{method="tools/call",server="a",tool="t",answer="202 - -"} 0.4
+envoy_mcpgw_call_duration_count{method="tools/call",server="a",tool="t",answer="200 - -"} 3
 envoy_other{x="y"} 1
 """
 
@@ -92,5 +92,6 @@ def test_a_series_that_both_count_stands_there_once() -> None:
 
 def test_an_answer_that_broke_off_after_its_start_is_no_success() -> None:
     flags = ("-", "DC", "UC", "UPE", "SI", "UT,UC")
-    assert [outcome_of("200", each) for each in flags] == ["ok", "ok", "broken", "broken", "timeout", "broken"]
-    assert outcome_of("503", "UC") == "unavailable"
+    assert [outcome_of(f"200 {each} -") for each in flags] == ["ok", "ok", "broken", "unavailable", "timeout", "broken"]
+    assert outcome_of("503 UC -") == "unavailable"
+    assert [outcome_of(f"200 - {reason}") for reason in ("Unauthorized", "RpcError")] == ["unauthorized", "rpc_error"]

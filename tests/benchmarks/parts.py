@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from mcpgw_sidecar.envoy.contract import FAILED, METADATA
 from tests.benchmarks.calls import gateway
 from tests.benchmarks.rig import (
     Load,
@@ -85,6 +86,18 @@ def _no_retry(manager: Manager) -> None:
             route.get("route", {}).pop("retry_policy", None)
 
 
+def _no_refused(manager: Manager) -> None:
+    router = manager["http_filters"][-1]["typed_config"]
+    router["upstream_http_filters"] = [each for each in router["upstream_http_filters"] if each["name"] != "mcpgw_refused"]
+
+
+def _no_reason(manager: Manager) -> None:
+    for stat in ("counters", "histograms"):
+        for each in manager["access_log"][1]["typed_config"][stat]:
+            for tag in each["stat"]["tags"]:
+                tag["value_format"] = tag["value_format"].replace(f" %DYNAMIC_METADATA({METADATA}:{FAILED})%", "")
+
+
 def _later(head: str, answer: str) -> tuple[str, str]:
     """A function of the Lua text that does nothing but give `answer` once everything is learned."""
     return head, f"local left = {LEARNED}\n{head}\n  left = left - 1\n  if left < 0 then return {answer} end\n"
@@ -96,9 +109,9 @@ PARTS: dict[str, Edit] = {
     "the scanner (the text of the call before is known)": lua(
         ("  version, method,", "  if s == last_s then return method, id, id_end, name, name_end end\n  last_s = s\n  version, method,")
     ),
-    "the stamps": lua(_later("local function holds(known)", "true")),
+    "the stamps": lua(_later("local function holds(session)", "true")),
     "metadata for answers and errors": lua(
-        ("  told:set('mcpgw', 'id', sub(text, id, id_end))\n", ""), ("  told:set('mcpgw', 'session', upstream.session)\n", "")
+        ("  metadata:set(METADATA, ID, sub(text, id, id_end))\n  metadata:set(METADATA, OWNER, upstream.owner)\n", "")
     ),
     "the name's exchange": lua(("  if tool.renamed then", "  if false then")),
     "the look at the answer, natively (with Lua instead)": _answers_seen,
@@ -106,6 +119,8 @@ PARTS: dict[str, Edit] = {
     "cors": without_filter("envoy.filters.http.cors"),
     "buffer": without_filter("envoy.filters.http.buffer"),
     "retry": _no_retry,
+    "the look for forgotten sessions": _no_refused,
+    "the reason of failures in the counters": _no_reason,
 }  # fmt: skip
 
 

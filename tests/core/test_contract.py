@@ -50,9 +50,7 @@ def test_a_prelude_is_lua(path: str) -> None:
     values: Any = lua.execute(f"{prelude(path)}return STAMPS, {', '.join(sorted(NAMES - {'STAMPS'}))}".encode())
     assert values[0].decode() == path
     for name, value in zip(sorted(NAMES - {"STAMPS"}), values[1:], strict=True):
-        expected = getattr(contract, name, None) or contract._SHARED[name]
-        if name in {"HEALING", "FORGOTTEN"}:
-            expected = contract._SHARED[name]
+        expected = contract._SHARED[name] if name in contract._SHARED else getattr(contract, name)
         if isinstance(expected, tuple):
             assert tuple(each.decode() for each in value.values()) == expected
         else:

@@ -62,6 +62,7 @@ end
 
 -- `call` is the metadata of a request that a server has answered with `status`, and `kind` the answer's content type.
 function failed(handle, call, status, kind)
+  if status == AGAIN and call[REFUSED] then status = call[REFUSED].headers[':status'] end -- Envoy has no attempt left
   local is_success = sub(status, 1, 1) == '2'
   local token, server = call[OWNER]:match('^([^ ]*) ([^:]*)')
   if token == '' then -- a stream that cannot be resumed, or a client's answer, which nobody answers
@@ -82,6 +83,6 @@ function failed(handle, call, status, kind)
   local headers = handle:headers()
   headers:replace(':status', '200')
   headers:replace('content-type', JSON)
-  for _, name in ipairs({'location', 'www-authenticate', 'content-encoding', X_RETRY}) do headers:remove(name) end
+  for _, name in ipairs({'location', 'www-authenticate', 'content-encoding'}) do headers:remove(name) end
   replace_body(handle, buffer, text)
 end

@@ -10,7 +10,7 @@ function envoy_on_request(handle)
   end
   for _, name in ipairs(theirs) do headers:remove(name) end
   headers:add('x-envoy-retry-on', RETRY_ON)
-  headers:add('x-envoy-retriable-header-names', X_RETRY)
+  headers:add('x-envoy-retriable-status-codes', AGAIN)
   headers:add('x-envoy-max-retries', tostring(ATTEMPTS))
 end
 
