@@ -106,6 +106,8 @@ SESSIONS: Final = (
          "A server that answers initialize with a version that is not spoken here is not used, and its status says why."),
     Duty("session.heal", "interface.md, Errors", ENVOY | BROKER,
          "A call that its server refuses (404, 400, 401, 403, 410) for a forgotten session runs once, in one new session."),
+    Duty("session.newest-credentials", "interface.md, What passes between clients and servers", ROUTER | BROKER,
+         "Streams with servers, and the end of sessions with them, have the newest credentials of their client."),
     Duty("session.restart", "interface.md, Errors", ROUTER | BROKER | KUBE,
          "A client's session goes on when the sidecar was killed and started again."),
     Duty("session.key-rotation", "interface.md, Command line", BROKER,

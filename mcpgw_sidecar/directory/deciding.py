@@ -43,7 +43,10 @@ class Decider:
     def climb(self, request: HttpRequest, *, element: bool = False) -> Inbound | Reject:
         """Take a request through the ladder, with its session and the current catalog."""
         session = self.directory.lookup(request.headers.get(h.SESSION))
-        return classify(request, session, self.snapshot(), self.guard, element=element)
+        inbound = classify(request, session, self.snapshot(), self.guard, element=element)
+        if isinstance(inbound, Inbound) and inbound.session is not None:
+            self.directory.authorized(inbound.session.session, request.headers)
+        return inbound
 
     async def wait_started(self, seconds: float) -> bool:
         """Wait until the start is over, so that catalog and keys are complete; False in vain."""

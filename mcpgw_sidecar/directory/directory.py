@@ -65,6 +65,12 @@ class Directory:
         opens = partial(self.driver.sessions.unseal, session)
         return SessionState(session=session, upstreams=upstreams, opens=opens)
 
+    def authorized(self, session: Session, headers: Mapping[str, str]) -> None:
+        """Keep the newest Authorization of a client: its sessions with servers repeat it."""
+        authorization = headers.get("authorization")
+        if authorization is not None:
+            self.driver.feed(e.Authorized(session.key, authorization))
+
     async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
         """Open the upstream session of this session with a server; None when it is open.
 

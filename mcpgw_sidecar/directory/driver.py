@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.directory.hearing import Hearing
+from mcpgw_sidecar.directory.hearing import AGAIN, AGAIN_CAP, Hearing
 from mcpgw_sidecar.directory.opening import Opener
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.sharing import Sharing
@@ -26,12 +26,15 @@ from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import SET_LEVEL, SUBSCRIBE
+from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions import actions as a, events as e
 from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
 
 log = get_logger(__name__)
+
+_REFUSED = frozenset({401, 403})  # statuses for credentials
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -147,6 +150,7 @@ class Driver:
         hearing = self._hearings[key, name] = Hearing(
             key=key,
             upstream=Upstream(server, upstream, upstream.headers),
+            headers=lambda: (self.hub.upstream(key, name) or upstream).headers,
             client=self.client,
             store=self.store,
             live=self.live,
@@ -157,16 +161,18 @@ class Driver:
 
     async def _wait_hearing(self, hearing: Hearing) -> None:
         key, upstream = hearing.key, hearing.upstream
-        name = upstream.server.name
-        forgotten = await hearing.wait_hearing()
+        name, again = upstream.server.name, Backoff(AGAIN, AGAIN_CAP)
+        while not hearing.is_stopped:
+            status, session = await hearing.wait_hearing(), self.hub.session(key)
+            if status is not None and session is not None and upstream.session.id is not None:
+                # If this session is dead, another one repeats the client's wishes and is heard.
+                await self.wait_healed(session, upstream.server, upstream.session, hearing.headers())
+            if status not in _REFUSED or self.hub.upstream(key, name) != upstream.session:
+                break
+            await trio.sleep(again.next())  # the client's next credentials may be better
         if self._hearings.get((key, name)) is hearing:  # else it was hushed
             del self._hearings[key, name]
             self.feed(e.Silenced(key, name, upstream.session))
-        if forgotten and upstream.session.id is not None:
-            # If this session is dead, another one repeats the client's wishes and is heard.
-            session = self.hub.session(key)
-            if session is not None:
-                await self.wait_healed(session, upstream.server, upstream.session, upstream.headers)
 
     async def wait_healed(
         self, session: Session, server: Server, dead: UpstreamSession, headers: Mapping[str, str]
@@ -181,9 +187,10 @@ class Driver:
         if known is None or known.id == dead.id:
             dead = known or dead
             try:
-                if await self.client.wait_alive(Upstream(server, dead, headers)):
-                    return None
-            except UpstreamError as error:
+                with trio.fail_after(timeouts.PING):
+                    if await self.client.wait_alive(Upstream(server, dead, headers), ClientWords.of(session)):
+                        return None
+            except (UpstreamError, trio.TooSlowError) as error:
                 log.debug("Session not healed", server=server.name, error=str(error))
                 return None
             self.feed(e.Forgotten(key, server.name, dead))

@@ -6,7 +6,7 @@ when the merged lists have changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
@@ -39,56 +39,61 @@ _OF_LISTS = frozenset(kind.changed for kind in KINDS)
 class Hearing:
     """Listens to one session with a server.
 
-    `opened` is set once its stream is open, or cannot be opened. `said` gets each message for the
-    client, `stale` is called when the server says that its lists changed.
+    `headers` returns the newest headers of the client. `opened` is set once its stream is open, or
+    cannot be opened. `said` gets each message for the client, `stale` is called when the server
+    says that its lists changed.
     """
 
     key: str
     upstream: Upstream
+    headers: Callable[[], Mapping[str, str]]
     client: UpstreamClient
     store: SessionStore
     live: Watched[Snapshot]
     said: Callable[[bytes], None]
     stale: Callable[[], None]
     opened: trio.Event = attrs.field(factory=trio.Event)
+    is_stopped: bool = False
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def stop(self) -> None:
         """Stop listening."""
+        self.is_stopped = True
         self._scope.cancel()
 
-    async def wait_hearing(self) -> bool:
-        """Listen until `stop`, or until the server offers no stream or has forgotten the session.
+    async def wait_hearing(self) -> int | None:
+        """Listen until `stop`, or until the server offers no stream or may not know the session.
 
-        True if the server has forgotten the session.
+        Returns the status (FORGOTTEN) with which the server refuses the session.
         """
-        forgotten = False
+        status, self._scope = None, trio.CancelScope()
         with self._scope:
             if self.store.shared:
                 await self._wait_lease()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._wait_renewing)
-                    forgotten = await self._wait_streams()
+                    status = await self._wait_streams()
                     nursery.cancel_scope.cancel()
             else:
-                forgotten = await self._wait_streams()
+                status = await self._wait_streams()
         self.opened.set()
-        return forgotten
+        return status
 
-    async def _wait_streams(self) -> bool:
+    async def _wait_streams(self) -> int | None:
         backoff, position = Backoff(AGAIN, AGAIN_CAP), Position()
         while True:
             start = trio.current_time()
             try:
+                upstream = attrs.evolve(self.upstream, headers=self.headers())
                 if not await self.client.wait_events(
-                    self.upstream, self._handle, own=False, position=position, opened=self.opened.set
+                    upstream, self._handle, own=False, position=position, opened=self.opened.set
                 ):
-                    return False
+                    return None
             except UpstreamError as error:
                 server = self.upstream.server.name
                 log.debug("Stream with a server lost", server=server, session=short(self.key), error=str(error))
                 if error.status in FORGOTTEN:
-                    return True
+                    return error.status
             if trio.current_time() - start > AGAIN_CAP:
                 backoff.reset()
             self.opened.set()  # no call waits for the next stream

@@ -85,11 +85,7 @@ class Opener:
         server = opening.server
         try:
             if not await self._wait_adopted(session, opening):
-                client = ClientWords(
-                    protocol_version=session.protocol_version,
-                    info=session.client_info,
-                    capabilities=session.capabilities,
-                )
+                client = ClientWords.of(session)
                 shake = await self.client.wait_initialized(server, client=client, headers=opening.headers)
                 log.debug("Upstream session opened", server=server.name, session=short(session.key))
                 upstream = attrs.evolve(shake.session, authorization=opening.headers.get("authorization"))

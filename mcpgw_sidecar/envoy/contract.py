@@ -33,6 +33,12 @@ Envoy repeats a decision only for a request with the same values of these header
 same ones. A decision also depends on the session id, which is the key of the memo, and on ACCEPTED.
 """
 
+PERSONAL: Final = ("authorization",)
+"""Request headers that the decisions of a session depend on, too, and what it sees does not.
+
+The router has to learn the newest value: streams of the session are opened with it.
+"""
+
 ACCEPTED: Final = h.VERSION
 """A header that decisions depend on, but all accepted values give the same decision."""
 
@@ -180,7 +186,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
 def prelude(stamps: str = "") -> str:
     """The first lines of a Lua filter. `stamps` is the path of the stamps' file, "" for none."""
     # DEPENDS is read at each call, so that a test may add a header to it.
-    names = {**_SHARED, "DEPENDS": DEPENDS, "STAMPS": stamps}
+    names = {**_SHARED, "DEPENDS": DEPENDS, "PERSONAL": PERSONAL, "STAMPS": stamps}
     lines = (f"local {name} = {_lua(value)}\n" for name, value in names.items())
     return "-- Written by mcpgw_sidecar/envoy/contract.py: what the sidecar knows, too.\n" + "".join(lines)
 
@@ -209,9 +215,9 @@ class MemoEntry:
     """An entry of the memo: the values that a decision depended on, and the decision.
 
     `headers` are those of DEPENDS that the request had, `token` is its session id, `version` its
-    value of ACCEPTED, "" for none. `name` is the tool as the client calls it, `renamed` the JSON in
-    its place in the body (None: the name itself). The other fields go into the request to the
-    server.
+    value of ACCEPTED, "" for none; `headers` has those of PERSONAL, too. `name` is the tool as the
+    client calls it, `renamed` the JSON in its place in the body (None: the name itself). The other
+    fields go into the request to the server.
     """
 
     token: str
@@ -247,7 +253,7 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
     return MemoEntry(
         token=headers.get(h.SESSION, ""),
         version=headers.get(ACCEPTED, ""),
-        headers={name: headers[name] for name in DEPENDS if name in headers},
+        headers={name: headers[name] for name in (*DEPENDS, *PERSONAL) if name in headers},
         slot=keep.slot,
         stamp=keep.stamp,
         expires=decision.session.expires,

@@ -48,15 +48,15 @@ class SessionFault(enum.Enum):
 class UpstreamSession:
     """A session with an MCP server; `id` is None for a server without sessions.
 
-    `authorization` is the header of the client when the session was opened: the request that closes
-    the session has to repeat it. `ticket` is the session, sealed for its client
+    `authorization` is the newest header of the client: requests of the gateway in this session
+    repeat it. `ticket` is the session, sealed for its client
     (sessions/tickets.py).
     """
 
     id: str | None = attrs.field(repr=False)
     protocol_version: str
     ticket: str = attrs.field(default="", repr=False, eq=False)
-    authorization: str | None = attrs.field(default=None, repr=False)
+    authorization: str | None = attrs.field(default=None, repr=False, eq=False)
 
     @property
     def headers(self) -> dict[str, str]:

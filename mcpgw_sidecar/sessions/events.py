@@ -66,6 +66,14 @@ class CallGoesOut:
 
 
 @attrs.frozen
+class Authorized:
+    """The client's requests have this Authorization now."""
+
+    key: str
+    authorization: str
+
+
+@attrs.frozen
 class Forgotten:
     """A server does not know this session any more."""
 
@@ -224,6 +232,7 @@ Event = (
     | OpeningOver
     | Adopted
     | CallGoesOut
+    | Authorized
     | Forgotten
     | Ended
     | EndedElsewhere

@@ -43,8 +43,8 @@ import attrs
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
 from mcpgw_sidecar.protocol.owners import owner_text
-from mcpgw_sidecar.sessions import actions as a, events as e
-from mcpgw_sidecar.sessions.rows import State, can_be_asked, one_less, wish
+from mcpgw_sidecar.sessions import actions as a, events as e, wishes
+from mcpgw_sidecar.sessions.rows import State, can_be_asked, one_less
 
 
 @attrs.frozen
@@ -137,6 +137,14 @@ def _call_goes_out(state: State, event: e.CallGoesOut) -> list[a.Action]:
     return state.listen(row, event.server) if row is not None and can_be_asked(event.session) else []
 
 
+def _authorized(state: State, event: e.Authorized) -> list[a.Action]:
+    row = state.rows.get(event.key)
+    for server, upstream in list(row.upstreams.items()) if row is not None else ():
+        if row is not None and upstream.authorization != event.authorization:
+            row.upstreams[server] = attrs.evolve(upstream, authorization=event.authorization)
+    return []
+
+
 def _forgotten(state: State, event: e.Forgotten) -> list[a.Action]:
     row = state.rows.get(event.key)
     if row is None:
@@ -169,46 +177,6 @@ def _due(state: State, event: e.Due) -> list[a.Action]:
         actions += state.leave(key)
     state.ended = {key: expires for key, expires in state.ended.items() if expires > event.now}
     return actions
-
-
-def _level_set(state: State, event: e.LevelSet) -> list[a.Action]:
-    row = state.row(event.session)
-    if row is None:
-        return []
-    row.level = event.level
-    state.setting_level[event.session.key] += 1
-    return [a.ShareLevel(event.session, event.level, event.authorization)]
-
-
-def _level_shared(state: State, event: e.LevelShared) -> list[a.Action]:
-    one_less(state.setting_level, event.key)
-    return []
-
-
-def _subscribed(state: State, event: e.Subscribed) -> list[a.Action]:
-    row = state.row(event.session)
-    if row is None:
-        return []
-    wish(row, event.server, event.uri, wanted=event.wanted)
-    share = a.ShareSubscription(event.session, event.server, event.uri, event.wanted)
-    return [*([share] if state.shared else []), *(state.listen(row, event.server) if event.wanted else [])]
-
-
-def _wishes_read(state: State, event: e.WishesRead) -> list[a.Action]:
-    row = state.rows.get(event.session.key)
-    if row is not None:
-        if event.session.key not in state.setting_level:  # what the client set here is newer
-            row.level = event.level or row.level
-        for server, uri in event.resources:
-            wish(row, server, uri, wanted=True)
-    return []
-
-
-def _server_told(state: State, event: e.ServerTold) -> list[a.Action]:
-    row = state.rows.get(event.session.key)
-    if row is None or row.upstreams.get(event.server) != event.upstream:
-        return []
-    return state.listen(row, event.server)
 
 
 def _stream_here(state: State, event: e.StreamHere) -> list[a.Action]:
@@ -278,15 +246,16 @@ _RULES: Final[Mapping[type, Callable[[State, Any], list[a.Action]]]] = {
     e.OpeningOver: _opening_over,
     e.Adopted: _adopted,
     e.CallGoesOut: _call_goes_out,
+    e.Authorized: _authorized,
     e.Forgotten: _forgotten,
     e.Ended: _ended,
     e.EndedElsewhere: _ended_elsewhere,
     e.Due: _due,
-    e.LevelSet: _level_set,
-    e.LevelShared: _level_shared,
-    e.Subscribed: _subscribed,
-    e.WishesRead: _wishes_read,
-    e.ServerTold: _server_told,
+    e.LevelSet: wishes.level_set,
+    e.LevelShared: wishes.level_shared,
+    e.Subscribed: wishes.subscribed,
+    e.WishesRead: wishes.wishes_read,
+    e.ServerTold: wishes.server_told,
     e.StreamHere: _stream_here,
     e.StreamGone: _stream_gone,
     e.Shared: _shared,

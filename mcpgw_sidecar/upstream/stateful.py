@@ -14,8 +14,9 @@ import trio
 from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
+from mcpgw_sidecar.model.reasons import UNAUTHORIZED
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import (
@@ -70,6 +71,11 @@ class ClientWords:
     protocol_version: str
     info: str
     capabilities: str
+
+    @classmethod
+    def of(cls, session: Session) -> ClientWords:
+        """The words of a session's client."""
+        return cls(protocol_version=session.protocol_version, info=session.client_info, capabilities=session.capabilities)
 
     def params(self, version: str) -> str:
         """The params of initialize, with this version."""
@@ -210,11 +216,18 @@ class UpstreamClient:
                         handle(message)
             return True
 
-    async def wait_alive(self, upstream: Upstream) -> bool:
-        """Whether the server still knows this session."""
+    async def wait_alive(self, upstream: Upstream, client: ClientWords) -> bool:
+        """Whether the server still knows this session.
+
+        A server that refuses the credentials of a ping is asked for another session with the same
+        ones, for some say so of a session that they have forgotten.
+        """
         try:
             await self.wait_result(upstream, "ping", "{}")
         except UpstreamError as error:
+            if error.reason == UNAUTHORIZED:
+                shake = await self.wait_initialized(upstream.server, client=client, headers=upstream.headers)
+                await self.wait_closed(attrs.evolve(upstream, session=shake.session))
             if error.status in FORGOTTEN:
                 return False
             if error.reason != "RpcError":

@@ -27,7 +27,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.hub import SessionHub
 from mcpgw_sidecar.sessions.tokens import parse_keys
 from mcpgw_sidecar.upstream.exchange import Position
-from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
+from mcpgw_sidecar.upstream.stateful import ClientWords, Handshake, Upstream
 
 ONE = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one")
 KEYS = parse_keys("k" * 40, "test")
@@ -63,7 +63,8 @@ class FakeServer:
         self.closed.append((str(upstream.session.id), upstream.server.url))
         self.open.pop(str(upstream.session.id), None)
 
-    async def wait_alive(self, upstream: Upstream) -> bool:
+    async def wait_alive(self, upstream: Upstream, client: ClientWords) -> bool:
+        del client
         await trio.sleep(self.takes)
         if self.fails is not None:
             raise self.fails

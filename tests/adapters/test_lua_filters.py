@@ -142,7 +142,7 @@ def test_a_decision_is_repeated_with_the_headers_of_the_router(memo: Memo) -> No
     assert metadata[b"mcpgw"][b"session"] == b"token ns/one:ticket"
 
 
-@pytest.mark.parametrize("name", [*contract.DEPENDS, contract.ACCEPTED, h.SESSION])
+@pytest.mark.parametrize("name", [*contract.DEPENDS, *contract.PERSONAL, contract.ACCEPTED, h.SESSION])
 def test_it_depends_on_each_header_of_the_contract(memo: Memo, name: str) -> None:
     assert memo.decided(HEADERS, call()) == "miss"
     assert memo.decided(HEADERS, call()) == "hit"
@@ -165,6 +165,19 @@ def test_a_header_that_is_added_to_the_contract_is_obeyed(tmp_path: Path, monkey
     assert memo.listed(HEADERS, listing(), b"").answer is None
 
 
+def test_a_list_is_everybodys_who_sees_the_same(memo: Memo) -> None:
+    """Whatever their credentials are; but a client's new ones are told to the broker first."""
+    page = b'{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}'
+    mine = [HEADERS | {"authorization": f"Bearer {number}"} for number in range(2)]
+    other = HEADERS | {"mcp-session-id": "other", "authorization": "Bearer 9"}
+    assert memo.listed(mine[0], listing(), page).answer is None
+    assert memo.listed(mine[0], listing(), b"").answer is not None
+    assert memo.listed(other, listing(), page, **{h.SESSION: "other"}).answer is None
+    assert memo.listed(mine[1], listing(), page).answer is None
+    assert memo.listed(mine[1], listing(), b"").answer is not None
+    assert memo.listed(mine[0], listing(), page).answer is None
+
+
 def test_it_holds_as_long_as_its_stamp_stands(memo: Memo) -> None:
     assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
     memo.change(STAMP[:8] + "ffffffff")
@@ -178,8 +191,9 @@ def test_it_holds_as_long_as_its_stamp_stands(memo: Memo) -> None:
         HEADERS | {"origin": "http://localhost,http://evil"},
         HEADERS | {":authority": "g" * 600},
         HEADERS | {"mcp-session-id": "t" * 8193},
+        HEADERS | {"authorization": "t" * 4097},
     ],
-    ids=["query", "a header twice", "a long place", "a long token"],
+    ids=["query", "a header twice", "a long place", "a long token", "a long credential"],
 )
 def test_what_only_fills_memory_is_not_kept(memo: Memo, headers: dict[str, str]) -> None:
     assert [memo.decided(headers, call()) for _ in range(2)] == ["miss", "miss"]

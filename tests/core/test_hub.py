@@ -87,6 +87,24 @@ def test_a_session_that_its_server_forgot_is_not_adopted_again() -> None:
     assert hub._state.dead == {}
 
 
+def test_sessions_with_servers_have_the_newest_credentials() -> None:
+    hub = SessionHub()
+    assert fed(hub, e.Authorized("k", "Bearer 1"), e.Opened(S, NAME, UP), e.Authorized("k", "Bearer 2")) == []
+    upstream = hub.upstream("k", NAME)
+    assert upstream == UP, "it is the same session"
+    assert upstream.headers == {"authorization": "Bearer 2"}
+    fed(hub, e.Authorized("k", "Bearer 2"))
+    assert hub.upstream("k", NAME) is upstream
+
+
+def test_a_session_that_only_envoy_knows_is_not_adopted_again() -> None:
+    hub = SessionHub()
+    assert fed(hub, e.Seen(S), e.Forgotten("k", NAME, UP), e.Adopted(S, NAME, UP)) == []
+    assert hub.upstream("k", NAME) is None
+    fed(hub, e.Adopted(S, NAME, NEW))
+    assert hub.upstream("k", NAME) == NEW
+
+
 def test_a_level_that_was_set_here_is_newer_than_what_was_read() -> None:
     hub = SessionHub(shared=True)
     fed(hub, e.LevelSet(S, "debug"), e.LevelSet(S, "info"), e.LevelShared("k"), e.WishesRead(S, "error", ()))

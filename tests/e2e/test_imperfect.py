@@ -345,3 +345,38 @@ def test_a_server_that_ends_idle_sessions_stays_ready(one: ScriptedServer, tmp_p
         wait_until(lambda: len(one.calls("tools/list")) > lists)
         assert running.server(SERVER)["ready"]
         assert not running.logged("MCP server failed")
+
+
+@pytest.mark.duty("session.newest-credentials")
+def test_a_stream_and_the_end_of_a_session_have_the_clients_newest_token(one: ScriptedServer, tmp_path: Path) -> None:
+    """The server refuses streams with the token that opened the session, once it has expired."""
+    valid = {"Bearer 1"}
+
+    def expires(handler: Any, _message: Any = None) -> bool:
+        if handler.headers.get("authorization") in {None, *valid}:
+            return False
+        handler.send(401, b'{"error":"expired"}')
+        return True
+
+    one.refuses = expires
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running:
+        client = Client(running.url, capabilities={"elicitation": {}}, authorization="Bearer 1")
+        with client, listening(client) as heard:
+            for _ in range(3):
+                assert succeeded(client.call("a_one"))
+            session = one.calls("tools/call")[-1].headers["mcp-session-id"]
+            valid.clear()
+            valid.add("Bearer 2")
+            one.drop_streams()
+            assert client.call("a_one").json()["error"]["data"]["reason"] == "Unauthorized"
+            client.headers["authorization"] = "Bearer 2"
+            assert succeeded(client.call("a_one"))
+            assert one.calls("tools/call")[-1].headers["mcp-session-id"] == session, "it is the same session"
+            wait_until(lambda: one.streams(session), "its stream is back")
+            one.notify("notifications/message", session)
+            wait_until(lambda: heard)
+            client.headers["authorization"] = "Bearer 3"
+            valid.add("Bearer 3")
+            client.http.delete(client.url, headers=client.headers)
+        wait_until(lambda: [each for each in one.requests if each.http == "DELETE"])
+        assert [each for each in one.requests if each.http == "DELETE"][-1].headers["authorization"] == "Bearer 3"

@@ -41,7 +41,8 @@ class Arrived:
 class ScriptedServer:
     """The server. Its attributes may be changed while it serves.
 
-    `answers` maps a method to a function that may answer in place of the server.
+    `answers` maps a method to a function that may answer in place of the server; `refuses` may
+    answer any request but DELETE.
     """
 
     def __init__(self, *tools: dict[str, Any], port: int = 0, tls: Any = None) -> None:
@@ -49,6 +50,7 @@ class ScriptedServer:
         self.raw_list: Callable[[str | None], str] | None = None
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler, Any], bool]] = {}
         self.status: int | None = None
+        self.refuses: Callable[[BaseHTTPRequestHandler], bool] | None = None
         self.resumes: Callable[[BaseHTTPRequestHandler], bool] | None = None
         self.delay = 0.0
         self.keeps_sessions = True
@@ -92,6 +94,17 @@ class ScriptedServer:
                 continue
             handler.wfile.write(f"data: {data}\n\n".encode())
             handler.wfile.flush()
+
+    def streams(self, session: str) -> list[BaseHTTPRequestHandler]:
+        """The open streams of a session."""
+        return [handler for handler in self._streams if handler.headers["mcp-session-id"] == session]
+
+    def drop_streams(self) -> None:
+        """End every stream, as servers and proxies do."""
+        for handler in self._streams:
+            with contextlib.suppress(OSError):
+                handler.connection.shutdown(socket.SHUT_RDWR)
+        self._streams.clear()
 
     def stop(self) -> None:
         self._closing.set()
@@ -141,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         server.requests.append(arrived)
         if server.delay:
             time.sleep(server.delay)
+        if server.refuses is not None and server.refuses(self):
+            return
         if server.status is not None:
             self.send(server.status, b"{}")
             return
@@ -167,6 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server_object
         server.requests.append(Arrived("GET", self.path, {k.lower(): v for k, v in self.headers.items()}, b""))
+        if server.refuses is not None and server.refuses(self):
+            return
         if server.resumes is not None and "last-event-id" in self.headers and server.resumes(self):
             return
         if not server.offers_stream:

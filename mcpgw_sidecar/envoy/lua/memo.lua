@@ -10,6 +10,7 @@
 -- bytes, it looks again only when the length has changed. Without such a file ("") an entry lives for LIFETIME.
 local MAX_BODY, MAX_MEMBERS, LIFETIME = 65536, 100, 1000 -- bytes, members of an object, milliseconds
 local MAX_SESSIONS, MAX_TOOLS, MAX_VIEWS, MAX_PLACE = 10000, 50000, 1000, 512 -- the last in bytes
+local MAX_PERSONAL = 4096 -- bytes of a value of PERSONAL
 local HALF = STAMP / 2 -- of a stamp: what all entries depend on
 
 local function set_of(names)
@@ -102,21 +103,26 @@ local function recall(token)
   return session
 end
 
--- The values of DEPENDS in a request, by name: what `learn` takes.
+-- The values of DEPENDS and PERSONAL in a request, by name: what `learn` takes.
 local function depends_of(headers)
   local values = {}
   for i = 1, #DEPENDS do values[DEPENDS[i]] = headers:get(DEPENDS[i]) end
+  for i = 1, #PERSONAL do values[PERSONAL[i]] = headers:get(PERSONAL[i]) end
   return values
 end
 
--- The entry of a request's session, if every header in DEPENDS is as it was then; and the request's value
--- of ACCEPTED ('' for none).
+-- The entry of a request's session, if every header in DEPENDS and PERSONAL is as it was then; and the
+-- request's value of ACCEPTED ('' for none).
 local function session_of(headers)
   local session = recall(headers:get(SESSION) or '')
   if not session then return nil end
   local values = session.values
   for i = 1, #DEPENDS do
     if headers:get(DEPENDS[i]) ~= values[i] then return nil end
+  end
+  local personal = session.personal
+  for i = 1, #PERSONAL do
+    if headers:get(PERSONAL[i]) ~= personal[i] then return nil end
   end
   local version = headers:get(ACCEPTED) or ''
   if accepted[version] then return session, version end
@@ -185,12 +191,16 @@ end
 
 -- Makes the entry of a session as it stood when the sidecar answered; nil if that has changed since, or if
 -- the request is none whose answer is kept: a header that stands there twice (Envoy joins the values with
--- a comma), a query, and what only fills memory. `question` has the token, the values of DEPENDS and of ACCEPTED.
+-- a comma), a query, and what only fills memory. `question` has the token, the values of DEPENDS, PERSONAL and ACCEPTED.
 local function learn(token, question, slot, stamp_then, expires)
-  local values, place = {}, ''
+  local values, place, personal = {}, '', {}
   for i = 1, #DEPENDS do
     local value = question.headers[DEPENDS[i]]
     values[i], place = value, place .. (value or '') .. '\n'
+  end
+  for i = 1, #PERSONAL do
+    personal[i] = question.headers[PERSONAL[i]]
+    if personal[i] and #personal[i] > MAX_PERSONAL then return nil end
   end
   if #token > MAX_TOKEN or #place > MAX_PLACE or find(token .. place .. (question.version or ''), '[,?]') then return nil end
   local state
@@ -205,7 +215,7 @@ local function learn(token, question, slot, stamp_then, expires)
   if not views[place] then views[place], views_count = {tools = {}, lists = {}}, views_count + 1 end
   if question.version then accepted[question.version] = true end
   local session = {
-    values = values, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
+    values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
     servers = before and before.stamp == stamp_then and before.servers or {},
     slot = slot, stamp = stamp_then, expires = expires, state = state,
   }

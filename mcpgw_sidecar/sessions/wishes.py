@@ -1,0 +1,51 @@
+"""The rules of sessions/hub.py about what clients want to hear of."""
+
+from __future__ import annotations
+
+from mcpgw_sidecar.sessions import actions as a, events as e
+from mcpgw_sidecar.sessions.rows import State, one_less, wish
+
+
+def level_set(state: State, event: e.LevelSet) -> list[a.Action]:
+    """The client sets a log level."""
+    row = state.row(event.session)
+    if row is None:
+        return []
+    row.level = event.level
+    state.setting_level[event.session.key] += 1
+    return [a.ShareLevel(event.session, event.level, event.authorization)]
+
+
+def level_shared(state: State, event: e.LevelShared) -> list[a.Action]:
+    """The store and the servers have a level, or cannot be reached."""
+    one_less(state.setting_level, event.key)
+    return []
+
+
+def subscribed(state: State, event: e.Subscribed) -> list[a.Action]:
+    """The client subscribes to a resource, or no longer."""
+    row = state.row(event.session)
+    if row is None:
+        return []
+    wish(row, event.server, event.uri, wanted=event.wanted)
+    share = a.ShareSubscription(event.session, event.server, event.uri, event.wanted)
+    return [*([share] if state.shared else []), *(state.listen(row, event.server) if event.wanted else [])]
+
+
+def wishes_read(state: State, event: e.WishesRead) -> list[a.Action]:
+    """Wishes that the client had at a replica."""
+    row = state.rows.get(event.session.key)
+    if row is not None:
+        if event.session.key not in state.setting_level:  # what the client set here is newer
+            row.level = event.level or row.level
+        for server, uri in event.resources:
+            wish(row, server, uri, wanted=True)
+    return []
+
+
+def server_told(state: State, event: e.ServerTold) -> list[a.Action]:
+    """A server knows what its client wants to hear of."""
+    row = state.rows.get(event.session.key)
+    if row is None or row.upstreams.get(event.server) != event.upstream:
+        return []
+    return state.listen(row, event.server)
