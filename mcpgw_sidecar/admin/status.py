@@ -13,6 +13,9 @@ from mcpgw_sidecar import __version__
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired, VirtualServer
 from mcpgw_sidecar.model.statuses import ServerStatus
+from mcpgw_sidecar.runtime.frozen import commit
+
+_COMMIT = commit()
 
 
 @attrs.frozen(kw_only=True)
@@ -25,6 +28,9 @@ class Facts:
     upstream_sessions: Mapping[ServerName, int]
     envoy_accepted: bool | None
     envoy_error: str | None
+    files_written: bool | None = None
+    """Whether Envoy's files could be written; None without them."""
+    keys_valid: bool = True
     store: tuple[str, str | None] | None = None
     """URL of the session store, and why it does not answer; None without a store."""
     writes: tuple[bool, str | None] | None = None
@@ -96,6 +102,16 @@ def gauges(facts: Facts) -> Iterator[Metric]:
         tools.add_metric([status.server.name], status.tools)
     yield ready
     yield tools
+    build = GaugeMetricFamily("mcpgw_build_info", "1, with the program's version and commit", labels=["version", "commit"])
+    build.add_metric([__version__, _COMMIT], 1.0)
+    yield build
+    if facts.files_written is not None:
+        accepted = float(facts.envoy_accepted is True)
+        yield GaugeMetricFamily("mcpgw_envoy_accepted", "1 while Envoy runs what was written for it", value=accepted)
+        written = float(facts.files_written)
+        yield GaugeMetricFamily("mcpgw_envoy_files_written", "1 while Envoy's files can be written", value=written)
+    valid = float(facts.keys_valid)
+    yield GaugeMetricFamily("mcpgw_session_keys_valid", "1 while the source of session keys holds a valid one", value=valid)
     yield GaugeMetricFamily("mcpgw_sessions", "Sessions of clients seen here and not over", value=facts.gateway_sessions)
     upstream = GaugeMetricFamily("mcpgw_upstream_sessions", "Open sessions with servers, for clients", labels=["server"])
     for name, count in facts.upstream_sessions.items():

@@ -6,14 +6,15 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 from mcpgw_sidecar.app.inputs import Inputs, Task
+from mcpgw_sidecar.app.keyfile import KeyFile
 from mcpgw_sidecar.app.settings import Settings
 from mcpgw_sidecar.app.tasks import loaded, wait_keys
 from mcpgw_sidecar.app.values import Values
-from mcpgw_sidecar.config.keys import KeyFile
 from mcpgw_sidecar.kube.api import KubeApi
 from mcpgw_sidecar.kube.configmap import ConfigMapWriter
 from mcpgw_sidecar.kube.keys import SecretKeys
@@ -45,7 +46,7 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
         if values.desired.publish(new):
             loaded(metrics, new, old)
 
-    writes: Callable[[], tuple[bool, str | None]] | None = None
+    more: dict[str, Any] = {}
     tasks: list[Task]
     if ref is not None:
         config_map = ConfigMapSource(api, ref, values.desired, publish)
@@ -53,15 +54,29 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
     else:
         source, lease = KubernetesSource(api, values.desired, publish), _lease(api, namespace)
         config_loaded, tasks = source.loaded, [source.wait_following, *_writer_tasks(api, source, lease, values)]
-        writes = partial(_writes, lease)
+        more = {"writes": partial(_writes, lease), "incomplete": source.incomplete}
     if settings.session_key_file is not None:
         file = KeyFile(settings.session_key_file)
         tasks.append(partial(wait_keys, file))
-        return Inputs(values=values, keys=lambda: file.keys, loaded=(config_loaded,), tasks=tuple(tasks), writes=writes)
+        return Inputs(
+            values=values,
+            keys=lambda: file.keys,
+            keys_error=lambda: file.error,
+            loaded=(config_loaded,),
+            tasks=tuple(tasks),
+            **more,
+        )
     secret = SecretKeys(api, namespace)
     tasks.append(secret.wait_following)
     loaded_events = (config_loaded, secret.loaded)
-    return Inputs(values=values, keys=lambda: secret.keys, loaded=loaded_events, tasks=tuple(tasks), writes=writes)
+    return Inputs(
+        values=values,
+        keys=lambda: secret.keys,
+        keys_error=lambda: secret.error,
+        loaded=loaded_events,
+        tasks=tuple(tasks),
+        **more,
+    )
 
 
 def _writes(lease: LeaseHolder) -> tuple[bool, str | None]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import attrs
 import trio
 
+from mcpgw_sidecar.app.keyfile import KeyFile
 from mcpgw_sidecar.app.settings import Settings, key_file
 from mcpgw_sidecar.app.tasks import loaded, wait_configuration, wait_keys
 from mcpgw_sidecar.app.values import Values
-from mcpgw_sidecar.config.keys import KeyFile
 from mcpgw_sidecar.config.source import load
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime.watch import Watched
@@ -29,13 +29,16 @@ class Inputs:
     The events of `loaded` are set when configuration and keys are loaded: from files at once, so
     there are no events; from Kubernetes when the API has answered. `writes` says whether this
     sidecar writes into the cluster, and why no sidecar can; None where there is nothing to write.
+    `keys_error` says why no session key is valid, `incomplete` what was never listed.
     """
 
     values: Values
     keys: Callable[[], SessionKeys]
+    keys_error: Callable[[], str | None]
     loaded: tuple[trio.Event, ...] = ()
     tasks: tuple[Task, ...]
     writes: Callable[[], tuple[bool, str | None]] | None = None
+    incomplete: Callable[[], str | None] = lambda: None
 
 
 @contextlib.asynccontextmanager
@@ -55,4 +58,9 @@ def _of_files(settings: Settings, config: Path, metrics: Metrics) -> Inputs:
     loaded(metrics, values.desired.value, None)
     keys = KeyFile(key_file(settings))
     follow_file = partial(wait_configuration, config, values.desired, metrics)
-    return Inputs(values=values, keys=lambda: keys.keys, tasks=(follow_file, partial(wait_keys, keys)))
+    return Inputs(
+        values=values,
+        keys=lambda: keys.keys,
+        keys_error=lambda: keys.error,
+        tasks=(follow_file, partial(wait_keys, keys)),
+    )

@@ -106,9 +106,20 @@ class _Parts:
     def admin(self) -> AdminApp:
         """Make the application of the admin port."""
         envoy_admin = str(self.settings.envoy_admin_address) if self.envoy_files is not None else None
-        return AdminApp(
-            metrics=self.metrics, facts=self.facts, waiting_for=lambda: self.ready.waiting_for, envoy_admin=envoy_admin
+        return AdminApp(metrics=self.metrics, facts=self.facts, waiting_for=self.waiting_for, envoy_admin=envoy_admin)
+
+    def waiting_for(self) -> str | None:
+        """Why requests should go elsewhere; None if they need not (interface.md, /readyz)."""
+        refusal = self.values.verdict.value.refusal(trio.current_time())
+        files, keys = self.envoy_files, self.inputs.keys_error()
+        reasons = (
+            self.ready.waiting_for,
+            self.inputs.incomplete(),
+            f"Envoy's files: {files.error}" if files is not None and files.error else None,
+            f"Envoy to accept its files: {refusal}" if files is not None and refusal else None,
+            f"a valid session key: {keys}" if keys else None,
         )
+        return next((reason for reason in reasons if reason is not None), None)
 
     def facts(self) -> Facts:
         """The current state, for status and metrics."""
@@ -123,6 +134,8 @@ class _Parts:
             writes=self.inputs.writes() if self.inputs.writes is not None else None,
             tools=self.values.live.value.of(TOOL).owned,
             store=(self.store.name, self.store.error) if self.store.shared else None,
+            files_written=self.envoy_files.error is None if self.envoy_files is not None else None,
+            keys_valid=self.inputs.keys_error() is None,
             envoy_error=(self.envoy_files.error or verdict.error) if self.envoy_files is not None else error,
         )
 

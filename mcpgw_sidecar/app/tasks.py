@@ -9,8 +9,8 @@ from pathlib import Path
 
 import trio
 
+from mcpgw_sidecar.app.keyfile import KeyFile
 from mcpgw_sidecar.app.readiness import Readiness
-from mcpgw_sidecar.config.keys import KeyFile
 from mcpgw_sidecar.config.source import wait_following
 from mcpgw_sidecar.errors import EXIT_SIGNAL_BASE
 from mcpgw_sidecar.front.streams import Streams

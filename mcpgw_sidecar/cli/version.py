@@ -17,11 +17,9 @@ from importlib.resources import files
 from typing import Any
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.runtime.frozen import FROZEN
+from mcpgw_sidecar.runtime.frozen import BILL, COMMIT, FROZEN
 
-BILL = "bill.json"
-"""The file with the bill in a frozen program, beside the package."""
-COMMIT, GLIBC = "mcpgw:commit", "mcpgw:glibc"
+GLIBC = "mcpgw:glibc"
 _SHORT = 60  # characters; some packages have the text of their licence in place of its name
 _LINE = 110  # columns
 Bill = dict[str, Any]

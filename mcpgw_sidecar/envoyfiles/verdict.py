@@ -21,15 +21,24 @@ log = get_logger(__name__)
 INTERVAL = 1.0  # seconds between two dumps while Envoy does not answer or has refused a file
 INTERVAL_WELL = 5.0  # seconds otherwise: with a thousand clusters a dump has some megabytes
 LOOK = 0.2  # seconds between two checks whether a file has changed
+LOADING = 3.0  # seconds that Envoy may take to load what was written: with a thousand clusters it does
 TIMEOUT = 2.0  # seconds for Envoy to answer: it is on this machine
 
 
 @attrs.frozen
 class Verdict:
-    """Envoy's verdict; `accepted` is None as long as Envoy does not answer."""
+    """Envoy's verdict; `accepted` is None as long as Envoy does not answer.
+
+    `since` is when it was first so (trio's clock).
+    """
 
     accepted: bool | None = None
     error: str | None = None
+    since: float = attrs.field(default=0.0, eq=False)
+
+    def refusal(self, now: float) -> str | None:
+        """Why Envoy does not run what was written; None while it may still be loading it."""
+        return self.error if self.accepted is False and now - self.since >= LOADING else None
 
 
 async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict]) -> None:
@@ -39,6 +48,9 @@ async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict])
         while True:
             versions = dict(files.versions)
             old_verdict, new_verdict = verdict.value, await _wait_verdict(http, admin, files)
+            has_lasted = old_verdict.accepted == new_verdict.accepted
+            since = old_verdict.since if has_lasted else trio.current_time()
+            new_verdict = attrs.evolve(new_verdict, since=since)
             if verdict.publish(new_verdict) and (new_verdict.accepted is not None or old_verdict.accepted is not None):
                 _log(new_verdict)
             with trio.move_on_after(INTERVAL if new_verdict.accepted is not True else INTERVAL_WELL):

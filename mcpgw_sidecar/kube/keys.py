@@ -44,6 +44,7 @@ class SecretKeys:
         self._version: str | None = None
         self._text = secrets.token_urlsafe(32)
         self.loaded = trio.Event()
+        self.error: str | None = None
         self.keys: SessionKeys = parse_keys(self._text, "memory")
 
     async def wait_following(self) -> None:
@@ -103,9 +104,11 @@ class SecretKeys:
         try:
             keys = parse_keys(text or "", f"Secret {self._ref}, key {KEY}")
         except ConfigurationError as error:
-            log.error("Session keys not read, the last good ones stay", error=str(error))  # noqa: TRY400
+            self.error = str(error)
+            log.error("Session keys not read, the last good ones stay", error=self.error)  # noqa: TRY400
             self.loaded.set()
             return
+        self.error = None
         if keys != self.keys:
             self.keys, self._text = keys, text or ""
             log.info("Session keys read", secret=str(self._ref), keys=len(keys.keys))

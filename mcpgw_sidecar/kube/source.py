@@ -25,6 +25,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 COLLECT = 0.05  # seconds: the changes within that time become one configuration
+_NO_SUCH_KIND = 404
 PATIENCE = 2.0  # seconds that the start waits for kinds that are not essential
 
 
@@ -42,6 +43,7 @@ class KubernetesSource:
         self.targets = Targets()
         self.loaded = trio.Event()
         self._unlisted_kinds = {kind.name for kind in WATCHED}
+        self._absent_kinds: set[str] = set()
         self._dirty = trio.Event()
 
     async def wait_following(self) -> None:
@@ -81,6 +83,15 @@ class KubernetesSource:
         """The list of a kind is complete."""
         self._unlisted_kinds.discard(kind.name)
         self._dirty.set()
+
+    def absent(self, kind: ResourceKind) -> None:
+        """The API has no such kind: there is nothing to list."""
+        self._absent_kinds.add(kind.name)
+
+    def incomplete(self) -> str | None:
+        """The kinds that were never listed: servers may be missing. None if there are none."""
+        kinds = sorted(self._unlisted_kinds - self._absent_kinds)
+        return f"a first list of {', '.join(kinds)}" if kinds else None
 
     def troubled(self) -> None:
         """A kind cannot be watched, or can be again: publish that for `/status`."""
@@ -138,7 +149,8 @@ class _KindSink:
         self.source.changed(self.kind, ref, self.source.index.delete(self.kind.name, ref))
 
     def trouble(self, reason: str | None, status: int = 0) -> None:
-        del status
+        if status == _NO_SUCH_KIND:
+            self.source.absent(self.kind)
         if self.source.index.troubles.get(self.kind.name) != reason:
             self.source.targets.add(MCP_SERVER.name, self.source.index.trouble(self.kind.name, reason))
             self.source.troubled()

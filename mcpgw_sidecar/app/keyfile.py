@@ -8,11 +8,21 @@ import secrets
 from pathlib import Path
 
 from mcpgw_sidecar.errors import ConfigurationError, UnavailableError
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.files import replace_text
 from mcpgw_sidecar.sessions.tokens import SessionKeys, parse_keys
+
+log = get_logger(__name__)
+
+GOOD = ".last-good"  # behind the file's name: the last keys that could be read, for the next start
 
 
 class KeyFile:
-    """The session keys of a file. Without a path the keys live as long as the process."""
+    """The session keys of a file. Without a path the keys live as long as the process.
+
+    `error` says why the file holds no valid key, None while it does. The last good keys count then,
+    also after a restart.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -42,6 +52,7 @@ class KeyFile:
             return False
         self.error, self._stamp = None, stamp
         changed, self._keys = keys != self._keys, keys
+        self._keep(self._path)
         return changed
 
     def _initial_keys(self) -> SessionKeys:
@@ -51,9 +62,35 @@ class KeyFile:
             self._create(self._path)
         try:
             self._stamp = self._stamp_of(self._path)
-            return parse_keys(self._path.read_text(encoding="utf-8"), str(self._path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError([f"{self._path}: the session key cannot be read: {error}"]) from None
+            keys = parse_keys(self._path.read_text(encoding="utf-8"), str(self._path))
+        except (OSError, UnicodeDecodeError, ConfigurationError) as error:
+            words = error if isinstance(error, ConfigurationError) else f"{self._path}: cannot be read: {error}"
+            return self._last_good(self._path, str(words))
+        self._keep(self._path)
+        return keys
+
+    def _last_good(self, path: Path, error: str) -> SessionKeys:
+        """The keys of the last good file. Raises ConfigurationError without them."""
+        good = path.with_name(path.name + GOOD)
+        try:
+            keys = parse_keys(good.read_text(encoding="utf-8"), str(good))
+        except (OSError, UnicodeDecodeError, ConfigurationError):
+            raise ConfigurationError(error.splitlines()) from None
+        self.error, self._stamp = error, None
+        log.error("No valid session key, the last good ones count", error=error, keys=str(good))
+        return keys
+
+    @staticmethod
+    def _keep(path: Path) -> None:
+        """Keep the text of a good file for a start with a broken one."""
+        good = path.with_name(path.name + GOOD)
+        try:
+            text = path.read_text(encoding="utf-8")
+            if not good.exists() or good.read_text(encoding="utf-8") != text:
+                good.touch(mode=0o600)  # replace_text keeps the mode
+                replace_text(good, text)
+        except (OSError, UnicodeDecodeError) as error:  # a mounted Secret: it cannot be written, and is not broken by hand
+            log.debug("Session keys not kept for a start with a broken file", error=str(error))
 
     @staticmethod
     def _create(path: Path) -> None:
