@@ -54,6 +54,21 @@ class Readiness:
             self.waiting_for = None
             log.info("Ready", servers=len(desired.value.enabled), config=desired.value.source)
 
+    def reason(self, *, incomplete: str | None, files: str | None, refusal: str | None, keys: str | None) -> str | None:
+        """Why requests should go elsewhere, None if they need not.
+
+        `incomplete` is what was never listed, `files` why Envoy's files cannot be written,
+        `refusal` why Envoy does not take them, `keys` why no session key is valid.
+        """
+        reasons = (
+            self.waiting_for,
+            incomplete,
+            files and f"Envoy's files: {files}",
+            refusal and f"Envoy to accept its files: {refusal}",
+            keys and f"a valid session key: {keys}",
+        )
+        return next((reason for reason in reasons if reason), None)
+
     def drain(self) -> None:
         """Report from now on that the process drains, so that new requests go elsewhere."""
         self.waiting_for = "the end: draining"

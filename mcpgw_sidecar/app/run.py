@@ -110,16 +110,12 @@ class _Parts:
 
     def waiting_for(self) -> str | None:
         """Why requests should go elsewhere; None if they need not (interface.md, /readyz)."""
-        refusal = self.values.verdict.value.refusal(trio.current_time())
-        files, keys = self.envoy_files, self.inputs.keys_error()
-        reasons = (
-            self.ready.waiting_for,
-            self.inputs.incomplete(),
-            f"Envoy's files: {files.error}" if files is not None and files.error else None,
-            f"Envoy to accept its files: {refusal}" if files is not None and refusal else None,
-            f"a valid session key: {keys}" if keys else None,
+        return self.ready.reason(
+            incomplete=self.inputs.incomplete(),
+            files=self.envoy_files.error if self.envoy_files is not None else None,
+            refusal=self.values.verdict.value.refusal(trio.current_time()),
+            keys=self.inputs.keys_error(),
         )
-        return next((reason for reason in reasons if reason is not None), None)
 
     def facts(self) -> Facts:
         """The current state, for status and metrics."""
@@ -211,12 +207,13 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
     clients = HttpClients()
     async with _session_store(settings) as store, trio.open_nursery() as forever:
         parts = _parts(settings, inputs, metrics, envoy_files, clients, store, forever, manager)
-        await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain_time=0.0))
+        await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain=http.Drain(0.0)))
         async with trio.open_nursery() as serving:
-            forever.start_soon(wait_signals, stop, parts.ready, parts.streams, manager)
-            drain = settings.drain_time
-            await serving.start(partial(parts.router().server().serve, router_listener, stop, drain_time=drain))
-            await serving.start(partial(http.serve, parts.broker(), broker_listener, stop, drain_time=drain))
+            forever.start_soon(wait_signals, stop, parts.ready, manager)
+            server = parts.router().server()
+            await serving.start(partial(server.serve, router_listener, stop, drain_time=settings.drain_time))
+            drain = http.Drain(settings.drain_time, parts.streams.count, parts.streams.close_all, lambda: server.is_drained)
+            await serving.start(partial(http.serve, parts.broker(), broker_listener, stop, drain=drain))
             log.info("Listening", router=str(router_at), broker=str(broker_at), admin=str(admin_at))
             parts.start(forever)
         log.info("Drained")

@@ -13,7 +13,6 @@ from mcpgw_sidecar.app.keyfile import KeyFile
 from mcpgw_sidecar.app.readiness import Readiness
 from mcpgw_sidecar.config.source import wait_following
 from mcpgw_sidecar.errors import EXIT_SIGNAL_BASE
-from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -32,7 +31,7 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def wait_signals(stop: trio.Event, ready: Readiness, streams: Streams, manager: ServiceManager) -> None:
+async def wait_signals(stop: trio.Event, ready: Readiness, manager: ServiceManager) -> None:
     """Drain at the first SIGTERM or SIGINT, end at once at the second (128 + its number)."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
@@ -46,7 +45,6 @@ async def wait_signals(stop: trio.Event, ready: Readiness, streams: Streams, man
             ready.drain()
             manager.notify("STOPPING=1", "STATUS=Draining")
             stop.set()
-            streams.close_all()
 
 
 async def wait_configuration(path: Path, desired: Watched[Desired], metrics: Metrics) -> None:

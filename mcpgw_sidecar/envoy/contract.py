@@ -98,6 +98,17 @@ The connection was refused, the request was never written to it, or the server d
 session: then refused.lua gives the answer the status AGAIN.
 """
 
+RESTART: Final = {
+    "retry_on": "connect-failure,refused-stream,reset-before-request",
+    "num_retries": 12,
+    "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
+}
+"""Envoy waits some seconds for a sidecar that restarts.
+
+Many clients take a 503 for the end of their session, and never open their stream again. The
+interval doubles up to the maximum, each with a random part: five seconds in the mean.
+"""
+
 AGAIN: Final = 599
 """The status, which no standard has, of an answer after which Envoy sends a call once more."""
 

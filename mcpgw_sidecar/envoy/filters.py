@@ -14,6 +14,7 @@ from mcpgw_sidecar.envoy.contract import (
     LOOKUP,
     METADATA,
     NONSENSE,
+    RESTART,
     ROUTER_CLUSTER,
     UNREACHABLE,
 )
@@ -52,7 +53,7 @@ def router(*, debug: bool) -> Resource:
     """The router as an external processor."""
     ext_proc = {
         "@type": type_url(f"{HTTP}.ext_proc.v3.ExternalProcessor"),
-        "grpc_service": {"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}},
+        "grpc_service": {"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}, "retry_policy": dict(RESTART)},
         "stat_prefix": "mcpgw_router",
         "message_timeout": duration(timeouts.ROUTER),
         "status_on_error": {"code": "ServiceUnavailable"},

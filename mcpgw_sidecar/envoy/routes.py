@@ -9,7 +9,7 @@ without an extra rule, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, METADATA, RETRY_ON
+from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, METADATA, RESTART, RETRY_ON
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
@@ -105,7 +105,7 @@ def _broker() -> Resource:
         "name": "broker",
         # The endpoints of virtual servers are below it.
         "match": {"path_separated_prefix": ENDPOINT},
-        "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
+        "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s", "retry_policy": dict(RESTART)},
     }
 
 

@@ -164,6 +164,7 @@ class GrpcServer:
         self.streams = 0
         self._changed = Event()
         self._draining = False
+        self.is_drained = False
 
     async def serve(
         self,
@@ -192,6 +193,7 @@ class GrpcServer:
                     await self._wait_until(lambda: all(peer.connection.goaway_read for peer in self._connections))
                 await self._wait_until(lambda: not self.streams)
                 await trio.sleep(0.02)  # what the last stream wrote leaves the process
+            self.is_drained = True
             connections.cancel_scope.cancel()
 
     async def _wait_until(self, done: Callable[[], bool]) -> None:

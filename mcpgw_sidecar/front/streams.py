@@ -229,6 +229,10 @@ class Streams:
         for stream in client.streams if client is not None else ():
             stream.close()
 
+    def count(self) -> int:
+        """The number of open streams."""
+        return sum(len(client.streams) for client in self._clients.values())
+
     def close_all(self) -> None:
         """End all streams, because the process drains."""
         for client in self._clients.values():

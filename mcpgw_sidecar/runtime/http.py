@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
@@ -37,6 +38,7 @@ _READ_SIZE = 65536
 # Seconds after the stop in which connections are still served, each answer with `connection:
 # close`.
 LAST_REQUESTS = 0.5
+LAST_STREAMS = 1.0  # seconds before the end of the drain in which streams end, whatever else goes on
 
 
 class _BoundedTCPServer(TCPServer):
@@ -123,16 +125,31 @@ async def wait_body(receive: Receive, limit: int) -> bytes | None:
             return bytes(body)
 
 
+@attrs.frozen
+class Drain:
+    """How a server ends: requests in flight have `seconds`.
+
+    Streams end last, because their clients come back as soon as they end, and the next process
+    should be there by then: `streams` returns how many are open, `end_streams` ends them. They wait
+    until `others_ended`, too.
+    """
+
+    seconds: float
+    streams: Callable[[], int] = lambda: 0
+    end_streams: Callable[[], None] = lambda: None
+    others_ended: Callable[[], bool] = lambda: True
+
+
 async def serve(
     app: App,
     listener: trio.SocketListener,
     stop: trio.Event,
     *,
-    drain_time: float,
+    drain: Drain,
     tls: Callable[[], ssl.SSLContext] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `stop` is set, then let requests in flight end within `drain_time` seconds.
+    """Serve until `stop` is set, then let requests in flight end as `drain` says.
 
     With `tls` it serves HTTPS; each connection uses the context of its start.
     """
@@ -157,9 +174,13 @@ async def serve(
             await stop.wait()
             accepting.cancel_scope.cancel()
         await listener.aclose()
-        connections.cancel_scope.deadline = trio.current_time() + drain_time
+        connections.cancel_scope.deadline = trio.current_time() + drain.seconds
         config.draining = True
-        with trio.move_on_after(min(LAST_REQUESTS, drain_time / 2)):
+        with trio.move_on_after(min(LAST_REQUESTS, drain.seconds / 2)):
             while connections.child_tasks:  # noqa: ASYNC110  # a nursery has no event for its last task
                 await trio.sleep(0.02)
         await context.terminated.set()
+        with trio.move_on_at(connections.cancel_scope.deadline - min(LAST_STREAMS, drain.seconds / 2)):
+            while len(connections.child_tasks) > drain.streams() or not drain.others_ended():  # noqa: ASYNC110  # as above
+                await trio.sleep(0.02)
+        drain.end_streams()

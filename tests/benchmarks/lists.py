@@ -23,7 +23,7 @@ GZIP = ("-accept-encoding", "gzip")
 _STATIC = """
 import sys, trio
 from functools import partial
-from mcpgw_sidecar.runtime.http import serve, wait_body
+from mcpgw_sidecar.runtime.http import Drain, serve, wait_body
 body = open(sys.argv[2], "rb").read()
 async def app(scope, receive, send):
     await wait_body(receive, 1 << 20)
@@ -32,7 +32,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 async def main():
     (listener,) = await trio.open_tcp_listeners(int(sys.argv[1]), host="127.0.0.1")
-    await serve(app, listener, trio.Event(), drain_time=0)
+    await serve(app, listener, trio.Event(), drain=Drain(0.0))
 trio.run(main)
 """
 
