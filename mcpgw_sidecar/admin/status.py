@@ -90,6 +90,7 @@ def server(status: ServerStatus) -> dict[str, Any]:
         "lastContact": _time(health.last_contact),
         "conflicts": [attrs.asdict(conflict) for conflict in status.conflicts],
         "invalid": [attrs.asdict(invalid) for invalid in status.invalid],
+        "warnings": [attrs.asdict(warned) for warned in status.warnings],
     }
 
 

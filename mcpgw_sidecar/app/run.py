@@ -242,7 +242,7 @@ def _parts(
     manager: ServiceManager,
 ) -> _Parts:
     values, stamps, hub = inputs.values, _stamps(settings), SessionHub(shared=store.shared)
-    client = UpstreamClient(Exchanger(clients, lambda server, seconds: metrics.upstream.labels(server).observe(seconds)))
+    client = UpstreamClient(Exchanger(clients, metrics.asked, settings.discovery_timeout))
     streams = Streams(values.live, hub.hearing)
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
     driver = Driver(
@@ -276,7 +276,13 @@ def _parts(
         store=store,
         streams=streams,
         directory=directory,
-        decider=Decider(snapshot=lambda: values.live.value, started=ready, directory=directory, guard=guard(settings)),
+        decider=Decider(
+            snapshot=lambda: values.live.value,
+            started=ready,
+            directory=directory,
+            guard=guard(settings),
+            request=settings.discovery_timeout,
+        ),
         supervisor=supervisor,
         ready=ready,
         manager=manager,

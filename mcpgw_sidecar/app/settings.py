@@ -10,6 +10,7 @@ from mcpgw_sidecar.envoy.settings import LISTENER_PORT, MAX_BODY, Endpoint, Envo
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.envoyfiles.stamps import FILE
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
+from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address
@@ -43,6 +44,7 @@ class Settings:
     session_lifetime: float = 86400.0
     max_body: int = MAX_BODY
     call_timeout: float = 300.0
+    discovery_timeout: float = timeouts.REQUEST
     refresh_interval: float = 60.0
     drain_time: float = 25.0
     debug: bool = False
@@ -72,8 +74,9 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         router=_endpoint(router),
         max_body=settings.max_body,
         call_timeout=settings.call_timeout,
+        discovery_timeout=settings.discovery_timeout,
         refused=script("refused"),
-        heal=script("heal"),
+        heal=script("heal", request=settings.discovery_timeout),
         messages=messages(str(directory / FILE) if settings.remembers else None),
         tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,
         tls_key=str(settings.gateway_tls_key.resolve()) if settings.gateway_tls_key else None,

@@ -17,8 +17,9 @@ from mcpgw_sidecar.catalog.offers import Discovered, joined_capabilities, joined
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot, build
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
 from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.patterns import long_name
 from mcpgw_sidecar.model.servers import Server, VirtualServer
-from mcpgw_sidecar.model.statuses import Conflict, Invalid
+from mcpgw_sidecar.model.statuses import Conflict, Invalid, Warned
 
 
 @attrs.frozen
@@ -41,6 +42,11 @@ class Share:
     def tools(self) -> tuple[str, ...]:
         """The names of the server's tools as clients see them."""
         return self.owned.get(TOOL.name, ())
+
+    @property
+    def warnings(self) -> tuple[Warned, ...]:
+        """The tools whose names are too long for the APIs of some models."""
+        return tuple(Warned(kind=TOOL.name, name=name, reason=long_name(name)) for name in self.tools if long_name(name))
 
 
 @attrs.frozen

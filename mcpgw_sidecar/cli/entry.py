@@ -35,6 +35,7 @@ from mcpgw_sidecar.errors import (
     RefusedError,
 )
 from mcpgw_sidecar.inbound.guard import host_name
+from mcpgw_sidecar.model.patterns import long_name
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.runtime.frozen import restore_library_path
 
@@ -155,6 +156,9 @@ def check(file: Path) -> None:
     ]
     if problems:
         raise ConfigurationError(problems)
+    for virtual in desired.virtual_servers:
+        for tool in filter(long_name, virtual.tools):
+            click.echo(f"{file}: virtual server {virtual.name}: tool {tool}: {long_name(tool)}", err=True)
     click.echo(f"{file}: ok, {len(desired.servers)} servers, {len(desired.enabled)} enabled")
 
 

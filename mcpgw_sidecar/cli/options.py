@@ -154,6 +154,12 @@ shared_options = _stack(
             type=LIMIT,
             help="Longest silence of a server during a call; 0 is none.",
         ),
+        _setting(
+            "--discovery-timeout",
+            "discovery_timeout",
+            type=INTERVAL,
+            help="Of one request while a server is discovered, or a session with it is opened.",
+        ),
         _setting("--refresh-interval", "refresh_interval", type=INTERVAL, help="Between two checks of each server."),
     ]
 )

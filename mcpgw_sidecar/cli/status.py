@@ -86,6 +86,7 @@ def _remarks(server: dict[str, Any]) -> list[str]:
     remarks = [] if server["ready"] else [f"{server['reason']}: {server['message']} ({server['url']})"]
     remarks += [f"{conflict['kind']} {conflict['name']} belongs to {conflict['owner']}" for conflict in server["conflicts"]]
     remarks += [f"{bad['kind']} {bad['name'] or '-'} left out: {bad['reason']}" for bad in server["invalid"]]
+    remarks += [f"{warned['kind']} {warned['name']}: {warned['reason']}" for warned in server["warnings"]]
     return remarks or ["-"]
 
 

@@ -60,6 +60,10 @@ def _is_duration(value: str) -> bool:
         return False
 
 
+def _is_interval(value: str) -> bool:
+    return _is_duration(value) and parse_duration(value) > 0
+
+
 def _is_path(value: str) -> bool:
     return bool(value) and "\0" not in value
 
@@ -103,6 +107,9 @@ class ServerEntry:
     callTimeout: str | None = attrs.field(  # noqa: N815
         default=None, metadata=_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none; at most 24h")
     )
+    discoveryTimeout: str | None = attrs.field(  # noqa: N815
+        default=None, metadata=_checked(_is_interval, "write it like 250ms, 30s, 5m; at most 24h")
+    )
 
     def server(self) -> Server:
         """The entry as a value of the model."""
@@ -116,6 +123,7 @@ class ServerEntry:
             credential_file=self.credentialFile,
             ca_file=self.caFile,
             call_timeout=None if self.callTimeout is None else parse_duration(self.callTimeout),
+            discovery_timeout=None if self.discoveryTimeout is None else parse_duration(self.discoveryTimeout),
         )
 
 

@@ -33,12 +33,17 @@ _MAX_OPENINGS = 3  # between opening and decision a session may be closed again,
 
 @attrs.frozen(kw_only=True)
 class Decider:
-    """Decides requests. `snapshot` returns the current catalog."""
+    """Decides requests.
+
+    `snapshot` returns the current catalog, `request` is the longest time of one of the gateway's
+    own requests to a server, in seconds.
+    """
 
     snapshot: Callable[[], Snapshot]
     started: Started
     directory: Directory
     guard: Guard
+    request: float = timeouts.REQUEST
 
     def climb(self, request: HttpRequest, *, element: bool = False) -> Inbound | Reject:
         """Take a request through the ladder, with its session and the current catalog."""
@@ -58,7 +63,7 @@ class Decider:
     async def wait_decided(self, request: HttpRequest, *, element: bool = False) -> Settled:
         """Decide one request, after opening the upstream session that it needs.
 
-        It takes DECISION seconds at most.
+        It takes `timeouts.decision` at most.
         """
         start = trio.current_time()
         inbound, decision = self._decide(request, element=element)
@@ -74,7 +79,7 @@ class Decider:
                 return _refusal(decision, failure(name, UNREACHABLE, _RECONFIGURED.format(name)))
             openings += 1
             refused: Reject | None = failure(decision.server.name, TIMEOUT, _NOT_IN_TIME.format(decision.server.name))
-            with trio.move_on_at(start + timeouts.DECISION):
+            with trio.move_on_at(start + timeouts.decision(decision.server.discovery_timeout or self.request)):
                 headers = h.for_upstream(request.headers)
                 refused = await self.directory.wait_open(decision.session, decision.server, headers)
             if refused is not None:

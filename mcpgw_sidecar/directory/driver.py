@@ -187,10 +187,9 @@ class Driver:
         if known is None or known.id == dead.id:
             dead = known or dead
             try:
-                with trio.fail_after(timeouts.PING):
-                    if await self.client.wait_alive(Upstream(server, dead, headers), ClientWords.of(session)):
-                        return None
-            except (UpstreamError, trio.TooSlowError) as error:
+                if await self.client.wait_alive(Upstream(server, dead, headers), ClientWords.of(session)):
+                    return None
+            except UpstreamError as error:
                 log.debug("Session not healed", server=server.name, error=str(error))
                 return None
             self.feed(e.Forgotten(key, server.name, dead))

@@ -15,10 +15,10 @@ from typing import Final
 
 import attrs
 
+from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.names import BROKER, ENVOY
-from mcpgw_sidecar.model.reasons import BAD_ANSWER, REDIRECT, RPC_ERROR, UNAUTHORIZED
-from mcpgw_sidecar.model.timeouts import HEALING
+from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, REDIRECT, RPC_ERROR, UNAUTHORIZED
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH, Packed
 from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
@@ -33,10 +33,11 @@ Envoy repeats a decision only for a request with the same values of these header
 same ones. A decision also depends on the session id, which is the key of the memo, and on ACCEPTED.
 """
 
-PERSONAL: Final = ("authorization",)
+PERSONAL: Final = ("authorization", "accept")
 """Request headers that the decisions of a session depend on, too, and what it sees does not.
 
-The router has to learn the newest value: streams of the session are opened with it.
+The router has to learn the newest Authorization, because streams of the session are opened with it,
+and decides what a server may answer with.
 """
 
 ACCEPTED: Final = h.VERSION
@@ -53,7 +54,7 @@ the ids of servers' requests.
 METADATA: Final = "mcpgw"
 """Namespace of the dynamic metadata, and of the metadata of routes."""
 
-ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, MEMO = (
+ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, MEMO = (
     "id",
     "what",
     "session",
@@ -63,6 +64,7 @@ ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, MEMO = (
     "refused",
     "healed",
     "failed",
+    "plain",
     "memo",
 )
 """Members of the metadata.
@@ -71,7 +73,8 @@ ID is the id of the request (JSON), WHAT its key (for Envoy's own answers), OWNE
 client's session and the owner for the ids of server requests (`TOKEN OWNER`), ANSWERED "1" if the
 answer is already JSON-RPC, LOOKUP the result of the memo's lookup, ASKED the values that a list
 depended on, REFUSED the answer of a server that may have forgotten its session, HEALED the session
-that was replaced, FAILED the reason why a server's answer became an error, and MEMO a MemoEntry.
+that was replaced, FAILED the reason why a server's answer became an error, PLAIN "1" for
+a client that takes no event stream, and MEMO a MemoEntry.
 """
 
 ANSWER: Final = "answer"
@@ -153,6 +156,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "REFUSED": REFUSED,
     "HEALED": HEALED,
     "FAILED": FAILED,
+    "PLAIN": PLAIN,
     "MEMO": MEMO,
     "PREFIX": PREFIX,
     "SESSION": h.SESSION,
@@ -171,7 +175,6 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "ENVOY": ENVOY,
     "BROKER_CLUSTER": BROKER_CLUSTER,
     "HEAL_PATH": HEAL_PATH,
-    "HEALING": int(HEALING * 1000),
     "FORGOTTEN": tuple(map(str, FORGOTTEN)),
     "RETRY_ON": RETRY_ON,
     "AGAIN": str(AGAIN),
@@ -179,6 +182,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "UNAUTHORIZED": UNAUTHORIZED,
     "REDIRECT": REDIRECT,
     "BAD_ANSWER": BAD_ANSWER,
+    "BROKEN_OFF": BROKEN_OFF,
     "RPC_ERROR": RPC_ERROR,
     "SERVER_ERROR": SERVER_ERROR,
     "INITIALIZE": INITIALIZE,
@@ -194,10 +198,15 @@ _SHARED: Final[Mapping[str, _Value]] = {
 }
 
 
-def prelude(stamps: str = "") -> str:
-    """The first lines of a Lua filter. `stamps` is the path of the stamps' file, "" for none."""
+def prelude(stamps: str = "", *, request: float = timeouts.REQUEST) -> str:
+    """The first lines of a Lua filter.
+
+    `stamps` is the path of the stamps' file, "" for none; `request` the longest time of one of the
+    gateway's own requests to a server, in seconds.
+    """
     # DEPENDS is read at each call, so that a test may add a header to it.
-    names = {**_SHARED, "DEPENDS": DEPENDS, "PERSONAL": PERSONAL, "STAMPS": stamps}
+    limit = int(timeouts.healing(request) * 1000)
+    names = {**_SHARED, "HEALING": limit, "DEPENDS": DEPENDS, "PERSONAL": PERSONAL, "STAMPS": stamps}
     lines = (f"local {name} = {_lua(value)}\n" for name, value in names.items())
     return "-- Written by mcpgw_sidecar/envoy/contract.py: what the sidecar knows, too.\n" + "".join(lines)
 
@@ -244,6 +253,7 @@ class MemoEntry:
     path: str
     speaks: str
     session_id: str | None
+    accept: str | None
 
 
 MEMO_FIELDS: Final = tuple(field.name for field in attrs.fields(MemoEntry))
@@ -275,4 +285,5 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         path=server.path,
         speaks=decision.protocol_version,
         session_id=decision.session_id,
+        accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
     )

@@ -49,13 +49,16 @@ def buffer(max_body: int) -> Resource:
     return {"name": "envoy.filters.http.buffer", "typed_config": config}
 
 
-def router(*, debug: bool) -> Resource:
-    """The router as an external processor."""
+def router(*, debug: bool, request: float = timeouts.REQUEST) -> Resource:
+    """The router as an external processor.
+
+    `request` is the longest time of one of its own requests to a server, in seconds.
+    """
     ext_proc = {
         "@type": type_url(f"{HTTP}.ext_proc.v3.ExternalProcessor"),
         "grpc_service": {"envoy_grpc": {"cluster_name": ROUTER_CLUSTER}, "retry_policy": dict(RESTART)},
         "stat_prefix": "mcpgw_router",
-        "message_timeout": duration(timeouts.ROUTER),
+        "message_timeout": duration(timeouts.router(request)),
         "status_on_error": {"code": "ServiceUnavailable"},
         "mutation_rules": {"allow_all_routing": True},
         "metadata_options": {"receiving_namespaces": {"untyped": [METADATA]}},

@@ -39,6 +39,7 @@ from mcpgw_sidecar.envoy.filters import (
 from mcpgw_sidecar.envoy.replies import local_replies
 from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import EnvoySettings
+from mcpgw_sidecar.model.servers import Server
 
 LISTENER = "mcpgw_gateway"
 # Without a limit one client could take all file descriptors, and Envoy warns of that.
@@ -46,11 +47,11 @@ MAX_CONNECTIONS = 50_000
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listener(settings: EnvoySettings) -> Resource:
-    """The one listener."""
-    chain: Resource = {
-        "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": _manager(settings)}]
-    }
+def listener(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
+    """The one listener. It knows of the servers how long opening a session with them may take."""
+    request = max((server.discovery_timeout or 0.0 for server in servers), default=0.0)
+    manager = _manager(settings, max(request, settings.discovery_timeout))
+    chain: Resource = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     if settings.tls_cert and settings.tls_key:
         certificate = {"certificate_chain": {"filename": settings.tls_cert}, "private_key": {"filename": settings.tls_key}}
         chain["transport_socket"] = {
@@ -97,7 +98,7 @@ def _source(path: str) -> Resource:
     return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
 
 
-def _manager(settings: EnvoySettings) -> Resource:
+def _manager(settings: EnvoySettings, request: float) -> Resource:
     return {
         "@type": type_url(_HCM),
         "stat_prefix": "mcpgw",
@@ -117,7 +118,7 @@ def _manager(settings: EnvoySettings) -> Resource:
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             buffer(settings.max_body),
             messages(settings.messages),
-            lazily("mcpgw_router", router(debug=settings.debug), all_of(undecided(), decided())),
+            lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
             last(settings.refused, settings.heal),
         ],
     }

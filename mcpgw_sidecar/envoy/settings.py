@@ -36,6 +36,7 @@ class EnvoySettings:
     router: Endpoint
     max_body: int
     call_timeout: float
+    discovery_timeout: float
     refused: str
     heal: str
     messages: str

@@ -8,11 +8,15 @@ from __future__ import annotations
 from importlib.resources import files
 
 from mcpgw_sidecar.envoy.contract import prelude
+from mcpgw_sidecar.model import timeouts
 
 
-def script(name: str) -> str:
-    """The text of the filter `refused`, `heal` or `istio`."""
-    return prelude() + _file(name)
+def script(name: str, *, request: float = timeouts.REQUEST) -> str:
+    """The text of the filter `refused`, `heal` or `istio`.
+
+    `request` is the longest time of one of the gateway's own requests to a server, in seconds.
+    """
+    return prelude(request=request) + _file(name)
 
 
 def messages(stamps: str | None) -> str:
@@ -22,7 +26,7 @@ def messages(stamps: str | None) -> str:
     for none. With None the filter has no memo (memo.lua, gzip.lua, lists.lua).
     """
     memo = ("memo", "gzip", "lists") if stamps is not None else ()
-    return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "failed", "events"))
+    return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "failed", "plain", "events"))
 
 
 def _file(name: str) -> str:

@@ -86,7 +86,7 @@ class EnvoyFiles:
         self._write_resources(CDS, cluster_resources)
         self.clusters = frozenset(cluster["name"] for cluster in cluster_resources)
         self._write_resources(RDS, [routes(self._settings, servers)])
-        self._write_resources(LDS, [listener(self._settings)])
+        self._write_resources(LDS, [listener(self._settings, servers)])
 
     def _write_resources(self, name: str, resources: list[Resource]) -> None:
         body = _dump({"resources": resources})

@@ -9,7 +9,19 @@ from typing import assert_never
 from google.protobuf.struct_pb2 import Struct
 
 from mcpgw_sidecar.directory.deciding import Settled
-from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, MEMO_FIELDS, METADATA, OWNER, REMOVED, WHAT, Keep, memo_entry
+from mcpgw_sidecar.envoy.contract import (
+    ANSWERED,
+    ID,
+    MEMO,
+    MEMO_FIELDS,
+    METADATA,
+    OWNER,
+    PLAIN,
+    REMOVED,
+    WHAT,
+    Keep,
+    memo_entry,
+)
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
     HeaderMutation,
@@ -18,7 +30,7 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     ProcessingMode,
     ProcessingResponse,
 )
-from mcpgw_sidecar.model.decisions import Forward, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
@@ -60,11 +72,19 @@ def response_unchanged() -> ProcessingResponse:
     return response
 
 
-def encode(decision: Settled, token: str = "", *, with_body: bool = True, keep: Keep | None = None) -> ProcessingResponse:
-    """The answer to a request body, or to the headers of a request without one.
+def is_plain(request: HttpRequest) -> bool:
+    """Whether the client takes JSON alone.
 
-    `token` is the id of the client's session.
+    Servers may answer with an event stream all the same, and those of the official SDKs refuse such
+    a request. Envoy makes JSON of the stream (envoy/lua/plain.lua).
     """
+    return h.accepted(request.headers.get("accept")) == {h.JSON}
+
+
+def encode(
+    decision: Settled, request: HttpRequest, *, with_body: bool = True, keep: Keep | None = None
+) -> ProcessingResponse:
+    """The answer to a request body, or to the headers of a request without one."""
     response = ProcessingResponse()
     match decision:
         case Reject():
@@ -84,9 +104,16 @@ def encode(decision: Settled, token: str = "", *, with_body: bool = True, keep: 
             what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
             # The session is for the Lua filters. Metadata reaches every attempt and no server; a
             # header would reach both.
-            healed = token if decision.kind is not None else ""  # an answer, or a stream, belongs to its session alone
+            healed = (
+                request.headers.get(h.SESSION, "") if decision.kind is not None else ""
+            )  # an answer, or a stream, belongs to its session alone
             _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{healed} {decision.owner}"})
             _forward(_phase(response, with_body), decision)
+            if decision.last_event_id is None and not h.names_both(request.headers.get("accept", "")):
+                _set(_phase(response, with_body).header_mutation, [("accept", h.BOTH.encode())])
+                if decision.kind is not None and is_plain(request):
+                    _describe(response, **{PLAIN: "1"})
+                    _set(_phase(response, with_body).header_mutation, [(h.X_MEMO, h.KEPT.encode())])
             if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
                 _set(_phase(response, with_body).header_mutation, [(h.X_MEMO, h.KEPT.encode())])
                 _memo(response.dynamic_metadata.fields[METADATA].struct_value.fields[MEMO].struct_value, decision, keep)

@@ -74,7 +74,7 @@ class Router:
         decision: Settled
         try:
             decision = await self.decider.wait_decided(request)
-            if isinstance(decision, Forward) and decision.kind is TOOL and self.stamps is not None:
+            if isinstance(decision, Forward) and _is_kept(decision, request) and self.stamps is not None:
                 keep = _keep(request, decision, self.stamps)
         except Exception:  # a bug of ours: the log and this client get the error, and no other client
             log.exception("Router failed on a request")
@@ -82,10 +82,15 @@ class Router:
         self.metrics.ext_proc.observe(record.seconds)
         if isinstance(decision, Reject):
             record.refuse(decision)
-        response = codec.encode(decision, headers.get(h.SESSION, ""), with_body=body is not None, keep=keep)
+        response = codec.encode(decision, request, with_body=body is not None, keep=keep)
         if self.debug:
             _log_decision(decision, response)
         return response
+
+
+def _is_kept(decision: Forward, request: HttpRequest) -> bool:
+    """Whether Envoy may repeat a decision: one about a call of a client that takes both types."""
+    return decision.kind is TOOL and not codec.is_plain(request)
 
 
 def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | None:

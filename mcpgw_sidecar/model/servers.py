@@ -13,7 +13,8 @@ from mcpgw_sidecar.model.names import ServerName, VirtualName
 class Server:
     """One MCP server behind the gateway.
 
-    `call_timeout` is in seconds; 0 means none, None the gateway's own.
+    Times are in seconds, None for the gateway's own. A `call_timeout` of 0 means none;
+    `discovery_timeout` is that of one of the gateway's own requests.
     """
 
     name: ServerName
@@ -25,6 +26,7 @@ class Server:
     credential_file: str | None = None
     ca_file: str | None = None
     call_timeout: float | None = None
+    discovery_timeout: float | None = None
 
     def moved_from(self, other: Server) -> bool:
         """Whether a session with `other` is not valid here: the URL differs, or the CA file."""

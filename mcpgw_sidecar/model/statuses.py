@@ -27,6 +27,15 @@ class Invalid:
 
 
 @attrs.frozen(kw_only=True)
+class Warned:
+    """An item that clients see, and with which some of them will have trouble."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
 class Health:
     """The state of the gateway's own connection to a server.
 
@@ -53,3 +62,4 @@ class ServerStatus:
     resources: int = 0
     conflicts: tuple[Conflict, ...] = ()
     invalid: tuple[Invalid, ...] = ()
+    warnings: tuple[Warned, ...] = ()

@@ -55,6 +55,10 @@ class Metrics:
         for outcome in ("ok", "failed"):
             self.reloads.labels(outcome)
 
+    def asked(self, server: str, seconds: float) -> None:
+        """Observe one request of the broker's own to a server."""
+        self.upstream.labels(server).observe(seconds)
+
     def answered(self, *, method: str, server: str, tool: str, outcome: str, seconds: float) -> None:
         """Count one request that the sidecar has answered itself; `tool` is in the catalog."""
         # A client may write anything as a method.

@@ -63,6 +63,27 @@ MAX_VALUE: Final = 8192
 """Characters of a name in a header: the longest URI of the catalog; proxies take 60 KiB in all."""
 
 
+BOTH: Final = f"{JSON}, {EVENT_STREAM}"
+"""What a client has to accept (basic/transports, Sending Messages to the Server)."""
+
+
+def accepted(value: str | None) -> frozenset[str]:
+    """Those of JSON and EVENT_STREAM that an `Accept` takes (RFC 9110, section 12.5.1).
+
+    Without the header, a client takes both.
+    """
+    if value is None or not value.strip():
+        return frozenset({JSON, EVENT_STREAM})
+    ranges = [part.partition(";") for part in value.lower().split(",")]
+    names = {name.strip() for name, _, parameters in ranges if parameters.replace(" ", "") not in {"q=0", "q=0.0"}}
+    return frozenset(kind for kind in (JSON, EVENT_STREAM) if names & {kind, "*/*", f"{kind.partition('/')[0]}/*"})
+
+
+def names_both(accept: str) -> bool:
+    """Whether an `Accept` names both types, as servers want it."""
+    return JSON in accept and EVENT_STREAM in accept
+
+
 def is_header_value(text: str) -> bool:
     """Whether a header can have this value: visible ASCII, inner spaces (RFC 9110 section 5.5)."""
     return bool(text) and text.isascii() and text.isprintable() and text == text.strip()

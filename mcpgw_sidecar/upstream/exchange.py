@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Final
 
 import attrs
 import httpx2
@@ -38,6 +39,8 @@ _BOM = b"\xef\xbb\xbf"
 MAX_ANSWER = 16 << 20  # bytes of one answer, decompressed: a list of 10,000 large tools
 _ACCEPT = f"{h.JSON}, {h.EVENT_STREAM}"
 _UNAUTHORIZED = frozenset({401, 403})
+OWN: Final = -1.0
+"""A limit of silence: that of the gateway's own requests to the server."""
 WaitHeard = Callable[[Request | Notification], Awaitable[None]]
 """Gets a message of a server before its answer."""
 
@@ -63,22 +66,26 @@ class Position:
 class Exchanger:
     """Sends HTTP requests. `observe` gets the server name and the seconds of each.
 
-    `timeout` is in seconds.
+    `timeout` is in seconds, for servers that have none of their own.
     """
 
     http: HttpClients
     observe: Callable[[str, float], None]
     timeout: float = timeouts.REQUEST
 
+    def _limit(self, server: Server) -> float:
+        """The longest time of one of the gateway's own requests to a server, in seconds."""
+        return self.timeout if server.discovery_timeout is None else server.discovery_timeout
+
     @contextlib.contextmanager
     def limited(self, server: Server, method: str) -> Iterator[None]:
-        """Limit the time of the block to `timeout`, and observe it. Raises UpstreamError."""
-        start = trio.current_time()
+        """Limit the time of the block, and observe it. Raises UpstreamError."""
+        start, limit = trio.current_time(), self._limit(server)
         try:
-            with trio.fail_after(self.timeout):
+            with trio.fail_after(limit):
                 yield
         except trio.TooSlowError:
-            message = f"did not answer {method} within {self.timeout:g} s"
+            message = f"did not answer {method} within {limit:g} s"
             raise UpstreamError("Timeout", message) from None
         finally:
             self.observe(server.name, trio.current_time() - start)
@@ -91,17 +98,18 @@ class Exchanger:
         body: bytes | None,
         headers: Mapping[str, str],
         *,
-        silence: float | None = timeouts.REQUEST,
+        silence: float | None = OWN,
     ) -> AsyncIterator[httpx2.Response]:
         """Send one request; gives the open answer.
 
-        `silence` is the longest pause of the server. Raises UpstreamError.
+        `silence` is the longest pause of the server, None for no limit. Raises UpstreamError.
         """
+        silence = self._limit(server) if silence == OWN else silence
         http = await self.http.wait_for(server)
         fields = {name.encode("latin-1"): value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
         if body is not None:
             fields[b"content-type"] = h.JSON.encode()
-        timeout = httpx2.Timeout(self.timeout, connect=timeouts.CONNECT, read=silence)
+        timeout = httpx2.Timeout(self._limit(server), connect=timeouts.CONNECT, read=silence)
         try:
             async with http.stream(method, server.url, content=body, headers=fields, timeout=timeout) as answer:
                 yield answer
@@ -110,7 +118,7 @@ class Exchanger:
             if isinstance(error, httpx2.ConnectTimeout):
                 message = f"cannot be reached: no connection within {timeouts.CONNECT:.0f} s"
                 raise UpstreamError("Unreachable", message) from None
-            raise UpstreamError("Timeout", f"was silent for {silence or self.timeout:g} s") from None
+            raise UpstreamError("Timeout", f"was silent for {silence or self._limit(server):g} s") from None
         except httpx2.ConnectError as error:
             raise UpstreamError("Unreachable", f"cannot be reached: {words_of(error)}") from None
         except httpx2.LocalProtocolError:  # the text of the error repeats the header, which may be a credential

@@ -226,8 +226,9 @@ class UpstreamClient:
             await self.wait_result(upstream, "ping", "{}")
         except UpstreamError as error:
             if error.reason == UNAUTHORIZED:
-                shake = await self.wait_initialized(upstream.server, client=client, headers=upstream.headers)
-                await self.wait_closed(attrs.evolve(upstream, session=shake.session))
+                with self.http.limited(upstream.server, "initialize after a ping"):
+                    shake = await self.wait_initialized(upstream.server, client=client, headers=upstream.headers)
+                    await self.wait_closed(attrs.evolve(upstream, session=shake.session))
             if error.status in FORGOTTEN:
                 return False
             if error.reason != "RpcError":

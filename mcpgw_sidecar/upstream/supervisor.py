@@ -18,6 +18,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TEMPLATE, TOOL
 from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.patterns import long_name
 from mcpgw_sidecar.model.servers import Desired, Server, VirtualServer
 from mcpgw_sidecar.model.statuses import Health, ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
@@ -139,6 +140,7 @@ class Supervisor:
             resources=share.count(RESOURCE) + share.count(TEMPLATE),
             conflicts=share.conflicts,
             invalid=share.invalid,
+            warnings=share.warnings,
         )
 
     async def _wait_connecting(self, entry: _Entry) -> None:
@@ -220,6 +222,8 @@ def _log_new_tools(before: Federation | None, after: Federation) -> None:
         server = after.snapshot.servers[name]
         for tool in sorted(set(share.tools) - set(old.tools if old else ())):
             log.info("Federating tool", mcpURL=server.shown_url, **{"federated name": tool})
+            if long_name(tool):
+                log.warning("Tool has a long name: shorten its prefix", server=name, tool=tool, reason=long_name(tool))
         for conflict in set(share.conflicts) - set(old.conflicts if old else ()):
             log.warning(
                 conflict.kind.capitalize() + " left out: another server owns its name",

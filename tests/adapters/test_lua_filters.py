@@ -14,6 +14,7 @@ from mcpgw_sidecar.envoy import contract
 from mcpgw_sidecar.envoy.contract import Keep, list_mark
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.extproc import codec
+from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
@@ -33,6 +34,7 @@ HEADERS = {
     ":path": "/mcp",
     ":authority": "gateway:8888",
     "content-type": "application/json",
+    "accept": h.BOTH,
     "mcp-session-id": "token",
     "mcp-protocol-version": "2025-11-25",
 }
@@ -94,7 +96,7 @@ class Memo(Filter):
             }
             decision = Forward(**(values | more))
             keep = Keep(request=HttpRequest(headers=dict(headers), body=body), slot=1, stamp=STAMP)
-            fields = MessageToDict(codec.encode(decision, headers.get(h.SESSION, ""), keep=keep).dynamic_metadata)
+            fields = MessageToDict(codec.encode(decision, keep.request, keep=keep).dynamic_metadata)
             metadata[b"mcpgw"] = self.table(fields["mcpgw"])
             self.response({":status": status, "content-type": h.JSON, h.X_MEMO: h.KEPT}, [], metadata)
         return lookup
@@ -130,6 +132,7 @@ def test_a_decision_is_repeated_with_the_headers_of_the_router(memo: Memo) -> No
         ":path": "/there",
         ":authority": "one",
         "content-type": "application/json",
+        "accept": h.BOTH,
         "authorization": "x",
         "mcp-session-id": "upstream",
         "mcp-protocol-version": "2025-06-18",
@@ -163,6 +166,13 @@ def test_a_header_that_is_added_to_the_contract_is_obeyed(tmp_path: Path, monkey
     assert memo.listed(ours, listing(), b'{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}').answer is None
     assert memo.listed(ours, listing(), b"").answer is not None
     assert memo.listed(HEADERS, listing(), b"").answer is None
+
+
+@pytest.mark.parametrize("accept", [None, "*/*"])
+def test_servers_are_told_that_both_types_are_taken(memo: Memo, accept: str | None) -> None:
+    headers = {name: value for name, value in HEADERS.items() if name != "accept"} | ({"accept": accept} if accept else {})
+    assert [memo.decided(headers, call()) for _ in range(2)] == ["miss", "hit"]
+    assert memo.request(headers, call(), memo.metadata()).headers["accept"] == h.BOTH
 
 
 def test_a_list_is_everybodys_who_sees_the_same(memo: Memo) -> None:
@@ -341,12 +351,13 @@ def test_a_second_attempt_gets_a_session_that_lives(memo: Memo) -> None:
         ":path": contract.HEAL_PATH,
         ":authority": "localhost",
         "content-type": "application/json",
+        "accept": h.BOTH,
         "mcp-protocol-version": "2025-11-25",
         "mcp-session-id": "upstream",
         h.X_SERVER: "ns/one",
         h.X_SESSION: "token",
         h.X_OWNER: "ns/one:ticket",
-        "limit": str(int(1000 * contract.HEALING)),
+        "limit": str(int(1000 * timeouts.healing())),
     }
     assert metadata["mcpgw"]["session"] == "token ns/one:new"
     heal = Filter(script("heal"))

@@ -26,6 +26,7 @@ servers:
     enabled: false
     credential: Bearer x
     callTimeout: 90s
+    discoveryTimeout: 30s
   - {name: b, url: "https://h.example/mcp", caFile: /ca.pem, credentialFile: /token}
 """
     first, second = decode(text, "c.yaml").servers
@@ -37,6 +38,7 @@ servers:
         enabled=False,
         credential="Bearer x",
         call_timeout=90.0,
+        discovery_timeout=30.0,
     )
     assert (second.hostname, second.enabled, second.tool_prefix) == ("h.example", True, "")
     assert "Bearer" not in repr(first)
@@ -78,6 +80,7 @@ def test_no_servers_is_a_configuration() -> None:
         ("servers:\n- {name: a, url: 'http://h', toolPrefix: 'a b'}", ["servers[0].toolPrefix"]),
         ("servers:\n- {name: a, url: 'http://h', hostname: 'a b'}", ["servers[0].hostname"]),
         ("servers:\n- {name: a, url: 'http://h', callTimeout: soon}", ["servers[0].callTimeout"]),
+        ("servers:\n- {name: a, url: 'http://h', discoveryTimeout: 0s}", ["servers[0].discoveryTimeout"]),
         ("servers:\n- {name: a, url: 'http://h', toolprefix: x}", ["did you mean 'toolPrefix'?"]),
         ("servers:\n- {name: a, url: 'http://h', caFile: x}", ["servers[0].caFile: is for an https url"]),
         ("servers:\n- {name: a, url: 'http://h', credential: x, credentialFile: y}", ["not both"]),

@@ -47,7 +47,7 @@ def test_status_as_json(guide: Gateway) -> None:
     assert set(document) == {"version", "config", "servers", "sessions", "envoy"}
     assert set(document["servers"][0]) == {
         "name", "url", "hostname", "toolPrefix", "enabled", "ready", "reason", "message", "protocolVersion", "tools",
-        "prompts", "resources", "lastContact", "conflicts", "invalid",
+        "prompts", "resources", "lastContact", "conflicts", "invalid", "warnings",
     }  # fmt: skip
     assert document["envoy"] == {"accepted": True, "error": None}
     assert "test-api-key" not in json.dumps(document)

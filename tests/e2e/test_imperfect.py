@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,20 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.stack import CLIENT, HEADERS, Client, Gateway, entry, gateway, listening, succeeded, wait_until
+from tests.e2e.stack import (
+    CLIENT,
+    HEADERS,
+    PROGRAM,
+    Client,
+    Gateway,
+    entry,
+    environment,
+    gateway,
+    listening,
+    succeeded,
+    text_of,
+    wait_until,
+)
 from tests.servers.scripted import ScriptedServer, tool
 
 SERVER = "ns/one"
@@ -380,3 +394,110 @@ def test_a_stream_and_the_end_of_a_session_have_the_clients_newest_token(one: Sc
             client.http.delete(client.url, headers=client.headers)
         wait_until(lambda: [each for each in one.requests if each.http == "DELETE"])
         assert [each for each in one.requests if each.http == "DELETE"][-1].headers["authorization"] == "Bearer 3"
+
+
+@pytest.mark.duty("status.long-names")
+def test_a_name_that_some_models_refuse_is_listed_and_told(one: ScriptedServer, tmp_path: Path) -> None:
+    name = "a_" + "x" * 63
+    one.tools.append(tool(name.removeprefix("a_")))
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running, running.client() as client:
+        assert name in client.tools()
+        warned = {"kind": "tool", "name": name, "reason": "65 characters; some models take 64"}
+        assert running.server("ns/one")["warnings"] == [warned]
+        assert running.logged(f"^WARN Tool has a long name.*{name}")
+        command = [*PROGRAM, "status", "--admin-address", running.admin.removeprefix("http://")]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+        assert f"tool {name}: 65 characters" in shown
+    config = tmp_path / "virtual.yaml"
+    config.write_text(f"servers: []\nvirtualServers: [{{name: ns/v, tools: [{name}]}}]\n")
+    checked = subprocess.run([*PROGRAM, "check", str(config)], capture_output=True, text=True, check=True, env=environment())
+    assert f"virtual server ns/v: tool {name}: 65 characters" in checked.stderr
+
+
+@pytest.mark.duty("session.discovery-timeout")
+def test_a_server_that_takes_long_to_begin(one: ScriptedServer, tmp_path: Path) -> None:
+    """Longer than the gateway's ten seconds: it is discovered, and opened for a client."""
+
+    def slow(handler: Any, _message: Any) -> bool:
+        handler.server_object._closing.wait(11)
+        return False
+
+    one.answers["initialize"] = slow
+    slow_one = entry("ns/one", one.url, "a_", discoveryTimeout="30s")
+    with gateway(tmp_path, [slow_one]) as running, running.client() as client:
+        wait_until(lambda: running.server("ns/one")["ready"])
+        assert text_of(client.call("a_one"))
+
+
+@pytest.mark.duty("session.discovery-timeout")
+def test_a_server_that_takes_longer_than_the_operator_allows(one: ScriptedServer, tmp_path: Path) -> None:
+    one.delay = 2
+    with gateway(tmp_path, [entry("ns/one", one.url)], "--discovery-timeout=500ms") as running:
+        wait_until(lambda: running.server("ns/one")["reason"] == "Timeout")
+        assert "did not answer initialize within 0.5 s" in running.server("ns/one")["message"]
+
+
+def streamed(*messages: Any, crlf: bool = False, ends: bool = True) -> Answer:
+    """An event stream with a notification, a request of the server's and the answer."""
+
+    def answer(handler: Any, message: Any) -> bool:
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.send_header("connection", "close")
+        handler.end_headers()
+        final = {"jsonrpc": "2.0", "id": message["id"], "result": {"content": [{"type": "text", "text": "x" * 200_000}]}}
+        line = "\r\n" if crlf else "\n"
+        for each in [*messages, *([final] if ends else [])]:
+            handler.wfile.write(f"event: message{line}id: 5{line}data: {json.dumps(each)}{line}{line}".encode())
+            handler.wfile.flush()
+        handler.close_connection = True
+        return True
+
+    return answer
+
+
+def strict(handler: Any, _message: Any) -> bool:
+    """As the servers of the official SDKs: 406 to a client that does not name both types."""
+    names = handler.headers.get("accept", "")
+    if "application/json" in names and "text/event-stream" in names:
+        return False
+    own = {"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "Not Acceptable"}}
+    handler.send(406, json.dumps(own).encode())
+    return True
+
+
+@pytest.mark.duty("transport.accept")
+@pytest.mark.parametrize("accept", ["", "*/*", "application/json, */*;q=0.1", "application/*, text/*"])
+def test_a_client_that_takes_everything_gets_its_calls_through(one: ScriptedServer, tmp_path: Path, accept: str) -> None:
+    one.answers["tools/call"] = strict
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running, running.client(accept=accept) as client:
+        for _ in range(3):
+            assert succeeded(client.call("a_one"))
+        before = running.metric(r'mcpgw_memo_lookups_total\{result="hit"\}')
+        assert before > 0, "Envoy remembers what was decided of it"
+        client.headers["accept"] = "application/json, text/event-stream"
+        assert succeeded(client.call("a_one"))
+
+
+@pytest.mark.duty("transport.accept")
+@pytest.mark.parametrize("crlf", [True, False])
+def test_a_client_that_takes_json_alone_gets_json(one: ScriptedServer, tmp_path: Path, crlf: bool) -> None:
+    said = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}
+    asked = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running, running.client() as client:
+        for _ in range(2):
+            assert succeeded(client.call("a_one"))
+        client.headers["accept"] = "application/json"
+        one.answers["tools/call"] = strict
+        assert succeeded(client.call("a_one"))
+        one.answers["tools/call"] = streamed(said, asked, crlf=crlf)
+        for _ in range(2):
+            response = client.call("a_one", 7)
+            assert (response.headers["content-type"], response.json()["id"]) == ("application/json", 7)
+            assert text_of(response) == "x" * 200_000
+        one.answers["tools/call"] = streamed(said, asked, crlf=crlf, ends=False)
+        error = client.call("a_one", 8).json()
+        assert (error["id"], error["error"]["data"]) == (8, {"server": "ns/one", "reason": "BrokenOff"})
+        client.headers["accept"] = "application/json, text/event-stream"
+        one.answers["tools/call"] = streamed(said)
+        assert "event-stream" in client.call("a_one").headers["content-type"]

@@ -110,9 +110,10 @@ def jsonrpc(data: bytes) -> None:
 
 def splice(data: bytes) -> None:
     """A call that is sent on is the client's but for the name; an answer but for its id."""
-    decided = decide(HttpRequest(headers={":path": "/mcp"}, body=data), SNAPSHOT, STATE)
+    request = HttpRequest(headers={":path": "/mcp"}, body=data)
+    decided = decide(request, SNAPSHOT, STATE)
     if isinstance(decided, Reject):
-        hold(_judge(codec.encode(decided).immediate_response.body) is not None, "an answer that is no JSON")
+        hold(_judge(codec.encode(decided, request).immediate_response.body) is not None, "an answer that is no JSON")
         return
     if not isinstance(decided, Forward):
         hold(not isinstance(decided, OpenSession), "a session that is open")
@@ -131,7 +132,7 @@ def splice(data: bytes) -> None:
         hold(given == sent, "other members of params")
     if decided.kind is TOOL or not str(decided.key).startswith("mcpgw://"):
         hold(left == right, "another member")
-    codec.encode(decided)
+    codec.encode(decided, request)
 
 
 def sse(data: bytes) -> None:
@@ -233,7 +234,7 @@ def envoys_message(data: bytes) -> None:
     request = HttpRequest(headers=headers, body=message.request_body.body)
     decided = decide(request, SNAPSHOT, STATE)
     hold(not isinstance(decided, OpenSession), "a session that is open")
-    codec.encode(decided, with_body=message.HasField("request_body"))  # type: ignore[arg-type]
+    codec.encode(decided, request, with_body=message.HasField("request_body"))  # type: ignore[arg-type]
 
 
 COMPLAINTS: list[str] = []

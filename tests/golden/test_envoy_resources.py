@@ -34,6 +34,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "router": Endpoint(host="127.0.0.1", port=50051),
         "max_body": 4 << 20,
         "call_timeout": 300.0,
+        "discovery_timeout": 10.0,
         "refused": "-- refused.lua\n",
         "heal": "-- heal.lua\n",
         "messages": "-- json.lua, memo.lua, failed.lua, events.lua\n",
@@ -42,7 +43,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
     servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden").servers
     result = {
         "bootstrap": bootstrap(settings),
-        "lds": listener(settings),
+        "lds": listener(settings, servers),
         "rds": routes(settings, servers),
         "cds": clusters(settings, servers),
     }

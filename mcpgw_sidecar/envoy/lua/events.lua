@@ -110,6 +110,7 @@ function envoy_on_response(handle)
     local call = handle:streamInfo():dynamicMetadata():get(METADATA) or {}
     if call[ASKED] then return mark and remember_list(handle, call[ASKED], mark) end -- lists.lua
     if remember and call[OWNER] then remember(handle, call, status) end -- memo.lua
+    if is_answer and is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
     if call[OWNER] and not is_answer then return failed(handle, call, status, kind) end -- failed.lua
   end
   if is_stream then name_stream(handle) end

@@ -36,6 +36,12 @@ local function error_text(id, server, reason, status, words)
     '","data":{"server":"' .. server .. '","reason":"' .. reason .. '","status":' .. status .. '}}}'
 end
 
+-- The error for an event stream that ended without the answer.
+function broken_off(id, server)
+  return '{"jsonrpc":"2.0","id":' .. id .. ',"error":{"code":' .. SERVER_ERROR .. ',"message":"MCP server ' .. server ..
+    ' ended its event stream before the answer","data":{"server":"' .. server .. '","reason":"' .. BROKEN_OFF .. '"}}}'
+end
+
 -- The body, if it is one that is read here; '' for none. It waits: headers that were given before are gone then.
 local function read(handle, kind)
   local headers = handle:headers()

@@ -233,6 +233,7 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   headers:replace(X_METHOD, CALL)
   headers:replace(X_TOOL, tool.name)
   if upstream.version ~= version then headers:replace(ACCEPTED, upstream.version) end
+  if upstream.accept then headers:replace('accept', upstream.accept) end
   if upstream.id then headers:replace(SESSION, upstream.id) else headers:remove(SESSION) end
   local names = session.removed
   for i = 1, #names do headers:remove(names[i]) end
@@ -280,6 +281,6 @@ function remember(handle, call, status)
   tools[entry.name] = {
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
   }
-  local upstream = {id = entry.session_id, version = entry.speaks, owner = call[OWNER], at = at}
+  local upstream = {id = entry.session_id, version = entry.speaks, accept = entry.accept, owner = call[OWNER], at = at}
   by_owner[call[OWNER]], session.servers[entry.server] = upstream, upstream
 end
