@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcpgw_sidecar.envoy.contract import ANSWER, BROKEN, NONSENSE, SILENT, UNREACHABLE as UNREACHABLE_FLAGS
-from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, OUTCOMES, TIMEOUT, UNREACHABLE
+from mcpgw_sidecar.model.reasons import BROKEN_OFF, OUTCOMES, TIMEOUT, UNREACHABLE
 
 CALLS = "envoy_mcpgw_calls"
 DURATION = "envoy_mcpgw_call_duration"
@@ -79,8 +79,7 @@ def outcome_of(answer: str) -> str:
         return _OUTCOMES.get(code, "rejected")
     of_answer = set(flags.split(","))
     for flags_of_reason, found in (
-        (NONSENSE, BAD_ANSWER),
-        (BROKEN, BROKEN_OFF),
+        ((*BROKEN, *NONSENSE), BROKEN_OFF),
         (UNREACHABLE_FLAGS, UNREACHABLE),
         (SILENT, TIMEOUT),
     ):

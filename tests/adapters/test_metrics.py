@@ -92,6 +92,6 @@ def test_a_series_that_both_count_stands_there_once() -> None:
 
 def test_an_answer_that_broke_off_after_its_start_is_no_success() -> None:
     flags = ("-", "DC", "UC", "UPE", "SI", "UT,UC")
-    assert [outcome_of(f"200 {each} -") for each in flags] == ["ok", "ok", "broken", "unavailable", "timeout", "broken"]
+    assert [outcome_of(f"200 {each} -") for each in flags] == ["ok", "ok", "broken", "broken", "timeout", "broken"]
     assert outcome_of("503 UC -") == "unavailable"
     assert [outcome_of(f"200 - {reason}") for reason in ("Unauthorized", "RpcError")] == ["unauthorized", "rpc_error"]

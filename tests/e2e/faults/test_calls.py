@@ -45,7 +45,7 @@ def client(running: Gateway) -> Iterator[Client]:
 @pytest.mark.parametrize(
     ("fault", "reason", "outcome"),
     [
-        (garbage, "BadAnswer", "unavailable"),
+        (garbage, "BadAnswer", "broken"),
         (reset, "BrokenOff", "broken"),
         (mute, "Timeout", "timeout"),
         (lambda handler, _message: bool(handler.send(500, b"oops", kind="text/plain")) or True, "BadAnswer", "unavailable"),
