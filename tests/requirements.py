@@ -249,6 +249,8 @@ ERRORS: Final = (
          "A request without the parameters that it needs gets -32602."),
     Duty("error.method-32601", "basic, Responses", BROKER,
          "An unknown method gets -32601."),
+    Duty("resources.links", "server/tools, Resource Links", ROUTER,
+         "A URI that no list has is read at a server that this session has called: one that lists its place, else the first that knows it."),
     Duty("error.unknown-item", "server/prompts, Error Handling; server/resources, Error Handling", ROUTER,
          "An unknown prompt gets -32602, and an unknown resource -32002."),
     Duty("error.unreachable", "seed-guide.md, Scenario 2", ENVOY | ROUTER,

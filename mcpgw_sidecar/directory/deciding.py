@@ -17,12 +17,13 @@ from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.inbound.classify import Inbound, classify, is_final
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Decision, FindServer, Forward, HttpRequest, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.ports import NOT_STARTED, Started
 from mcpgw_sidecar.model.reasons import TIMEOUT, UNREACHABLE
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.jsonrpc import RESOURCE_NOT_FOUND
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
-from mcpgw_sidecar.protocol.statuses import failure
+from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.routing.decide import decide
 
 Settled = Forward | ToBroker | Reject
@@ -73,6 +74,8 @@ class Decider:
                 return attrs.evolve(NOT_STARTED, id=decision.id, method=decision.method)
             inbound, decision = self._decide(request, element=element)
         openings = 0
+        if isinstance(decision, FindServer):
+            inbound, decision = await self._wait_found(decision, request, start, element=element)
         while isinstance(decision, OpenSession):
             if openings == _MAX_OPENINGS:
                 name = decision.server.name
@@ -85,9 +88,21 @@ class Decider:
             if refused is not None:
                 return _refusal(decision, refused)
             inbound, decision = self._decide(request, element=element)
+        if isinstance(decision, FindServer):
+            return _unknown(decision)
         if isinstance(decision, Forward):
             self._note_subscription(inbound, decision)
         return decision
+
+    async def _wait_found(
+        self, decision: FindServer, request: HttpRequest, start: float, *, element: bool
+    ) -> tuple[Inbound | None, Decision]:
+        """Find the server of a URI that no list has, and decide again."""
+        found = None
+        with trio.move_on_at(start + timeouts.decision(self.request)):
+            headers = h.for_upstream(request.headers)
+            found = await self.directory.wait_found(decision.session, decision.servers, decision.uri, headers)
+        return (None, _unknown(decision)) if found is None else self._decide(request, element=element)
 
     def _decide(self, request: HttpRequest, *, element: bool) -> tuple[Inbound | None, Decision]:
         inbound = self.climb(request, element=element)
@@ -107,6 +122,12 @@ class Decider:
 
 _RECONFIGURED = "MCP server {} is being reconfigured: try again"
 _NOT_IN_TIME = "No session with MCP server {} was open in time: try again"
+
+
+def _unknown(decision: FindServer) -> Reject:
+    """The refusal of a URI that no server knows."""
+    reject = refusal(RESOURCE_NOT_FOUND, "Resource not found", id=decision.id, data={"uri": decision.uri})
+    return attrs.evolve(reject, method=decision.method)
 
 
 def _refusal(decision: OpenSession, reject: Reject) -> Reject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import attrs
@@ -12,16 +12,23 @@ import trio
 
 from mcpgw_sidecar.directory.driver import Driver
 from mcpgw_sidecar.directory.telling import Teller
+from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.headers import LAST_EVENT
 from mcpgw_sidecar.protocol.jsonrpc import Notification
+from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.protocol.methods import READ
 from mcpgw_sidecar.protocol.owners import read_hearing
 from mcpgw_sidecar.sessions import events as e
 from mcpgw_sidecar.sessions.hub import SessionCounts, SessionHub
 from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
+from mcpgw_sidecar.upstream.stateful import Upstream
+
+log = get_logger(__name__)
 
 SWEEP = 10.0  # seconds between two checks for sessions that have expired
 
@@ -63,7 +70,28 @@ class Directory:
         if upstreams is None:
             return SessionFault.UNKNOWN
         opens = partial(self.driver.sessions.unseal, session)
-        return SessionState(session=session, upstreams=upstreams, opens=opens)
+        return SessionState(session=session, upstreams=upstreams, links=self.hub.links(session.key), opens=opens)
+
+    async def wait_found(
+        self, session: Session, servers: Iterable[Server], uri: str, headers: Mapping[str, str]
+    ) -> Server | None:
+        """The first of these servers that can read a URI; None if none can.
+
+        It is kept for the session. Reading has no effect (server/resources), so asking costs time
+        alone.
+        """
+        for server in servers:
+            upstream = self.hub.upstream(session.key, server.name)
+            if upstream is None:
+                continue
+            try:
+                await self.driver.client.wait_result(Upstream(server, upstream, headers), READ, dumps({"uri": uri}))
+            except UpstreamError as error:
+                log.debug("Link not known", server=server.name, reason=error.reason, error=str(error))
+                continue
+            self.driver.feed(e.LinkFound(session.key, uri, server.name))
+            return server
+        return None
 
     def authorized(self, session: Session, headers: Mapping[str, str]) -> None:
         """Keep the newest Authorization of a client: its sessions with servers repeat it."""

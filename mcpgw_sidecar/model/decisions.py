@@ -86,6 +86,17 @@ class OpenSession:
 
 
 @attrs.frozen(kw_only=True)
+class FindServer:
+    """Several servers may know this URI: ask them in their order, and decide again."""
+
+    servers: tuple[Server, ...]
+    uri: str
+    session: Session
+    id: JsonText
+    method: str
+
+
+@attrs.frozen(kw_only=True)
 class Forward:
     """Send the message to its server.
 
@@ -113,4 +124,4 @@ class Forward:
     sent_key: JsonText | None = None
 
 
-Decision = Reject | ToBroker | OpenSession | Forward
+Decision = Reject | ToBroker | OpenSession | FindServer | Forward

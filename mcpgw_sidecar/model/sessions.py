@@ -79,9 +79,11 @@ class Wishes:
 class SessionState:
     """A verified session with its open upstream sessions.
 
-    `opens` gives the upstream session that is sealed in a ticket.
+    `links` has the servers of URIs that no list has, as far as they were found. `opens` gives the
+    upstream session that is sealed in a ticket.
     """
 
     session: Session
     upstreams: Mapping[ServerName, UpstreamSession]
+    links: Mapping[str, ServerName] = attrs.field(factory=dict)
     opens: Callable[[Server, str], UpstreamSession | None] = attrs.field(default=lambda _server, _ticket: None, eq=False)

@@ -12,6 +12,7 @@ DISCOVER: Final = "server/discover"
 """The first request of a client of the stateless era."""
 
 SET_LEVEL: Final = "logging/setLevel"
+READ: Final = "resources/read"
 SUBSCRIBE: Final = "resources/subscribe"
 UNSUBSCRIBE: Final = "resources/unsubscribe"
 COMPLETE: Final = "completion/complete"
@@ -23,7 +24,7 @@ INITIALIZED: Final = "notifications/initialized"
 TARGETS: Final = {
     CALL: TOOL,
     "prompts/get": PROMPT,
-    "resources/read": RESOURCE,
+    READ: RESOURCE,
     SUBSCRIBE: RESOURCE,
     UNSUBSCRIBE: RESOURCE,
 }

@@ -3,8 +3,8 @@
 They have passed the ladder of inbound/classify.py. This one follows, and the first failure wins:
 
 1. the key (`TARGETS`) is a string and occurs once   else 200, -32602
-2. a server owns the key                             else 200 and the code of the kind: tools -32601
-                                                     (the guide's "Tool not found"), prompts
+2. a server owns the key, or this session has       else 200 and the code of the kind: tools -32601
+   called one that may know a URI (links.py)         (the guide's "Tool not found"), prompts
                                                      -32602, resources -32002
 3. there is a session with that server               else OpenSession
 4. forward: the bytes of the key replaced, nothing else
@@ -16,7 +16,7 @@ import attrs
 
 from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot
-from mcpgw_sidecar.model.decisions import Decision, Forward, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Decision, FindServer, Forward, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
 from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
@@ -33,6 +33,7 @@ from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only, 
 from mcpgw_sidecar.protocol.methods import COMPLETE, TARGETS
 from mcpgw_sidecar.protocol.owners import Owner, owner_text, read_event_owner, read_owner
 from mcpgw_sidecar.protocol.statuses import refusal
+from mcpgw_sidecar.routing.links import candidates
 
 _REFERENCES = {"ref/prompt": (PROMPT, "name"), "ref/resource": (RESOURCE, "uri")}
 _NOT_FOUND = {TOOL.name: METHOD_NOT_FOUND, PROMPT.name: INVALID_PARAMS, RESOURCE.name: RESOURCE_NOT_FOUND}
@@ -57,6 +58,10 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
     if isinstance(target, Reject):
         return target
     item = snapshot.find(target.kind, target.key)
+    if item is None and target.kind is RESOURCE and request.method != COMPLETE:
+        linked = _linked(request, target, snapshot, session)
+        if linked is not None:
+            return linked
     if item is None:
         code, message = _NOT_FOUND[target.kind.name], f"{target.kind.name.capitalize()} not found"
         return refusal(code, message, data={target.kind.key: target.key}, id=request.id)
@@ -64,12 +69,17 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
     if upstream is None:
         tool = target.key if target.kind is TOOL else ""
         return OpenSession(server=item.server, session=session.session, id=request.id, method=request.method, tool=tool)
-    text = request.text
     key = _upstream_key(target, item)
+    return _forward(request, target, item.server, session, key)
+
+
+def _forward(request: Request, target: _Target, server: Server, session: SessionState, key: str | None) -> Forward:
+    """The decision to send a request on in an open session; `key` replaces the client's."""
+    upstream, text = session.upstreams[server.name], request.text
     if key is not None:
         text = f"{text[: target.start]}{key}{text[target.end :]}"
     return Forward(
-        server=item.server,
+        server=server,
         kind=target.kind,
         key=target.key,
         method=request.method,
@@ -77,10 +87,20 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
         session=session.session,
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
-        owner=owner_text(item.server.name, upstream.ticket),
+        owner=owner_text(server.name, upstream.ticket),
         body=text.encode(),
         sent_key=JsonText(key) if key is not None else None,
     )
+
+
+def _linked(request: Request, target: _Target, snapshot: Snapshot, session: SessionState) -> Decision | None:
+    """Where a URI goes that no list has; None if nobody can know it."""
+    servers = candidates(target.key, snapshot, session)
+    if len(servers) == 1:
+        return _forward(request, target, servers[0], session, None)
+    if not servers:
+        return None
+    return FindServer(servers=servers, uri=target.key, session=session.session, id=request.id, method=request.method)
 
 
 def _upstream_key(target: _Target, item: Owned) -> str | None:

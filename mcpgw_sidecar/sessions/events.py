@@ -66,6 +66,15 @@ class CallGoesOut:
 
 
 @attrs.frozen
+class LinkFound:
+    """A server knows a URI that no list has."""
+
+    key: str
+    uri: str
+    server: ServerName
+
+
+@attrs.frozen
 class Authorized:
     """The client's requests have this Authorization now."""
 
@@ -232,6 +241,7 @@ Event = (
     | OpeningOver
     | Adopted
     | CallGoesOut
+    | LinkFound
     | Authorized
     | Forgotten
     | Ended

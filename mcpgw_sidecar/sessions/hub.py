@@ -74,6 +74,11 @@ class SessionHub:
         """The open upstream session of a session with a server."""
         return (self.upstreams(key) or {}).get(server)
 
+    def links(self, key: str) -> Mapping[str, ServerName]:
+        """The servers of URIs that no list has, as far as this session has found them."""
+        row = self._state.rows.get(key)
+        return {} if row is None or row.links is None else row.links
+
     def session(self, key: str) -> Session | None:
         """The session of a key that was seen here and is not over."""
         row = self._state.rows.get(key)
@@ -246,6 +251,7 @@ _RULES: Final[Mapping[type, Callable[[State, Any], list[a.Action]]]] = {
     e.OpeningOver: _opening_over,
     e.Adopted: _adopted,
     e.CallGoesOut: _call_goes_out,
+    e.LinkFound: wishes.link_found,
     e.Authorized: _authorized,
     e.Forgotten: _forgotten,
     e.Ended: _ended,

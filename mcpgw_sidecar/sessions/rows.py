@@ -13,6 +13,7 @@ from mcpgw_sidecar.sessions import actions as a
 
 MAX_SESSIONS = 100_000  # about 300 bytes each; beyond it the hub drops the oldest, and refuses none
 MAX_RESOURCES = 200  # subscriptions of a session with one server that survive a heal
+MAX_LINKS = 200  # servers of URIs that no list has, of a session; one more and the oldest is looked for again
 MAX_WISHED = 512  # characters of the URI of such a subscription: with MAX_RESOURCES, 100 kB a session at the most
 _ASKABLE = frozenset({"roots", "sampling", "elicitation"})  # with one of these a client takes requests of servers
 
@@ -25,6 +26,7 @@ class Row:
     upstreams: dict[ServerName, UpstreamSession] = attrs.field(factory=dict)
     level: str | None = None
     resources: dict[ServerName, set[str]] | None = None  # most sessions have none
+    links: dict[str, ServerName] | None = None  # servers of URIs that no list has; most sessions have none
 
     def uris(self, server: ServerName) -> frozenset[str]:
         """The resources of a server that the client subscribes to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcpgw_sidecar.sessions import actions as a, events as e
-from mcpgw_sidecar.sessions.rows import State, one_less, wish
+from mcpgw_sidecar.sessions.rows import MAX_LINKS, MAX_WISHED, State, one_less, wish
 
 
 def level_set(state: State, event: e.LevelSet) -> list[a.Action]:
@@ -19,6 +19,17 @@ def level_set(state: State, event: e.LevelSet) -> list[a.Action]:
 def level_shared(state: State, event: e.LevelShared) -> list[a.Action]:
     """The store and the servers have a level, or cannot be reached."""
     one_less(state.setting_level, event.key)
+    return []
+
+
+def link_found(state: State, event: e.LinkFound) -> list[a.Action]:
+    """A URI that no list has was found at a server."""
+    row = state.rows.get(event.key)
+    if row is not None and len(event.uri) <= MAX_WISHED:
+        links = row.links = row.links if row.links is not None else {}
+        if len(links) >= MAX_LINKS:
+            del links[next(iter(links))]
+        links[event.uri] = event.server
     return []
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 
 from mcpgw_sidecar.catalog.aliases import write_alias
@@ -9,7 +10,7 @@ from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.templates import match
-from mcpgw_sidecar.model.decisions import Decision, Forward, HttpRequest, Reject
+from mcpgw_sidecar.model.decisions import Decision, FindServer, Forward, HttpRequest, Reject
 from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, Kind
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
@@ -54,9 +55,9 @@ FEDERATION = federate((ONE, TWO), OFFERS)
 SNAPSHOT = FEDERATION.snapshot
 
 
-def ask(method: str, params: object) -> Decision:
+def ask(method: str, params: object, state: SessionState = STATE) -> Decision:
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-    return decide(HttpRequest(headers={}, body=body.encode()), SNAPSHOT, STATE)
+    return decide(HttpRequest(headers={}, body=body.encode()), SNAPSHOT, state)
 
 
 @pytest.mark.duty("list.prefixed", "list.uri-alias", "session.capabilities")
@@ -178,7 +179,6 @@ def test_a_uri_arrives_as_it_was_written() -> None:
     ("method", "params", "code"),
     [
         ("prompts/get", {"name": "ask"}, -32602),
-        ("resources/read", {"uri": "nope:"}, -32002),
         ("resources/read", {"uri": ALIAS + "nope:"}, -32002),
         ("resources/read", {"uri": "mcpgw://nobody/file:///x"}, -32002),
         ("resources/read", {"uri": "mcpgw://nobody"}, -32002),
@@ -192,6 +192,21 @@ def test_what_nobody_owns(method: str, params: object, code: int) -> None:
     decision = ask(method, params)
     assert isinstance(decision, Reject)
     assert (decision.status, decision.code, decision.method) == (200, code, method)
+
+
+def test_a_uri_that_nobody_lists_is_looked_for_where_the_session_has_been() -> None:
+    assert isinstance(ask("resources/read", {"uri": "nope:"}), FindServer)
+    decision = ask("resources/read", {"uri": "nope:"}, attrs.evolve(STATE, links={"nope:": TWO.name}))
+    assert isinstance(decision, Forward)
+    assert (decision.server, decision.sent_key) == (TWO, None)
+    one = attrs.evolve(STATE, upstreams={ONE.name: STATE.upstreams[ONE.name]})
+    for uri in ("nope:", "db://elsewhere/x", "no-scheme", "http://[x"):
+        decision = ask("resources/read", {"uri": uri}, one)
+        assert isinstance(decision, Forward)
+        assert decision.server == ONE
+    decision = ask("resources/read", {"uri": "nope:"}, attrs.evolve(STATE, upstreams={}))
+    assert isinstance(decision, Reject)
+    assert decision.code == -32002
 
 
 def test_the_table_of_kinds_is_without_contradiction() -> None:

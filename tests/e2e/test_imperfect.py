@@ -501,3 +501,70 @@ def test_a_client_that_takes_json_alone_gets_json(one: ScriptedServer, tmp_path:
         client.headers["accept"] = "application/json, text/event-stream"
         one.answers["tools/call"] = streamed(said)
         assert "event-stream" in client.call("a_one").headers["content-type"]
+
+
+class Linking(ScriptedServer):
+    """A server that can read URIs which it does not list: those that begin with `unlisted`."""
+
+    def __init__(self, name: str, *listed: str, unlisted: str = "") -> None:
+        super().__init__(tool(name))
+        self.capabilities = {"tools": {}, "resources": {"subscribe": True}}
+        self.unlisted, self.read = unlisted, list[str]()
+        uris = [{"uri": uri, "name": uri} for uri in listed]
+        self.answers["resources/list"] = self._answer({"resources": uris})
+        self.answers["resources/templates/list"] = self._answer({"resourceTemplates": []})
+        self.answers["resources/read"] = self._read
+        self.answers["resources/subscribe"] = self._answer({})
+
+    def _answer(self, value: dict[str, Any]) -> Answer:
+        def answer(handler: Any, message: Any) -> bool:
+            handler.result(message["id"], value)
+            return True
+
+        return answer
+
+    def _read(self, handler: Any, message: Any) -> bool:
+        uri = message["params"]["uri"]
+        self.read.append(uri)
+        if uri.startswith(self.unlisted) and self.unlisted:
+            handler.result(message["id"], {"contents": [{"uri": uri, "text": str(self.port)}]})
+        else:
+            error = {"code": -32002, "message": "mine: no such resource"}
+            handler.send_json({"jsonrpc": "2.0", "id": message["id"], "error": error})
+        return True
+
+
+def read(client: Client, uri: str) -> Any:
+    answered = client.post("resources/read", {"uri": uri}).json()
+    return answered["result"]["contents"][0]["text"] if "result" in answered else answered["error"]
+
+
+@pytest.mark.duty("resources.links")
+def test_a_link_that_no_list_has_is_read_where_it_came_from(tmp_path: Path) -> None:
+    with (
+        Linking("one", "db://main/listed", unlisted="db://main/") as one,
+        Linking("two", "db://other/x", unlisted="file:") as two,
+        Linking("three", unlisted="db://main/") as three,
+        gateway(tmp_path, [entry(f"ns/{name}", server.url, f"{name}_") for name, server in
+                           (("one", one), ("two", two), ("three", three))]) as running,
+        running.client() as client,
+    ):  # fmt: skip
+        wait_until(lambda: len(client.tools()) == 3)
+        assert read(client, "db://main/row/7")["code"] == -32002, "nothing was called: nobody can have given it"
+        assert succeeded(client.call("two_two"))
+        assert read(client, "db://main/row/7")["message"] == "mine: no such resource", "the only one that was called"
+        assert succeeded(client.call("one_one"))
+        assert succeeded(client.call("three_three"))
+        two.read.clear()
+        assert read(client, "db://main/row/7") == str(one.port), "it lists URIs of that place"
+        assert (two.read, three.read) == ([], [])
+        assert read(client, "file:///tmp/x") == str(two.port), "the first that knows it"
+        assert one.read[-1] == "file:///tmp/x"
+        one.read.clear()
+        assert read(client, "file:///tmp/x") == str(two.port)
+        assert one.read == [], "it is remembered"
+        assert read(client, "mailto:nobody")["code"] == -32002
+        assert read(client, "mcpgw://ns%2Ftwo/file:///tmp/x")["code"] == -32002
+        assert "result" in client.post("resources/subscribe", {"uri": "file:///tmp/x"}).json()
+        assert two.calls("resources/subscribe")
+        assert not one.calls("resources/subscribe")
