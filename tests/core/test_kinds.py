@@ -200,7 +200,7 @@ def test_a_uri_that_nobody_lists_is_looked_for_where_the_session_has_been() -> N
     assert isinstance(decision, Forward)
     assert (decision.server, decision.sent_key) == (TWO, None)
     one = attrs.evolve(STATE, upstreams={ONE.name: STATE.upstreams[ONE.name]})
-    for uri in ("nope:", "db://elsewhere/x", "no-scheme", "http://[x"):
+    for uri in ("nope:", "x://elsewhere/x", "no-scheme", "http://[x"):
         decision = ask("resources/read", {"uri": uri}, one)
         assert isinstance(decision, Forward)
         assert decision.server == ONE
