@@ -139,6 +139,8 @@ LISTS: Final = (
          "A cursor that was never given out gets -32602."),
     Duty("list.upstream-pages", "server/utilities/pagination, Operations Supporting Pagination", BROKER,
          "The broker reads all pages of a server's list; one that does not end is cut, and status says so."),
+    Duty("notify.after-listing", "server/tools, List Changed Notification", MEMO | BROKER,
+         "A change of lists that a server says on a call's stream is told to clients once the new list is there."),
     Duty("list.server-gone", "seed-guide.md, Scenario 2", BROKER,
          "The tools of a server that stays away leave the list, and they come back with it."),
     Duty("list.refresh", "interface.md, Command line", BROKER,

@@ -25,7 +25,7 @@ from mcpgw_sidecar.admin.app import AdminApp
 from mcpgw_sidecar.admin.status import Facts
 from mcpgw_sidecar.app.inputs import Inputs, opened
 from mcpgw_sidecar.app.readiness import Readiness
-from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard
+from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, stamps_of
 from mcpgw_sidecar.app.tasks import raise_file_limit, wait_signals
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.directory import redisstore
@@ -35,7 +35,7 @@ from mcpgw_sidecar.directory.driver import Driver
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.store import SessionStore, Unshared
 from mcpgw_sidecar.directory.telling import Teller
-from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
+from mcpgw_sidecar.envoyfiles.stamps import Brief, StampFile
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory
 from mcpgw_sidecar.extproc.service import Router
@@ -85,7 +85,12 @@ class _Parts:
 
     def broker(self) -> BrokerApp:
         """Make the application of the broker."""
-        carrier = Carrier(client=self.client, heal=self.directory.wait_healed, silence=self.settings.call_timeout)
+        carrier = Carrier(
+            client=self.client,
+            heal=self.directory.wait_healed,
+            silence=self.settings.call_timeout,
+            stale=self.supervisor.list_again,
+        )
         batches = BatchRunner(
             decider=self.decider,
             carrier=carrier,
@@ -101,6 +106,7 @@ class _Parts:
             metrics=self.metrics,
             max_body=self.settings.max_body,
             stamps=self.stamps if isinstance(self.stamps, StampFile) else None,
+            stale=self.supervisor.list_again,
         )
 
     def admin(self) -> AdminApp:
@@ -241,7 +247,7 @@ def _parts(
     forever: trio.Nursery,
     manager: ServiceManager,
 ) -> _Parts:
-    values, stamps, hub = inputs.values, _stamps(settings), SessionHub(shared=store.shared)
+    values, stamps, hub = inputs.values, stamps_of(settings), SessionHub(shared=store.shared)
     client = UpstreamClient(Exchanger(clients, metrics.asked, settings.discovery_timeout))
     streams = Streams(values.live, hub.hearing)
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
@@ -288,9 +294,3 @@ def _parts(
         manager=manager,
         stamps=stamps,
     )
-
-
-def _stamps(settings: Settings) -> StampFile | Brief | None:
-    if not settings.remembers:
-        return None
-    return Brief() if settings.envoy_dir is None else StampFile(settings.envoy_dir / FILE)

@@ -8,7 +8,7 @@ import attrs
 
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT, MAX_BODY, Endpoint, EnvoySettings
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
-from mcpgw_sidecar.envoyfiles.stamps import FILE
+from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.observability.logs import get_logger
@@ -85,6 +85,13 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         debug=settings.debug,
         memo=settings.remembers,
     )
+
+
+def stamps_of(settings: Settings) -> StampFile | Brief | None:
+    """How long Envoy may repeat decisions; None if it may not."""
+    if not settings.remembers:
+        return None
+    return Brief() if settings.envoy_dir is None else StampFile(settings.envoy_dir / FILE)
 
 
 def key_file(settings: Settings) -> Path | None:

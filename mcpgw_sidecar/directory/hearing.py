@@ -13,9 +13,8 @@ import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.store import LEASE, SessionStore
-from mcpgw_sidecar.envoy.contract import FORGOTTEN
+from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request
@@ -32,7 +31,6 @@ log = get_logger(__name__)
 AGAIN = 0.5  # seconds before a stream that ended is opened again; doubled up to AGAIN_CAP
 AGAIN_CAP = 30.0
 _UPDATED = "notifications/resources/updated"
-_OF_LISTS = frozenset(kind.changed for kind in KINDS)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -112,7 +110,7 @@ class Hearing:
             await self.store.wait_lease(self.key, self.upstream.server.name)
 
     def _handle(self, message: Message) -> None:
-        if isinstance(message, Notification) and message.method in _OF_LISTS:
+        if isinstance(message, Notification) and message.method in CHANGES:
             self.stale()
         elif isinstance(message, Request | Notification):
             server = self.upstream.server

@@ -17,6 +17,7 @@ import attrs
 
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
+from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.names import BROKER, ENVOY
 from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, REDIRECT, RPC_ERROR, UNAUTHORIZED
 from mcpgw_sidecar.protocol import headers as h
@@ -87,6 +88,9 @@ BROKER_CLUSTER, ROUTER_CLUSTER = "mcpgw_broker", "mcpgw_router"
 HEAL_PATH: Final = "/heal"
 """Path of the broker's answer to heal.lua; Envoy routes no client there."""
 
+CHANGED_PATH: Final = "/changed"
+"""Path at which events.lua says that a server's lists changed; Envoy routes no client there."""
+
 FORGOTTEN: Final = (400, 401, 403, 404, 410)
 """The statuses of servers that do not know a session (any more).
 
@@ -143,6 +147,9 @@ TURNS: Final = 1 << 20
 LENGTHS: Final = SLOTS * STAMP + TURNS + 2
 """The number of lengths, including the -1 of a missing file."""
 
+CHANGES: Final = tuple(dict.fromkeys(kind.changed for kind in KINDS))
+"""Notifications of servers about their lists, which the gateway does not pass on."""
+
 _Value = str | int | tuple[str, ...]
 _SHARED: Final[Mapping[str, _Value]] = {
     "METADATA": METADATA,
@@ -175,6 +182,9 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "ENVOY": ENVOY,
     "BROKER_CLUSTER": BROKER_CLUSTER,
     "HEAL_PATH": HEAL_PATH,
+    "CHANGED_PATH": CHANGED_PATH,
+    "CHANGED": 1000,
+    "CHANGES": CHANGES,
     "FORGOTTEN": tuple(map(str, FORGOTTEN)),
     "RETRY_ON": RETRY_ON,
     "AGAIN": str(AGAIN),

@@ -8,13 +8,14 @@ the answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
 import attrs
 
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
-from mcpgw_sidecar.envoy.contract import HEAL_PATH
+from mcpgw_sidecar.envoy.contract import CHANGED_PATH, HEAL_PATH
 from mcpgw_sidecar.front import stateful
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
@@ -23,7 +24,7 @@ from mcpgw_sidecar.front.streams import Stream, Streams
 from mcpgw_sidecar.inbound.classify import Batch, Inbound, is_final
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
-from mcpgw_sidecar.model.names import BROKER, NULL
+from mcpgw_sidecar.model.names import BROKER, NULL, ServerName
 from mcpgw_sidecar.model.ports import NOT_STARTED, Stamps
 from mcpgw_sidecar.model.sessions import SessionState
 from mcpgw_sidecar.observability.logs import get_logger
@@ -42,7 +43,11 @@ SMALL_BODY = 65536  # bytes of the body of a request that needs none
 
 @attrs.frozen(kw_only=True)
 class BrokerApp:
-    """The ASGI application. `max_body` is in bytes; with `stamps` Envoy may keep lists."""
+    """The ASGI application.
+
+    `max_body` is in bytes; with `stamps` Envoy may keep lists. `stale` is called with a server that
+    says on a call's stream that its lists changed.
+    """
 
     decider: Decider
     directory: Directory
@@ -52,6 +57,7 @@ class BrokerApp:
     metrics: Metrics
     max_body: int
     stamps: Stamps | None
+    stale: Callable[[ServerName], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. After a bug of ours that is a 500, and the log has the traceback."""
@@ -79,6 +85,10 @@ class BrokerApp:
             return request
         if request.path == HEAL_PATH:
             await self.healer.wait_answered(headers, send)
+            return None
+        if request.path == CHANGED_PATH:
+            self.stale(ServerName(headers.get(h.X_SERVER, "")))
+            await wait_sent(send, 202, b"")
             return None
         inbound = self.decider.climb(request)
         if not self.decider.started.is_over():

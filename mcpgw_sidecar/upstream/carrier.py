@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
-from mcpgw_sidecar.envoy.contract import FORGOTTEN
+from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Forward
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request
@@ -25,12 +26,15 @@ WaitText = Callable[[bytes], Awaitable[None]]
 class Carrier:
     """Sends calls to servers.
 
-    `silence` is the longest pause of a server during a call, in seconds; 0 means no limit.
+    `silence` is the longest pause of a server during a call, in seconds; 0 means no limit. `stale`
+    is called with a server that says that its lists changed, which no client is told before they
+    are read.
     """
 
     client: UpstreamClient
     heal: Heal
     silence: float
+    stale: Callable[[ServerName], None]
 
     async def wait_carried(self, call: Forward, headers: Mapping[str, str], wait_heard: WaitText) -> bytes | None:
         """Send a call to its server, and return the answer; None for a message without an answer.
@@ -56,7 +60,10 @@ class Carrier:
 
     async def _wait_answer(self, call: Forward, upstream: Upstream, owner: str, wait_heard: WaitText) -> bytes:
         async def wait_with_owner(message: Request | Notification) -> None:
-            await wait_heard(one_line(name_owner(message, owner)))
+            if message.method in CHANGES:
+                self.stale(call.server.name)
+            else:
+                await wait_heard(one_line(name_owner(message, owner)))
 
         silence = self.silence if call.server.call_timeout is None else call.server.call_timeout
         return await self.client.wait_forwarded(upstream, call.body, wait_with_owner, silence=silence or None)

@@ -22,9 +22,8 @@ import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.offers import Discovered
-from mcpgw_sidecar.envoy.contract import FORGOTTEN
+from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
@@ -42,7 +41,6 @@ RETRY_BASE = 1.0  # seconds
 RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
 LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again, doubled up to RETRY_CAP
 PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
-_CHANGES = frozenset(kind.changed for kind in KINDS)
 _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # Servers list tools that ask the client something only to clients that can be asked. Such clients
 # are behind the gateway, so the broker's own session has to see these tools; it calls none of them,
@@ -138,7 +136,7 @@ class Connection:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
 
         def handle(message: Message) -> None:
-            if isinstance(message, Notification) and message.method in _CHANGES:
+            if isinstance(message, Notification) and message.method in CHANGES:
                 self.list_again()
 
         again, position = Backoff(LISTEN_AGAIN, RETRY_CAP), Position()

@@ -107,7 +107,7 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
         decider = Decider(snapshot=lambda: live.value, started=started, directory=directory, guard=Guard(hosts=LOOPBACK))
         batches = BatchRunner(
             decider=decider,
-            carrier=Carrier(client=client, heal=directory.wait_healed, silence=10.0),
+            carrier=Carrier(client=client, heal=directory.wait_healed, silence=10.0, stale=print),
             metrics=metrics,
             answer_own=lambda inbound, headers: stateful.answer(inbound, directory, headers),
         )
@@ -120,6 +120,7 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
             metrics=metrics,
             max_body=10_000,
             stamps=None,
+            stale=print,
         )
         yield Front(app, replica, live, metrics, started)
 

@@ -568,3 +568,32 @@ def test_a_link_that_no_list_has_is_read_where_it_came_from(tmp_path: Path) -> N
         assert "result" in client.post("resources/subscribe", {"uri": "file:///tmp/x"}).json()
         assert two.calls("resources/subscribe")
         assert not one.calls("resources/subscribe")
+
+
+@pytest.mark.duty("notify.after-listing")
+@pytest.mark.parametrize("batch", [False, True], ids=["a call", "in a batch"])
+def test_a_change_that_a_call_says_is_told_once_the_new_list_is_there(
+    one: ScriptedServer, tmp_path: Path, batch: bool
+) -> None:
+    """On the call's own stream it would come before the gateway has listed the server again."""
+
+    def grows(handler: Any, message: Any) -> bool:
+        one.tools.append(tool("grown"))
+        return streamed({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}, {"jsonrpc": "2.0", "method": "x"})(
+            handler, message
+        )
+
+    one.offers_stream = False  # nothing else tells the gateway before a minute is over
+    one.answers["tools/call"] = grows
+    version = "2025-03-26" if batch else "2025-11-25"
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running:
+        client = Client(running.url, version=version)
+        with client, listening(client) as heard:
+            call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "a_one"}}
+            answered = client.send([call] if batch else call).text
+            assert '"x"' in answered, "other notifications pass"
+            assert "list_changed" not in answered
+            wait_until(lambda: any("tools/list_changed" in str(message) for message in heard))
+            assert "a_grown" in client.tools()
+            url = running.url.replace("/mcp", "/changed")
+            assert client.http.post(url, headers={"x-mcp-servername": "ns/one"}).status_code == 404

@@ -6,6 +6,8 @@
 -- anywhere. The token of such a request for progress, and the ids of events, from which a client
 -- resumes a stream, are rewritten in the same way. (mcpgw_sidecar/protocol/owners.py has the table,
 -- and reads what is written here.)
+-- A server that says on a call's stream that its lists changed is listed again; the client is told when the
+-- new list is there, on its own stream, and not before.
 -- The filter works on lines: a message is one line `data: {...}`. What it does not understand (a
 -- message over several lines, a line over LIMIT) passes unchanged; an unfinished line is held back
 -- until it ends (LF, CR or both: WHATWG HTML, section 9.2).
@@ -51,6 +53,22 @@ function name_owner(message, owner)
   return with_owner(with_owner(message, first, last, owner), token, token_end, owner)
 end
 
+local lists_changed = false -- whether the lines that were read last said so
+
+-- Whether a message says that its server's lists changed.
+local function is_change(message)
+  local method
+  local whole = is_object(message, function(s, key, at)
+    local stop = value_end(s, at)
+    if key == 'method' and stop then method = sub(s, at + 1, stop - 1) end
+    return stop
+  end)
+  for i = 1, whole and method and #CHANGES or 0 do
+    if CHANGES[i] == method then return true end
+  end
+  return false
+end
+
 -- The lines that `unfinished .. chunk` completes, rewritten, and what is left of the last one.
 function name_owners(unfinished, chunk, owner)
   local text, out, from = unfinished .. chunk, {}, 1
@@ -59,7 +77,12 @@ function name_owners(unfinished, chunk, owner)
     if not stop then break end
     local line = text:sub(from, stop)
     if line:sub(1, 5) == 'data:' and line:find('"method"', 1, true) then
-      line = 'data:' .. name_owner(line:sub(6, -2), owner) .. line:sub(-1)
+      local message = line:sub(6, -2)
+      if find(message, 'list_changed"', 1, true) and is_change(message) then
+        line, lists_changed = '', true -- an event without data is none
+      else
+        line = 'data:' .. name_owner(message, owner) .. line:sub(-1)
+      end
     elseif line:find('^id: ?[^ \r\n]') then
       local _, last = line:find('^id: ?')
       line = line:sub(1, last) .. PREFIX .. owner .. ':' .. line:sub(last + 1)
@@ -95,6 +118,12 @@ local function name_stream(handle)
       local out
       out, unfinished = name_owners(unfinished, bytes, owner)
       if out ~= bytes then chunk:setBytes(out) end
+      if lists_changed then
+        lists_changed = false
+        handle:httpCall(BROKER_CLUSTER, { -- which this does not wait for
+          [':method'] = 'POST', [':path'] = CHANGED_PATH, [':authority'] = 'localhost', [X_SERVER] = owner:match('^[^:]*'),
+        }, '', CHANGED, true)
+      end
     end
   end
 end
