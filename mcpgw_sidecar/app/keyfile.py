@@ -46,13 +46,14 @@ class KeyFile:
             stamp = self._stamp_of(self._path)
             if stamp == self._stamp:
                 return False
-            keys = parse_keys(self._path.read_text(encoding="utf-8"), str(self._path))
+            text = self._path.read_text(encoding="utf-8")
+            keys = parse_keys(text, str(self._path))
         except (OSError, UnicodeDecodeError, ConfigurationError) as error:
-            self.error = str(error)
+            self.error, self._stamp = str(error), None
             return False
         self.error, self._stamp = None, stamp
         changed, self._keys = keys != self._keys, keys
-        self._keep(self._path)
+        self._keep(self._path, text)
         return changed
 
     def _initial_keys(self) -> SessionKeys:
@@ -62,11 +63,12 @@ class KeyFile:
             self._create(self._path)
         try:
             self._stamp = self._stamp_of(self._path)
-            keys = parse_keys(self._path.read_text(encoding="utf-8"), str(self._path))
+            text = self._path.read_text(encoding="utf-8")
+            keys = parse_keys(text, str(self._path))
         except (OSError, UnicodeDecodeError, ConfigurationError) as error:
             words = error if isinstance(error, ConfigurationError) else f"{self._path}: cannot be read: {error}"
             return self._last_good(self._path, str(words))
-        self._keep(self._path)
+        self._keep(self._path, text)
         return keys
 
     def _last_good(self, path: Path, error: str) -> SessionKeys:
@@ -81,15 +83,11 @@ class KeyFile:
         return keys
 
     @staticmethod
-    def _keep(path: Path) -> None:
+    def _keep(path: Path, text: str) -> None:
         """Keep the text of a good file for a start with a broken one."""
-        good = path.with_name(path.name + GOOD)
         try:
-            text = path.read_text(encoding="utf-8")
-            if not good.exists() or good.read_text(encoding="utf-8") != text:
-                good.touch(mode=0o600)  # replace_text keeps the mode
-                replace_text(good, text)
-        except (OSError, UnicodeDecodeError) as error:  # a mounted Secret: it cannot be written, and is not broken by hand
+            replace_text(path.with_name(path.name + GOOD), text, mode=0o600)
+        except OSError as error:  # a mounted Secret: it cannot be written, and is not broken by hand
             log.debug("Session keys not kept for a start with a broken file", error=str(error))
 
     @staticmethod

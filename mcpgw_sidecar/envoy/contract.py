@@ -4,8 +4,7 @@ They are defined only here. `prelude` writes them as the first lines of each Lua
 (`local NAME = value`); the filters in envoy/lua use only the names, and tests/core/test_contract.py
 refuses a filter that contains a value of this module.
 
-The router sends a `MemoEntry` for memo.lua with a decision (dynamic metadata `METADATA`, member
-`MEMO`); memo.lua reads its fields by the same names.
+Entries of the memo, which memo.lua reads by the names of their fields, are in entries.py.
 """
 
 from __future__ import annotations
@@ -13,17 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import attrs
-
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.names import BROKER, ENVOY
 from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, REDIRECT, RPC_ERROR, UNAUTHORIZED
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH, Packed
+from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH
 from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
-from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
 
@@ -73,7 +68,7 @@ ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, MEMO =
 ID is the id of the request (JSON), WHAT its key (for Envoy's own answers), OWNER the id of the
 client's session and the owner for the ids of server requests (`TOKEN OWNER`), ANSWERED "1" if the
 answer is already JSON-RPC, LOOKUP the result of the memo's lookup, ASKED the values that a list
-depended on, REFUSED the answer of a server that may have forgotten its session, HEALED the session
+depended on, REFUSED what a server gave instead of an answer (`status`, `body`), HEALED the session
 that was replaced, FAILED the reason why a server's answer became an error, PLAIN "1" for
 a client that takes no event stream, and MEMO a MemoEntry.
 """
@@ -102,7 +97,7 @@ RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request,retriable
 """Envoy sends a request once more only if the server has certainly not run it.
 
 The connection was refused, the request was never written to it, or the server does not know the
-session: then refused.lua gives the answer the status AGAIN.
+session: then refused.lua gives the answer the status AGAIN, as it does where heal.lua is to answer.
 """
 
 RESTART: Final = {
@@ -119,8 +114,11 @@ interval doubles up to the maximum, each with a random part: five seconds in the
 AGAIN: Final = 599
 """The status, which no standard has, of an answer after which Envoy sends a call once more."""
 
-ATTEMPTS: Final = 2
-"""Further attempts: a server that restarts breaks the connection, and then knows no session."""
+ATTEMPTS: Final = 3
+"""Further attempts: a server that restarts breaks the connection, and then knows no session.
+
+The last one is for heal.lua to give the client its answer.
+"""
 
 UNREACHABLE: Final = ["UF", "UH", "URX", "UO", "NC"]
 """Envoy's flags of a response that no upstream gave, because it could not be asked."""
@@ -229,71 +227,3 @@ def _lua(value: _Value) -> str:
         return str(value)
     text = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{text}"'
-
-
-@attrs.frozen(kw_only=True)
-class Keep:
-    """The request, slot and stamp of a decision, which Envoy needs to repeat the decision."""
-
-    request: HttpRequest
-    slot: int
-    stamp: str
-
-
-@attrs.frozen(kw_only=True)
-class MemoEntry:
-    """An entry of the memo: the values that a decision depended on, and the decision.
-
-    `headers` are those of DEPENDS that the request had, `token` is its session id, `version` its
-    value of ACCEPTED, "" for none; `headers` has those of PERSONAL, too. `name` is the tool as the
-    client calls it, `renamed` the JSON in its place in the body (None: the name itself). The other
-    fields go into the request to the server.
-    """
-
-    token: str
-    version: str
-    headers: Mapping[str, str]
-    slot: int
-    stamp: str
-    expires: int
-    name: str
-    renamed: str | None
-    server: str
-    authority: str
-    path: str
-    speaks: str
-    session_id: str | None
-    accept: str | None
-
-
-MEMO_FIELDS: Final = tuple(field.name for field in attrs.fields(MemoEntry))
-
-
-def list_mark(slot: int, stamp: str, expires: int, packed: Packed | None) -> str:
-    """The value of X_MEMO on a list: slot, stamp and expiry, which say how long it is valid.
-
-    With two checksums gzip.lua can put the compressed list into an answer with another id.
-    """
-    checksums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
-    return f"{slot} {stamp} {expires}{checksums}"
-
-
-def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
-    """Make the entry of a decision about a tools/call."""
-    headers, server = keep.request.headers, decision.server
-    return MemoEntry(
-        token=headers.get(h.SESSION, ""),
-        version=headers.get(ACCEPTED, ""),
-        headers={name: headers[name] for name in (*DEPENDS, *PERSONAL) if name in headers},
-        slot=keep.slot,
-        stamp=keep.stamp,
-        expires=decision.session.expires,
-        name=decision.key,
-        renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,
-        server=server.name,
-        authority=server.hostname,
-        path=server.path,
-        speaks=decision.protocol_version,
-        session_id=decision.session_id,
-        accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
-    )

@@ -122,13 +122,15 @@ _SKIP: Resource = {
 }
 
 
-def _skip_successes() -> Resource:
-    """A matcher by one lookup, which a list of conditions is not."""
-    status = {"@type": type_url("envoy.type.matcher.v3.HttpResponseHeaderMatchInput"), "header_name": ":status"}
-    skipped = {code: {"action": _SKIP} for code in ("200", "202")}
-    return {
-        "matcher_tree": {"input": {"name": "status", "typed_config": status}, "exact_match_map": {"map": skipped}},
-    }
+def _skip_answers() -> Resource:
+    """A matcher by two lookups, which cost less than conditions."""
+
+    def tree(name: str, how: str, matches: Resource) -> Resource:
+        found = {"@type": type_url("envoy.type.matcher.v3.HttpResponseHeaderMatchInput"), "header_name": name}
+        return {"matcher_tree": {"input": {"name": "header", "typed_config": found}, how: {"map": matches}}}
+
+    is_success = tree(":status", "exact_match_map", {"200": {"action": _SKIP}})
+    return tree("content-type", "prefix_match_map", {kind: {"matcher": is_success} for kind in (h.JSON, h.EVENT_STREAM)})
 
 
 def _matchers(*matchers: Resource) -> Resource:
@@ -177,7 +179,7 @@ def last(refused: str, heal: str) -> Resource:
     something = _any_of(again, header(h.X_MEMO, {"exact": h.KEPT}))
     codec = {"@type": type_url(f"{HTTP}.upstream_codec.v3.UpstreamCodec")}
     upstream = [
-        _matched("mcpgw_refused", lua("mcpgw_refused", refused), _skip_successes()),
+        _matched("mcpgw_refused", lua("mcpgw_refused", refused), _skip_answers()),
         only("mcpgw_heal", lua("mcpgw_heal", heal), something),
         {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
     ]

@@ -16,7 +16,8 @@ def script(name: str, *, request: float = timeouts.REQUEST) -> str:
 
     `request` is the longest time of one of the gateway's own requests to a server, in seconds.
     """
-    return prelude(request=request) + _file(name)
+    parts = ("json", "failed", name) if name == "heal" else (name,)
+    return prelude(request=request) + "".join(_file(part) for part in parts)
 
 
 def messages(stamps: str | None) -> str:

@@ -9,19 +9,8 @@ from typing import assert_never
 from google.protobuf.struct_pb2 import Struct
 
 from mcpgw_sidecar.directory.deciding import Settled
-from mcpgw_sidecar.envoy.contract import (
-    ANSWERED,
-    ID,
-    MEMO,
-    MEMO_FIELDS,
-    METADATA,
-    OWNER,
-    PLAIN,
-    REMOVED,
-    WHAT,
-    Keep,
-    memo_entry,
-)
+from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, METADATA, OWNER, PLAIN, REMOVED, WHAT
+from mcpgw_sidecar.envoy.entries import MEMO_FIELDS, Keep, memo_entry
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
     HeaderMutation,

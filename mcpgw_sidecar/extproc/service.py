@@ -13,7 +13,7 @@ from google.protobuf.text_format import MessageToString
 from grpclib.server import Stream
 
 from mcpgw_sidecar.directory.deciding import Decider, Settled
-from mcpgw_sidecar.envoy.contract import Keep
+from mcpgw_sidecar.envoy.entries import Keep
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.h2server import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import trio
 
-from mcpgw_sidecar.envoy.contract import list_mark
+from mcpgw_sidecar.envoy.entries import list_mark
 from mcpgw_sidecar.front.streams import Stream
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText

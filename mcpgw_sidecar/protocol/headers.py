@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
@@ -63,6 +64,7 @@ MAX_VALUE: Final = 8192
 """Characters of a name in a header: the longest URI of the catalog; proxies take 60 KiB in all."""
 
 
+_NOTHING = re.compile(r"q\s*=\s*0(\.0*)?")  # a weight: nothing of this range
 BOTH: Final = f"{JSON}, {EVENT_STREAM}"
 """What a client has to accept (basic/transports, Sending Messages to the Server)."""
 
@@ -74,14 +76,19 @@ def accepted(value: str | None) -> frozenset[str]:
     """
     if value is None or not value.strip():
         return frozenset({JSON, EVENT_STREAM})
-    ranges = [part.partition(";") for part in value.lower().split(",")]
-    names = {name.strip() for name, _, parameters in ranges if parameters.replace(" ", "") not in {"q=0", "q=0.0"}}
+    names = _ranges(value)
     return frozenset(kind for kind in (JSON, EVENT_STREAM) if names & {kind, "*/*", f"{kind.partition('/')[0]}/*"})
 
 
 def names_both(accept: str) -> bool:
     """Whether an `Accept` names both types, as servers want it."""
-    return JSON in accept and EVENT_STREAM in accept
+    return _ranges(accept) >= {JSON, EVENT_STREAM}
+
+
+def _ranges(accept: str) -> frozenset[str]:
+    """The media ranges of an `Accept`, without those of weight 0."""
+    parts = [[text.strip() for text in part.split(";")] for part in accept.lower().split(",")]
+    return frozenset(name for name, *parameters in parts if not any(_NOTHING.fullmatch(each) for each in parameters))
 
 
 def is_header_value(text: str) -> bool:

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, mode: int | None = None) -> None:
     """Replace the file `path`, so that a reader gets the old text or the new one, never a half.
 
-    The text is written to a file beside it, which is then moved. Raises OSError, and leaves the old
-    file.
+    The text is written to a file beside it, which is then moved. Without a `mode` the file keeps
+    its own, or can be read by everybody. Raises OSError, and leaves the old file.
     """
     path = path.resolve()  # replace the target of a symbolic link, not the link
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -22,8 +22,9 @@ def replace_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # Envoy may run as another user.
-        os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode) if path.exists() else 0o644)
+        if mode is None:  # Envoy may run as another user
+            mode = stat.S_IMODE(os.stat(path).st_mode) if path.exists() else 0o644
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -219,8 +219,9 @@ class UpstreamClient:
     async def wait_alive(self, upstream: Upstream, client: ClientWords) -> bool:
         """Whether the server still knows this session.
 
-        A server that refuses the credentials of a ping is asked for another session with the same
-        ones, for some say so of a session that they have forgotten.
+        Some refuse the credentials of a request in a session that they have forgotten. So one that
+        refuses those of the ping is pinged in another session, too: if it refuses that as well, the
+        credentials are at fault, and this raises UpstreamError.
         """
         try:
             await self.wait_result(upstream, "ping", "{}")
@@ -228,7 +229,14 @@ class UpstreamClient:
             if error.reason == UNAUTHORIZED:
                 with self.http.limited(upstream.server, "initialize after a ping"):
                     shake = await self.wait_initialized(upstream.server, client=client, headers=upstream.headers)
-                    await self.wait_closed(attrs.evolve(upstream, session=shake.session))
+                    other = attrs.evolve(upstream, session=shake.session)
+                    try:
+                        await self.wait_result(other, "ping", "{}")
+                    except UpstreamError as refusal:
+                        if refusal.reason == UNAUTHORIZED:
+                            raise
+                    finally:
+                        await self.wait_closed(other)
             if error.status in FORGOTTEN:
                 return False
             if error.reason != "RpcError":

@@ -113,7 +113,7 @@ class Filter:
             return self._lua.table_from({key.encode(): self.table(each) for key, each in value.items()})
         if isinstance(value, list | tuple):
             return self._lua.table_from([self.table(each) for each in value])
-        return value.encode() if isinstance(value, str) else value
+        return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
     def metadata(self) -> Any:
         """The dynamic metadata of a new request."""
@@ -146,4 +146,10 @@ def text_of(table: Any) -> dict[str, str]:
 
 def plain(table: Any) -> dict[str, Any]:
     """A table of Lua's, with the tables in it, for a filter with another state."""
-    return {key.decode(): value.decode() if isinstance(value, bytes) else plain(value) for key, value in table.items()}
+    return {key.decode(): _plain_value(value) for key, value in table.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return value if isinstance(value, bool) else plain(value)

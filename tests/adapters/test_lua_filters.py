@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from mcpgw_sidecar.envoy import contract
-from mcpgw_sidecar.envoy.contract import Keep, list_mark
+from mcpgw_sidecar.envoy.entries import Keep, list_mark
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.model import timeouts
@@ -222,7 +222,8 @@ def test_a_session_that_its_server_refuses_is_not_relied_on(memo: Memo, status: 
     assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
     metadata = memo.metadata()
     memo.request(HEADERS, call(), metadata)
-    memo.response({":status": status}, [], metadata)
+    _, after = again(refusal(status, b"", plain(metadata)["mcpgw"])[1])
+    memo.response({":status": "200", "content-type": h.JSON, h.X_MEMO: h.KEPT}, [], memo.table(after))
     assert memo.decided(HEADERS, call()) == "miss"
 
 
@@ -306,43 +307,51 @@ def test_what_is_odd_is_declined_or_left_alone(memo: Memo) -> None:
         assert metadata[b"mcpgw"] is None
 
 
-def refusal(status: str, body: bytes = b"", **headers: str) -> tuple[Exchange, dict[str, Any]]:
-    """A server's first answer to a call in a session, and the metadata afterwards."""
+CALL = {"id": "7", "session": "token ns/one:ticket"}
+
+
+def refusal(status: str, body: bytes = b"", call: Any = None, **headers: str) -> tuple[Exchange, dict[str, Any]]:
+    """What refused.lua makes of an answer, and the metadata afterwards."""
     refused = Filter(script("refused"))
-    metadata = refused.table({"mcpgw": {"id": "7", "session": "token ns/one:ticket"}})
-    given = {":status": status, "content-type": "application/json", **headers}
+    metadata = refused.table({"mcpgw": CALL if call is None else call})
+    given = {":status": status, "content-type": "application/json", "content-length": str(len(body)), **headers}
     return refused.response(given, [body], metadata), plain(metadata)
 
 
-def again(before: Any, answer: Any, **headers: str) -> tuple[Exchange, dict[str, Any]]:
-    """The second attempt at a call, with the sidecar's answer to the question about its session."""
+def again(before: Any, answer: Any = None, **headers: str) -> tuple[Exchange, dict[str, Any]]:
+    """The next attempt at a call, with the sidecar's answer to the question about its session."""
     heal = Filter(script("heal"))
     metadata = heal.table(before)
     sent = HEADERS | {"mcp-session-id": "upstream", h.X_SERVER: "ns/one", h.ATTEMPT: "2", "content-length": "9"}
-    return heal.request(sent | headers, b"", metadata, heal.table(answer)), plain(metadata)
+    return heal.request(sent | headers, b"", metadata, heal.table(answer or [{":status": "404"}, ""])), plain(metadata)
 
 
-@pytest.mark.parametrize("status", [str(status) for status in contract.FORGOTTEN])
-def test_a_call_whose_session_may_be_forgotten_is_tried_again(status: str) -> None:
-    assert refusal(status)[0].headers[":status"] == AGAIN
-    second = Filter(script("refused"))
-    _, metadata = refusal(status)
-    assert second.response({":status": status}, [], second.table(metadata)).headers[":status"] == status, "once"
-    for session in (" ns/one:ticket", ""):
-        nobody = second.table({"mcpgw": {"session": session}})
-        assert second.response({":status": status}, [], nobody).headers[":status"] == status, "no session to heal"
+def told(status: str, body: bytes = b"", call: Any = None, **headers: str) -> tuple[str, bytes, str]:
+    """What a client gets of an answer that is none: status and body, and the reason for the log."""
+    refused, metadata = refusal(status, body, call, **headers)
+    assert refused.headers[":status"] == AGAIN
+    exchange, metadata = again(metadata)
+    assert exchange.answer is not None
+    assert exchange.answer[0]["content-type"] == h.JSON
+    return exchange.answer[0][":status"], exchange.answer[1], metadata["mcpgw"]["failed"]
 
 
-def test_a_server_cannot_ask_for_another_attempt(memo: Memo) -> None:
-    assert refusal(AGAIN)[0].headers[":status"] == "500"
-    _, metadata = refusal("404")
-    exchange = memo.response({":status": AGAIN, "content-type": h.JSON}, [b"{}"], memo.table(metadata))
-    assert json.loads(exchange.body)["error"]["data"]["status"] == 404, "Envoy made no other attempt"
+def test_answers_are_left_alone() -> None:
+    """JSON and event streams with 200 do not even meet this filter in listeners of ours."""
+    for kind in ("application/json", "Application/JSON; charset=utf-8", "text/event-stream"):
+        assert refusal("200", b"{}", **{"content-type": kind})[0].headers[":status"] == "200"
+    assert refusal("500", b"", {})[0].headers[":status"] == "500", "the broker's, or in Istio another gateway's"
+    assert refusal("202", b"", {"id": '"x"', "session": " ns/one:ticket"})[0].headers[":status"] == "202"
 
 
-def test_a_second_attempt_gets_a_session_that_lives(memo: Memo) -> None:
+def test_a_server_cannot_ask_for_another_attempt() -> None:
+    assert refusal(AGAIN, b"", {})[0].headers[":status"] == "500"
+    assert told(AGAIN)[1].count(b"HTTP 500") == 1
+
+
+def test_an_attempt_gets_a_session_that_lives(memo: Memo) -> None:
     assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
-    _, metadata = refusal("404")
+    _, metadata = refusal("404", b'{"id":null,"error":{"message":"x"}}')
     sent, metadata = again(metadata, [{":status": "200", h.X_OWNER: "ns/one:new"}, "new"])
     assert sent.headers["mcp-session-id"] == "new"
     assert h.ATTEMPT not in sent.headers
@@ -366,15 +375,23 @@ def test_a_second_attempt_gets_a_session_that_lives(memo: Memo) -> None:
     left = memo.response(marked.headers, [], memo.table(metadata))
     assert left.headers == {":status": "200", "content-type": h.JSON}
     assert memo.decided(HEADERS, call()) == "miss", "the session that was replaced is not relied on"
-    third, _ = again(metadata, [{":status": "404"}, ""], **{h.ATTEMPT: "3"})
+    third, _ = again(metadata)
     assert (third.question, third.answer) == (None, None), "its connection broke: it goes out once more"
+    _, metadata = refusal("404", b"", metadata["mcpgw"])
+    fourth, _ = again(metadata)
+    assert fourth.question is None, "a session is healed once in a call"
+    assert fourth.answer is not None
 
 
-@pytest.mark.parametrize("session", [{}, {"mcp-session-id": ""}], ids=["it lives", "there is none"])
-def test_nothing_is_sent_twice_to_a_session_that_lives(session: dict[str, str]) -> None:
-    _, metadata = refusal("400", b'{"a":1}')
-    sent, _ = again(metadata, [{":status": "404"}, ""], **session)
-    assert sent.answer == ({":status": "400", "content-type": "application/json"}, b'{"a":1}')
+@pytest.mark.parametrize("status", [str(status) for status in contract.FORGOTTEN])
+def test_nothing_is_asked_where_no_session_can_be_over(status: str) -> None:
+    own = b'{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"mine"}}'
+    for body, headers in ((b"", {"mcp-session-id": ""}), (own, {})):
+        exchange, _ = again(refusal(status, body)[1], **headers)
+        assert (exchange.question is None) == bool(body), "the server's own answer to the call: it has run"
+    exchange, _ = again(refusal("500")[1])
+    assert exchange.question is None
+    assert again(refusal(status)[1])[0].question is not None
 
 
 def test_another_attempt_without_an_answer_before_is_left_alone() -> None:
@@ -386,37 +403,24 @@ def test_another_attempt_without_an_answer_before_is_left_alone() -> None:
             assert h.X_MEMO not in sent.headers
 
 
-def answered(
-    memo: Memo, status: str, body: bytes = b"", *, session: str = "token ns/one:ticket", ident: str = "7", **headers: str
-) -> tuple[Exchange, str]:
-    """What a client gets of a server's answer, and the reason for the log."""
-    metadata = memo.table({"mcpgw": {"id": ident, "session": session}})
-    given = {":status": status, "content-type": "application/json", "content-length": str(len(body)), **headers}
-    exchange = memo.response(given, [body] if body else [b""], metadata)
-    return exchange, (metadata[b"mcpgw"][b"failed"] or b"").decode()
-
-
 @pytest.mark.parametrize(
     ("status", "reason"),
     [("500", "BadAnswer"), ("404", "BadAnswer"), ("401", "Unauthorized"), ("403", "Unauthorized"), ("307", "Redirect")],
 )
-def test_a_servers_failure_costs_no_session(memo: Memo, status: str, reason: str) -> None:
-    exchange, logged = answered(memo, status, b"<html>", **{"www-authenticate": "Bearer", "location": "http://10.0.0.1/"})
-    message = json.loads(exchange.body)
-    assert (exchange.headers[":status"], message["id"], message["error"]["code"]) == ("200", 7, -32000)
+def test_a_servers_failure_costs_no_session(status: str, reason: str) -> None:
+    code, body, logged = told(status, b"<html>", **{"www-authenticate": "Bearer", "location": "http://10.0.0.1/"})
+    message = json.loads(body)
+    assert (code, message["id"], message["error"]["code"], logged) == ("200", 7, -32000, reason)
     assert message["error"]["data"] == {"server": "ns/one", "reason": reason, "status": int(status)}
-    assert "10.0.0.1" not in str(exchange)
-    assert not {"www-authenticate", "location"} & exchange.headers.keys()
-    assert logged == reason
+    assert b"10.0.0.1" not in body
 
 
-def test_a_servers_own_error_is_its_own(memo: Memo) -> None:
+def test_a_servers_own_error_is_its_own() -> None:
     own = b'{"jsonrpc":"2.0","id":7,"error":{"code":-32602,"message":"no such city","data":{"a":"\\u00e9"}}}'
-    exchange, reason = answered(memo, "400", own)
-    assert (exchange.headers[":status"], exchange.body, reason) == ("200", own, "RpcError")
+    assert told("400", own) == ("200", own, "RpcError")
     for text in (own.replace(b'"id":7', b'"id":null'), own.replace(b'"id":7', b'"id":8')):
-        exchange, reason = answered(memo, "400", text)
-        error = json.loads(exchange.body)["error"]
+        _, body, reason = told("400", text)
+        error = json.loads(body)["error"]
         assert (error["message"], reason) == ("MCP server ns/one answered HTTP 400: no such city", "BadAnswer")
 
 
@@ -425,28 +429,73 @@ def test_a_servers_own_error_is_its_own(memo: Memo) -> None:
     [b"", b"{", b'{"id":7,"error":5}', b'{"jsonrpc":"2.0","id":7,"error":{"message":"\xff"}}', b'[{"id":7}]', b"x" * 70_000],
     ids=["nothing", "half", "no error", "no UTF-8", "an array", "large"],
 )
-def test_any_body_of_a_failure_becomes_one_error(memo: Memo, body: bytes) -> None:
-    exchange, _ = answered(memo, "502", body)
-    message = json.loads(exchange.body or b"null")
-    if body:
-        assert (message["id"], message["error"]["data"]["status"]) == (7, 502)
+@pytest.mark.parametrize("more", [{}, {"content-encoding": "gzip"}, {"content-length": ""}], ids=["", "gzip", "chunked"])
+def test_any_body_of_a_failure_becomes_one_error(body: bytes, more: dict[str, str]) -> None:
+    message = json.loads(told("502", body, **more)[1])
+    assert (message["id"], message["error"]["data"]["status"]) == (7, 502)
 
 
 @pytest.mark.parametrize(("status", "kind"), [("200", "text/html"), ("202", ""), ("204", "application/json")])
-def test_a_success_that_is_no_answer_is_a_failure(memo: Memo, status: str, kind: str) -> None:
-    exchange, reason = answered(memo, status, b"<html>", **{"content-type": kind})
-    assert (exchange.headers[":status"], exchange.headers["content-type"], reason) == ("200", h.JSON, "BadAnswer")
-    assert "neither with JSON nor with events" in json.loads(exchange.body)["error"]["message"]
+def test_a_success_that_is_no_answer_is_a_failure(status: str, kind: str) -> None:
+    code, body, reason = told(status, b"<html>", **{"content-type": kind})
+    assert (code, reason) == ("200", "BadAnswer")
+    assert "neither with JSON nor with events" in json.loads(body)["error"]["message"]
 
 
-def test_nobody_answers_an_answer(memo: Memo) -> None:
+def test_nobody_answers_an_answer() -> None:
     """A client's answer to a server's request, and a stream that it wants to resume."""
-    exchange, reason = answered(memo, "404", b"gone", session=" ns/one:ticket", ident='"x"')
-    assert (exchange.headers[":status"], exchange.body, reason) == ("202", b"", "BadAnswer")
-    exchange, _ = answered(memo, "404", b"gone", session=" ns/one:ticket", ident="null")
-    assert exchange.headers[":status"] == "405"
-    exchange, reason = answered(memo, "202", session=" ns/one:ticket", ident='"x"')
-    assert (exchange.headers[":status"], reason) == ("202", "")
+    assert told("404", b"gone", {"id": '"x"', "session": " ns/one:ticket"}) == ("202", b"", "BadAnswer")
+    assert told("404", b"gone", {"id": "null", "session": " ns/one:ticket"})[:2] == ("405", b"")
+
+
+def test_an_answer_that_envoy_can_make_no_other_attempt_after(memo: Memo) -> None:
+    _, metadata = refusal("404")
+    given = {":status": AGAIN, "content-type": "text/html", "content-length": "6"}
+    exchange = memo.response(given, [b"<h", b"tml>", b""], memo.table(metadata))
+    assert json.loads(exchange.body)["error"]["data"]["status"] == 404
+    assert (exchange.headers[":status"], exchange.headers["content-type"]) == ("200", h.JSON)
+
+
+def test_other_credentials_make_no_session_of_before(memo: Memo) -> None:
+    """A list that is read with another Accept says nothing of calls."""
+    page = b'{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}'
+    assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
+    alone = HEADERS | {"accept": "application/json"}
+    assert memo.listed(alone, listing(), page).answer is None
+    assert memo.decided(alone, call()) == "miss"
+
+
+def streamed(memo: Memo, chunks: list[bytes], ident: str = "7") -> Exchange:
+    """An event stream for a client that takes JSON alone."""
+    call = {"id": ident, "session": "token ns/one:ticket", "plain": "1"}
+    given = {":status": "200", "content-type": "text/event-stream", h.X_MEMO: h.KEPT}
+    return memo.response(given, chunks, memo.table({"mcpgw": call}))
+
+
+@pytest.mark.parametrize(
+    ("ident", "written"), [('"\u00e9"', '"\\u00e9"'), ('"a/b"', '"a\\/b"'), ("7", "7.0"), ("7", "7")], ids=str
+)
+@pytest.mark.parametrize("ends", [True, False], ids=["with an end", "without"])
+def test_the_answer_of_a_stream_as_json(memo: Memo, ident: str, written: str, ends: bool) -> None:
+    """It is written as soon as it is there: over HTTP/2 no empty chunk may follow."""
+    said = b'\xef\xbb\xbfid: 1\r\ndata: {"jsonrpc":"2.0","method":"notifications/message","params":{}}\r\n\r\n: ping\r\n\r\n'
+    answer = b'data: {"jsonrpc":"2.0","id":%s,"result":{"x":[1]}}\r\n\r\n' % written.encode()
+    stream = said + answer
+    pieces = [stream[at : at + 7] for at in range(0, len(stream), 7)]
+    exchange = streamed(memo, [*pieces, *([b""] if ends else [])], ident)
+    assert exchange.body.decode() == f'{{"jsonrpc":"2.0","id":{ident},"result":{{"x":[1]}}}}'
+    assert exchange.headers["content-type"] == h.JSON
+
+
+def test_a_stream_without_its_answer_and_one_that_is_too_large(memo: Memo) -> None:
+    error = json.loads(streamed(memo, [b": x\n\n", b""]).body)["error"]
+    assert error["data"] == {"server": "ns/one", "reason": "BrokenOff"}
+    deep = b'{"jsonrpc":"2.0","id":7,"result":' + b"[" * 200 + b"]" * 200 + b"}"
+    assert streamed(memo, [b"data: " + deep + b"\n\n", b""]).body.strip() == deep
+    large = streamed(memo, [b"data: " + b"x" * 1_000_000] * 6)
+    assert "too large an event" in json.loads(large.body)["error"]["message"]
+    comments = streamed(memo, [b": " + b"x" * 1_000_000 + b"\n\n"] * 6 + [b'data: {"jsonrpc":"2.0","id":7,"result":{}}\n\n'])
+    assert json.loads(comments.body)["result"] == {}
 
 
 def test_event_streams_name_their_owner_piece_by_piece(memo: Memo) -> None:
@@ -470,7 +519,7 @@ def test_istios_routes_say_what_ours_do() -> None:
         "x": "y",
         "x-envoy-retry-on": contract.RETRY_ON,
         "x-envoy-retriable-status-codes": AGAIN,
-        "x-envoy-max-retries": "2",
+        "x-envoy-max-retries": "3",
     }
     assert istio.request({h.X_SERVER: "mcpBroker"}, b"", istio.metadata()).headers == {h.X_SERVER: "mcpBroker"}
     answer = istio.response({h.SESSION: "upstream"}, [], istio.table({"mcpgw": {"session": "key owner"}}))

@@ -10,7 +10,8 @@ import pytest
 from lupa.luajit21 import LuaRuntime
 
 from mcpgw_sidecar.envoy import contract
-from mcpgw_sidecar.envoy.contract import MEMO_FIELDS, prelude
+from mcpgw_sidecar.envoy.contract import prelude
+from mcpgw_sidecar.envoy.entries import MEMO_FIELDS
 from mcpgw_sidecar.model import timeouts as t
 
 SOURCES = {path.name: path.read_text() for path in (files("mcpgw_sidecar.envoy") / "lua").iterdir()}

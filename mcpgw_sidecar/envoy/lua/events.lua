@@ -100,24 +100,50 @@ local function owner_of(handle)
   return call ~= nil and call[OWNER] ~= nil and call[OWNER]:match(' (.*)') or nil
 end
 
+-- Envoy has no attempt left for what refused.lua has kept (a request that it does not hold any more): the
+-- client's answer takes the place of the server's.
+local function without_attempt(handle, call)
+  local status, text, reason = failure(call) -- failed.lua
+  local headers = handle:headers()
+  handle:streamInfo():dynamicMetadata():set(METADATA, FAILED, reason)
+  headers:replace(':status', status)
+  headers:replace('content-type', JSON)
+  for _, name in ipairs({'content-length', 'content-encoding', 'location', 'www-authenticate'}) do headers:remove(name) end
+  for chunk in handle:bodyChunks() do
+    chunk:setBytes(text)
+    text = ''
+  end
+end
+
+-- What is to be named may stand in these bytes, or in the line that they begin.
+local function may_name(bytes)
+  local last = byte(bytes, -1)
+  return last ~= 10 and last ~= 13 or find(bytes, '"method"', 1, true) or find(bytes, 'id:', 1, true)
+end
+
 local function name_stream(handle)
   local headers = handle:headers()
   if headers:get('content-encoding') then return end -- compressed bytes pass unchanged
   headers:remove('content-length') -- the stream gets longer
-  local unfinished, owner = '', nil -- the owner is looked for once it is needed: most streams bring one answer
+  -- The pieces of an unfinished line are put together once, when it ends: a server may send it byte by byte.
+  local pieces, size, owner = {}, 0, nil -- the owner is looked for once it is needed: most streams bring one answer
   for chunk in handle:bodyChunks() do
-    local size = chunk:length()
-    local bytes = size > 0 and chunk:getBytes(0, size) or ''
-    local last = byte(bytes, -1)
-    if size == 0 then
-      if unfinished ~= '' then chunk:setBytes(unfinished) end -- the stream has ended: its last line passes unchanged
-      unfinished = ''
-    elseif unfinished ~= '' or last ~= 10 and last ~= 13 or find(bytes, '"method"', 1, true) or find(bytes, 'id:', 1, true) then
+    local length = chunk:length()
+    local bytes = length > 0 and chunk:getBytes(0, length) or ''
+    if length == 0 then
+      if size > 0 then chunk:setBytes(table.concat(pieces)) end -- the stream has ended: its last line passes unchanged
+      pieces, size = {}, 0
+    elseif size > 0 or may_name(bytes) then
       owner = owner or owner_of(handle)
       if not owner then return end
-      local out
-      out, unfinished = name_owners(unfinished, bytes, owner)
-      if out ~= bytes then chunk:setBytes(out) end
+      if size + length <= LIMIT and not find(bytes, '[\r\n]') then
+        pieces[#pieces + 1], size = bytes, size + length
+        chunk:setBytes('')
+      else
+        local out, rest = name_owners(table.concat(pieces), bytes, owner)
+        pieces, size = {rest}, #rest
+        if out ~= bytes then chunk:setBytes(out) end
+      end
       if lists_changed then
         lists_changed = false
         handle:httpCall(BROKER_CLUSTER, { -- which this does not wait for
@@ -134,13 +160,12 @@ function envoy_on_response(handle)
   local mark, status, kind = headers:get(X_MEMO), headers:get(':status'), headers:get('content-type') or ''
   if mark then headers:remove(X_MEMO) end -- a word of the broker's or of heal.lua's to Envoy, whoever else may say it
   local is_stream = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM
-  local is_answer = status == '200' and (is_stream or sub(kind, 1, #JSON) == JSON)
-  if mark or not is_answer then
+  if mark or status == AGAIN then
     local call = handle:streamInfo():dynamicMetadata():get(METADATA) or {}
     if call[ASKED] then return mark and remember_list(handle, call[ASKED], mark) end -- lists.lua
     if remember and call[OWNER] then remember(handle, call, status) end -- memo.lua
-    if is_answer and is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
-    if call[OWNER] and not is_answer then return failed(handle, call, status, kind) end -- failed.lua
+    if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
+    if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
   end
   if is_stream then name_stream(handle) end
 end

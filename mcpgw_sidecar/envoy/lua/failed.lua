@@ -1,7 +1,7 @@
--- A server's answer that is none, as a client can bear it: a JSON-RPC error with HTTP 200. Transports
--- in the field take a 4xx or 5xx for the end of the whole session, with all other servers in it.
+-- What a client gets instead of an answer that is none: a JSON-RPC error with HTTP 200. Transports in the
+-- field take a 4xx or 5xx for the end of the whole session, with all other servers in it.
 -- Stands behind json.lua in one filter.
-local MAX_READ, MAX_WORDS = 65536, 200 -- bytes of a body that is looked at, and of the server's message in ours
+local MAX_WORDS = 200 -- bytes of the server's message in ours
 
 -- The raw id of a message that is an error, and the server's words, both as JSON; nothing for any other text.
 local function error_of(text)
@@ -23,72 +23,33 @@ local function error_of(text)
   if rest and is_error and is_utf8(text, rest) then return id, words end
 end
 
-local function reason_of(status)
-  if status == '401' or status == '403' then return UNAUTHORIZED end
-  return sub(status, 1, 1) == '3' and REDIRECT or BAD_ANSWER
+local function error_text(id, server, reason, said, status)
+  return '{"jsonrpc":"2.0","id":' .. id .. ',"error":{"code":' .. SERVER_ERROR .. ',"message":"MCP server ' .. server .. ' ' .. said ..
+    '","data":{"server":"' .. server .. '","reason":"' .. reason .. '"' .. (status and ',"status":' .. status or '') .. '}}}'
 end
 
-local function error_text(id, server, reason, status, words)
-  local said = ' answered HTTP ' .. status .. (words and ': ' .. words or '')
-  if reason == REDIRECT then said = ' redirects instead of answering: tell the operator of this gateway' end
-  if sub(status, 1, 1) == '2' then said = ' answered neither with JSON nor with events' end
-  return '{"jsonrpc":"2.0","id":' .. id .. ',"error":{"code":' .. SERVER_ERROR .. ',"message":"MCP server ' .. server .. said ..
-    '","data":{"server":"' .. server .. '","reason":"' .. reason .. '","status":' .. status .. '}}}'
+-- The error for an event stream without the answer; `said` is what the server did.
+function broken_off(call, said)
+  return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BROKEN_OFF, said)
 end
 
--- The error for an event stream that ended without the answer.
-function broken_off(id, server)
-  return '{"jsonrpc":"2.0","id":' .. id .. ',"error":{"code":' .. SERVER_ERROR .. ',"message":"MCP server ' .. server ..
-    ' ended its event stream before the answer","data":{"server":"' .. server .. '","reason":"' .. BROKEN_OFF .. '"}}}'
+-- Whether a server's words, which refused.lua has kept, are its own answer to this call.
+function is_own(call)
+  return error_of(call[REFUSED].body) == call[ID]
 end
 
--- The body, if it is one that is read here; '' for none. It waits: headers that were given before are gone then.
-local function read(handle, kind)
-  local headers = handle:headers()
-  local size = tonumber(headers:get('content-length') or 0)
-  if size > MAX_READ or sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM or headers:get('content-encoding') then return nil, '' end
-  local buffer = handle:body(true)
-  return buffer, buffer:getBytes(0, buffer:length())
-end
-
--- Puts a text in the place of the body.
-local function replace_body(handle, buffer, text)
-  if buffer then
-    buffer:setBytes(text) -- and content-length
-    return
+-- The status, the body and the reason (for log and counters) that a client gets for what refused.lua has kept.
+function failure(call)
+  local status, server = call[REFUSED].status, call[OWNER]:match(' ([^:]*)')
+  local class, reason = sub(status, 1, 1), BAD_ANSWER
+  if status == '401' or status == '403' then reason = UNAUTHORIZED elseif class == '3' then reason = REDIRECT end
+  if call[OWNER]:sub(1, 1) == ' ' then -- a stream that cannot be resumed, or a client's answer, which nobody answers
+    return call[ID] == 'null' and '405' or '202', '', reason
   end
-  handle:headers():remove('content-length')
-  for chunk in handle:bodyChunks() do
-    if chunk:length() > 0 then
-      chunk:setBytes(text)
-      text = ''
-    end
-  end
-end
-
--- `call` is the metadata of a request that a server has answered with `status`, and `kind` the answer's content type.
-function failed(handle, call, status, kind)
-  if status == AGAIN and call[REFUSED] then status = call[REFUSED].headers[':status'] end -- Envoy has no attempt left
-  local is_success = sub(status, 1, 1) == '2'
-  local token, server = call[OWNER]:match('^([^ ]*) ([^:]*)')
-  if token == '' then -- a stream that cannot be resumed, or a client's answer, which nobody answers
-    if is_success then return end
-    handle:streamInfo():dynamicMetadata():set(METADATA, FAILED, reason_of(status))
-    local buffer = read(handle, kind)
-    handle:headers():replace(':status', call[ID] == 'null' and '405' or '202')
-    return replace_body(handle, buffer, '')
-  end
-  local reason, buffer, text = reason_of(status), read(handle, kind)
-  local id, words = error_of(text)
-  if id == call[ID] and not is_success then
-    reason = RPC_ERROR
-  else
-    text = error_text(call[ID], server, reason, status, words)
-  end
-  handle:streamInfo():dynamicMetadata():set(METADATA, FAILED, reason)
-  local headers = handle:headers()
-  headers:replace(':status', '200')
-  headers:replace('content-type', JSON)
-  for _, name in ipairs({'location', 'www-authenticate', 'content-encoding'}) do headers:remove(name) end
-  replace_body(handle, buffer, text)
+  local id, words = error_of(call[REFUSED].body)
+  if id == call[ID] and class ~= '2' then return '200', call[REFUSED].body, RPC_ERROR end
+  local said = 'answered HTTP ' .. status .. (words and ': ' .. words or '')
+  if reason == REDIRECT then said = 'redirects instead of answering: tell the operator of this gateway' end
+  if class == '2' then said = 'answered neither with JSON nor with events' end
+  return '200', error_text(call[ID], server, reason, said, status), reason
 end

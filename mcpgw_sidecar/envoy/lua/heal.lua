@@ -1,37 +1,52 @@
 -- An upstream filter: it runs behind the route's retry, for another attempt at a call, and for a
 -- call whose answer brings a decision to remember (filters.py, `last`).
--- After an answer that refused.lua has kept, this filter asks the sidecar for a session that lives.
--- If the server has forgotten the old one, the call never ran there, and goes out in the new one. If
--- not, the server's answer was one, and nothing is sent twice.
-function envoy_on_request(handle)
-  local headers = handle:headers()
-  local attempt = headers:get(ATTEMPT)
-  headers:remove(X_MEMO)
-  if attempt == nil or attempt == '1' then return end
-  local metadata = handle:streamInfo():dynamicMetadata()
-  local call = metadata:get(METADATA)
-  if call == nil then return end -- in Istio: a request that is not for us
-  headers:remove(ATTEMPT)
-  local refused = call[REFUSED]
-  if not refused or call[HEALED] then return end -- the connection broke before anything was sent
+-- After an answer that refused.lua has kept, this filter asks the sidecar for a session that lives, if the
+-- server may have forgotten the old one. If it has, the call never ran there, and goes out in the new
+-- one. If not, the client gets its answer here, and nothing is sent twice.
+-- Stands behind json.lua and failed.lua in one filter.
+local function is_forgotten(status)
+  for i = 1, #FORGOTTEN do
+    if FORGOTTEN[i] == status then return true end
+  end
+  return false
+end
 
-  local token, owner = call[OWNER]:match('^([^ ]+) (.*)')
+-- A session in place of one that the server has forgotten: its id and its owner; nothing if that one lives.
+local function healed(handle, call)
+  local headers, token, owner = handle:headers(), call[OWNER]:match('^([^ ]+) (.*)')
+  if not token or not headers:get(SESSION) or call[HEALED] or not is_forgotten(call[REFUSED].status) or is_own(call) then return end
   local question = {}
   for name, value in pairs(headers) do
     if name:sub(1, 1) ~= ':' and name ~= 'content-length' and name ~= 'transfer-encoding' then question[name] = value end
   end
   question[':method'], question[':path'], question[':authority'] = 'POST', HEAL_PATH, 'localhost'
   question[X_SESSION], question[X_OWNER] = token, owner
-  local answer, id = nil, nil
-  if headers:get(SESSION) then answer, id = handle:httpCall(BROKER_CLUSTER, question, '', HEALING, false) end
-  if not answer or answer[':status'] ~= '200' then
-    handle:respond(refused.headers, refused.body)
+  local answer, id = handle:httpCall(BROKER_CLUSTER, question, '', HEALING, false)
+  if answer[':status'] == '200' then return id, token .. ' ' .. answer[X_OWNER] end
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local attempt = headers:get(ATTEMPT)
+  headers:remove(X_MEMO)
+  if attempt == nil or attempt == '1' then return end
+  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
+  if call == nil then return end -- in Istio: a request that is not for us
+  headers:remove(ATTEMPT)
+  if not call[REFUSED] then return end -- the connection broke before anything was sent
+
+  local id, owner = healed(handle, call)
+  local metadata = handle:streamInfo():dynamicMetadata() -- asked for anew, as all that follows: the question may have waited
+  if id then
+    handle:headers():replace(SESSION, id)
+    metadata:set(METADATA, HEALED, call[OWNER]) -- memo.lua forgets the session that does not live
+    metadata:set(METADATA, OWNER, owner) -- events.lua names the one that does
+    metadata:set(METADATA, REFUSED, false)
     return
   end
-  handle:headers():replace(SESSION, id) -- asked for anew, since the call above waited
-  metadata = handle:streamInfo():dynamicMetadata()
-  metadata:set(METADATA, HEALED, call[OWNER]) -- memo.lua forgets the session that does not live
-  metadata:set(METADATA, OWNER, token .. ' ' .. answer[X_OWNER]) -- events.lua names the one that does
+  local status, body, reason = failure(call)
+  metadata:set(METADATA, FAILED, reason)
+  handle:respond({[':status'] = status, ['content-type'] = JSON, [X_MEMO] = KEPT}, body)
 end
 
 -- Marks the answer for memo.lua, which looks at no other.

@@ -189,6 +189,13 @@ local function removed(values)
   return names
 end
 
+local function is_same(one, other)
+  for i = 1, #PERSONAL do
+    if one[i] ~= other[i] then return false end
+  end
+  return true
+end
+
 -- Makes the entry of a session as it stood when the sidecar answered; nil if that has changed since, or if
 -- the request is none whose answer is kept: a header that stands there twice (Envoy joins the values with
 -- a comma), a query, and what only fills memory. `question` has the token, the values of DEPENDS, PERSONAL and ACCEPTED.
@@ -216,7 +223,7 @@ local function learn(token, question, slot, stamp_then, expires)
   if question.version then accepted[question.version] = true end
   local session = {
     values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
-    servers = before and before.stamp == stamp_then and before.servers or {},
+    servers = before and before.stamp == stamp_then and is_same(before.personal, personal) and before.servers or {},
     slot = slot, stamp = stamp_then, expires = expires, state = state,
   }
   keep(token, session)
@@ -271,9 +278,9 @@ end
 -- Keeps the entry that came with an answer, and forgets a session that its server does not know (any more).
 function remember(handle, call, status)
   local entry = call[MEMO]
-  local dead = by_owner[call[HEALED] or IS_FORGOTTEN[status] and call[OWNER]]
+  local dead = by_owner[call[HEALED] or call[REFUSED] and IS_FORGOTTEN[call[REFUSED].status] and call[OWNER]]
   if dead then dead.dead = true end
-  if not entry or call[HEALED] or sub(status, 1, 1) ~= '2' then return end
+  if not entry or call[HEALED] or call[FAILED] or sub(status, 1, 1) ~= '2' then return end
   local session = learn(entry.token, entry, entry.slot, entry.stamp, entry.expires)
   if not session then return end -- decided before the change
   local at, tools = handle:timestamp(), session.view.tools

@@ -6,6 +6,7 @@ metrics report the fault, and all is well again by itself when its cause is over
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import signal
@@ -238,3 +239,48 @@ def test_a_server_that_is_stopped_in_its_tracks(two: ScriptedServer, tmp_path: P
     finally:
         server.signal(signal.SIGCONT)
         server.stop()
+
+
+def endless(status: int, kind: str, piece: bytes) -> Any:
+    """An answer whose body never ends."""
+
+    def answer_endless(handler: Any, _message: Any) -> bool:
+        handler.send_response(status)
+        handler.send_header("content-type", kind)
+        handler.send_header("transfer-encoding", "chunked")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while not handler.server_object._closing.wait(0.2):
+                handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                handler.wfile.flush()
+        handler.close_connection = True
+        return True
+
+    return answer_endless
+
+
+@pytest.mark.duty("error.neighbours", "call.not-twice")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        endless(500, "text/plain", b"x"),
+        endless(400, "text/event-stream", b": x\n\n"),
+        endless(200, "text/html", b"x" * 200_000),
+        endless(404, "application/json", b" " * 200_000),
+        lambda handler, _message: bool(handler.send(500, b"", kind="text/event-stream")) or True,
+        lambda handler, _message: bool(handler.send(500, b"", [("content-encoding", "gzip")])) or True,
+        lambda handler, _message: bool(handler.send(503, b"x" * 3_000_000, kind="text/html")) or True,
+        lambda handler, _message: bool(handler.send(599, b"{}")) or True,
+        lambda handler, _message: bool(handler.send(204, b"")) or True,
+    ],
+    ids=["trickle", "events", "a long page", "spaces", "no events", "gzip", "large", "599", "204"],
+)
+def test_a_failure_is_told_at_once_whatever_its_body(client: Client, one: ScriptedServer, fault: Any) -> None:
+    before = len(one.calls("tools/call"))
+    one.answers["tools/call"] = fault
+    response = client.call("a_one", "f")
+    assert (response.status_code, response.json()["id"]) == (200, "f")
+    assert response.json()["error"]["data"]["reason"] == "BadAnswer"
+    assert len(one.calls("tools/call")) == before + 1
+    one.answers.clear()
+    assert text_of(client.call("a_one"))

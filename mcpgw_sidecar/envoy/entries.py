@@ -1,0 +1,86 @@
+"""What the router and the broker give Envoy to keep: decisions, and how long lists hold.
+
+The router sends a `MemoEntry` with a decision (dynamic metadata `METADATA`, member `MEMO`);
+memo.lua reads its fields by the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from mcpgw_sidecar.envoy import contract
+from mcpgw_sidecar.model.decisions import Forward, HttpRequest
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.gzipped import Packed
+from mcpgw_sidecar.protocol.jsontext import dumps
+
+
+@attrs.frozen(kw_only=True)
+class Keep:
+    """The request, slot and stamp of a decision, which Envoy needs to repeat the decision."""
+
+    request: HttpRequest
+    slot: int
+    stamp: str
+
+
+@attrs.frozen(kw_only=True)
+class MemoEntry:
+    """An entry of the memo: the values that a decision depended on, and the decision.
+
+    `headers` are those of DEPENDS that the request had, `token` is its session id, `version` its
+    value of ACCEPTED, "" for none; `headers` has those of PERSONAL, too. `name` is the tool as the
+    client calls it, `renamed` the JSON in its place in the body (None: the name itself). The other
+    fields go into the request to the server.
+    """
+
+    token: str
+    version: str
+    headers: Mapping[str, str]
+    slot: int
+    stamp: str
+    expires: int
+    name: str
+    renamed: str | None
+    server: str
+    authority: str
+    path: str
+    speaks: str
+    session_id: str | None
+    accept: str | None
+
+
+MEMO_FIELDS: Final = tuple(field.name for field in attrs.fields(MemoEntry))
+
+
+def list_mark(slot: int, stamp: str, expires: int, packed: Packed | None) -> str:
+    """The value of X_MEMO on a list: slot, stamp and expiry, which say how long it is valid.
+
+    With two checksums gzip.lua can put the compressed list into an answer with another id.
+    """
+    checksums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
+    return f"{slot} {stamp} {expires}{checksums}"
+
+
+def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
+    """Make the entry of a decision about a tools/call."""
+    headers, server = keep.request.headers, decision.server
+    return MemoEntry(
+        token=headers.get(h.SESSION, ""),
+        version=headers.get(contract.ACCEPTED, ""),
+        headers={name: headers[name] for name in (*contract.DEPENDS, *contract.PERSONAL) if name in headers},
+        slot=keep.slot,
+        stamp=keep.stamp,
+        expires=decision.session.expires,
+        name=decision.key,
+        renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,
+        server=server.name,
+        authority=server.hostname,
+        path=server.path,
+        speaks=decision.protocol_version,
+        session_id=decision.session_id,
+        accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
+    )
