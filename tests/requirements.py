@@ -166,6 +166,8 @@ CALLS: Final = (
          "An answer carries the id of its request with its type and every digit."),
     Duty("call.not-twice", "interface.md, Errors", ENVOY,
          "A call that may have run, or that its server refuses in a session that lives, is never sent a second time."),
+    Duty("call.idle-connections", "interface.md, Errors", ENVOY,
+         "Envoy closes idle connections to servers before these do, so that no call is written to a closing one."),
     Duty("call.prompt", "server/prompts, Getting a Prompt", ROUTER,
          "prompts/get reaches the server that owns the prompt, under the prompt's own name."),
     Duty("call.resource", "server/resources, Reading Resources", ROUTER,

@@ -29,6 +29,7 @@ from mcpgw_sidecar.inbound.eras import Era, era_of
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.inbound.virtual import scope_of, unknown
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
+from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import NULL, JsonText, Scope
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.protocol import headers as h
@@ -46,7 +47,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     parse_message,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_array
-from mcpgw_sidecar.protocol.methods import DISCOVER, INITIALIZE
+from mcpgw_sidecar.protocol.methods import DISCOVER, INITIALIZE, TARGETS
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import BATCHED, LATEST_STATEFUL, META_VERSION
 
@@ -104,15 +105,29 @@ def classify(
     """
     scope = _scope(request, guard)
     if isinstance(scope, Reject):
-        return attrs.evolve(scope, method=_http_method(request))
+        return _with_names(scope, request, catalog)
     message = None if request.method != "POST" else _message(request, session, element=element)
     if isinstance(message, Reject):
-        return message
+        return _with_names(message, request, catalog)
     inbound = _inbound(request, message, session, catalog, scope)
     if isinstance(inbound, Reject):
         ident = message.id if isinstance(message, Request) else NULL
-        return attrs.evolve(inbound, id=ident, method=method_of(message) or _http_method(request))
+        return _with_names(attrs.evolve(inbound, id=ident), request, catalog)
     return inbound
+
+
+def _with_names(reject: Reject, request: HttpRequest, catalog: Snapshot) -> Reject:
+    """A refusal with what was asked for, as far as that can be read: each request is counted so."""
+    message = None if request.method != "POST" or is_batch(request.body) else parse_message(request.body)
+    method = method_of(message) or _http_method(request)
+    kind = TARGETS.get(method)
+    if kind is None or not isinstance(message, Request):
+        return attrs.evolve(reject, method=method)
+    keys = [member.value for member in message.params or [] if member.key == kind.key]
+    item = catalog.find(kind, keys[0]) if len(keys) == 1 and isinstance(keys[0], str) else None
+    if item is None:
+        return attrs.evolve(reject, method=method)
+    return attrs.evolve(reject, method=method, server=item.server.name, tool=item.key if kind is TOOL else "")
 
 
 def is_final(reject: Reject, request: HttpRequest) -> bool:

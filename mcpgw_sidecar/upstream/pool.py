@@ -47,7 +47,7 @@ class HttpClients:
             except (OSError, ssl.SSLError) as error:
                 reason = f"{server.ca_file or trust.system_bundle()} cannot be used as trusted certificates: {error}"
                 raise UpstreamError("BadCaFile", reason) from None
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=1.5)
         # One HTTP client serves many MCP clients: a cookie for one of them must not reach another.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         return httpx2.AsyncClient(verify=context, limits=limits, cookies=no_cookies, trust_env=False)

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -597,3 +598,15 @@ def test_a_change_that_a_call_says_is_told_once_the_new_list_is_there(
             assert "a_grown" in client.tools()
             url = running.url.replace("/mcp", "/changed")
             assert client.http.post(url, headers={"x-mcp-servername": "ns/one"}).status_code == 404
+
+
+@pytest.mark.duty("call.idle-connections")
+def test_a_server_that_closes_idle_connections_without_a_word(one: ScriptedServer, tmp_path: Path) -> None:
+    """As gunicorn does after two seconds: Envoy closes them before, so no call meets a closing one."""
+    one.idle = 2.0
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running, running.client() as client:
+        for _ in range(2):
+            assert succeeded(client.call("a_one"))
+        time.sleep(2.5)
+        assert one.idled == 0
+        assert succeeded(client.call("a_one"))

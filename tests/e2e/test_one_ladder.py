@@ -169,6 +169,7 @@ def test_each_request_is_counted_once_wherever_it_ended(running: Gateway) -> Non
         assert client.call("a_other").json()["error"]["code"] == -32601
         assert client.http.delete(client.url, headers=client.headers | {"origin": "http://evil.example"}).status_code == 403
         assert client.http.get(client.url, headers=client.headers | {"host": "evil.example"}).status_code == 421
+        assert client.send(CALL, origin="http://evil.example").status_code == 403
         assert client.http.get(client.url, headers=client.headers | {"accept": "application/json"}).status_code == 406
         assert client.http.put(client.url, headers=client.headers).status_code == 405
         assert client.send(b"x" * (5 << 20)).status_code == 413, "which Envoy answers"
@@ -180,12 +181,12 @@ def test_each_request_is_counted_once_wherever_it_ended(running: Gateway) -> Non
             {
                 ("tools/call", "ns/one", "a_one", "ok"): 1,
                 ("tools/call", "", "", "rpc_error"): 1,
+                ("tools/call", "ns/one", "a_one", "rejected"): 2,
                 ("DELETE", "", "", "rejected"): 1,
                 ("GET", "", "", "rejected"): 2,
                 ("other", "", "", "rejected"): 1,
                 ("", "", "", "rejected"): 1,
                 ("DELETE", "mcpBroker", "", "ok"): 1,
-                ("tools/call", "", "", "rejected"): 1,
             },
         )
 

@@ -53,6 +53,8 @@ class ScriptedServer:
         self.refuses: Callable[[BaseHTTPRequestHandler], bool] | None = None
         self.resumes: Callable[[BaseHTTPRequestHandler], bool] | None = None
         self.delay = 0.0
+        self.idle: float | None = None  # seconds after which an idle connection is closed
+        self.idled = 0  # connections with calls that were closed so
         self.keeps_sessions = True
         self.offers_stream = True
         self.forgetful = False
@@ -135,14 +137,20 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # as the servers of SDKs: else each answer on a used connection waits 40 ms
     server_object: ScriptedServer
+    carried_call = False
 
     def setup(self) -> None:
+        self.timeout = self.server_object.idle
         super().setup()
         self.server_object._connections.add(self.connection)
 
     def finish(self) -> None:
         self.server_object._connections.discard(self.connection)
         super().finish()
+
+    def log_error(self, *_: Any) -> None:
+        """The base class tells so of a connection that was idle for too long."""
+        self.server_object.idled += self.carried_call
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -161,6 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         message = json.loads(body)
         method = message.get("method", "")
+        self.carried_call = self.carried_call or method == "tools/call"
         if method in server.answers and server.answers[method](self, message):
             return
         session = arrived.headers.get("mcp-session-id")

@@ -1,7 +1,7 @@
 -- The route memo: the router decides a call, and this filter repeats the decision (ARCHITECTURE.md,
 -- "What Envoy remembers"). It decides nothing itself. A message that does not scan plainly, and a call
 -- that it has no entry for, go to the router, which leaves an entry beside its answer: what the
--- decision depended on, and what it is (mcpgw_sidecar/envoy/contract.py, MemoEntry). Each worker keeps
+-- decision depended on, and what it is (mcpgw_sidecar/envoy/entries.py). Each worker keeps
 -- entries within bounds: for everybody who sees the same tools, which server owns a name; for a client's
 -- session, what it sees, and its sessions with servers.
 -- How long an entry holds: STAMPS is a file of the sidecar's (mcpgw_sidecar/envoyfiles/stamps.py). An
