@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import attrs
 
 from mcpgw_sidecar.catalog.aliases import write_alias
+from mcpgw_sidecar.catalog.apps import is_for_apps, with_pages
 from mcpgw_sidecar.catalog.items import MAX_NAME
 from mcpgw_sidecar.catalog.offers import Discovered, joined_capabilities, joined_instructions, offer_of
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot, build
@@ -80,19 +81,23 @@ def _claim(server: Server, discovered: Discovered, owners: dict[str, dict[str, O
     keys: dict[str, list[str]] = {}
     conflicts: list[Conflict] = []
     invalid = [Invalid(kind=item.kind, name=item.name, reason=item.reason) for item in discovered.unusable]
-    for kind in KINDS:
+    renamed: dict[str, str] = {}
+    for kind in sorted(KINDS, key=lambda kind: kind.prefixed):  # URIs first: tools name those of their pages
         prefix, owned_items = server.tool_prefix if kind.prefixed else "", owners[kind.name]
         for item in discovered.items.get(kind.name, ()):
             key, text = prefix + item.key, item.with_prefix(prefix)
+            if kind is TOOL:
+                text = with_pages(text, renamed)
             owner = owned_items.get(key)
             if owner is not None and owner.server.name != server.name and not kind.prefixed:
                 key = write_alias(server.name, item.key)
                 owner, text = owned_items.get(key), item.with_key(key)
+                renamed[item.key] = key
             if kind.prefixed and len(key) > MAX_NAME:
                 reason = f"{len(key)} characters with the prefix; {MAX_NAME} are allowed"
                 invalid.append(Invalid(kind=kind.name, name=key, reason=reason))
             elif owner is None:
-                owned_items[key] = Owned(key, server, item.key_text, text)
+                owned_items[key] = Owned(key, server, item.key_text, text, kind is TOOL and is_for_apps(text))
                 keys.setdefault(kind.name, []).append(key)
             elif owner.server.name == server.name:
                 invalid.append(Invalid(kind=kind.name, name=key, reason="the server lists this name twice"))

@@ -31,13 +31,15 @@ PAGE = 1000  # items on a page of a list (interface.md)
 class Owned:
     """An item that clients may ask for.
 
-    `upstream_key` is its key at its server (JSON), `text` its object as clients see it.
+    `upstream_key` is its key at its server (JSON), `text` its object as clients see it. `for_apps`
+    says that pages alone call it (MCP Apps).
     """
 
     key: str
     server: Server
     upstream_key: JsonText
     text: str = attrs.field(repr=False)
+    for_apps: bool = False
 
 
 @attrs.frozen
@@ -95,6 +97,7 @@ class Snapshot:
     instructions: str = attrs.field(repr=False)
     capabilities: frozenset[str]
     virtual_servers: Mapping[VirtualName, VirtualServer] = attrs.field(factory=dict)
+    has_app_tools: bool = False
     views: dict[Scope, Snapshot] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
     @property
@@ -121,6 +124,14 @@ class Snapshot:
             return item
         item = self.of(kind).owned.get(alias[1]) or self._template_of(alias[1])
         return item if item is not None and item.server.name == alias[0] else None
+
+    def find_bare(self, name: str) -> Owned | None:
+        """The tool with this name at its server, if one server alone has it.
+
+        Pages know no prefixes.
+        """
+        named = [tool for tool in self.of(TOOL).owned.values() if json.loads(tool.upstream_key) == name]
+        return named[0] if len(named) == 1 else None
 
     def _template_of(self, uri: str) -> Owned | None:
         template = templates.match(self.of(TEMPLATE).keys, uri)
@@ -167,7 +178,8 @@ def build(
     """Make a snapshot and serialise its lists; `owned` is by kind's name, then by key."""
     lists = {kind.name: _listing(kind, owned.get(kind.name, {})) for kind in KINDS}
     servers = {name: offer.server for name, offer in offers.items()}
-    return Snapshot(offers, servers, lists, instructions, capabilities, virtual_servers or {})
+    has_app_tools = any(tool.for_apps for tool in lists[TOOL.name].owned.values())
+    return Snapshot(offers, servers, lists, instructions, capabilities, virtual_servers or {}, has_app_tools)
 
 
 def _listing(kind: Kind, owned: Mapping[str, Owned]) -> Listing:

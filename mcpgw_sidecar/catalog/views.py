@@ -8,26 +8,28 @@ from __future__ import annotations
 
 from mcpgw_sidecar.catalog.offers import joined_capabilities, joined_instructions
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, build
-from mcpgw_sidecar.model.kinds import TOOL
+from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.names import Scope
 from mcpgw_sidecar.model.servers import VirtualServer
+from mcpgw_sidecar.protocol.extensions import KNOWN
 
 MAX_VIEWS = 1000  # views of one snapshot; beyond it the oldest is dropped, and made again at its next use
-_OF_CALLS = frozenset({"logging"})  # the capability, besides lists, that matters to a client that only calls tools
+_OF_CALLS = frozenset({"logging", *KNOWN})  # besides lists, what matters to a client that only calls tools
 
 
 def view_of(snapshot: Snapshot, scope: Scope) -> Snapshot | None:
     """The view of a scope on a snapshot; None if its virtual server does not exist."""
-    if scope.virtual is None:
+    if scope.virtual is None and (scope.apps or not snapshot.has_app_tools):
         return snapshot
     view = snapshot.views.get(scope)
     if view is None:
-        definition = snapshot.virtual_servers.get(scope.virtual)
-        if definition is None:
+        definition = snapshot.virtual_servers.get(scope.virtual) if scope.virtual is not None else None
+        if definition is None and scope.virtual is not None:
             return None
         if len(snapshot.views) >= MAX_VIEWS:
             del snapshot.views[next(iter(snapshot.views))]
-        view = snapshot.views[scope] = _view(snapshot, definition)
+        view = _without_app_tools(snapshot) if definition is None else _view(snapshot, definition, apps=scope.apps)
+        snapshot.views[scope] = view
     return view
 
 
@@ -39,13 +41,27 @@ def state_of(snapshot: Snapshot, scope: Scope) -> str:
     return (view_of(snapshot, scope) or EMPTY).state
 
 
-def _view(snapshot: Snapshot, definition: VirtualServer) -> Snapshot:
+def _without_app_tools(snapshot: Snapshot) -> Snapshot:
+    """The view of a client without pages: the tools that pages alone call are not for its model."""
+    owned = {kind.name: snapshot.of(kind).owned for kind in KINDS}
+    owned[TOOL.name] = {name: tool for name, tool in owned[TOOL.name].items() if not tool.for_apps}
+    return build(
+        snapshot.offers,
+        owned,
+        instructions=snapshot.instructions,
+        capabilities=snapshot.capabilities,
+        virtual_servers=snapshot.virtual_servers,
+    )
+
+
+def _view(snapshot: Snapshot, definition: VirtualServer, *, apps: bool) -> Snapshot:
     """The view of a virtual server: those of its tools that the catalog has.
 
     A virtual server names no prompts and resources, so there are none.
     """
     catalog_tools = snapshot.of(TOOL).owned
-    tools = {name: catalog_tools[name] for name in definition.tools if name in catalog_tools}
+    named = {name: catalog_tools[name] for name in definition.tools if name in catalog_tools}
+    tools = {name: tool for name, tool in named.items() if apps or not tool.for_apps}
     owners = {item.server.name for item in tools.values()}
     offers = [offer for name, offer in snapshot.offers.items() if name in owners]
     return build(

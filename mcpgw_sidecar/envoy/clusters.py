@@ -15,9 +15,9 @@ Resource = dict[str, Any]
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_TIMEOUT = "5s"
-# Less than the 2 s of gunicorn, and the 5 s of uvicorn, hypercorn, Node and Apache, after which these
-# close idle connections: Envoy closes first, so that it writes no call to a connection that the
-# server is just closing. Such a call cannot be sent again, because it may have run.
+# Less than the 2 s of gunicorn, and the 5 s of uvicorn, hypercorn, Node and Apache, after which
+# these close idle connections: Envoy closes first, so that it writes no call to a connection that
+# the server is just closing. Such a call cannot be sent again, because it may have run.
 _IDLE = "1.500s"
 # Envoy's defaults (1,024 of each, 3 retries) would limit sessions and calls. Such limits are for
 # the operator to set.

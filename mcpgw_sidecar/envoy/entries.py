@@ -13,7 +13,9 @@ import attrs
 
 from mcpgw_sidecar.envoy import contract
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
+from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.gzipped import Packed
 from mcpgw_sidecar.protocol.jsontext import dumps
 
@@ -51,18 +53,26 @@ class MemoEntry:
     speaks: str
     session_id: str | None
     accept: str | None
+    shown: str
+
+
+def shown_to(session: Session) -> str:
+    """A word for what a session's client sees, besides what DEPENDS says."""
+    return "apps" if declares(session, UI) else "all"
 
 
 MEMO_FIELDS: Final = tuple(field.name for field in attrs.fields(MemoEntry))
 
 
-def list_mark(slot: int, stamp: str, expires: int, packed: Packed | None) -> str:
+def list_mark(session: Session, slot: int, stamp: str, packed: Packed | None) -> str:
     """The value of X_MEMO on a list: slot, stamp and expiry, which say how long it is valid.
+
+    `shown` says for whom, besides the headers of DEPENDS.
 
     With two checksums gzip.lua can put the compressed list into an answer with another id.
     """
     checksums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
-    return f"{slot} {stamp} {expires}{checksums}"
+    return f"{slot} {stamp} {session.expires} {shown_to(session)}{checksums}"
 
 
 def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
@@ -82,5 +92,6 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         path=server.path,
         speaks=decision.protocol_version,
         session_id=decision.session_id,
+        shown=shown_to(decision.session),
         accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
     )

@@ -76,7 +76,7 @@ def memo_headers(result: Result, packed: Packed | None, stamps: Stamps | None) -
     stamp = stamps.of(result.session.key) if stamps is not None and result.session is not None else None
     if stamp is None or result.session is None:
         return []
-    return [(h.X_MEMO.encode(), list_mark(*stamp, result.session.expires, packed).encode())]
+    return [(h.X_MEMO.encode(), list_mark(result.session, *stamp, packed).encode())]
 
 
 async def wait_sent(send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:

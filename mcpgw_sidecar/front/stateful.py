@@ -17,6 +17,7 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.protocol.extensions import KNOWN
 from mcpgw_sidecar.protocol.gzipped import WORTH
 from mcpgw_sidecar.protocol.jsonrpc import (
     INTERNAL_ERROR,
@@ -118,7 +119,8 @@ def _capabilities(view: Snapshot) -> dict[str, object]:
     if CAN_SUBSCRIBE in view.capabilities:
         lists["resources"] = {"listChanged": True, "subscribe": True}
     plain: dict[str, object] = {name: {} for name in ("completions", "logging") if name in view.capabilities}
-    return {"tools": {"listChanged": True}, **lists, **plain}
+    extensions: dict[str, object] = {name: {} for name in KNOWN if name in view.capabilities}
+    return {"tools": {"listChanged": True}, **lists, **plain, **({"extensions": extensions} if extensions else {})}
 
 
 def _list(request: Request, listing: Listing, session: Session) -> Result | Reject:

@@ -33,6 +33,7 @@ from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import NULL, JsonText, Scope
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
@@ -114,6 +115,17 @@ def classify(
         ident = message.id if isinstance(message, Request) else NULL
         return _with_names(attrs.evolve(inbound, id=ident), request, catalog)
     return inbound
+
+
+def _has_apps(message: Message | Batch | None, session: SessionState | SessionFault) -> bool:
+    """Whether the client shows pages (MCP Apps): its session says so, or its initialize."""
+    if isinstance(session, SessionState):
+        return declares(session.session, UI)
+    if not isinstance(message, Request):
+        return False
+    capabilities = [member.value for member in message.params or [] if member.key == "capabilities"]
+    extensions = capabilities[0].get("extensions") if capabilities and isinstance(capabilities[0], dict) else None
+    return isinstance(extensions, dict) and UI in extensions
 
 
 def _with_names(reject: Reject, request: HttpRequest, catalog: Snapshot) -> Reject:
@@ -215,6 +227,7 @@ def _inbound(
     era = Era.STATEFUL if is_initialize else era_of(request.headers.get(h.VERSION))
     if isinstance(era, Reject):
         return era
+    scope = attrs.evolve(scope, apps=_has_apps(message, session))
     view = view_of(catalog, scope)
     if view is None:
         return unknown(scope)

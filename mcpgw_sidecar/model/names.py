@@ -18,9 +18,13 @@ JsonText = NewType("JsonText", str)
 
 @attrs.frozen
 class Scope:
-    """The scope of a client: the virtual server that it names, None for the whole catalog."""
+    """The scope of a client: the virtual server that it names, None for the whole catalog.
+
+    `apps` says that the client shows pages (MCP Apps).
+    """
 
     virtual: VirtualName | None = None
+    apps: bool = False
 
 
 ENDPOINT = "/mcp"

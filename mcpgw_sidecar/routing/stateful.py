@@ -21,6 +21,7 @@ from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
 from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import SessionState, UpstreamSession
+from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -58,6 +59,8 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
     if isinstance(target, Reject):
         return target
     item = snapshot.find(target.kind, target.key)
+    if item is None and target.kind is TOOL and declares(session.session, UI):
+        item = snapshot.find_bare(target.key)
     if item is None and target.kind is RESOURCE and request.method != COMPLETE:
         linked = _linked(request, target, snapshot, session)
         if linked is not None:
@@ -108,7 +111,7 @@ def _upstream_key(target: _Target, item: Owned) -> str | None:
     if target.kind.prefixed:
         return item.upstream_key
     alias = read_alias(target.key)
-    if alias is None:
+    if alias is None or alias[0] != item.server.name:
         return None
     return item.upstream_key if item.key == target.key else dumps(alias[1])
 

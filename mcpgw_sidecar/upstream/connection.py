@@ -26,6 +26,7 @@ from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.protocol.extensions import DECLARED
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
@@ -45,7 +46,9 @@ _CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # Servers list tools that ask the client something only to clients that can be asked. Such clients
 # are behind the gateway, so the broker's own session has to see these tools; it calls none of them,
 # so no server asks it anything.
-_CAPABILITIES = dumps({"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}})
+_CAPABILITIES = dumps(
+    {"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}, "extensions": DECLARED}
+)
 _OWN_WORDS = ClientWords(protocol_version=LATEST_STATEFUL, info=_CLIENT_INFO, capabilities=_CAPABILITIES)
 
 

@@ -19,6 +19,7 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.extensions import KNOWN
 from mcpgw_sidecar.protocol.jsonrpc import (
     METHOD_NOT_FOUND,
     Message,
@@ -273,12 +274,14 @@ def own_id() -> str:
 
 
 def _capabilities(members: object) -> frozenset[str]:
-    """The capabilities that a server declares, and SUBSCRIBE if its resources have that member."""
+    """The capabilities and known extensions of a server; CAN_SUBSCRIBE if its resources say so."""
     if not isinstance(members, dict):
         return frozenset()
+    extensions = members.get("extensions")
+    known = frozenset(KNOWN) & frozenset(extensions if isinstance(extensions, dict) else ())
     resources = members.get("resources")
     has_subscribe = isinstance(resources, dict) and resources.get("subscribe") is True
-    return frozenset(map(str, members)) | (frozenset({CAN_SUBSCRIBE}) if has_subscribe else frozenset())
+    return frozenset(map(str, members)) | known | (frozenset({CAN_SUBSCRIBE}) if has_subscribe else frozenset())
 
 
 def _checked_id(session_id: str | None) -> str | None:

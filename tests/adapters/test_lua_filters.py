@@ -106,7 +106,7 @@ class Memo(Filter):
         metadata = self.metadata()
         request = self.request(headers, body, metadata)
         if request.answer is None:
-            mark = list_mark(1, STAMP, FOREVER, None)
+            mark = list_mark(SESSION, 1, STAMP, None)
             size = {"content-length": str(len(answer)), "content-type": h.JSON}
             self.response({":status": "200", h.X_MEMO: mark, **size, **more}, [answer], metadata)
         return request
@@ -279,7 +279,7 @@ def test_a_large_list_is_given_in_gzip_to_who_got_it_so(memo: Memo) -> None:
     answer = gzip_around(before, body, behind)
     memo.request(headers, listing("1"), metadata)
     size = {"content-length": str(len(answer)), "content-encoding": "gzip"}
-    memo.response({":status": "200", h.X_MEMO: list_mark(1, STAMP, FOREVER, body), **size}, [answer], metadata)
+    memo.response({":status": "200", h.X_MEMO: list_mark(SESSION, 1, STAMP, body), **size}, [answer], metadata)
     again = memo.request(headers, listing('"x"'), memo.metadata()).answer
     assert again is not None
     assert again[1] == gzip_around(around_result(JsonText('"x"'))[0], body, behind)

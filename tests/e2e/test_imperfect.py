@@ -602,7 +602,7 @@ def test_a_change_that_a_call_says_is_told_once_the_new_list_is_there(
 
 @pytest.mark.duty("call.idle-connections")
 def test_a_server_that_closes_idle_connections_without_a_word(one: ScriptedServer, tmp_path: Path) -> None:
-    """As gunicorn does after two seconds: Envoy closes them before, so no call meets a closing one."""
+    """As gunicorn does after two seconds: Envoy closes them before, so no call meets one."""
     one.idle = 2.0
     with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running, running.client() as client:
         for _ in range(2):

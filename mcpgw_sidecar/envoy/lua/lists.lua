@@ -1,5 +1,5 @@
 -- Envoy answers a list that the broker has answered once, for everybody who sees the same, as long as the
--- stamps allow. The broker's answer brings them in X_MEMO (mcpgw_sidecar/envoy/contract.py, `list_mark`).
+-- stamps allow. The broker's answer brings them in X_MEMO (mcpgw_sidecar/envoy/entries.py, `list_mark`).
 -- The answer to initialize brings them too: the first list of a new session is a hit already. A large
 -- list that the broker gave in gzip is given so to every client whose Accept-Encoding got gzip before;
 -- its answer brings two checksums for gzip.lua.
@@ -40,9 +40,9 @@ end
 -- The broker has answered; `mark` says how long the answer holds.
 function remember_list(handle, question, mark)
   local headers = handle:headers()
-  local slot, stamp_then, expires, sums = mark:match('^(%d+) (%x+) (%d+) ?(%x*)$')
+  local slot, stamp_then, expires, shown, sums = mark:match('^(%d+) (%x+) (%d+) (%l+) ?(%x*)$')
   local token = headers:get(SESSION) or question.token
-  local session = slot and token and learn(token, question, tonumber(slot), stamp_then, tonumber(expires))
+  local session = slot and token and learn(token, question, tonumber(slot), stamp_then, tonumber(expires), shown)
   local what, size = question.what, #question.what + (tonumber(headers:get('content-length')) or MAX_LIST)
   local encoding = headers:get('content-encoding')
   if not session or what == INITIALIZE or encoding and not question.encoding then return end

@@ -199,8 +199,8 @@ end
 -- Makes the entry of a session as it stood when the sidecar answered; nil if that has changed since, or if
 -- the request is none whose answer is kept: a header that stands there twice (Envoy joins the values with
 -- a comma), a query, and what only fills memory. `question` has the token, the values of DEPENDS, PERSONAL and ACCEPTED.
-local function learn(token, question, slot, stamp_then, expires)
-  local values, place, personal = {}, '', {}
+local function learn(token, question, slot, stamp_then, expires, shown)
+  local values, place, personal = {}, shown .. '\n', {}
   for i = 1, #DEPENDS do
     local value = question.headers[DEPENDS[i]]
     values[i], place = value, place .. (value or '') .. '\n'
@@ -281,7 +281,7 @@ function remember(handle, call, status)
   local dead = by_owner[call[HEALED] or call[REFUSED] and IS_FORGOTTEN[call[REFUSED].status] and call[OWNER]]
   if dead then dead.dead = true end
   if not entry or call[HEALED] or call[FAILED] or sub(status, 1, 1) ~= '2' then return end
-  local session = learn(entry.token, entry, entry.slot, entry.stamp, entry.expires)
+  local session = learn(entry.token, entry, entry.slot, entry.stamp, entry.expires, entry.shown)
   if not session then return end -- decided before the change
   local at, tools = handle:timestamp(), session.view.tools
   if not tools[entry.name] then tools_count = tools_count + 1 end
