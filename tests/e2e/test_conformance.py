@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import NODE, NODE_PARTS
+from tests.e2e.clients import NODE, NODE_PARTS
 from tests.e2e.stack import ROOT, Process, entry, environment, free_ports, gateway, wait_until
 
 SUITE = NODE_PARTS / "node_modules/@modelcontextprotocol/conformance/dist/index.js"

@@ -1,10 +1,11 @@
-// A client on the Go SDK (tests/clients/README.md).
+// A client on the Go SDK (tests/clients/README.md), and a server: go-client serve PORT.
 package main
 
 import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"time"
 
@@ -12,7 +13,30 @@ import (
 )
 
 func main() {
-	url, tool, ctx := os.Args[1], os.Args[2], context.Background()
+	if os.Args[1] == "serve" {
+		serve(os.Args[2])
+		return
+	}
+	call(os.Args[1], os.Args[2])
+}
+
+type message struct {
+	Message string `json:"message,omitempty"`
+}
+
+func serve(port string) {
+	server := mcp.NewServer(&mcp.Implementation{Name: "go", Version: "1"}, nil)
+	echo := func(_ context.Context, _ *mcp.CallToolRequest, in message) (*mcp.CallToolResult, any, error) {
+		return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: "Echo: " + in.Message}}}, nil, nil
+	}
+	mcp.AddTool(server, &mcp.Tool{Name: "echo", Description: "Say it again."}, echo)
+	handler := mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)
+	http.Handle("/mcp", handler)
+	fmt.Println(http.ListenAndServe("127.0.0.1:"+port, nil))
+}
+
+func call(url, tool string) {
+	ctx := context.Background()
 	ended := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
