@@ -293,6 +293,12 @@ HEADERS: Final = (
 )  # fmt: skip
 
 SECURITY: Final = (
+    Duty("security.one-reading", "interface.md, Errors", ROUTER | BROKER | MEMO,
+         "A message that two parsers could read in two ways (case of keys, charset, encoding, repeated headers) is refused."),
+    Duty("security.no-tunnel", "basic, Notifications", BROKER,
+         "Servers get the notifications of clients that the protocol has, rebuilt from their known members, and no other."),
+    Duty("security.no-shadowing", "interface.md, Configuration file", BROKER,
+         "A name that begins with another server's prefix belongs to that server, whoever stands earlier."),
     Duty("security.origin-403", "basic/transports, Security Warning", ROUTER | BROKER,
          "A foreign Origin gets 403; one of this host, of --allowed-origin, or none, may call."),
     Duty("security.host-421", "interface.md, Command line", ROUTER | BROKER,

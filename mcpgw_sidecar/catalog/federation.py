@@ -66,7 +66,8 @@ def federate(
     """Merge the items of the enabled servers, in the order of the configuration."""
     owners: dict[str, dict[str, Owned]] = {kind.name: {} for kind in KINDS}
     offers = {server.name: offer_of(server, discovered.get(server.name, Discovered())) for server in servers}
-    shares = {server.name: _claim(server, discovered.get(server.name, Discovered()), owners) for server in servers}
+    prefixes = {server.tool_prefix: server.name for server in reversed(servers) if server.tool_prefix}
+    shares = {server.name: _claim(server, discovered.get(server.name, Discovered()), owners, prefixes) for server in servers}
     snapshot = build(
         offers,
         owners,
@@ -77,7 +78,9 @@ def federate(
     return Federation(snapshot, shares)
 
 
-def _claim(server: Server, discovered: Discovered, owners: dict[str, dict[str, Owned]]) -> Share:
+def _claim(
+    server: Server, discovered: Discovered, owners: dict[str, dict[str, Owned]], prefixes: Mapping[str, ServerName]
+) -> Share:
     keys: dict[str, list[str]] = {}
     conflicts: list[Conflict] = []
     invalid = [Invalid(kind=item.kind, name=item.name, reason=item.reason) for item in discovered.unusable]
@@ -96,6 +99,8 @@ def _claim(server: Server, discovered: Discovered, owners: dict[str, dict[str, O
             if kind.prefixed and len(key) > MAX_NAME:
                 reason = f"{len(key)} characters with the prefix; {MAX_NAME} are allowed"
                 invalid.append(Invalid(kind=kind.name, name=key, reason=reason))
+            elif kind.prefixed and (of_prefix := _owner_by_prefix(key, server, prefixes)) is not None:
+                conflicts.append(Conflict(kind=kind.name, name=key, owner=of_prefix))
             elif owner is None:
                 owned_items[key] = Owned(key, server, item.key_text, text, kind is TOOL and is_for_apps(text))
                 keys.setdefault(kind.name, []).append(key)
@@ -104,3 +109,13 @@ def _claim(server: Server, discovered: Discovered, owners: dict[str, dict[str, O
             else:
                 conflicts.append(Conflict(kind=kind.name, name=key, owner=owner.server.name))
     return Share({name: tuple(of_kind) for name, of_kind in keys.items()}, tuple(conflicts), tuple(invalid))
+
+
+def _owner_by_prefix(key: str, server: Server, prefixes: Mapping[str, ServerName]) -> ServerName | None:
+    """The other server to whose prefix a name belongs, by the longest that fits; None for this one.
+
+    Else a server could take over the tools of another by names that begin as that one's do, and
+    would get the arguments of its calls.
+    """
+    longest = max((prefix for prefix in prefixes if key.startswith(prefix)), key=len, default=None)
+    return None if longest is None or longest == server.tool_prefix else prefixes[longest]

@@ -17,6 +17,7 @@ from mcpgw_sidecar.protocol.jsonrpc import Notification
 from mcpgw_sidecar.protocol.jsontext import Member, only
 from mcpgw_sidecar.protocol.methods import PROGRESS
 from mcpgw_sidecar.protocol.owners import read_owner
+from mcpgw_sidecar.protocol.relayed import rebuilt
 from mcpgw_sidecar.sessions.hub import SessionHub
 from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
@@ -36,16 +37,19 @@ class Teller:
     def tell(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         """Send a notification to servers.
 
-        Progress goes to the server that requested it, any other notification to all servers that
-        the session is open with. The server of a cancellation is not known, because a cancellation
+        Progress goes to the server that requested it, any other that servers know to all servers
+        that the session is open with. Raises JsonTextError for members that could be read in two
+        ways. The server of a cancellation is not known, because a cancellation
         names only a request id. It need not be known: the ids of one client are unique in its
         session, so a server ignores an id that it does not know, as the specification asks.
         """
-        upstream_headers = for_upstream(headers)
-        if notification.method == PROGRESS:
+        upstream_headers, message = for_upstream(headers), rebuilt(notification)
+        if message is None:
+            log.debug("Notification not relayed: servers have none of this method", session=short(state.session.key))
+        elif notification.method == PROGRESS:
             self._tell_progress(state, notification, upstream_headers)
         else:
-            self.nursery.start_soon(self._wait_sent_to_all, state.session, notification.text.encode(), upstream_headers)
+            self.nursery.start_soon(self._wait_sent_to_all, state.session, message, upstream_headers)
 
     async def _wait_sent_to_all(self, session: Session, message: bytes, headers: Mapping[str, str]) -> None:
         if self.sharing.store.shared:
@@ -64,8 +68,9 @@ class Teller:
         if token is None or owner is None or server is None or session is None:
             log.debug("Progress not relayed: no server asked for it", session=short(state.session.key))
             return
-        text = f"{notification.text[: token.start]}{owner.id}{notification.text[token.end :]}"
-        self.nursery.start_soon(self._wait_sent, Upstream(server, session, headers), text.encode())
+        message = rebuilt(notification, {"progressToken": owner.id})
+        if message is not None:
+            self.nursery.start_soon(self._wait_sent, Upstream(server, session, headers), message)
 
     async def _wait_sent(self, upstream: Upstream, message: bytes) -> None:
         try:

@@ -22,7 +22,7 @@ from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
 from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
 
-DEPENDS: Final = (":authority", ":path", "origin", h.X_VIRTUAL, "content-type")
+DEPENDS: Final = (":authority", ":path", "origin", h.X_VIRTUAL, "content-type", "content-encoding")
 """The request headers that every decision depends on.
 
 Envoy repeats a decision only for a request with the same values of these headers, or without the

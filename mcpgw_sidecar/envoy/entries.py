@@ -53,6 +53,7 @@ class MemoEntry:
     speaks: str
     session_id: str | None
     accept: str | None
+    kind: str | None
     shown: str
 
 
@@ -92,6 +93,7 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         path=server.path,
         speaks=decision.protocol_version,
         session_id=decision.session_id,
+        kind=None if headers.get("content-type") == h.JSON else h.JSON,
         shown=shown_to(decision.session),
         accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
     )

@@ -31,11 +31,11 @@ _HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RES
 
 
 def request_headers(message: HttpHeaders) -> dict[str, str]:
-    """Headers by lower-case name; of a repeated header the last counts.
+    """Headers by lower-case name; a repeated header has its values in a list (RFC 9110, 5.2).
 
     Bytes are decoded as Latin-1, so that any byte survives.
     """
-    return {header.key: header.raw_value.decode("latin-1") or header.value for header in message.headers.headers}
+    return h.joined((header.key, header.raw_value.decode("latin-1") or header.value) for header in message.headers.headers)
 
 
 def go_on(*, with_response: bool) -> ProcessingResponse:
@@ -132,6 +132,7 @@ def _forward(common: CommonResponse, decision: Forward) -> None:
         values.append((h.SESSION, decision.session_id.encode()))
     if decision.last_event_id is None:
         values.append(("content-length", str(len(decision.body)).encode()))
+        values.append(("content-type", h.JSON.encode()))
         common.body_mutation.body = decision.body
     else:
         values.append((h.LAST_EVENT, decision.last_event_id.encode("latin-1", "replace")))

@@ -179,7 +179,7 @@ class BrokerApp:
 
 def _headers(scope: Scope) -> dict[str, str]:
     """The headers of a request, with the pseudo-headers that Envoy sends to the router."""
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = h.joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
     path = scope.get("raw_path") or scope["path"].encode()
     return {
         **headers,

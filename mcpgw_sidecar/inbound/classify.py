@@ -172,10 +172,13 @@ def _scope(request: HttpRequest, guard: Guard) -> Scope | Reject:
     if request.method not in _METHODS:
         message = "Method not allowed: use POST, GET or DELETE"
         return Reject(status=405, code=INVALID_REQUEST, message=message)
-    media_type = headers.get("content-type", h.JSON).partition(";")[0].strip().lower()
-    if request.method == "POST" and media_type != h.JSON:
-        message = "Unsupported media type: send application/json"
+    if request.method == "POST" and not h.is_plain_json(headers):
+        message = "Unsupported media type: send application/json in UTF-8, without Content-Encoding"
         return Reject(status=415, code=INVALID_REQUEST, message=message)
+    repeated = next((name for name in h.SINGLE if "," in headers.get(name, "")), None)
+    if repeated is not None:
+        message = f"The header {repeated} is there twice, or its value is a list: send one value"
+        return Reject(status=400, code=INVALID_REQUEST, message=message)
     return scope
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import quote
 
@@ -65,6 +65,31 @@ MAX_VALUE: Final = 8192
 
 
 _NOTHING = re.compile(r"q\s*=\s*0(\.0*)?")  # a weight: nothing of this range
+SINGLE: Final = (SESSION, VERSION, X_VIRTUAL)
+"""Headers of which a request has one at most: two readers could take different ones."""
+
+_UTF_8 = re.compile(r'charset\s*=\s*"?utf-?8"?', re.IGNORECASE)
+
+
+def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by name; a repeated one has its values in a list (RFC 9110, section 5.2)."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def is_plain_json(headers: Mapping[str, str]) -> bool:
+    """Whether a body is JSON in UTF-8, and said to be nothing else.
+
+    A server that obeyed another charset, or an encoding, would read another message.
+    """
+    if headers.get("content-encoding", "").strip():
+        return False
+    media_type, *parameters = (part.strip() for part in headers.get("content-type", JSON).split(";"))
+    return media_type.lower() == JSON and all(_UTF_8.fullmatch(each) for each in parameters if each)
+
+
 BOTH: Final = f"{JSON}, {EVENT_STREAM}"
 """What a client has to accept (basic/transports, Sending Messages to the Server)."""
 

@@ -147,8 +147,14 @@ def parse_array(text: str) -> list[str]:
 def only(members: list[Member], key: str) -> Member | None:
     """The member with a key; None without one.
 
-    Raises JsonTextError for two members, because either might count.
+    Raises JsonTextError for two members, because either might count, and for one whose key differs
+    in case alone: some JSON parsers take it for this one (Go's encoding/json, by Unicode folding).
     """
+    folded = key.casefold()
+    disguised = next((member.key for member in members if member.key != key and member.key.casefold() == folded), None)
+    if disguised is not None:
+        msg = f'member "{disguised[:80]}" is to be written "{key}"'
+        raise JsonTextError(msg)
     matches = [member for member in members if member.key == key]
     if len(matches) > 1:
         msg = f'member "{key}" appears twice'

@@ -101,10 +101,20 @@ def test_the_earlier_server_owns_a_clashing_name_whoever_answered_first() -> Non
 
 
 def test_prefixes_that_overlap_meet_in_the_whole_name() -> None:
-    servers = (server("a", "t"), server("b", "t_"))
-    result = federate(servers, {ServerName("a"): offer("_x"), ServerName("b"): offer("x", "y")})
-    assert result.snapshot.of(TOOL).owned[("t_x")].server.name == "a"
-    assert result.snapshot.of(TOOL).owned[("t_y")].server.name == "b"
+    """The longest prefix that fits owns a name: nobody takes over another's tools."""
+    servers = (server("a", "t"), server("b", "t_"), server("c"))
+    tools = {ServerName("a"): offer("_x", "x"), ServerName("b"): offer("x", "y"), ServerName("c"): offer("t_z", "z")}
+    result = federate(servers, tools)
+    owned = {name: tool.server.name for name, tool in result.snapshot.of(TOOL).owned.items()}
+    assert owned == {"tx": "a", "t_x": "b", "t_y": "b", "z": "c"}
+    assert [(each.name, each.owner) for each in result.shares[ServerName("a")].conflicts] == [("t_x", "b")]
+    assert [(each.name, each.owner) for each in result.shares[ServerName("c")].conflicts] == [("t_z", "b")]
+
+
+def test_names_that_some_models_refuse_are_told() -> None:
+    result = federate((server("a"),), {ServerName("a"): offer("n" * 64, "m" * 65)})
+    (warned,) = result.shares[ServerName("a")].warnings
+    assert (warned.name, warned.reason) == ("m" * 65, "65 characters; some models take 64")
 
 
 def test_a_server_that_lists_a_name_twice_keeps_the_first() -> None:

@@ -8,12 +8,15 @@ import attrs
 import pytest
 
 from mcpgw_sidecar.catalog.federation import federate
+from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.inbound.classify import MAX_BATCH, Batch, Inbound, classify
 from mcpgw_sidecar.inbound.eras import Era
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
-from mcpgw_sidecar.model.names import JsonText, Scope, VirtualName
-from mcpgw_sidecar.model.servers import VirtualServer
+from mcpgw_sidecar.model.kinds import TOOL
+from mcpgw_sidecar.model.names import JsonText, Scope, ServerName, VirtualName
+from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response
 from tests.climb import DEFAULTS, GUARD
@@ -68,6 +71,31 @@ def test_every_method_climbs_the_same_rungs(
     body_is_read = http == "POST" and ":path" not in headers and ":authority" not in headers
     assert reject.method == ("ping" if http == "POST" else http), "it is counted with what was asked"
     assert reject.id == ("7" if body_is_read else "null")
+
+
+@pytest.mark.parametrize("name", ["mcp-session-id", "mcp-protocol-version", "x-mcp-virtualserver"])
+def test_a_header_that_is_there_twice_is_refused(name: str) -> None:
+    reject = climb_with({":method": "POST", name: "a, b"})
+    assert isinstance(reject, Reject)
+    assert (reject.status, name in reject.message) == (400, True)
+
+
+def test_a_refused_call_is_counted_with_its_server_and_tool() -> None:
+    tool = read_item(TOOL, '{"name":"one","inputSchema":{"type":"object"}}')
+    assert isinstance(tool, Item)
+    server = Server(name=ServerName("ns/one"), url="http://one", hostname="one")
+    catalog = federate((server,), {server.name: Discovered({"tool": (tool,)})}).snapshot
+    for params, expected in (
+        ('{"name":"one"}', ("tools/call", "ns/one", "one")),
+        ('{"name":"one","name":"one"}', ("tools/call", "", "")),
+        ('{"name":"two"}', ("tools/call", "", "")),
+        ("5", ("", "", "")),
+    ):
+        body = f'{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}'.encode()
+        request = HttpRequest(headers=DEFAULTS | {":authority": "evil.example"}, body=body)
+        reject = classify(request, LIVE, catalog, GUARD)
+        assert isinstance(reject, Reject)
+        assert (reject.status, reject.method, reject.server, reject.tool) == (421, *expected)
 
 
 @pytest.mark.parametrize("http", ["PUT", "HEAD", "OPTIONS", "PATCH"])

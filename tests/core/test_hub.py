@@ -7,7 +7,7 @@ import pytest
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
-from mcpgw_sidecar.sessions import actions as a, events as e, rows
+from mcpgw_sidecar.sessions import actions as a, events as e, rows, wishes
 from mcpgw_sidecar.sessions.hub import SessionCounts, SessionHub
 
 NAME, OTHER = ServerName("a/b"), ServerName("a/c")
@@ -103,6 +103,16 @@ def test_a_session_that_only_envoy_knows_is_not_adopted_again() -> None:
     assert hub.upstream("k", NAME) is None
     fed(hub, e.Adopted(S, NAME, NEW))
     assert hub.upstream("k", NAME) == NEW
+
+
+def test_the_servers_of_links_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wishes, "MAX_LINKS", 2)
+    hub = SessionHub()
+    assert (hub.links("k"), fed(hub, e.LinkFound("k", "a:", NAME))) == ({}, [])
+    fed(hub, e.Seen(S), e.LinkFound("k", "a:" + "x" * 600, NAME))
+    assert hub.links("k") == {}
+    fed(hub, *(e.LinkFound("k", uri, NAME) for uri in ("a:", "b:", "c:")))
+    assert hub.links("k") == {"b:": NAME, "c:": NAME}
 
 
 def test_a_level_that_was_set_here_is_newer_than_what_was_read() -> None:

@@ -11,7 +11,7 @@ from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.templates import match
 from mcpgw_sidecar.model.decisions import Decision, FindServer, Forward, HttpRequest, Reject
-from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, Kind
+from mcpgw_sidecar.model.kinds import KINDS, PROMPT, RESOURCE, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionState, UpstreamSession
@@ -192,6 +192,17 @@ def test_what_nobody_owns(method: str, params: object, code: int) -> None:
     decision = ask(method, params)
     assert isinstance(decision, Reject)
     assert (decision.status, decision.code, decision.method) == (200, code, method)
+
+
+def test_a_page_may_call_a_tool_by_its_own_name() -> None:
+    shows_pages = JsonText('{"extensions":{"io.modelcontextprotocol/ui":{}}}')
+    snapshot = federate(
+        (ONE,), {ONE.name: Discovered({"tool": items(TOOL, {"name": "x", "inputSchema": {"type": "object"}})})}
+    )
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}'
+    for capabilities, kind in ((shows_pages, Forward), (JsonText("{}"), Reject)):
+        state = attrs.evolve(STATE, session=attrs.evolve(SESSION, capabilities=capabilities))
+        assert isinstance(decide(HttpRequest(headers={}, body=body), snapshot.snapshot, state), kind)
 
 
 def test_a_uri_that_nobody_lists_is_looked_for_where_the_session_has_been() -> None:

@@ -25,7 +25,19 @@ IS_LIST[INITIALIZE] = true -- its answer teaches a session, as that of a list do
 -- Places of the members of the message at hand. Upvalues, not a table and closures: they cost nothing.
 local version, method, id, id_end, params, params_end, name, name_end, count, inner
 
+-- Keys that are what they seem to be. Any other may be one of them in another case, which some parsers take
+-- for it: the router sees to it (protocol/jsontext.py, `only`).
+local USUAL = set_of({
+  'jsonrpc', 'id', 'method', 'params', 'name', 'arguments', '_meta', 'cursor', 'task', 'progressToken', 'requestId', 'level',
+  'protocolVersion', 'capabilities', 'clientInfo', 'reason', 'progress', 'total', 'message', 'uri', 'ref', 'argument', 'context',
+})
+
+local function is_disguised(key)
+  return not USUAL[key] and (USUAL[key:lower()] or find(key, '[\128-\255]')) and true
+end
+
 local function in_params(s, key, first)
+  if is_disguised(key) then return nil end
   inner = inner + 1
   if inner > MAX_MEMBERS or not plain and find(key, '\\', 1, true) then return nil end
   local last = value_end(s, first)
@@ -37,6 +49,7 @@ local function in_params(s, key, first)
 end
 
 local function in_message(s, key, first)
+  if is_disguised(key) then return nil end
   count = count + 1
   if count > MAX_MEMBERS or key == 'result' or key == 'error' or not plain and find(key, '\\', 1, true) then return nil end
   if key == 'params' then
@@ -241,6 +254,7 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   headers:replace(X_TOOL, tool.name)
   if upstream.version ~= version then headers:replace(ACCEPTED, upstream.version) end
   if upstream.accept then headers:replace('accept', upstream.accept) end
+  if upstream.kind then headers:replace('content-type', upstream.kind) end
   if upstream.id then headers:replace(SESSION, upstream.id) else headers:remove(SESSION) end
   local names = session.removed
   for i = 1, #names do headers:remove(names[i]) end
@@ -288,6 +302,6 @@ function remember(handle, call, status)
   tools[entry.name] = {
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
   }
-  local upstream = {id = entry.session_id, version = entry.speaks, accept = entry.accept, owner = call[OWNER], at = at}
+  local upstream = {id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at}
   by_owner[call[OWNER]], session.servers[entry.server] = upstream, upstream
 end
