@@ -295,6 +295,10 @@ HEADERS: Final = (
 SECURITY: Final = (
     Duty("security.one-reading", "interface.md, Errors", ROUTER | BROKER | MEMO,
          "A message that two parsers could read in two ways (case of keys, charset, encoding, repeated headers) is refused."),
+    Duty("security.answers-headers", "interface.md, What passes between clients and servers", ENVOY,
+         "No client gets cookies, redirects, challenges or words about origins of a server."),
+    Duty("security.admin-host", "interface.md, Command line", ADMIN,
+         "The admin port answers addresses, localhost, the machine's name and --admin-host, and no other Host."),
     Duty("security.no-tunnel", "basic, Notifications", BROKER,
          "Servers get the notifications of clients that the protocol has, rebuilt from their known members, and no other."),
     Duty("security.no-shadowing", "interface.md, Configuration file", BROKER,

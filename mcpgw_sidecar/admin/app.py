@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import socket
 from collections.abc import Callable
 from urllib.parse import unquote
 
@@ -14,6 +16,7 @@ from prometheus_client.core import Metric
 from mcpgw_sidecar.admin.envoystats import translate
 from mcpgw_sidecar.admin.merged import Merged
 from mcpgw_sidecar.admin.status import Facts, document, gauges, not_ready, server
+from mcpgw_sidecar.inbound.guard import host_name
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
@@ -30,12 +33,21 @@ _PATHS = "/healthz, /readyz, /metrics, /status, /status/NAMESPACE/NAME"
 class AdminApp:
     """The ASGI application.
 
-    `facts` returns the current state, `waiting_for` why the process is not ready yet.
+    `facts` returns the current state, `waiting_for` why the process is not ready yet. `hosts` are
+    names that a request may have as its Host, besides addresses: a page that was made to resolve
+    its own name to this machine must not read the status.
     """
 
     def __init__(
-        self, *, metrics: Metrics, facts: Callable[[], Facts], waiting_for: Callable[[], str | None], envoy_admin: str | None
+        self,
+        *,
+        metrics: Metrics,
+        facts: Callable[[], Facts],
+        waiting_for: Callable[[], str | None],
+        envoy_admin: str | None,
+        hosts: frozenset[str] = frozenset(),
     ) -> None:
+        self._hosts = hosts | {"localhost", socket.gethostname().lower()}
         self._metrics = metrics
         self._facts = facts
         self._waiting_for = waiting_for
@@ -48,13 +60,22 @@ class AdminApp:
         try:
             if await wait_body(receive, MAX_BODY) is None:
                 return  # no path takes a body: hypercorn closes a connection that sends more
-            status, kind, body = await self._wait_answer(scope["method"], scope["path"])
+            status, kind, body = self._misdirected(scope) or await self._wait_answer(scope["method"], scope["path"])
         except Exception:
             log.exception("Admin failed on a request")
             status, kind, body = 500, _JSON, b'{"error":"internal error: see the log"}'
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _misdirected(self, scope: Scope) -> tuple[int, str, bytes] | None:
+        """421 for a request with another Host; no browser sends a request without one."""
+        host = host_name(next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "localhost"))
+        if host in self._hosts or _is_address(host):
+            return None
+        return _json(
+            421, {"error": f"Misdirected Request: the admin port does not serve {host[:200]!r}; name it with --admin-host"}
+        )
 
     async def _wait_answer(self, method: str, path: str) -> tuple[int, str, bytes]:
         if method not in {"GET", "HEAD"}:
@@ -108,6 +129,14 @@ class AdminApp:
                 return answer.text
         except httpx2.HTTPError:
             return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _json(status: int, value: object) -> tuple[int, str, bytes]:

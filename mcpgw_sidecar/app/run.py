@@ -12,9 +12,7 @@ number.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import AsyncIterator
 from functools import partial
 
 import attrs
@@ -26,14 +24,14 @@ from mcpgw_sidecar.admin.status import Facts
 from mcpgw_sidecar.app.inputs import Inputs, opened
 from mcpgw_sidecar.app.readiness import Readiness
 from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, stamps_of
+from mcpgw_sidecar.app.store import opened_store
 from mcpgw_sidecar.app.tasks import raise_file_limit, wait_signals
 from mcpgw_sidecar.app.values import Values
-from mcpgw_sidecar.directory import redisstore
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.directory.driver import Driver
 from mcpgw_sidecar.directory.opensessions import OpenSessions
-from mcpgw_sidecar.directory.store import SessionStore, Unshared
+from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.directory.telling import Teller
 from mcpgw_sidecar.envoyfiles.stamps import Brief, StampFile
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
@@ -112,7 +110,13 @@ class _Parts:
     def admin(self) -> AdminApp:
         """Make the application of the admin port."""
         envoy_admin = str(self.settings.envoy_admin_address) if self.envoy_files is not None else None
-        return AdminApp(metrics=self.metrics, facts=self.facts, waiting_for=self.waiting_for, envoy_admin=envoy_admin)
+        return AdminApp(
+            metrics=self.metrics,
+            facts=self.facts,
+            waiting_for=self.waiting_for,
+            envoy_admin=envoy_admin,
+            hosts=frozenset(self.settings.admin_hosts),
+        )
 
     def waiting_for(self) -> str | None:
         """Why requests should go elsewhere; None if they need not (interface.md, /readyz)."""
@@ -211,7 +215,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
     if envoy_files is not None:
         envoy_files.write_first(inputs.values.desired.value.enabled, anew=not inputs.loaded)
     clients = HttpClients()
-    async with _session_store(settings) as store, trio.open_nursery() as forever:
+    async with opened_store(settings) as store, trio.open_nursery() as forever:
         parts = _parts(settings, inputs, metrics, envoy_files, clients, store, forever, manager)
         await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain=http.Drain(0.0)))
         async with trio.open_nursery() as serving:
@@ -225,16 +229,6 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
         log.info("Drained")
         forever.cancel_scope.cancel()
     await clients.aclose()
-
-
-@contextlib.asynccontextmanager
-async def _session_store(settings: Settings) -> AsyncIterator[SessionStore]:
-    if settings.session_store is None:
-        yield Unshared()
-        return
-    async with redisstore.opened(settings.session_store) as store:
-        log.info("Sessions are shared with other replicas", store=store.name)
-        yield store
 
 
 def _parts(

@@ -37,6 +37,7 @@ class Settings:
     broker_address: Address = Address("127.0.0.1", 8080)
     router_address: Address = Address("127.0.0.1", 50051)
     admin_address: Address = Address("127.0.0.1", 9090)
+    admin_hosts: tuple[str, ...] = ()
     public_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     session_key_file: Path | None = None

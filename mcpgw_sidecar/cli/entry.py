@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 import trio
+from click.core import ParameterSource
 
 from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
@@ -23,6 +24,7 @@ from mcpgw_sidecar.cli.cluster import inject_command, manifests_command, webhook
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import tools
 from mcpgw_sidecar.config.source import load
+from mcpgw_sidecar.envoy.settings import LISTENER_PORT
 from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
 from mcpgw_sidecar.errors import (
     EXIT_BUG,
@@ -38,6 +40,7 @@ from mcpgw_sidecar.inbound.guard import host_name
 from mcpgw_sidecar.model.patterns import long_name
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.runtime.frozen import restore_library_path
+from mcpgw_sidecar.runtime.listeners import Address
 
 _SIGINT = 2
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -119,6 +122,8 @@ def demo(envoy: str | None, log_level: str, log_format: str, **values: Any) -> N
 
     Nothing to configure. It prints the URL to give to a client; Ctrl-C ends all of it.
     """
+    if click.get_current_context().get_parameter_source("gateway_address") is ParameterSource.DEFAULT:
+        values["gateway_address"] = Address("127.0.0.1", LISTENER_PORT)  # it asks nobody who they are
     _check_addresses(Settings(**values))
     from mcpgw_sidecar.demo.runner import wait_demo  # noqa: PLC0415  # no other command needs it
 
@@ -276,3 +281,11 @@ def _warn_of_exposed(settings: Settings) -> None:
         if address.path is None and host_name(str(address)) not in _LOOPBACK_HOSTS:
             log = logs.get_logger(__name__)
             log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(address))
+    gateway = settings.gateway_address
+    if settings.envoy_dir is not None and host_name(str(gateway)) not in _LOOPBACK_HOSTS:
+        log = logs.get_logger(__name__)
+        log.warning(
+            "The gateway is open to the network and asks nobody who they are: bind loopback, or put a proxy that asks in front",
+            address=str(gateway),
+            tls=settings.gateway_tls_cert is not None,
+        )

@@ -131,6 +131,14 @@ shared_options = _stack(
         router_option,
         admin_option,
         option(
+            "--admin-host",
+            "admin_hosts",
+            multiple=True,
+            type=HOST,
+            envvar="MCPGW_ADMIN_HOST",
+            help="Host name that the admin port answers, besides localhost and addresses. Repeatable.",
+        ),
+        option(
             "--public-host",
             "public_hosts",
             multiple=True,

@@ -47,6 +47,29 @@ With Accept-Encoding, event streams would be compressed, and the owner could not
 the ids of servers' requests.
 """
 
+HIDDEN: Final = (
+    "set-cookie",
+    "set-cookie2",
+    "location",
+    "www-authenticate",
+    "proxy-authenticate",
+    "authentication-info",
+    "clear-site-data",
+    "alt-svc",
+    "strict-transport-security",
+    "x-envoy-overloaded",
+    "x-envoy-ratelimited",
+    "x-envoy-immediate-health-check-fail",
+    *(f"access-control-{name}" for name in ("allow-origin", "allow-credentials", "allow-methods", "allow-headers")),
+    *(f"access-control-{name}" for name in ("expose-headers", "max-age", "allow-private-network")),
+    h.SESSION,
+)
+"""Response headers of servers that no client gets (interface.md, What passes).
+
+A cookie of one server would go to the others, for a client knows one host alone; what a server says
+of origins and credentials is not the gateway's word.
+"""
+
 METADATA: Final = "mcpgw"
 """Namespace of the dynamic metadata, and of the metadata of routes."""
 
@@ -203,6 +226,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "LISTS": LISTS,
     "BROKERS": BROKERS,
     "REMOVED": REMOVED,
+    "HIDDEN": HIDDEN,
 }
 
 

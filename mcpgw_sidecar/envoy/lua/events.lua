@@ -108,7 +108,8 @@ local function without_attempt(handle, call)
   handle:streamInfo():dynamicMetadata():set(METADATA, FAILED, reason)
   headers:replace(':status', status)
   headers:replace('content-type', JSON)
-  for _, name in ipairs({'content-length', 'content-encoding', 'location', 'www-authenticate'}) do headers:remove(name) end
+  headers:remove('content-length')
+  headers:remove('content-encoding')
   for chunk in handle:bodyChunks() do
     chunk:setBytes(text)
     text = ''

@@ -1,5 +1,5 @@
 -- What our own routes say (routes.py), for gateways whose routes are Istio's: a call that has
--- certainly not run may be sent once more, and no client sees the session of a server.
+-- certainly not run may be sent once more, and no client sees HIDDEN headers of a server.
 function envoy_on_request(handle)
   local headers = handle:headers()
   local server = headers:get(X_SERVER)
@@ -16,5 +16,7 @@ end
 
 function envoy_on_response(handle)
   local call = handle:streamInfo():dynamicMetadata():get(METADATA)
-  if call ~= nil and call[OWNER] ~= nil then handle:headers():remove(SESSION) end
+  if call == nil or call[OWNER] == nil then return end
+  local headers = handle:headers()
+  for i = 1, #HIDDEN do headers:remove(HIDDEN[i]) end
 end
