@@ -29,12 +29,14 @@ log = get_logger(__name__)
 class _Opening:
     """An attempt to open a session with a server, with a client's headers.
 
-    `replaced` is the dead session in whose place it is opened.
+    `replaced` is the dead session in whose place it is opened, `dead_ticket` the ticket of another
+    dead one that a replica still has.
     """
 
     server: Server
     headers: Mapping[str, str]
     replaced: UpstreamSession | None
+    dead_ticket: str | None = None
     started: bool = False
     done: trio.Event = attrs.field(factory=trio.Event)
     failure: Reject | None = None
@@ -103,12 +105,26 @@ class Opener:
             opening.done.set()
 
     async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
-        """Adopt the session that a replica has opened, unless it is the one to be replaced."""
-        name = opening.server.name
+        """Adopt the session that a replica has opened, unless its server has forgotten it too."""
+        name, replaced = opening.server.name, opening.replaced
         ticket = await self.store.wait_ticket(session, name)
-        if not ticket or (opening.replaced is not None and ticket == opening.replaced.ticket):
+        if not ticket or (replaced is not None and ticket == replaced.ticket):
+            return False
+        if replaced is not None and not await self._wait_alive(session, opening, ticket):
+            opening.dead_ticket = ticket
             return False
         return self._adopt(session, {name: ticket}, opening.headers.get("authorization"))
+
+    async def _wait_alive(self, session: Session, opening: _Opening, ticket: str) -> bool:
+        """Whether the server knows the session of a ticket: it has just forgotten another one."""
+        upstream = self.sessions.unseal(session, opening.server, ticket)
+        if upstream is None:
+            return False
+        try:
+            return await self.client.wait_alive(Upstream(opening.server, upstream, opening.headers), ClientWords.of(session))
+        except UpstreamError as error:
+            log.debug("Session of a replica not adopted", server=opening.server.name, error=str(error))
+            return False
 
     def _adopt(self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None) -> bool:
         """Offer the sessions of tickets to the hub; True if these servers have a session then."""
@@ -119,12 +135,11 @@ class Opener:
     async def _wait_kept(self, session: Session, opening: _Opening, upstream: UpstreamSession) -> None:
         """Keep a session, unless a replica was first, the client is gone, or the server moved."""
         name, replaced = opening.server.name, opening.replaced
+        dead_ticket = opening.dead_ticket or (replaced.ticket if replaced is not None else None)
         if self.hub.upstream(session.key, name) is not None:  # adopted meanwhile: nobody is to use this one
             self._close(opening.server, upstream)
             return
-        ticket = await self.store.wait_keep(
-            session, name, upstream.ticket, instead_of=replaced.ticket if replaced is not None else None
-        )
+        ticket = await self.store.wait_keep(session, name, upstream.ticket, instead_of=dead_ticket)
         server = self.sessions.servers().get(name)
         is_first = ticket == upstream.ticket or not self._adopt(session, {name: ticket}, upstream.authorization)
         if is_first and server is not None and not server.moved_from(opening.server):

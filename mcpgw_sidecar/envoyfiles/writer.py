@@ -7,10 +7,8 @@ are not cut: Envoy lets the streams of a removed cluster finish (seen with Envoy
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +49,21 @@ class EnvoyFiles:
     def write_first(self, servers: tuple[Server, ...], *, anew: bool = True) -> None:
         """Write all files before Envoy starts. Raises UnavailableError.
 
-        Without `anew`, existing files stay: the servers come later.
+        Without `anew`, existing files stay: the servers come later. They stay as well where nothing
+        can be written (a full disk): Envoy goes on with them, and `error` says so.
         """
         make_directory(self._directory)
-        with _write_errors(self._directory):
+        are_there = all((self._directory / name).exists() for name in (BOOTSTRAP, CDS, RDS, LDS))
+        try:
             self._write(BOOTSTRAP, _dump(bootstrap(self._settings)))
-            if anew or not all((self._directory / name).exists() for name in (CDS, RDS, LDS)):
+            if anew or not are_there:
                 self._write_all(servers)
+        except OSError as error:
+            self.error = f"cannot write to {self._directory}: {error.strerror}"
+            if not are_there:
+                msg = f"{self.error}; choose another directory with --envoy-dir"
+                raise UnavailableError(msg) from None
+            log.error("Envoy files not written, those of before stay", error=self.error)  # noqa: TRY400
 
     async def wait_following(self, desired: Watched[Desired]) -> None:
         """Write the files after each change of the desired servers, for ever.
@@ -102,14 +108,8 @@ class EnvoyFiles:
 
 def make_directory(directory: Path) -> None:
     """Create the directory of Envoy's files, if it is missing. Raises UnavailableError."""
-    with _write_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def _write_errors(directory: Path) -> Iterator[None]:
     try:
-        yield
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f"cannot write to {directory}: {error.strerror}; choose another directory with --envoy-dir"
         raise UnavailableError(msg) from None

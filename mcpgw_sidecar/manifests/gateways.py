@@ -76,6 +76,7 @@ def plain_envoy(gateway: Gateway, sidecar: Sidecar) -> list[Document]:
         "readOnlyRootFilesystem": True,
         "runAsNonRoot": True,
         "runAsUser": 101,
+        "seccompProfile": {"type": "RuntimeDefault"},
     }
     envoy = {
         "name": sidecar.envoy_container or ENVOY_CONTAINER,

@@ -345,6 +345,27 @@ async def test_a_replica_that_learns_of_the_session_while_it_is_healed(autojump_
         assert shared.tickets[session.key] == {ONE.name: ticket}
 
 
+async def test_a_dead_session_of_a_replica_is_not_adopted_in_place_of_another(autojump_clock: MockClock) -> None:
+    """Both were forgotten when the server restarted; the store names the replica's."""
+    server, shared = FakeServer(), Shared()
+    async with running(server, MemoryStore(shared)) as replica:
+        token, session = born(replica)
+        await opened(replica, session)
+        other = replica.directory.driver.sessions.seal(session, ONE, dead_session("u9"))
+        shared.tickets[session.key][ONE.name] = other.ticket
+        server.open.clear()
+        healed = await replica.directory.wait_healed(session, ONE, dead_session("u1"), {})
+        assert healed is not None
+        assert (healed.id, replica.upstream(token)) == ("u2", "u2")
+        assert shared.tickets[session.key][ONE.name] == healed.ticket
+        server.open["u9"] = ONE.url
+        shared.tickets[session.key][ONE.name] = other.ticket
+        del server.open["u2"]
+        healed = await replica.directory.wait_healed(session, ONE, healed, {})
+        assert healed is not None
+        assert healed.id == "u9", "one that lives is adopted"
+
+
 async def test_a_session_that_is_adopted_while_one_is_opened_is_the_one_for_all(autojump_clock: MockClock) -> None:
     server, shared = FakeServer(), Shared()
     async with running(server, MemoryStore(Shared())) as before:

@@ -157,7 +157,7 @@ def test_headers_that_the_decision_depends_on(running: Gateway, one: ScriptedSer
         ):
             assert client.send(call, **headers).status_code == status, headers
         twice = [*client.headers.items(), ("mcp-session-id", "other")]
-        assert client.http.post(client.url, json=call, headers=twice).status_code == 404
+        assert client.http.post(client.url, json=call, headers=twice).status_code == 400
         missing = {name: value for name, value in client.headers.items() if name != "mcp-session-id"}
         assert client.http.post(client.url, json=call, headers=missing).status_code == 400
         assert len(one.calls("tools/call")) == arrived

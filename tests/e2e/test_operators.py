@@ -133,4 +133,6 @@ def test_a_directory_is_left_as_it_was_found(directory: Path, one: ScriptedServe
     running: Gateway
     with gateway(directory, [entry("ns/one", one.url)], envoy=False) as running:
         files = {path.name for path in (running.directory / "envoy").iterdir()}
-    assert files == {"bootstrap.yaml", "cds.yaml", "lds.yaml", "rds.yaml", "session.key", "stamps"}
+    assert files == {
+        "bootstrap.yaml", "cds.yaml", "lds.yaml", "rds.yaml", "session.key", "session.key.last-good", "stamps"
+    }  # fmt: skip

@@ -308,7 +308,7 @@ def test_notifications_of_the_client_reach_its_servers(running: Gateway, one: Sc
     with running.client(authorization="Bearer mine") as client, running.client() as other:
         client.call("a_one")
         other.call("b_two")
-        text = '{"jsonrpc":"2.0", "method":"notifications/cancelled","params":{"requestId":9007199254740993,"x":1e400}}'
+        text = '{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":9007199254740993,"reason":"x"}}'
         assert client.send(text).status_code == 202
         (arrived,) = wait_until(lambda: one.calls("notifications/cancelled"))
         assert arrived.body.decode() == text

@@ -211,7 +211,7 @@ def test_crds_that_come_later(one: ScriptedServer, tmp_path: Path) -> None:
         kubeconfig = bare.account("gateway-system", "mcp-gateway")
         (tmp_path / "g").mkdir()
         waiting = KubeGateway.__new__(KubeGateway)
-        waiting.wait_ready = lambda: None  # type: ignore[method-assign]  # it is not ready, and that is the point
+        waiting.wait_ready = lambda _status=200: None  # type: ignore[method-assign]  # it is not ready, and that is the point
         waiting.__init__(tmp_path / "g", kubeconfig)  # type: ignore[misc]
         try:
             wait_until(lambda: waiting.logged("manifests crds"), "what to do")

@@ -114,7 +114,7 @@ class Started:
         self.cluster = cluster
         kubeconfig = cluster.directory / f"kubeconfig-{ACCOUNT[0]}-{ACCOUNT[1]}"
         running = KubeGateway.__new__(KubeGateway)
-        running.wait_ready = lambda: None  # type: ignore[method-assign]  # without a right it may never be
+        running.wait_ready = lambda _status=200: None  # type: ignore[method-assign]  # without a right it may never be
         running.__init__(directory, kubeconfig, "--log-level=debug", "--refresh-interval=1s")  # type: ignore[misc]
         self.running = running
 

@@ -146,6 +146,7 @@ def test_the_stamps_are_closed_with_their_lua_state(tmp_path: Path) -> None:
     """Envoy makes a new state for each change of the listener."""
     path = tmp_path / "stamps"
     path.write_bytes(b"0123456789abcdef" * 2)
+    gc.collect()  # the states of other tests
     opened = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         lua = LuaRuntime(encoding=None)

@@ -120,6 +120,19 @@ def test_a_disk_that_is_full_while_the_files_are_written(running: Gateway, one: 
     assert running.sidecar.popen.poll() is None
 
 
+@pytest.mark.duty("ready.files", "session.restart")
+def test_a_start_with_a_full_disk_goes_on_with_the_files_of_before(running: Gateway) -> None:
+    with running.client() as client:
+        assert text_of(client.call("a_one"))
+        running.kill()
+        running.launcher = ["bash", "-c", 'ulimit -S -f 0; exec "$0" "$@"']
+        running.start_sidecar(readiness=503)
+        assert "cannot write" in running.status()["envoy"]["error"]
+        assert text_of(client.call("a_one", n=2))
+        assert client.tools() == ["a_both", "a_one"]
+        assert running.sidecar.popen.poll() is None
+
+
 def test_a_name_that_is_gone(one: ScriptedServer, directory: Path) -> None:
     gone = entry("ns/gone", "http://no-such-host.invalid:1/mcp")
     with gateway(directory, [entry("ns/one", one.url, "a_"), gone], "--refresh-interval=300ms") as running:
