@@ -360,6 +360,8 @@ READINESS: Final = (
          "/readyz is 503 as long as Envoy's files cannot be written."),
     Duty("ready.keys", "interface.md, Ports and sockets", ADMIN,
          "/readyz is 503 as long as no session key is valid; the last good ones count, also after a restart."),
+    Duty("ready.watches", "interface.md, Ports and sockets", ADMIN | KUBE,
+         "/readyz is 503, in Kubernetes, as long as a kind that the API has was never listed."),
     Duty("ready.draining", "interface.md, Ports and sockets", ADMIN,
          "/readyz is 503 and says draining after SIGTERM."),
     Duty("restart.sessions", "interface.md, Errors", ENVOY,

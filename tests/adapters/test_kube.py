@@ -24,7 +24,7 @@ from mcpgw_sidecar.kube.source import ConfigMapSource, KubernetesSource, _KindSi
 from mcpgw_sidecar.kube.writer import Writer
 from mcpgw_sidecar.model.names import VirtualName
 from mcpgw_sidecar.model.servers import Desired, VirtualServer
-from mcpgw_sidecar.resources.kinds import HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER
+from mcpgw_sidecar.resources.kinds import HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER, WATCHED
 from mcpgw_sidecar.resources.leases import DURATION
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.watch import Watched
@@ -311,3 +311,19 @@ def test_objects_of_others_change_nothing() -> None:
         {"metadata": {"name": "broken", "namespace": "ns"}}
     )  # left out, nothing raised
     assert Ref("ns", "broken") not in setup.source.index.objects[HTTP_ROUTE.name]
+
+
+@pytest.mark.duty("ready.watches")
+def test_a_kind_that_was_never_listed_makes_the_configuration_incomplete() -> None:
+    """Readiness says which; a kind that the API does not have is nothing to wait for."""
+    source = KubernetesSource(None, Watched(Desired(source="kubernetes")), lambda _desired: None)  # type: ignore[arg-type]
+    sinks = {kind.name: _KindSink(source, kind) for kind in WATCHED}
+    assert all(name in (source.incomplete() or "") for name in sinks)
+    missing, refused, *others = sorted(sinks)
+    for name in others:
+        sinks[name].reset([])
+    sinks[missing].trouble("the API has no such kind", 404)
+    sinks[refused].trouble("may not list it", 403)
+    assert source.incomplete() == f"a first list of {refused}"
+    sinks[refused].reset([])
+    assert source.incomplete() is None
