@@ -400,6 +400,8 @@ STATUS: Final = (
 )  # fmt: skip
 
 KUBERNETES: Final = (
+    Duty("kube.restricted", "Kubernetes, Pod Security Standards", KUBE,
+         "Each pod that is printed or shipped is admitted in a namespace of the level restricted."),
     Duty("kube.columns", "interface.md, MCPServer", KUBE,
          "kubectl get mcpserver shows the printer columns of the interface; short names work."),
     Duty("kube.configmap", "seed-guide.md, Generated Configuration", KUBE,
