@@ -21,6 +21,7 @@ def _templates(text: str, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{source}: {document['metadata']['name']}", template["spec"]
 
 
+@pytest.mark.duty("kube.restricted")
 def test_each_pod_is_admitted(cluster: Cluster) -> None:
     """The real admission of the API server judges each pod template; an ordinary pod is refused."""
     sources = {name: shipped(name) for name in ("envoy", "webhook")}
@@ -37,6 +38,3 @@ def test_each_pod_is_admitted(cluster: Cluster) -> None:
     for number, (name, spec) in enumerate(templates):
         assert "serverside-applied" in created(f"pod-{number}", spec), name
     assert "violates PodSecurity" in created("plain", {"containers": [{"name": "x", "image": "x"}]})
-
-
-pytestmark = pytest.mark.duty("kube.restricted")
