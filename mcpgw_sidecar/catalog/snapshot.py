@@ -153,18 +153,31 @@ def changes(old: str | None, new: str) -> list[str]:
     return sorted({kind.changed for kind, at in marks if old_state[at : at + _MARK] != new[at : at + _MARK]})
 
 
-def fingerprint(snapshot: Snapshot) -> str:
-    """A hash of the parts of a snapshot that lists, and decisions about tools, depend on."""
-    digest = hashlib.sha256()
-    for name, server in sorted(snapshot.servers.items()):
-        digest.update(repr((name, server.url, server.hostname, server.path)).encode())
-    digest.update(" ".join(snapshot.of(kind).digest for kind in KINDS).encode())
+@attrs.frozen
+class Fingerprint:
+    """Texts that change when decisions do.
+
+    `servers` has those of decisions about a server's tools, `lists` is that of lists, `all` that of
+    everything.
+    """
+
+    all: str
+    servers: Mapping[ServerName, str]
+    lists: str
+
+
+def fingerprint(snapshot: Snapshot) -> Fingerprint:
+    """What lists, and decisions about tools, depend on in a snapshot."""
+    servers = {name: [repr((name, server.url, server.hostname, server.path))] for name, server in snapshot.servers.items()}
     tools = snapshot.of(TOOL)
-    items = (tools.owned[key] for key in tools.keys)
-    digest.update("\n".join(f"{item.key}\t{item.server.name}\t{item.upstream_key}" for item in items).encode())
-    for _, virtual in sorted(snapshot.virtual_servers.items()):
-        digest.update(repr((virtual.name, virtual.tools)).encode())
-    return digest.hexdigest()
+    for key in tools.keys:
+        item = tools.owned[key]
+        servers[item.server.name].append(f"{item.key}\t{item.upstream_key}\t{item.for_apps}")
+    return Fingerprint(
+        all=repr([(name, virtual.tools) for name, virtual in sorted(snapshot.virtual_servers.items())]),
+        servers={name: "\n".join(lines) for name, lines in servers.items()},
+        lists=" ".join(snapshot.of(kind).digest for kind in KINDS),
+    )
 
 
 def build(

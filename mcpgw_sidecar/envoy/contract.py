@@ -163,9 +163,17 @@ STAMP: Final = 16
 The first half is the hash of what all decisions depend on, the second half changes when a session
 of the slot ends.
 """
+PARTS: Final = 1024
+"""Parts of the catalog: a server is in one of them, by its name; the one behind them is for lists.
+
+Behind the stamps the file has a mark of each part, half as long as a stamp: the hash of what
+decisions about its servers depend on. A change of one server leaves those of others valid.
+"""
 TURNS: Final = 1 << 20
 """Lengths of the stamps' file before they repeat; Envoy relies on a length for one second."""
-LENGTHS: Final = SLOTS * STAMP + TURNS + 2
+MARKS: Final = SLOTS * STAMP
+"""The place of the marks in the file, in bytes."""
+LENGTHS: Final = MARKS + (PARTS + 1) * STAMP // 2 + TURNS + 2
 """The number of lengths, including the -1 of a missing file."""
 
 CHANGES: Final = tuple(dict.fromkeys(kind.changed for kind in KINDS))
@@ -220,6 +228,8 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "CALL": CALL,
     "STAMP": STAMP,
     "LENGTHS": LENGTHS,
+    "PARTS": PARTS,
+    "MARKS": MARKS,
     "WORTH": WORTH,
     "MAX_AROUND": MAX_AROUND,
     "MAX_TOKEN": h.MAX_TOKEN,

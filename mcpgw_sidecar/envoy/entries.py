@@ -13,6 +13,7 @@ import attrs
 
 from mcpgw_sidecar.envoy import contract
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
+from mcpgw_sidecar.model.ports import Stamp
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.extensions import UI, declares
@@ -22,11 +23,10 @@ from mcpgw_sidecar.protocol.jsontext import dumps
 
 @attrs.frozen(kw_only=True)
 class Keep:
-    """The request, slot and stamp of a decision, which Envoy needs to repeat the decision."""
+    """The request and the stamp of a decision, which Envoy needs to repeat the decision."""
 
     request: HttpRequest
-    slot: int
-    stamp: str
+    stamp: Stamp
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +44,8 @@ class MemoEntry:
     headers: Mapping[str, str]
     slot: int
     stamp: str
+    part: int
+    mark: str
     expires: int
     name: str
     renamed: str | None
@@ -65,15 +67,15 @@ def shown_to(session: Session) -> str:
 MEMO_FIELDS: Final = tuple(field.name for field in attrs.fields(MemoEntry))
 
 
-def list_mark(session: Session, slot: int, stamp: str, packed: Packed | None) -> str:
-    """The value of X_MEMO on a list: slot, stamp and expiry, which say how long it is valid.
+def list_mark(session: Session, stamp: Stamp, packed: Packed | None) -> str:
+    """The value of X_MEMO on a list: its stamp and expiry, which say how long it is valid.
 
     `shown` says for whom, besides the headers of DEPENDS.
 
     With two checksums gzip.lua can put the compressed list into an answer with another id.
     """
     checksums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
-    return f"{slot} {stamp} {session.expires} {shown_to(session)}{checksums}"
+    return f"{stamp.slot} {stamp.text} {stamp.mark} {session.expires} {shown_to(session)}{checksums}"
 
 
 def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
@@ -83,8 +85,10 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         token=headers.get(h.SESSION, ""),
         version=headers.get(contract.ACCEPTED, ""),
         headers={name: headers[name] for name in (*contract.DEPENDS, *contract.PERSONAL) if name in headers},
-        slot=keep.slot,
-        stamp=keep.stamp,
+        slot=keep.stamp.slot,
+        stamp=keep.stamp.text,
+        part=keep.stamp.part,
+        mark=keep.stamp.mark,
         expires=decision.session.expires,
         name=decision.key,
         renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,

@@ -25,6 +25,7 @@ from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
+from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.statuses import refusal
 
 log = get_logger(__name__)
@@ -89,8 +90,12 @@ class Router:
 
 
 def _is_kept(decision: Forward, request: HttpRequest) -> bool:
-    """Whether Envoy may repeat a decision: one about a call of a client that takes both types."""
-    return decision.kind is TOOL and not codec.is_plain(request)
+    """Whether Envoy may repeat a decision: one about a call of a client that takes both types.
+
+    A page calls a tool by its bare name: whether one server alone has it depends on all servers.
+    """
+    is_bare = decision.server.tool_prefix != "" and decision.sent_key == dumps(decision.key)
+    return decision.kind is TOOL and not is_bare and not codec.is_plain(request)
 
 
 def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | None:
@@ -98,8 +103,8 @@ def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | Non
 
     There is no await since the decision, so the stamp is of the same moment.
     """
-    stamp = stamps.of(decision.session.key)
-    return None if stamp is None else Keep(request=request, slot=stamp[0], stamp=stamp[1])
+    stamp = stamps.of(decision.session.key, decision.server.name)
+    return None if stamp is None else Keep(request=request, stamp=stamp)
 
 
 def _log_decision(decision: Settled, response: ProcessingResponse) -> None:

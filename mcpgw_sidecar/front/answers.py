@@ -73,10 +73,10 @@ def encode(ident: JsonText, result: Result, accept_encoding: str) -> Encoded:
 
 def memo_headers(result: Result, packed: Packed | None, stamps: Stamps | None) -> list[tuple[bytes, bytes]]:
     """The headers that lists.lua, in the Envoy of the request, needs to keep the answer."""
-    stamp = stamps.of(result.session.key) if stamps is not None and result.session is not None else None
+    stamp = stamps.of(result.session.key, None) if stamps is not None and result.session is not None else None
     if stamp is None or result.session is None:
         return []
-    return [(h.X_MEMO.encode(), list_mark(result.session, *stamp, packed).encode())]
+    return [(h.X_MEMO.encode(), list_mark(result.session, stamp, packed).encode())]
 
 
 async def wait_sent(send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:

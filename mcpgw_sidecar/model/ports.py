@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import attrs
+
 from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import ServerName
 
 NOT_STARTED = Reject(status=503, code=-32000, message="The gateway has no configuration yet: try again")
 """The answer to a client that has waited too long for the end of the start."""
@@ -20,13 +23,27 @@ class Started(Protocol):
         """Wait for the end of the start."""
 
 
+@attrs.frozen
+class Stamp:
+    """How long a decision, or a list, is valid.
+
+    It is as long as `text` is the stamp of its session's slot, and `mark` that of its part of the
+    catalog (envoy/contract.py).
+    """
+
+    slot: int
+    text: str
+    part: int
+    mark: str
+
+
 class Stamps(Protocol):
     """The stamps that say how long a decision in Envoy's route memo is valid."""
 
-    def of(self, session_key: str) -> tuple[int, str] | None:
-        """The slot of a session, and its stamp, which stays as long as decisions for it are valid.
+    def of(self, session_key: str, server: ServerName | None) -> Stamp | None:
+        """The stamp of a decision about a server, in a session; with None that of a list.
 
-        None means that Envoy must not remember a decision.
+        None means that Envoy must not remember it.
         """
 
 

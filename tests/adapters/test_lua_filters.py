@@ -18,6 +18,7 @@ from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.ports import Stamp
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
@@ -28,7 +29,7 @@ from tests.adapters.lua import Exchange, Filter, plain
 FOREVER = 1 << 40
 BOUNDS = "= 10000, 50000, 1000, 512 --"
 AGAIN = str(contract.AGAIN)
-STAMP = "0123456789abcdef"
+STAMP, PART, MARK = "0123456789abcdef", 3, "abcdef01"
 HEADERS = {
     ":method": "POST",
     ":path": "/mcp",
@@ -60,7 +61,7 @@ class Memo(Filter):
     """A filter with the file of stamps, and the router and the broker behind it."""
 
     def __init__(self, directory: Path, bounds: str = BOUNDS) -> None:
-        self.stamps = directory / "stamps"
+        self.stamps, self.mark, self.lists = directory / "stamps", MARK, MARK
         self.change(STAMP)
         source = messages(str(self.stamps))
         assert BOUNDS in source
@@ -69,7 +70,11 @@ class Memo(Filter):
     def change(self, stamp: str) -> None:
         """Put another stamp into every slot; the file's length says so."""
         turns = self.stamps.stat().st_size % 16 + 1 if self.stamps.exists() else 0
-        self.stamps.write_bytes(stamp.encode() * 4 + bytes(turns))
+        file = bytearray(contract.MARKS + (contract.PARTS + 1) * 8)
+        file[:64] = stamp.encode() * 4
+        for part, mark in ((PART, self.mark), (contract.PARTS, self.lists)):
+            file[contract.MARKS + part * 8 : contract.MARKS + part * 8 + 8] = mark.encode()
+        self.stamps.write_bytes(bytes(file) + bytes(turns))
 
     def decided(self, headers: Mapping[str, str], body: bytes, status: str = "200", **more: Any) -> str:
         """A call and its answer; what the lookup was."""
@@ -95,7 +100,7 @@ class Memo(Filter):
                 "sent_key": JsonText('"greet"'),
             }
             decision = Forward(**(values | more))
-            keep = Keep(request=HttpRequest(headers=dict(headers), body=body), slot=1, stamp=STAMP)
+            keep = Keep(request=HttpRequest(headers=dict(headers), body=body), stamp=Stamp(1, STAMP, PART, MARK))
             fields = MessageToDict(codec.encode(decision, keep.request, keep=keep).dynamic_metadata)
             metadata[b"mcpgw"] = self.table(fields["mcpgw"])
             self.response({":status": status, "content-type": h.JSON, h.X_MEMO: h.KEPT}, [], metadata)
@@ -106,7 +111,7 @@ class Memo(Filter):
         metadata = self.metadata()
         request = self.request(headers, body, metadata)
         if request.answer is None:
-            mark = list_mark(SESSION, 1, STAMP, None)
+            mark = list_mark(SESSION, Stamp(1, STAMP, contract.PARTS, MARK), None)
             size = {"content-length": str(len(answer)), "content-type": h.JSON}
             self.response({":status": "200", h.X_MEMO: mark, **size, **more}, [answer], metadata)
         return request
@@ -194,6 +199,22 @@ def test_it_holds_as_long_as_its_stamp_stands(memo: Memo) -> None:
     assert memo.decided(HEADERS, call()) == "miss"
 
 
+def test_decisions_hold_as_long_as_their_server_and_lists_as_long_as_all(memo: Memo) -> None:
+    page = b'{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}'
+    assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "hit"]
+    assert memo.listed(HEADERS, listing(), page).answer is None
+    assert memo.listed(HEADERS, listing(), b"").answer is not None
+    memo.lists = "ffffffff"
+    memo.change(STAMP)
+    assert memo.decided(HEADERS, call()) == "hit", "another server has changed"
+    assert memo.listed(HEADERS, listing(), page).answer is None
+    assert memo.listed(HEADERS, listing(), page).answer is None, "the answer was older than the change"
+    memo.mark, memo.lists = "ffffffff", MARK
+    memo.change(STAMP)
+    assert memo.listed(HEADERS, listing(), b"").answer is not None
+    assert [memo.decided(HEADERS, call()) for _ in range(2)] == ["miss", "miss"], "the decision was older, too"
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -279,7 +300,11 @@ def test_a_large_list_is_given_in_gzip_to_who_got_it_so(memo: Memo) -> None:
     answer = gzip_around(before, body, behind)
     memo.request(headers, listing("1"), metadata)
     size = {"content-length": str(len(answer)), "content-encoding": "gzip"}
-    memo.response({":status": "200", h.X_MEMO: list_mark(SESSION, 1, STAMP, body), **size}, [answer], metadata)
+    memo.response(
+        {":status": "200", h.X_MEMO: list_mark(SESSION, Stamp(1, STAMP, contract.PARTS, MARK), body), **size},
+        [answer],
+        metadata,
+    )
     again = memo.request(headers, listing('"x"'), memo.metadata()).answer
     assert again is not None
     assert again[1] == gzip_around(around_result(JsonText('"x"'))[0], body, behind)

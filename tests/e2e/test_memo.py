@@ -300,6 +300,26 @@ def test_envoys_own_answers_name_id_and_tool(one: ScriptedServer, tmp_path: Path
         )
 
 
+def test_a_change_of_one_server_costs_calls_to_another_nothing(running: Gateway, two: ScriptedServer) -> None:
+    """Nor while the sidecar is away."""
+    with running.client() as client:
+        assert text_of(client.call("a_one"))
+        assert text_of(client.call("b_two"))
+        before = decided(running)
+        two.tools = [*two.tools, tool("new")]
+        two.notify("notifications/tools/list_changed")
+        wait_until(lambda: "b_new" in client.tools(), "the new tool is listed")
+        assert text_of(client.call("a_one"))
+        assert decided(running) == before
+        assert text_of(client.call("b_two"))
+        assert decided(running) == before + 1
+        two.tools = two.tools[:1]
+        two.notify("notifications/tools/list_changed")
+        wait_until(lambda: "b_new" not in client.tools(), "the tool is gone")
+        running.kill()
+        assert text_of(client.call("a_one"))
+
+
 def test_a_file_that_is_gone_or_replaced(running: Gateway) -> None:
     """Envoy relies on nothing that it cannot read; who restarts the sidecar gets it back."""
     stamps = running.directory / "envoy" / "stamps"

@@ -23,7 +23,7 @@ function list(handle, headers, text)
   local packed = gzip_encodings[encoding] and #before <= MAX_AROUND and lists['gzip ' .. what]
   local plain_list = lists[what]
   if plain_list and #plain_list > WORTH and find(encoding:lower(), 'gzip', 1, true) then plain_list = nil end
-  if (packed or plain_list) and holds(session) then
+  if (packed or plain_list) and holds(session) and is_marked(PARTS, session.view.mark, session.state) then
     metadata:set(METADATA, ANSWERED, '1')
     headers:replace(X_SERVER, ENVOY) -- for log and counters: who answered
     handle:respond({
@@ -40,7 +40,7 @@ end
 -- The broker has answered; `mark` says how long the answer holds.
 function remember_list(handle, question, mark)
   local headers = handle:headers()
-  local slot, stamp_then, expires, shown, sums = mark:match('^(%d+) (%x+) (%d+) (%l+) ?(%x*)$')
+  local slot, stamp_then, lists, expires, shown, sums = mark:match('^(%d+) (%x+) (%x+) (%d+) (%l+) ?(%x*)$')
   local token = headers:get(SESSION) or question.token
   local session = slot and token and learn(token, question, tonumber(slot), stamp_then, tonumber(expires), shown)
   local what, size = question.what, #question.what + (tonumber(headers:get('content-length')) or MAX_LIST)
@@ -53,16 +53,22 @@ function remember_list(handle, question, mark)
     end
     what = 'gzip ' .. what
   end
-  if session.view.lists[what] or size >= MAX_LIST then return end
+  local view = session.view
+  if not is_marked(PARTS, lists, session.state) then return end
+  if view.mark ~= lists then
+    lists_size = lists_size - view.size
+    view.lists, view.size, view.mark = {}, 0, lists
+  end
+  if view.lists[what] or size >= MAX_LIST then return end
   local body = handle:body()
   local text = body and body:getBytes(0, body:length()) or ''
   local _, last = find(text, '^{"jsonrpc":"2.0","id":.-,"result":')
   local entry = encoding and take_apart(text, sums) or not encoding and last and sub(text, last + 1)
-  if not entry or not holds(session) then return end
+  if not entry or not holds(session) or view.mark ~= lists then return end
   if lists_size + size > MAX_LISTS then
-    for _, view in pairs(views) do view.lists = {} end
+    for _, other in pairs(views) do other.lists, other.size = {}, 0 end
     lists_size = 0
   end
-  lists_size = lists_size + size
-  session.view.lists[what] = entry
+  lists_size, view.size = lists_size + size, view.size + size
+  view.lists[what] = entry
 end

@@ -5,8 +5,9 @@
 -- entries within bounds: for everybody who sees the same tools, which server owns a name; for a client's
 -- session, what it sees, and its sessions with servers.
 -- How long an entry holds: STAMPS is a file of the sidecar's (mcpgw_sidecar/envoyfiles/stamps.py). An
--- entry comes with STAMP of its bytes; as long as they stand there unchanged, the router would decide
--- the same. The file's length changes with each change of its bytes: once this filter has looked at the
+-- entry comes with two of its texts, the stamp of the session and the mark of a part of the catalog (the
+-- server, or all lists); as long as both stand there unchanged, the router would decide the same. The
+-- file's length changes with each change of its bytes: once this filter has looked at the
 -- bytes, it looks again only when the length has changed. Without such a file ("") an entry lives for LIFETIME.
 local MAX_BODY, MAX_MEMBERS, LIFETIME = 65536, 100, 1000 -- bytes, members of an object, milliseconds
 local MAX_SESSIONS, MAX_TOOLS, MAX_VIEWS, MAX_PLACE = 10000, 50000, 1000, 512 -- the last in bytes
@@ -95,6 +96,7 @@ local views, tools_count, views_count = {}, 0, 0 -- by the values of DEPENDS: to
 local lists_size = 0 -- bytes of all lists
 local accepted = {} -- values of ACCEPTED that the router takes
 local by_owner = setmetatable({}, {__mode = 'v'}) -- sessions with servers by their owner's name (protocol/owners.py)
+local parts = {} -- marks of parts as they were read last, each with the file's state then
 local generation, file, opened
 
 local function forget_all()
@@ -168,6 +170,20 @@ local function stamp(slot)
   return there and C.pread(file[0], bytes, STAMP, slot * STAMP) == STAMP and ffi.string(bytes, STAMP)
 end
 
+-- Whether a part of the catalog has this mark, in the state of the file that was just seen.
+local function is_marked(part, mark, state)
+  local known = parts[part]
+  if not known then
+    known = {}
+    parts[part] = known
+  end
+  if known.state ~= state then
+    known.mark = there and C.pread(file[0], bytes, HALF, MARKS + part * HALF) == HALF and ffi.string(bytes, HALF)
+    known.state = state
+  end
+  return known.mark == mark
+end
+
 -- Whether the entry of a session still holds.
 local function holds(session)
   local now = os.time()
@@ -188,7 +204,7 @@ end
 -- Whether the router would send this call there once more.
 local function serves(handle, session, tool, upstream)
   if upstream.dead then return false end
-  if STAMPS ~= '' then return holds(session) end
+  if STAMPS ~= '' then return holds(session) and is_marked(tool.part, tool.mark, session.state) end
   local oldest = handle:timestamp() - LIFETIME
   return oldest < tool.at and oldest < upstream.at and os.time() < session.expires
 end
@@ -232,7 +248,7 @@ local function learn(token, question, slot, stamp_then, expires, shown)
   end
   if tools_count >= MAX_TOOLS or views_count >= MAX_VIEWS then forget_all() end
   local before = recall(token)
-  if not views[place] then views[place], views_count = {tools = {}, lists = {}}, views_count + 1 end
+  if not views[place] then views[place], views_count = {tools = {}, lists = {}, size = 0}, views_count + 1 end
   if question.version then accepted[question.version] = true end
   local session = {
     values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
@@ -296,11 +312,12 @@ function remember(handle, call, status)
   if dead then dead.dead = true end
   if not entry or call[HEALED] or call[FAILED] or sub(status, 1, 1) ~= '2' then return end
   local session = learn(entry.token, entry, entry.slot, entry.stamp, entry.expires, entry.shown)
-  if not session then return end -- decided before the change
+  if not session or STAMPS ~= '' and not is_marked(entry.part, entry.mark, session.state) then return end -- decided before the change
   local at, tools = handle:timestamp(), session.view.tools
   if not tools[entry.name] then tools_count = tools_count + 1 end
   tools[entry.name] = {
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
+    part = entry.part, mark = entry.mark,
   }
   local upstream = {id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at}
   by_owner[call[OWNER]], session.servers[entry.server] = upstream, upstream
