@@ -94,6 +94,8 @@ SESSIONS: Final = (
          "A session ends after --session-lifetime, and its requests get 404 from then on."),
     Duty("session.delete-204", "basic/transports, Session Management", BROKER | MEMO,
          "DELETE ends a session at once and for good, in every worker of Envoy."),
+    Duty("session.journal", "interface.md, Run", BROKER,
+         "A restart keeps what a client subscribes to, its log level, the ends of sessions and those with servers."),
     Duty("session.upstream-delete", "basic/transports, Session Management", BROKER,
          "The gateway ends its sessions with servers when the client's session ends or expires."),
     Duty("session.ids-hidden", "interface.md, Headers that the router sets", ROUTER | ENVOY,

@@ -215,7 +215,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
     if envoy_files is not None:
         envoy_files.write_first(inputs.values.desired.value.enabled, anew=not inputs.loaded)
     clients = HttpClients()
-    async with opened_store(settings) as store, trio.open_nursery() as forever:
+    async with opened_store(settings, inputs.keys) as store, trio.open_nursery() as forever:
         parts = _parts(settings, inputs, metrics, envoy_files, clients, store, forever, manager)
         await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain=http.Drain(0.0)))
         async with trio.open_nursery() as serving:
@@ -243,7 +243,7 @@ def _parts(
 ) -> _Parts:
     values, stamps, hub = inputs.values, stamps_of(settings), SessionHub(shared=store.shared)
     client = UpstreamClient(Exchanger(clients, metrics.asked, settings.discovery_timeout))
-    streams = Streams(values.live, hub.hearing)
+    streams = Streams(values.live, lambda key: directory.hearing(key))  # noqa: PLW0108  # it is built below
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
     driver = Driver(
         hub=hub,

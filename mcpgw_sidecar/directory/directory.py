@@ -69,7 +69,7 @@ class Directory:
             upstreams = self.hub.upstreams(session.key)
         if upstreams is None:
             return SessionFault.UNKNOWN
-        opens = partial(self.driver.sessions.unseal, session)
+        opens = partial(self.driver.sessions.unseal, session.key)
         return SessionState(session=session, upstreams=upstreams, links=self.hub.links(session.key), opens=opens)
 
     async def wait_found(
@@ -116,9 +116,10 @@ class Directory:
         """
         return await self.driver.wait_healed(session, server, dead, headers)
 
-    def end(self, session: Session, headers: Mapping[str, str]) -> None:
-        """End a session for good (DELETE), at every replica."""
+    async def wait_ended(self, session: Session, headers: Mapping[str, str]) -> None:
+        """End a session for good (DELETE), at every replica that the store reaches in its time."""
         self.driver.feed(e.Ended(session, headers.get("authorization")))
+        await self.driver.sharing.wait_end_shared(session.key)
 
     def tell(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         """Send a client's notification to its servers."""
@@ -138,8 +139,10 @@ class Directory:
         Its waiting messages, and the upstream streams that other replicas had for it, come here.
         """
         authorization, sessions = headers.get("authorization"), self.driver.sessions
-        tickets = dict(read_hearing(headers.get(LAST_EVENT, "")))
-        for server, upstream in sessions.unsealed(session, tickets, authorization):
+        tickets, wishes = read_hearing(headers.get(LAST_EVENT, ""))
+        if wishes:
+            self.driver.feed(e.WishesRead(session, sessions.unseal_wishes(session.key, wishes), old=True))
+        for server, upstream in sessions.unsealed(session.key, tickets, authorization):
             self.driver.feed(e.Adopted(session, server.name, upstream, heard=True))
         self.driver.feed(e.StreamHere(session, authorization))
 
@@ -155,6 +158,14 @@ class Directory:
         The next call opens another. They are not closed, so that calls in flight are not cut.
         """
         self.driver.feed(e.ServerGone(server))
+
+    def hearing(self, key: str) -> str:
+        """What the id of an event says of a session, for a process that does not know it."""
+        return self.hub.hearing(key, self.driver.sessions.seal_wishes(key, self.hub.wishes(key)))
+
+    async def wait_left(self) -> None:
+        """Leave what this process hears to replicas, because it ends."""
+        await self.driver.wait_left()
 
     async def wait_sharing(self) -> None:
         """Follow the news of replicas about sessions, for ever."""

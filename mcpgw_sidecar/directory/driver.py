@@ -90,8 +90,8 @@ class Driver:
                 self._close(server, upstream)
             case a.Tell(session, server, upstream, wishes):
                 self.nursery.start_soon(self._wait_told, session, server, upstream, wishes)
-            case a.Listen(key, server, upstream):
-                self._listen(key, server, upstream)
+            case a.Listen():
+                self._listen(action)
             case a.Hush(key, server):
                 hearing = self._hearings.pop((key, server), None)
                 if hearing is not None:
@@ -142,7 +142,8 @@ class Driver:
             for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
                 nursery.start_soon(self._wait_told, session, name, upstream, wishes)
 
-    def _listen(self, key: str, name: ServerName, upstream: UpstreamSession) -> None:
+    def _listen(self, action: a.Listen) -> None:
+        key, name, upstream = action.key, action.server, action.upstream
         server = self.sessions.servers().get(name)
         if server is None:
             self.feed(e.Silenced(key, name, upstream))
@@ -156,6 +157,8 @@ class Driver:
             live=self.live,
             said=lambda message: self.feed(e.Said(key, message)),
             stale=lambda: self.stale(name),
+            resources=lambda: self.hub.wishes(key).resources.get(name, frozenset()),
+            resumed=action.resumed,
         )
         self.nursery.start_soon(self._wait_hearing, hearing)
 
@@ -197,6 +200,12 @@ class Driver:
         if await self.opener.wait_open(session, server, headers, dead) is not None:
             return None
         return self.hub.upstream(key, server.name)
+
+    async def wait_left(self) -> None:
+        """Leave what this process hears to replicas, because it ends."""
+        for hearing in self._hearings.values():
+            hearing.stop()
+        await self.store.wait_left()
 
     def _close(self, name: ServerName, upstream: UpstreamSession) -> None:
         server = self.sessions.servers().get(name)

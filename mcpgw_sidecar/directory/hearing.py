@@ -12,12 +12,12 @@ import attrs
 import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.directory.store import LEASE, SessionStore
+from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger, short
-from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request
+from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request, notification_text
 from mcpgw_sidecar.protocol.jsontext import dumps, last
 from mcpgw_sidecar.protocol.owners import name_owner, owner_text
 from mcpgw_sidecar.protocol.sse import one_line
@@ -39,7 +39,8 @@ class Hearing:
 
     `headers` returns the newest headers of the client. `opened` is set once its stream is open, or
     cannot be opened. `said` gets each message for the client, `stale` is called when the server
-    says that its lists changed.
+    says that its lists changed. `resources` returns those that the client subscribes to; with
+    `resumed` it is told that they may have changed, because nobody listened for a while.
     """
 
     key: str
@@ -50,6 +51,8 @@ class Hearing:
     live: Watched[Snapshot]
     said: Callable[[bytes], None]
     stale: Callable[[], None]
+    resources: Callable[[], frozenset[str]]
+    resumed: bool
     opened: trio.Event = attrs.field(factory=trio.Event)
     is_stopped: bool = False
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -66,14 +69,7 @@ class Hearing:
         """
         status, self._scope = None, trio.CancelScope()
         with self._scope:
-            if self.store.shared:
-                await self._wait_lease()
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._wait_renewing)
-                    status = await self._wait_streams()
-                    nursery.cancel_scope.cancel()
-            else:
-                status = await self._wait_streams()
+            status = await (self._wait_leased() if self.store.shared else self._wait_streams())
         self.opened.set()
         return status
 
@@ -84,7 +80,7 @@ class Hearing:
             try:
                 upstream = attrs.evolve(self.upstream, headers=self.headers())
                 if not await self.client.wait_events(
-                    upstream, self._handle, own=False, position=position, opened=self.opened.set
+                    upstream, self._handle, own=False, position=position, opened=self._open
                 ):
                     return None
             except UpstreamError as error:
@@ -97,17 +93,33 @@ class Hearing:
             self.opened.set()  # no call waits for the next stream
             await trio.sleep(backoff.next(position.retry))
 
-    async def _wait_lease(self) -> None:
-        """Wait until no other replica listens to this session with the server."""
-        while not await self.store.wait_lease(self.key, self.upstream.server.name):
-            self.opened.set()  # a replica listens
-            await trio.sleep(LEASE / 3)
+    async def _wait_leased(self) -> int | None:
+        """Listen while no other replica listens to this session with the server."""
+        server = self.upstream.server.name
+        try:
+            while True:
+                self.resumed |= await self.store.wait_lease(self.key, server, self.opened.set)
+                status, is_lost = None, True
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._wait_lost, nursery.cancel_scope)
+                    status, is_lost = await self._wait_streams(), False
+                    nursery.cancel_scope.cancel()
+                if not is_lost:
+                    return status
+        finally:
+            self.store.release(self.key, server)
 
-    async def _wait_renewing(self) -> None:
-        """Renew the lease, for ever."""
-        while True:
-            await trio.sleep(LEASE / 3)
-            await self.store.wait_lease(self.key, self.upstream.server.name)
+    async def _wait_lost(self, listening: trio.CancelScope) -> None:
+        await self.store.wait_lease_lost(self.key, self.upstream.server.name)
+        listening.cancel()
+
+    def _open(self) -> None:
+        """The stream is open."""
+        self.opened.set()
+        server, is_resumed, self.resumed = self.upstream.server, self.resumed, False
+        for uri in sorted(self.resources()) if is_resumed else ():
+            params = dumps({"uri": self.live.value.shown_uri(server.name, uri)})
+            self.said(notification_text(_UPDATED, params))
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Notification) and message.method in CHANGES:

@@ -117,7 +117,7 @@ class Opener:
 
     async def _wait_alive(self, session: Session, opening: _Opening, ticket: str) -> bool:
         """Whether the server knows the session of a ticket: it has just forgotten another one."""
-        upstream = self.sessions.unseal(session, opening.server, ticket)
+        upstream = self.sessions.unseal(session.key, opening.server, ticket)
         if upstream is None:
             return False
         try:
@@ -128,7 +128,7 @@ class Opener:
 
     def _adopt(self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None) -> bool:
         """Offer the sessions of tickets to the hub; True if these servers have a session then."""
-        for server, upstream in self.sessions.unsealed(session, tickets, authorization):
+        for server, upstream in self.sessions.unsealed(session.key, tickets, authorization):
             self.feed(e.Adopted(session, server.name, upstream))
         return all(self.hub.upstream(session.key, name) is not None for name in tickets)
 

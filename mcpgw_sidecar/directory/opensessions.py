@@ -1,4 +1,4 @@
-"""Seals sessions with servers into tickets for replicas and clients (sessions/tickets.py)."""
+"""Seals sessions with servers, and wishes, for replicas and clients (sessions/tickets.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import attrs
 
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession
-from mcpgw_sidecar.sessions.tickets import open_ticket, seal_ticket
+from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession
+from mcpgw_sidecar.sessions.tickets import open_ticket, open_wishes, seal_ticket, seal_wishes
 from mcpgw_sidecar.sessions.tokens import SessionKeys
 
 
@@ -24,12 +24,20 @@ class OpenSessions:
         """The upstream session with its ticket."""
         return attrs.evolve(upstream, ticket=seal_ticket(self.keys(), session.key, server, upstream))
 
-    def unseal(self, session: Session, server: Server, ticket: str) -> UpstreamSession | None:
+    def unseal(self, session_key: str, server: Server, ticket: str) -> UpstreamSession | None:
         """The upstream session in a ticket; None if it is not of this session and server."""
-        return open_ticket(self.keys(), session.key, server, ticket)
+        return open_ticket(self.keys(), session_key, server, ticket)
+
+    def seal_wishes(self, session_key: str, wishes: AllWishes) -> str:
+        """The wishes of a client, sealed; "" if it has none, or too many."""
+        return seal_wishes(self.keys(), session_key, wishes) if wishes != AllWishes() else ""
+
+    def unseal_wishes(self, session_key: str, sealed: str) -> AllWishes:
+        """The wishes in a sealed text; none if it is not of this session."""
+        return open_wishes(self.keys(), session_key, sealed)
 
     def unsealed(
-        self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None
+        self, session_key: str, tickets: Mapping[ServerName, str], authorization: str | None
     ) -> list[tuple[Server, UpstreamSession]]:
         """The upstream sessions in several tickets.
 
@@ -38,7 +46,7 @@ class OpenSessions:
         servers, sessions = self.servers(), list[tuple[Server, UpstreamSession]]()
         for name, ticket in tickets.items():
             server = servers.get(name)
-            upstream = self.unseal(session, server, ticket) if server is not None else None
+            upstream = self.unseal(session_key, server, ticket) if server is not None else None
             if server is not None and upstream is not None:
                 sessions.append((server, attrs.evolve(upstream, authorization=authorization)))
         return sessions

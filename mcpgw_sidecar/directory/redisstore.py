@@ -2,9 +2,10 @@
 
 The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `l` the log level,
 `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a list of messages,
-`mcpgw:r:<session>:<server>`, a lease, `mcpgw:ended`, a sorted set by expiry, and the channel
-`mcpgw:news`. All but the set expire with their session. Tickets are sealed with the gateway's key;
-messages of servers are stored as they are.
+`mcpgw:r:<session>:<server>`, a lease, `mcpgw:ended`, a sorted set by expiry, `mcpgw:replicas`, a
+hash with the time at which each replica was last alive (directory/leases.py), and the channel
+`mcpgw:news`. All but the set and that hash expire with their session. Tickets are sealed with the
+gateway's key; messages of servers are stored as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from mcpgw_sidecar.directory.store import LEASE, MAX_KEPT, ReplicaNews, SharedRow, seconds_left
+from mcpgw_sidecar.directory import store as stores
+from mcpgw_sidecar.directory.leases import Leases
+from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SharedRow, seconds_left
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import ServerName
@@ -40,12 +43,6 @@ redis.call('hset', KEYS[1], ARGV[1], ARGV[2])
 redis.call('expire', KEYS[1], ARGV[4])
 return ARGV[2]
 """
-_LEASE = """
-local holder = redis.call('get', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-redis.call('set', KEYS[1], ARGV[1], 'px', ARGV[2])
-return 1
-"""
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 _REMEDY = "write redis:// or valkey:// (with TLS rediss:// or valkeys://) and HOST:PORT"
 T = TypeVar("T")
@@ -63,6 +60,18 @@ class RedisStore:
     _quiet_until: float = 0.0
     _unsent_ends: dict[str, int] = attrs.field(factory=dict)
     """Sessions that ended here while the store did not answer, with their expiry."""
+    _leases: Leases = attrs.field(init=False)
+
+    @_leases.default
+    def _leases_of_this(self) -> Leases:
+        async def wait_script(script: str, keys: list[str], args: list[str]) -> list[Any] | None:
+            answer: list[Any] | None = await self._wait(lambda: self._redis.eval(script, keys=keys, args=args), None)
+            return answer
+
+        async def wait_free(name: str) -> None:
+            await self._wait(lambda: self._redis.publish(_NEWS, json.dumps(["free", name, self._me])), None)
+
+        return Leases(me=self._me, wait_script=wait_script, wait_free=wait_free)
 
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
         """The ticket of the session with a server that another replica opened."""
@@ -128,18 +137,45 @@ class RedisStore:
 
         return await self._wait(take, [])
 
-    async def wait_lease(self, session_key: str, server: ServerName) -> bool:
-        """Take or renew the lease to listen to a session with a server."""
-        key = f"mcpgw:r:{session_key}:{server}"
-        args = [self._me, int(LEASE * 1000)]
-        return bool(await self._wait(lambda: self._redis.eval(_LEASE, keys=[key], args=args), 1))
+    async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
+        """Wait for the lease of a session with a server; True if another replica had it."""
+        return await self._leases.wait_taken(_lease(session_key, server), waiting)
+
+    async def wait_lease_lost(self, session_key: str, server: ServerName) -> None:
+        """Wait until another replica has taken a lease of this one."""
+        await self._leases.wait_lost(_lease(session_key, server))
+
+    def release(self, session_key: str, server: ServerName) -> None:
+        """Give a lease back soon."""
+        self._leases.release(_lease(session_key, server))
+
+    async def wait_left(self) -> None:
+        """Give all leases back and take no other."""
+        if await self._leases.wait_left():
+            await self._wait(lambda: self._redis.publish(_NEWS, json.dumps(["left", self._me])), None)
 
     async def wait_following(self, news: ReplicaNews) -> None:
         """Report the news of other replicas, for ever.
 
-        After a time without the store it reports the ends of sessions that it has missed.
+        After a time without the store it reports the ends of sessions that it has missed, and those
+        that the store has missed.
         """
-        backoff = Backoff(PAUSE / 2, LEASE / 3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_news, news)
+            nursery.start_soon(self._wait_alive, news)
+
+    async def _wait_alive(self, news: ReplicaNews) -> None:
+        """Keep the leases, and look for replicas that are gone, for ever."""
+        while True:
+            was_lost = self.error is not None
+            if await self._leases.wait_alive():
+                news.gone()
+            if self.error is None and (was_lost or self._unsent_ends):
+                await self._wait(lambda: self._wait_caught_up(news), None)
+            await trio.sleep(stores.LEASE / 3)
+
+    async def _wait_news(self, news: ReplicaNews) -> None:
+        backoff = Backoff(PAUSE / 2, stores.LEASE / 3)
         while True:
             try:
                 async with self._redis.pubsub(retry_policy=None) as channel:
@@ -175,6 +211,11 @@ class RedisStore:
                     news.mail(key)
                 case ["changed", str(key), str(sender)] if sender != self._me:
                     news.changed(key)
+                case ["free", str(name), str()]:
+                    self._leases.freed(name)
+                case ["left", str(sender)] if sender != self._me:
+                    self._leases.freed(None)
+                    news.gone()
         except ValueError:
             log.debug("News of another program in the session store's channel", channel=_NEWS)
 
@@ -231,6 +272,10 @@ async def opened(url: str) -> AsyncIterator[RedisStore]:
 
 def _row(session: Session) -> str:
     return f"mcpgw:s:{session.key}"
+
+
+def _lease(session_key: str, server: ServerName) -> str:
+    return f"mcpgw:r:{session_key}:{server}"
 
 
 def _read_row(fields: dict[str, str]) -> SharedRow:

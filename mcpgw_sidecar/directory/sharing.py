@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 import attrs
@@ -11,8 +11,11 @@ import trio
 
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.store import ReplicaNews, SessionStore
-from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.sessions import AllWishes, Session
 from mcpgw_sidecar.sessions import actions as a, events as e
+
+MAX_FETCHING = 20  # rows that are read from the store at one time
 
 Sharable = a.Post | a.FetchMail | a.FetchRow | a.ShareSubscription | a.ShareEnd
 
@@ -30,6 +33,8 @@ class Sharing:
 
     It stays short: while the store does not answer, only one operation a second waits for it.
     """
+    _ending: dict[str, trio.Event] = attrs.field(factory=dict)
+    _fetching: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_FETCHING))
 
     def do(self, action: Sharable) -> None:
         """Carry out an action of the hub."""
@@ -44,7 +49,8 @@ class Sharing:
                 self.nursery.start_soon(self._wait_row, session, authorization)
             case a.ShareSubscription(session, server, uri, wanted):
                 self.nursery.start_soon(self.store.wait_wish, session, (server, uri), "1" if wanted else None)
-            case a.ShareEnd():
+            case a.ShareEnd(session):
+                self._ending[session.key] = trio.Event()
                 self.nursery.start_soon(self._wait_ended, action)
             case _:
                 assert_never(action)
@@ -55,27 +61,38 @@ class Sharing:
             ended=lambda key, expires: self.feed(e.EndedElsewhere(key, expires)),
             mail=lambda key: self.feed(e.MailWaits(key)),
             changed=lambda key: self.feed(e.RowChanged(key)),
+            expired=self._expired,
+            gone=lambda: self.feed(e.ReplicaGone()),
         )
         await self.store.wait_following(news)
 
     async def wait_adopted(self, session: Session, authorization: str | None) -> None:
         """Adopt what replicas know of a session: its upstream sessions, and its client's wishes."""
         row = await self.store.wait_row(session)
-        for server, upstream in self.sessions.unsealed(session, row.tickets, authorization):
+        for server, upstream in self.sessions.unsealed(session.key, row.tickets, authorization):
             self.feed(e.Adopted(session, server.name, upstream))
-        resources = tuple((server, uri) for server, uris in row.resources.items() for uri in sorted(uris))
-        self.feed(e.WishesRead(session, row.level, resources))
+        self.feed(e.WishesRead(session, AllWishes(level=row.level, resources=row.resources)))
 
     async def wait_level(self, session: Session, level: str, authorization: str | None) -> None:
-        """Adopt the upstream sessions of replicas, and share a log level with them."""
-        if self.store.shared:
-            await self.store.wait_wish(session, None, level)
-            await self.wait_adopted(session, authorization)
+        """Adopt the upstream sessions of other processes, and share a log level with them."""
+        await self.store.wait_wish(session, None, level)
+        await self.wait_adopted(session, authorization)
         self.feed(e.LevelShared(session.key))
 
+    async def wait_end_shared(self, session_key: str) -> None:
+        """Wait until the store knows that a session has ended here, or does not answer in time."""
+        ending = self._ending.get(session_key)
+        if ending is not None:
+            await ending.wait()
+
+    def _expired(self, session_key: str, tickets: Mapping[ServerName, str]) -> None:
+        for server, upstream in self.sessions.unsealed(session_key, tickets, None):
+            self.feed(e.LeftOpen(server.name, upstream))
+
     async def _wait_row(self, session: Session, authorization: str | None) -> None:
-        await self._wait_mail(session.key)
-        await self.wait_adopted(session, authorization)
+        async with self._fetching:  # after the end of a replica there may be thousands
+            await self._wait_mail(session.key)
+            await self.wait_adopted(session, authorization)
         self.feed(e.Shared(session))
 
     async def _wait_mail(self, key: str) -> None:
@@ -90,7 +107,10 @@ class Sharing:
             self._outgoing.popleft()
 
     async def _wait_ended(self, action: a.ShareEnd) -> None:
-        row = await self.store.wait_end(action.session)
+        try:
+            row = await self.store.wait_end(action.session)
+        finally:
+            self._ending.pop(action.session.key).set()
         tickets = {name: ticket for name, ticket in row.tickets.items() if name not in action.here}
-        for server, upstream in self.sessions.unsealed(action.session, tickets, action.authorization):
+        for server, upstream in self.sessions.unsealed(action.session.key, tickets, action.authorization):
             self.feed(e.LeftOpen(server.name, upstream))

@@ -1,4 +1,4 @@
-"""The session store, which replicas share, and the stand-in for it.
+"""The session store, which replicas share, and the stand-in for it; journal.py has another.
 
 A session id contains everything to verify it, so replicas share only what happens to a session
 later: its end, its upstream sessions, the wishes of its client, and messages that wait for its
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
+import trio
 
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
@@ -31,12 +32,15 @@ class SharedRow:
 class ReplicaNews:
     """Callbacks for the news of other replicas.
 
-    They say that a session has ended (key, expiry), has mail, or that its row has changed.
+    They say that a session has ended (key, expiry), has mail, or that its row has changed; that a
+    session of a process before this one has expired, with its tickets; or that a replica has gone.
     """
 
     ended: Callable[[str, int], None]
     mail: Callable[[str], None]
     changed: Callable[[str], None]
+    expired: Callable[[str, Mapping[ServerName, str]], None]
+    gone: Callable[[], None]
 
 
 class SessionStore(Protocol):
@@ -80,18 +84,28 @@ class SessionStore(Protocol):
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """Take the messages that wait for a client."""
 
-    async def wait_lease(self, session_key: str, server: ServerName) -> bool:
-        """Take or renew the lease to listen to a session with a server, for LEASE seconds.
+    async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
+        """Wait for the lease to listen to a session with a server; True if another replica had it.
 
-        One replica has it at a time.
+        Then `waiting` is called first. One replica has it at a time: until `release`, or its end. A
+        replica that is killed loses its leases after LEASE seconds.
         """
+
+    async def wait_lease_lost(self, session_key: str, server: ServerName) -> None:
+        """Wait until another replica has taken a lease of this one, which seemed to have ended."""
+
+    def release(self, session_key: str, server: ServerName) -> None:
+        """Give a lease back soon."""
+
+    async def wait_left(self) -> None:
+        """Give all leases back and take no other, because this replica ends."""
 
     async def wait_following(self, news: ReplicaNews) -> None:
         """Report the news of other replicas, for ever."""
 
 
 MAX_KEPT = 100  # messages of servers that are kept for a client whose stream broke
-LEASE = 15.0  # seconds after which another replica may listen in place of one that is dead
+LEASE = 5.0  # seconds after which another replica may listen in place of one that is dead
 
 
 class Unshared:
@@ -134,10 +148,21 @@ class Unshared:
         del session_key
         return []
 
-    async def wait_lease(self, session_key: str, server: ServerName) -> bool:
-        """True, because there is no other replica."""
+    async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
+        """False, because there is no other replica."""
+        del session_key, server, waiting
+        return False
+
+    async def wait_lease_lost(self, session_key: str, server: ServerName) -> None:
+        """For ever."""
         del session_key, server
-        return True
+        await trio.sleep_forever()
+
+    def release(self, session_key: str, server: ServerName) -> None:
+        """Nothing to give back."""
+
+    async def wait_left(self) -> None:
+        """Nothing to give back."""
 
     async def wait_following(self, news: ReplicaNews) -> None:
         """Report nothing."""

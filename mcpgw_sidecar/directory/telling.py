@@ -52,8 +52,7 @@ class Teller:
             self.nursery.start_soon(self._wait_sent_to_all, state.session, message, upstream_headers)
 
     async def _wait_sent_to_all(self, session: Session, message: bytes, headers: Mapping[str, str]) -> None:
-        if self.sharing.store.shared:
-            await self.sharing.wait_adopted(session, headers.get("authorization"))
+        await self.sharing.wait_adopted(session, headers.get("authorization"))
         servers = self.sessions.servers()
         async with trio.open_nursery() as nursery:
             for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):

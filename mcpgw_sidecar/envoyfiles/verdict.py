@@ -29,12 +29,14 @@ TIMEOUT = 2.0  # seconds for Envoy to answer: it is on this machine
 class Verdict:
     """Envoy's verdict; `accepted` is None as long as Envoy does not answer.
 
-    `since` is when it was first so (trio's clock).
+    `since` is when it was first so (trio's clock). `is_loading` says that Envoy runs older files,
+    and has said of none that it refuses it.
     """
 
     accepted: bool | None = None
     error: str | None = None
     since: float = attrs.field(default=0.0, eq=False)
+    is_loading: bool = False
 
     def refusal(self, now: float) -> str | None:
         """Why Envoy does not run what was written; None while it may still be loading it."""
@@ -45,14 +47,19 @@ async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict])
     """Publish Envoy's verdict for ever. `admin` is HOST:PORT."""
     # Plain HTTP: there is no certificate to verify.
     async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:
+        logged = Verdict()
         while True:
             versions = dict(files.versions)
             old_verdict, new_verdict = verdict.value, await _wait_verdict(http, admin, files)
             has_lasted = old_verdict.accepted == new_verdict.accepted
             since = old_verdict.since if has_lasted else trio.current_time()
             new_verdict = attrs.evolve(new_verdict, since=since)
-            if verdict.publish(new_verdict) and (new_verdict.accepted is not None or old_verdict.accepted is not None):
-                _log(new_verdict)
+            verdict.publish(new_verdict)
+            is_sure = not new_verdict.is_loading or new_verdict.refusal(trio.current_time()) is not None
+            if is_sure and new_verdict != logged:
+                if new_verdict.accepted is not None or logged.accepted is not None:
+                    _log(new_verdict)
+                logged = new_verdict
             with trio.move_on_after(INTERVAL if new_verdict.accepted is not True else INTERVAL_WELL):
                 while files.versions == versions:  # noqa: ASYNC110  # two dictionaries; the writer need not know this reader
                     await trio.sleep(LOOK)
@@ -97,11 +104,10 @@ def judge(dump: Mapping[str, Any], versions: Mapping[str, str], clusters: Iterab
     errors += [f"Envoy left out the cluster {name}: see Envoy's log" for name in sorted(missing_clusters)]
     if not stale_files and not errors:
         return Verdict(accepted=True)
-    reason = (
-        "; ".join(dict.fromkeys(errors))
-        or f"Envoy does not run what was written to {', '.join(stale_files)}: see Envoy's log"
-    )
-    return Verdict(accepted=False, error=reason)
+    if errors:
+        return Verdict(accepted=False, error="; ".join(dict.fromkeys(errors)))
+    reason = f"Envoy does not run what was written to {', '.join(stale_files)}: see Envoy's log"
+    return Verdict(accepted=False, error=reason, is_loading=True)
 
 
 def _details(*groups: Any) -> list[str]:  # noqa: ANN401  # parts of Envoy's dump

@@ -112,7 +112,7 @@ class BrokerApp:
                 del inbound, request
                 await self._wait_stream(stream, record, receive, send)
             case "DELETE", SessionState(session=session):
-                self.directory.end(session, headers)
+                await self.directory.wait_ended(session, headers)
                 await wait_sent(send, 204, b"")
                 record.method = "DELETE"
                 record.close("ok")

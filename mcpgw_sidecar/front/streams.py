@@ -5,12 +5,13 @@ notification. Messages of servers wait in a queue with a limit: a client that do
 the oldest, and no other client loses anything.
 
 Nothing is lost between two streams either. The id of an event is
-`<stream>.<number>.<state>[.<server>:<ticket>,...]`: the stream, the number of the event there, the
-state of the lists that the client has read, and the tickets of the upstream sessions that the
-gateway listens to for the client. A client that comes back with the id (`Last-Event-ID`) gets the
-notifications since that state, also from a process that it has never used, and the last messages of
-servers, which are kept for it. A client that comes back without an id gets the notifications since
-its last stream here. If this process does not know the client at all, it gets all notifications.
+`<stream>.<number>.<state>[.<hearing>]`: the stream, the number of the event there, the state of the
+lists that the client has read, the tickets of the upstream sessions that the gateway listens to for
+the client, and the client's sealed wishes (protocol/owners.py). A client that comes back with the
+id (`Last-Event-ID`) gets the notifications since that state, also from a process that it has never
+used, and the last messages of servers, which are kept for it. A client that comes back without an
+id gets the notifications since its last stream here. If this process does not know the client at
+all, it gets all notifications.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
 COLLECT = 0.1  # seconds in which changes that come together become one notification
 COALESCE = 0.5  # seconds between two notifications of one kind; tests of clients wait a little longer for one
 MAX_RELAYED = 1000  # messages of servers that wait for a slow client
-MAX_HEARING = 4000  # characters of the tickets in an event's id, which has to come back as a header
 RETRY = 6000  # milliseconds (interface.md): clients outlive a restart, and do not all come at once
 _EVERYTHING = Scope()
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
@@ -158,7 +158,7 @@ class Stream:
 
     def _event_id(self) -> str:
         hearing = self._hearing(self.session)
-        suffix = f".{hearing}" if hearing and len(hearing) <= MAX_HEARING else ""
+        suffix = f".{hearing}" if hearing else ""
         return f"{self._id}.{self._number}.{self._owner.state or ''}{suffix}"
 
 
@@ -166,7 +166,7 @@ class Streams:
     """All open streams, by session.
 
     A message goes to the newest stream of a session (basic/transports, Multiple Connections).
-    `hearing` returns the part of an event's id with the upstream sessions of a session.
+    `hearing` returns the part of an event's id with the upstream sessions and wishes of a session.
     """
 
     def __init__(self, live: Watched[Snapshot], hearing: Callable[[str], str]) -> None:

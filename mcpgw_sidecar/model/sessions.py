@@ -76,6 +76,14 @@ class Wishes:
 
 
 @attrs.frozen(kw_only=True)
+class AllWishes:
+    """All wishes of a client for notifications: a log level, and resources by server."""
+
+    level: str | None = None
+    resources: Mapping[ServerName, frozenset[str]] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
 class SessionState:
     """A verified session with its open upstream sessions.
 

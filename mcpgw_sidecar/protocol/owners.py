@@ -19,6 +19,8 @@ ticket opens only a session that was sealed for the client's own session.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
@@ -26,6 +28,7 @@ from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response, pars
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, last, parse_object
 
 PREFIX = "mcpgw:"
+MAX_HEARING = 4000  # characters of the tickets in an event's id, which has to come back as a header
 
 
 @attrs.frozen
@@ -79,15 +82,26 @@ def read_event_owner(text: str) -> Owner | None:
     return Owner(ServerName(server), ticket, JsonText(raw)) if server and colon else None
 
 
-def read_hearing(event_id: str) -> list[tuple[ServerName, str]]:
-    """Server and ticket of each upstream session that the gateway listened to at an event.
+def hearing_text(tickets: Mapping[ServerName, str], wishes: str) -> str:
+    """What the id of an event says of a session: `<server>:<ticket>,...`, `:<wishes>` the last.
 
-    The id of an event of the broker is `<stream>.<number>.<state>[.<server>:<ticket>,...]`
-    (front/streams.py).
+    At most MAX_HEARING characters: else without the wishes, or nothing.
+    """
+    owners = [owner_text(server, ticket) for server, ticket in sorted(tickets.items())]
+    texts = (",".join([*owners, f":{wishes}"] if wishes else owners), ",".join(owners))
+    return next((text for text in texts if len(text) <= MAX_HEARING), "")
+
+
+def read_hearing(event_id: str) -> tuple[dict[ServerName, str], str]:
+    """Tickets of the upstream sessions that the gateway listened to at an event, and the wishes.
+
+    The id of an event of the broker is `<stream>.<number>.<state>[.<hearing>]`
+    (front/streams.py), the last as `hearing_text` writes it.
     """
     tail = event_id.split(".", 3)[3:]
     owners = [owner.partition(":") for owner in (tail[0].split(",") if tail else ())]
-    return [(ServerName(server), ticket) for server, _, ticket in owners if ticket]
+    tickets = {ServerName(server): ticket for server, _, ticket in owners if ticket}
+    return tickets, tickets.pop(ServerName(""), "")
 
 
 def _token(request: Request) -> list[tuple[int, int]]:

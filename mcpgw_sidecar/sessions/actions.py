@@ -43,11 +43,16 @@ class Tell:
 
 @attrs.frozen
 class Listen:
-    """Listen to the stream of a session with a server; the events Said and Silenced answer."""
+    """Listen to the stream of a session with a server; the events Said and Silenced answer.
+
+    `resumed` says that nobody may have listened for a while: the client is told then that each of
+    its resources may have changed.
+    """
 
     key: str
     server: ServerName
     upstream: UpstreamSession
+    resumed: bool = False
 
 
 @attrs.frozen
@@ -100,7 +105,7 @@ class FetchMail:
 class FetchRow:
     """Read the row of a session in the store, and its mail.
 
-    The events Adopted, WishesRead and Shared answer.
+    Without `authorization` it is not known. The events Adopted, WishesRead and Shared answer.
     """
 
     session: Session

@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession
+from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession
 
 
 @attrs.frozen
@@ -142,11 +142,14 @@ class Subscribed:
 
 @attrs.frozen
 class WishesRead:
-    """The store has wishes of the client from a replica: a log level, and resources of servers."""
+    """The client had wishes in another process: a log level, and resources of servers.
+
+    `old` says that the id of an event has them, which may be older than what is known here.
+    """
 
     session: Session
-    level: str | None
-    resources: tuple[tuple[ServerName, str], ...]
+    wishes: AllWishes
+    old: bool = False
 
 
 @attrs.frozen
@@ -220,6 +223,11 @@ class RowChanged:
 
 
 @attrs.frozen
+class ReplicaGone:
+    """A replica has ended: nobody hears the servers that it heard."""
+
+
+@attrs.frozen
 class LeftOpen:
     """A replica had opened a session with a server, and the client's session has ended here."""
 
@@ -260,6 +268,7 @@ Event = (
     | Silenced
     | MailWaits
     | RowChanged
+    | ReplicaGone
     | LeftOpen
     | ServerGone
 )

@@ -17,7 +17,8 @@ none       Seen; Forgotten; ServerGone Wanted -> Open; Adopted
 opening    Wanted                      OpeningOver, with an Opened before it, or an Adopted, or not
 open       Opened; Adopted             Forgotten; ServerGone; the end -> Close
 heard      a wish, or a client that    Silenced; Forgotten -> Hush; another session -> Hush;
-(and open) can be asked -> Listen      ServerGone -> Hush; the end -> Hush
+(and open) can be asked -> Listen      ServerGone -> Hush; the end -> Hush; Due, when its client has
+                                       had no stream for a while -> Hush (StreamHere -> Listen)
 =========  ==========================  ======================================================
 
 Rules:
@@ -41,10 +42,10 @@ from typing import Any, Final
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
-from mcpgw_sidecar.protocol.owners import owner_text
+from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession, Wishes
+from mcpgw_sidecar.protocol.owners import hearing_text
 from mcpgw_sidecar.sessions import actions as a, events as e, wishes
-from mcpgw_sidecar.sessions.rows import State, can_be_asked, one_less
+from mcpgw_sidecar.sessions.rows import State, can_be_asked, hush_alone, one_less
 
 
 @attrs.frozen
@@ -79,17 +80,29 @@ class SessionHub:
         row = self._state.rows.get(key)
         return {} if row is None or row.links is None else row.links
 
+    def wishes(self, key: str) -> AllWishes:
+        """What a session's client wants to hear of."""
+        row = self._state.rows.get(key)
+        resources = row.resources if row is not None and row.resources is not None else {}
+        wanted = {server: frozenset(uris) for server, uris in resources.items() if uris}
+        return AllWishes(level=None if row is None else row.level, resources=wanted)
+
     def session(self, key: str) -> Session | None:
         """The session of a key that was seen here and is not over."""
         row = self._state.rows.get(key)
         return None if row is None else row.session
 
-    def hearing(self, key: str) -> str:
-        """The upstream sessions that are heard for a session, in the format of event ids."""
+    def hearing(self, key: str, wishes: str = "") -> str:
+        """The upstream sessions that are heard for a session, in the format of event ids.
+
+        `wishes` are those of its client, sealed.
+        """
         upstreams = self._state.heard.get(key)
-        if not upstreams:
-            return ""
-        return ",".join(owner_text(server, upstream.ticket) for server, upstream in sorted(upstreams.items()))
+        return (
+            ""
+            if not upstreams and not wishes
+            else hearing_text({server: up.ticket for server, up in (upstreams or {}).items()}, wishes)
+        )
 
     def statistics(self) -> SessionCounts:
         """Counts for `/status` and metrics."""
@@ -114,10 +127,11 @@ def _opened(state: State, event: e.Opened) -> list[a.Action]:
     row = state.row(event.session)
     if row is None:
         return [a.Close(event.server, event.upstream)]
-    row.upstreams[event.server] = event.upstream
+    authorization = row.authorization or event.upstream.authorization
+    row.upstreams[event.server] = upstream = attrs.evolve(event.upstream, authorization=authorization)
     state.dead.pop((event.session.key, event.server), None)
     wishes = Wishes(level=row.level, resources=row.uris(event.server))
-    return [] if wishes == Wishes() else [a.Tell(event.session, event.server, event.upstream, wishes)]
+    return [] if wishes == Wishes() else [a.Tell(event.session, event.server, upstream, wishes)]
 
 
 def _opening_over(state: State, event: e.OpeningOver) -> list[a.Action]:
@@ -132,9 +146,10 @@ def _adopted(state: State, event: e.Adopted) -> list[a.Action]:
     dead = state.dead.get(place)
     if dead is not None and dead.id == event.upstream.id:
         return []  # whoever holds it has not learned yet that its server forgot it
-    row.upstreams[event.server] = event.upstream
+    authorization = event.upstream.authorization or row.authorization
+    row.upstreams[event.server] = attrs.evolve(event.upstream, authorization=authorization)
     state.dead.pop(place, None)
-    return state.listen(row, event.server) if event.heard else []
+    return state.listen(row, event.server, resumed=True) if event.heard else []
 
 
 def _call_goes_out(state: State, event: e.CallGoesOut) -> list[a.Action]:
@@ -144,9 +159,11 @@ def _call_goes_out(state: State, event: e.CallGoesOut) -> list[a.Action]:
 
 def _authorized(state: State, event: e.Authorized) -> list[a.Action]:
     row = state.rows.get(event.key)
-    for server, upstream in list(row.upstreams.items()) if row is not None else ():
-        if row is not None and upstream.authorization != event.authorization:
-            row.upstreams[server] = attrs.evolve(upstream, authorization=event.authorization)
+    if row is None or row.authorization == event.authorization:
+        return []
+    row.authorization = event.authorization
+    for server, upstream in list(row.upstreams.items()):
+        row.upstreams[server] = attrs.evolve(upstream, authorization=event.authorization)
     return []
 
 
@@ -180,13 +197,14 @@ def _due(state: State, event: e.Due) -> list[a.Action]:
     actions: list[a.Action] = []
     for key in [key for key, row in state.rows.items() if row.session.expires <= event.now]:
         actions += state.leave(key)
+    actions += hush_alone(state, event.now)
     state.ended = {key: expires for key, expires in state.ended.items() if expires > event.now}
     return actions
 
 
 def _stream_here(state: State, event: e.StreamHere) -> list[a.Action]:
     state.streams[event.session.key] += 1
-    return [a.FetchRow(event.session, event.authorization)] if state.shared else []
+    return [a.FetchRow(event.session, event.authorization)]
 
 
 def _stream_gone(state: State, event: e.StreamGone) -> list[a.Action]:
@@ -197,8 +215,8 @@ def _stream_gone(state: State, event: e.StreamGone) -> list[a.Action]:
 def _shared(state: State, event: e.Shared) -> list[a.Action]:
     row, actions = state.rows.get(event.session.key), list[a.Action]()
     for server in row.upstreams if row is not None else ():
-        if row is not None and (row.level is not None or row.uris(server) or can_be_asked(event.session)):
-            actions += state.listen(row, server)
+        if row is not None and row.wants(server):
+            actions += state.listen(row, server, resumed=True)
     return actions
 
 
@@ -227,6 +245,10 @@ def _mail_waits(state: State, event: e.MailWaits) -> list[a.Action]:
 def _row_changed(state: State, event: e.RowChanged) -> list[a.Action]:
     row = state.rows.get(event.key)
     return [a.FetchRow(row.session, None)] if row is not None and state.streams[event.key] > 0 else []
+
+
+def _replica_gone(state: State, _event: e.ReplicaGone) -> list[a.Action]:
+    return [a.FetchRow(row.session, None) for key, row in state.rows.items() if state.streams[key] > 0]
 
 
 def _left_open(_state: State, event: e.LeftOpen) -> list[a.Action]:
@@ -270,6 +292,7 @@ _RULES: Final[Mapping[type, Callable[[State, Any], list[a.Action]]]] = {
     e.Silenced: _silenced,
     e.MailWaits: _mail_waits,
     e.RowChanged: _row_changed,
+    e.ReplicaGone: _replica_gone,
     e.LeftOpen: _left_open,
     e.ServerGone: _server_gone,
 }

@@ -15,22 +15,31 @@ MAX_SESSIONS = 100_000  # about 300 bytes each; beyond it the hub drops the olde
 MAX_RESOURCES = 200  # subscriptions of a session with one server that survive a heal
 MAX_LINKS = 200  # servers of URIs that no list has, of a session; one more and the oldest is looked for again
 MAX_WISHED = 512  # characters of the URI of such a subscription: with MAX_RESOURCES, 100 kB a session at the most
+ALONE = 300.0  # seconds without a stream after which servers are not heard until the client is back
 _ASKABLE = frozenset({"roots", "sampling", "elicitation"})  # with one of these a client takes requests of servers
 
 
 @attrs.define
 class Row:
-    """A session that is seen: its upstream sessions, and its client's wishes for notifications."""
+    """A session that is seen: its upstream sessions, and its client's wishes for notifications.
+
+    `authorization` is the newest header of its client.
+    """
 
     session: Session
     upstreams: dict[ServerName, UpstreamSession] = attrs.field(factory=dict)
     level: str | None = None
     resources: dict[ServerName, set[str]] | None = None  # most sessions have none
+    authorization: str | None = None
     links: dict[str, ServerName] | None = None  # servers of URIs that no list has; most sessions have none
 
     def uris(self, server: ServerName) -> frozenset[str]:
         """The resources of a server that the client subscribes to."""
         return frozenset((self.resources or {}).get(server, ()))
+
+    def wants(self, server: ServerName) -> bool:
+        """Whether the client may hear something of a server outside of its calls."""
+        return self.level is not None or bool(self.uris(server)) or can_be_asked(self.session)
 
 
 @attrs.define
@@ -39,7 +48,8 @@ class State:
 
     `heard` has the upstream sessions that the gateway listens to, `dead` those that their servers
     forgot and that are not replaced yet; `streams` counts the streams of clients in this process,
-    and `setting_level` the log levels on their way to replicas.
+    and `setting_level` the log levels on their way to replicas. `alone` says since when a client
+    whose servers are heard has no stream, as far as `due` has seen it.
     """
 
     shared: bool
@@ -50,6 +60,7 @@ class State:
     streams: Counter[str] = attrs.field(factory=Counter)
     dead: dict[tuple[str, ServerName], UpstreamSession] = attrs.field(factory=dict)
     setting_level: Counter[str] = attrs.field(factory=Counter)
+    alone: dict[str, float] = attrs.field(factory=dict)
 
     def row(self, session: Session) -> Row | None:
         """The row of a session, which is created if missing; None if the session is over."""
@@ -61,7 +72,7 @@ class State:
         row = self.rows[session.key] = Row(session)
         return row
 
-    def listen(self, row: Row, server: ServerName) -> list[a.Action]:
+    def listen(self, row: Row, server: ServerName, *, resumed: bool = False) -> list[a.Action]:
         """Listen to the open session with a server, once, and to no other session with it."""
         key, upstream = row.session.key, row.upstreams.get(server)
         old_upstream = self.heard.get(key, {}).get(server)
@@ -69,7 +80,7 @@ class State:
             return []
         self.heard.setdefault(key, {})[server] = upstream
         hush = [] if old_upstream is None else [a.Hush(key, server)]
-        return [*hush, a.Listen(key, server, upstream), *([a.Mark(key)] if self.streams[key] > 0 else [])]
+        return [*hush, a.Listen(key, server, upstream, resumed), *([a.Mark(key)] if self.streams[key] > 0 else [])]
 
     def unhear(self, key: str, server: ServerName) -> None:
         """Stop listening to a server."""
@@ -97,6 +108,7 @@ class State:
         row, heard_upstreams = self.rows.pop(key, None), self.heard.pop(key, {})
         self.streams.pop(key, None)
         self.setting_level.pop(key, None)
+        self.alone.pop(key, None)
         for server in [server for of, server in self.dead if of == key] if self.dead else ():
             del self.dead[key, server]
         upstreams = row.upstreams if row is not None else {}
@@ -105,6 +117,13 @@ class State:
             *(a.Hush(key, server) for server in heard_upstreams),
             *(a.Close(server, upstream) for server, upstream in upstreams.items()),
         ]
+
+
+def hush_alone(state: State, now: float) -> list[a.Action]:
+    """Stop listening for clients that have had no stream for a while: each costs two sockets."""
+    state.alone = {key: state.alone.get(key, now) for key in state.heard if state.streams[key] <= 0}
+    keys = [key for key, since in state.alone.items() if now - since >= ALONE]
+    return [action for key in keys for server in list(state.heard[key]) for action in state.hush(key, server)]
 
 
 def one_less(counts: Counter[str], key: str) -> None:

@@ -8,16 +8,20 @@ cannot be opened for any other.
 
 The cipher is AES-SIV (RFC 5297): the same session always gives the same ticket, so no randomness is
 needed and a ticket is made once.
+
+Wishes of clients for notifications are sealed likewise, for the ids of events and the journal.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 
 from cryptography.exceptions import InvalidTag
 
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.model.sessions import AllWishes, UpstreamSession
 from mcpgw_sidecar.sessions.tokens import SessionKeys, decode, encode
 
 MAX_TICKET = 4096  # characters; common servers would refuse a header with a session id that needs more
@@ -32,21 +36,49 @@ def seal_ticket(keys: SessionKeys, session_key: str, server: Server, upstream: U
 
 def open_ticket(keys: SessionKeys, session_key: str, server: Server, ticket: str) -> UpstreamSession | None:
     """The session in a ticket; None for a ticket that is not of this session and server."""
-    if not ticket or len(ticket) > MAX_TICKET or not ticket.isascii():
+    claims = _opened(keys, ticket, _binding(session_key, server))
+    if claims is None:
+        return None
+    ident, version = json.loads(claims)
+    return UpstreamSession(id=ident, protocol_version=version, ticket=ticket)
+
+
+def seal_wishes(keys: SessionKeys, session_key: str, wishes: AllWishes) -> str:
+    """The wishes of a session's client, sealed: URL-safe characters, "" when they are too many."""
+    resources = {server: sorted(uris) for server, uris in sorted(wishes.resources.items())}
+    claims = zlib.compress(json.dumps([wishes.level, resources], separators=(",", ":")).encode())
+    sealed = encode(keys.keys[0].tickets.encrypt(claims, _wishes_of(session_key)))
+    return sealed if len(sealed) <= MAX_TICKET else ""
+
+
+def open_wishes(keys: SessionKeys, session_key: str, sealed: str) -> AllWishes:
+    """The wishes that `seal_wishes` has sealed for a session; none for any other text."""
+    claims = _opened(keys, sealed, _wishes_of(session_key))
+    if claims is None:
+        return AllWishes()
+    level, resources = json.loads(zlib.decompress(claims))
+    return AllWishes(level=level, resources={ServerName(name): frozenset(uris) for name, uris in resources.items()})
+
+
+def _opened(keys: SessionKeys, text: str, binding: list[bytes]) -> bytes | None:
+    """What was sealed with one of the keys; None for any other text."""
+    if not text or len(text) > MAX_TICKET or not text.isascii():
         return None
     try:
-        sealed = decode(ticket)
+        sealed = decode(text)
     except ValueError:
         return None
     for key in keys.keys:
         try:
-            claims = key.tickets.decrypt(sealed, _binding(session_key, server))
+            return key.tickets.decrypt(sealed, binding)
         except (InvalidTag, ValueError):
             continue
-        ident, version = json.loads(claims)
-        return UpstreamSession(id=ident, protocol_version=version, ticket=ticket)
     return None
 
 
 def _binding(session_key: str, server: Server) -> list[bytes]:
     return [session_key.encode(), server.name.encode(), server.url.encode()]
+
+
+def _wishes_of(session_key: str) -> list[bytes]:
+    return [session_key.encode(), b"wishes"]

@@ -40,16 +40,18 @@ def subscribed(state: State, event: e.Subscribed) -> list[a.Action]:
         return []
     wish(row, event.server, event.uri, wanted=event.wanted)
     share = a.ShareSubscription(event.session, event.server, event.uri, event.wanted)
-    return [*([share] if state.shared else []), *(state.listen(row, event.server) if event.wanted else [])]
+    return [share, *(state.listen(row, event.server) if event.wanted else [])]
 
 
 def wishes_read(state: State, event: e.WishesRead) -> list[a.Action]:
-    """Wishes that the client had at a replica."""
+    """Wishes that the client had in another process."""
     row = state.rows.get(event.session.key)
-    if row is not None:
-        if event.session.key not in state.setting_level:  # what the client set here is newer
-            row.level = event.level or row.level
-        for server, uri in event.resources:
+    if row is None or (event.old and (row.level is not None or row.resources is not None)):
+        return []
+    if event.session.key not in state.setting_level:  # what the client set here is newer
+        row.level = event.wishes.level or row.level
+    for server, uris in event.wishes.resources.items():
+        for uri in sorted(uris):
             wish(row, server, uri, wanted=True)
     return []
 

@@ -72,7 +72,7 @@ async def test_a_session_that_ends_while_it_is_opened_is_closed(autojump_clock: 
         token, session = born(replica)
         calls.start_soon(opened, replica, session)
         await trio.sleep(0.5)
-        replica.directory.end(session, {})
+        await replica.directory.wait_ended(session, {})
         await trio.sleep(2)
         assert (server.closed, server.open, replica.over) == ([("u1", ONE.url)], {}, [session.key])
         assert not isinstance(replica.directory.lookup(token), SessionState)
@@ -145,7 +145,7 @@ async def test_the_first_call_waits_until_its_server_can_ask(autojump_clock: Moc
         assert replica.stale == [ONE.name], "it is listed again"
         ticket = replica.state(token).upstreams[ONE.name].ticket
         assert b'"mcpgw:ns/one:%b:1"' % ticket.encode() in relayed
-        replica.directory.end(session, {})
+        await replica.directory.wait_ended(session, {})
         await trio.sleep(2)
         assert (server.heard, stream.closed) == ({}, True)
 
@@ -249,7 +249,7 @@ async def test_a_session_that_ends_while_the_store_keeps_it_is_closed(autojump_c
         calls.start_soon(opened, first, session)
         await trio.sleep(0.4 + 1 + 0.2)  # asked, opened, and now it is being kept
         assert list(server.open) == ["u1"]
-        first.directory.end(session, {})
+        await first.directory.wait_ended(session, {})
         await trio.sleep(5)
         assert server.open == {}
 
@@ -260,7 +260,7 @@ async def test_one_that_ends_at_one_replica_is_over_at_the_other_and_closed(auto
         token, session = born(first)
         await opened(first, session)
         second.state(token)
-        second.directory.end(session, {"authorization": "Bearer x"})
+        await second.directory.wait_ended(session, {"authorization": "Bearer x"})
         await trio.sleep(1)
         assert first.over == second.over == [session.key]
         assert server.closed == [("u1", ONE.url)], "by the replica at which it ended, once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -21,7 +22,7 @@ class Shared:
     levels: dict[str, str] = attrs.field(factory=dict)
     resources: dict[str, set[tuple[ServerName, str]]] = attrs.field(factory=dict)
     mail: dict[str, list[bytes]] = attrs.field(factory=dict)
-    leases: dict[tuple[str, ServerName], tuple[int, float]] = attrs.field(factory=dict)
+    leases: dict[tuple[str, ServerName], tuple[object, float]] = attrs.field(factory=dict)
     ended: dict[str, int] = attrs.field(factory=dict)
     replicas: list[tuple[int, ReplicaNews]] = attrs.field(factory=list)
 
@@ -91,16 +92,43 @@ class MemoryStore:
         await trio.sleep(self.pause)
         return self.all.mail.pop(session_key, [])
 
-    async def wait_lease(self, session_key: str, server: ServerName) -> bool:
-        await trio.sleep(self.pause)
-        holder, until = self.all.leases.get((session_key, server), (id(self), -math.inf))
-        if holder != id(self) and until > trio.current_time():
-            return False
-        self.all.leases[session_key, server] = (id(self), trio.current_time() + stores.LEASE)
-        return True
+    async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
+        had_to_wait = False
+        while True:
+            await trio.sleep(self.pause)
+            holder, until = self.all.leases.get((session_key, server), (self, -math.inf))
+            if holder is self or until <= trio.current_time():
+                self.all.leases[session_key, server] = (self, math.inf)
+                return had_to_wait
+            had_to_wait = True
+            waiting()
+            await trio.sleep(0.01)
+
+    async def wait_lease_lost(self, session_key: str, server: ServerName) -> None:
+        while self.all.leases.get((session_key, server), (self, 0.0))[0] is self:  # noqa: ASYNC110  # a fake
+            await trio.sleep(0.01)
+
+    def release(self, session_key: str, server: ServerName) -> None:
+        if self.all.leases.get((session_key, server), (None, 0.0))[0] is self:
+            del self.all.leases[session_key, server]
+
+    async def wait_left(self) -> None:
+        await self.wait_gone(0.0)
+
+    async def wait_gone(self, seconds: float) -> None:
+        """This replica has ended; the others see it after some seconds."""
+        self.all.replicas = [(replica, news) for replica, news in self.all.replicas if replica != id(self)]
+        await trio.sleep(seconds)
+        self.all.leases = {place: lease for place, lease in self.all.leases.items() if lease[0] is not self}
+        for _, news in self.all.replicas:
+            news.gone()
 
     async def wait_following(self, listener: ReplicaNews) -> None:
         self.all.replicas.append((id(self), listener))
         for key, expires in self.all.ended.items():
             listener.ended(key, expires)
-        await trio.sleep_forever()
+        try:
+            await trio.sleep_forever()
+        finally:  # it was killed
+            with trio.CancelScope(shield=True):
+                await self.wait_gone(stores.LEASE)

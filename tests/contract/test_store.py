@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import trio
 
-from mcpgw_sidecar.directory import redisstore, store as stores
+from mcpgw_sidecar.directory import leases, redisstore, store as stores
 from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SessionStore, SharedRow, Unshared
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.sessions import Session
@@ -67,12 +67,18 @@ class News:
         self.ended: list[tuple[str, int]] = []
         self.mail: list[str] = []
         self.changed: list[str] = []
+        self.gone = 0
+
+    def _gone(self) -> None:
+        self.gone += 1
 
     def listener(self) -> ReplicaNews:
         return ReplicaNews(
             ended=lambda key, expires: self.ended.append((key, expires)),
             mail=self.mail.append,
             changed=self.changed.append,
+            expired=lambda _key, _tickets: None,
+            gone=self._gone,
         )
 
 
@@ -118,23 +124,92 @@ async def test_mail_is_taken_once_in_its_order_and_bounded(pair: Pair, session: 
     assert await first.wait_mail(session.key) == []
 
 
-async def test_one_replica_has_a_lease_and_another_gets_it_when_it_is_not_prolonged(
+class Waiting:
+    """A replica that listens as long as it has the lease."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self.store = store
+        self.has_it = self.waits = self.was_elsewhere = False
+
+    def _wait(self) -> None:
+        self.waits = True
+
+    async def wait_listening(self, key: str) -> None:
+        while True:
+            self.was_elsewhere = await self.store.wait_lease(key, ONE, self._wait)
+            self.has_it = True
+            await self.store.wait_lease_lost(key, ONE)
+            self.has_it = False
+
+
+@contextlib.asynccontextmanager
+async def following(store: SessionStore, news: News) -> AsyncIterator[trio.CancelScope]:
+    """A replica that is alive until the scope is cancelled."""
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def follow() -> None:
+            with scope:
+                await store.wait_following(news.listener())
+
+        nursery.start_soon(follow)
+        await trio.sleep(0.05)
+        yield scope
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("way", ["released", "left", "killed"])
+async def test_one_replica_has_a_lease_until_it_gives_it_back_or_is_gone(
+    pair: Pair, session: Session, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(stores, "LEASE", SHORT_LEASE)
+    first, second = (Waiting(store) for store in pair)
+    news = News()
+    async with following(pair[0], News()) as life, following(pair[1], news), trio.open_nursery() as nursery:
+        await wait_for_replicas(*pair)
+        nursery.start_soon(first.wait_listening, session.key)
+        await wait_for(lambda: first.has_it)
+        nursery.start_soon(second.wait_listening, session.key)
+        await wait_for(lambda: second.waits)
+        await trio.sleep(3 * SHORT_LEASE)
+        assert (first.has_it, first.waits, second.has_it) == (True, False, False)
+        assert not await pair[1].wait_lease(session.key, TWO, lambda: None), "of another server"
+        if way == "released":
+            pair[0].release(session.key, ONE)
+        elif way == "left":
+            await pair[0].wait_left()
+        else:
+            life.cancel()
+        await wait_for(lambda: second.has_it)
+        assert second.was_elsewhere
+        assert bool(news.gone) == (way != "released")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_replica_that_seemed_to_be_gone_loses_its_leases(
     pair: Pair, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stores, "LEASE", SHORT_LEASE)
-    monkeypatch.setattr(redisstore, "LEASE", SHORT_LEASE)
-    first, second = pair
-    assert await first.wait_lease(session.key, ONE)
-    assert not await second.wait_lease(session.key, ONE)
-    assert await second.wait_lease(session.key, TWO), "of another server"
-    for _ in range(4):
-        await trio.sleep(SHORT_LEASE / 3)
-        assert await first.wait_lease(session.key, ONE), "prolonged"
-        assert not await second.wait_lease(session.key, ONE)
-    with trio.fail_after(10):
-        while not await second.wait_lease(session.key, ONE):  # noqa: ASYNC110  # the store has no event for it
-            await trio.sleep(SHORT_LEASE / 3)
-    assert not await first.wait_lease(session.key, ONE), "it was handed over"
+    monkeypatch.setattr(leases, "RENEWED", SHORT_LEASE)
+    first, second = (Waiting(store) for store in pair)
+    async with following(pair[1], News()), trio.open_nursery() as nursery:
+        async with following(pair[0], News()):
+            await wait_for_replicas(*pair)
+            nursery.start_soon(first.wait_listening, session.key)
+            await wait_for(lambda: first.has_it)
+            nursery.start_soon(second.wait_listening, session.key)
+            await wait_for(lambda: second.waits)
+        await wait_for(lambda: second.has_it)
+        async with following(pair[0], News()):
+            await wait_for(lambda: not first.has_it)
+            assert second.has_it
+        nursery.cancel_scope.cancel()
+
+
+async def wait_for_replicas(*replicas: SessionStore) -> None:
+    """Wait until each has said that it is alive, and knows the other."""
+    del replicas
+    await trio.sleep(SHORT_LEASE)
 
 
 async def test_replicas_hear_of_one_another_and_not_of_themselves(pair: Pair, session: Session) -> None:
@@ -172,7 +247,12 @@ async def test_without_a_store_everything_is_as_if_alone(session: Session) -> No
     assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
     assert not await store.wait_post(session.key, b"x")
     assert await store.wait_mail(session.key) == []
-    assert await store.wait_lease(session.key, ONE)
+    assert not await store.wait_lease(session.key, ONE, lambda: None)
+    store.release(session.key, ONE)
+    await store.wait_left()
+    with trio.move_on_after(0.01) as waiting:
+        await store.wait_lease_lost(session.key, ONE)
+    assert waiting.cancelled_caught
     await store.wait_following(News().listener())
 
 
@@ -184,4 +264,4 @@ async def test_a_store_that_is_lost_fails_no_caller(session: Session) -> None:
         assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
         assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
         assert not await store.wait_post(session.key, b"x")
-        assert await store.wait_lease(session.key, ONE)
+        assert not await store.wait_lease(session.key, ONE, lambda: None)

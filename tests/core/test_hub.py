@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
+from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession, Wishes
 from mcpgw_sidecar.sessions import actions as a, events as e, rows, wishes
 from mcpgw_sidecar.sessions.hub import SessionCounts, SessionHub
 
@@ -25,6 +25,7 @@ def session(key: str = "k", expires: int = 1000, capabilities: str = "{}") -> Se
 
 
 S = session()
+ERROR = AllWishes(level="error")
 ASKED = session(capabilities='{"elicitation":{}}')
 
 
@@ -117,9 +118,9 @@ def test_the_servers_of_links_are_kept_within_bounds(monkeypatch: pytest.MonkeyP
 
 def test_a_level_that_was_set_here_is_newer_than_what_was_read() -> None:
     hub = SessionHub(shared=True)
-    fed(hub, e.LevelSet(S, "debug"), e.LevelSet(S, "info"), e.LevelShared("k"), e.WishesRead(S, "error", ()))
+    fed(hub, e.LevelSet(S, "debug"), e.LevelSet(S, "info"), e.LevelShared("k"), e.WishesRead(S, ERROR))
     assert fed(hub, e.Opened(S, NAME, UP)) == [a.Tell(S, NAME, UP, Wishes(level="info"))]
-    fed(hub, e.LevelShared("k"), e.WishesRead(S, "error", ()))
+    fed(hub, e.LevelShared("k"), e.WishesRead(S, ERROR))
     assert fed(hub, e.Opened(S, OTHER, UP)) == [a.Tell(S, OTHER, UP, Wishes(level="error"))]
 
 
@@ -181,7 +182,7 @@ def test_wishes_are_told_to_every_session_with_a_server() -> None:
     hub = SessionHub()
     assert fed(hub, e.LevelSet(S, "debug", "Bearer x")) == [a.ShareLevel(S, "debug", "Bearer x")]
     for uri in ("a:", "b:", "x" * 10_000):
-        assert fed(hub, e.Subscribed(S, NAME, uri, wanted=True)) == []
+        assert fed(hub, e.Subscribed(S, NAME, uri, wanted=True)) == [a.ShareSubscription(S, NAME, uri, wanted=True)]
     fed(hub, e.Subscribed(S, NAME, "a:", wanted=False), e.Subscribed(S, OTHER, "c:", wanted=False))
     wishes = Wishes(level="debug", resources=frozenset({"b:"}))
     assert fed(hub, e.Opened(S, NAME, UP)) == [a.Tell(S, NAME, UP, wishes)]
@@ -191,7 +192,7 @@ def test_wishes_are_told_to_every_session_with_a_server() -> None:
     assert fed(hub, e.ServerTold(S, NAME, NEW)) == [], "it was replaced meanwhile"
     assert fed(hub, e.Ended(S), e.ServerTold(S, NAME, UP)) == []
     assert fed(hub, e.LevelSet(S, "debug")) == fed(hub, e.Subscribed(S, NAME, "a:", wanted=True)) == []
-    assert fed(hub, e.WishesRead(S, "debug", ())) == []
+    assert fed(hub, e.WishesRead(S, ERROR)) == []
 
 
 def test_subscriptions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,8 +238,8 @@ def test_another_session_is_heard_in_place_of_the_one_before() -> None:
 
 def test_what_a_client_was_told_to_be_heard_is_heard_on() -> None:
     hub = SessionHub()
-    assert fed(hub, e.Adopted(S, NAME, UP, heard=True)) == [a.Listen("k", NAME, UP)]
-    assert fed(hub, e.Adopted(S, OTHER, NEW, heard=True)) == [a.Listen("k", OTHER, NEW)]
+    assert fed(hub, e.Adopted(S, NAME, UP, heard=True)) == [a.Listen("k", NAME, UP, resumed=True)]
+    assert fed(hub, e.Adopted(S, OTHER, NEW, heard=True)) == [a.Listen("k", OTHER, NEW, resumed=True)]
     assert hub.hearing("k") == "a/b:t1,a/c:t2"
     assert fed(hub, e.ServerGone(NAME)) == [a.Hush("k", NAME)]
     assert (hub.upstream("k", NAME), hub.hearing("k")) == (None, "a/c:t2")
@@ -251,7 +252,7 @@ def test_messages_go_to_the_stream_here_else_to_a_replica_else_they_are_kept() -
     assert fed(shared, e.Said("k", b"x")) == [a.Post("k", b"x")]
     assert fed(shared, e.NotPosted("k", b"x")) == [a.Hold("k", b"x")]
     assert fed(shared, e.MailWaits("k")) == fed(shared, e.RowChanged("k")) == []
-    assert fed(alone, e.StreamHere(S)) == []
+    assert fed(alone, e.StreamHere(S)) == [a.FetchRow(S, None)], "of a process before this one"
     assert fed(shared, e.StreamHere(S, "Bearer x")) == [a.FetchRow(S, "Bearer x")]
     for hub in (alone, shared):
         fed(hub, e.StreamHere(S), e.StreamGone("k"))
@@ -266,12 +267,56 @@ def test_messages_go_to_the_stream_here_else_to_a_replica_else_they_are_kept() -
 
 def test_what_a_replica_heard_is_heard_by_the_one_with_the_stream() -> None:
     hub = SessionHub(shared=True)
-    fed(hub, e.Adopted(S, NAME, UP), e.Adopted(S, OTHER, NEW), e.WishesRead(S, None, ((NAME, "a:"),)))
-    assert fed(hub, e.Shared(S)) == [a.Listen("k", NAME, UP)]
-    fed(hub, e.WishesRead(S, "debug", ()))
-    assert fed(hub, e.Shared(S)) == [a.Listen("k", OTHER, NEW)]
+    fed(
+        hub,
+        e.Adopted(S, NAME, UP),
+        e.Adopted(S, OTHER, NEW),
+        e.WishesRead(S, AllWishes(resources={NAME: frozenset({"a:"})})),
+    )
+    assert fed(hub, e.Shared(S)) == [a.Listen("k", NAME, UP, resumed=True)]
+    fed(hub, e.WishesRead(S, AllWishes(level="debug")))
+    assert fed(hub, e.Shared(S)) == [a.Listen("k", OTHER, NEW, resumed=True)]
     assert fed(hub, e.Shared(session("unseen"))) == []
-    fed(hub, e.WishesRead(S, None, ()), e.Forgotten("k", NAME, UP))
+    fed(hub, e.WishesRead(S, AllWishes()), e.Forgotten("k", NAME, UP))
     assert fed(hub, e.Opened(S, NAME, NEW)) == [a.Tell(S, NAME, NEW, Wishes(level="debug", resources=frozenset({"a:"})))], (
         "a level that is not in the store stays"
     )
+
+
+def test_the_id_of_an_event_is_believed_where_nothing_else_is_known() -> None:
+    hub, old = SessionHub(), AllWishes(level="error", resources={NAME: frozenset({"a:"})})
+    fed(hub, e.Seen(S), e.WishesRead(S, old, old=True))
+    assert hub.wishes("k") == old
+    fed(hub, e.Subscribed(S, NAME, "a:", wanted=False), e.WishesRead(S, old, old=True))
+    assert hub.wishes("k") == ERROR, "the client has unsubscribed since"
+    assert hub.wishes("unseen") == AllWishes()
+
+
+def test_what_is_opened_or_adopted_has_the_clients_newest_credentials() -> None:
+    hub = SessionHub()
+    fed(hub, e.Seen(S), e.Authorized("k", "Bearer new"), e.Opened(S, NAME, attrs.evolve(UP, authorization="Bearer old")))
+    fed(hub, e.Adopted(S, OTHER, NEW))
+    upstreams = hub.upstreams("k") or {}
+    assert [upstream.authorization for upstream in upstreams.values()] == ["Bearer new"] * 2
+
+
+def test_a_replica_that_is_gone_leaves_its_servers_to_whoever_has_the_clients_stream() -> None:
+    hub = SessionHub(shared=True)
+    fed(hub, e.Seen(S), e.Seen(session("other")), e.StreamHere(S))
+    assert fed(hub, e.ReplicaGone()) == [a.FetchRow(S, None)]
+
+
+def test_a_client_without_a_stream_is_listened_for_some_minutes_and_again_when_it_is_back() -> None:
+    """Each stream costs two sockets; a client that has vanished never ends its session."""
+    hub, far = SessionHub(), session(capabilities='{"elicitation":{}}', expires=100_000)
+    fed(hub, e.Opened(far, NAME, UP), e.CallGoesOut(far, NAME), e.StreamHere(far))
+    assert fed(hub, e.Due(0.0), e.Due(10_000.0)) == []
+    fed(hub, e.StreamGone("k"))
+    assert fed(hub, e.Due(10_010.0), e.Due(10_300.0)) == []
+    assert fed(hub, e.Due(10_310.0)) == [a.Hush("k", NAME)]
+    assert fed(hub, e.Due(20_000.0)) == []
+    assert hub.upstream("k", NAME) == UP, "it stays open"
+    fed(hub, e.StreamHere(far))
+    assert fed(hub, e.Shared(far)) == [a.Listen("k", NAME, UP, resumed=True), a.Mark("k")]
+    fed(hub, e.StreamGone("k"), e.Due(20_010.0), e.StreamHere(far), e.Due(30_000.0), e.StreamGone("k"))
+    assert fed(hub, e.Due(30_010.0)) == [], "it was back meanwhile"

@@ -7,8 +7,9 @@ import pytest
 from mcpgw_sidecar.inbound.eras import Era, era_of
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.protocol.headers import for_upstream, is_header_value, value_of
-from mcpgw_sidecar.protocol.owners import read_hearing
+from mcpgw_sidecar.protocol.owners import hearing_text, read_hearing
 from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes, one_line
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate, next_version
 
@@ -162,15 +163,27 @@ def test_a_message_over_several_lines_is_made_one() -> None:
 @pytest.mark.parametrize(
     ("event_id", "expected"),
     [
-        ("", []),
-        ("s.1.state", []),
-        ("s.1.state.", []),
-        ("s.1.state.ns/one:t1,a.b/c.d:t2,broken", [("ns/one", "t1"), ("a.b/c.d", "t2")]),
-        ("mcpgw:ns/one:t:1", []),
+        ("", ({}, "")),
+        ("s.1.state", ({}, "")),
+        ("s.1.state.", ({}, "")),
+        ("s.1.state.ns/one:t1,a.b/c.d:t2,broken", ({"ns/one": "t1", "a.b/c.d": "t2"}, "")),
+        ("s.1.state.ns/one:t1,:sealed", ({"ns/one": "t1"}, "sealed")),
+        ("s.1.state.:sealed", ({}, "sealed")),
+        ("mcpgw:ns/one:t:1", ({}, "")),
     ],
 )
-def test_an_events_id_says_which_servers_were_heard(event_id: str, expected: list[tuple[str, str]]) -> None:
+def test_an_events_id_says_which_servers_were_heard(event_id: str, expected: tuple[dict[str, str], str]) -> None:
     assert read_hearing(event_id) == expected
+
+
+def test_an_events_id_is_no_longer_than_a_header_may_be() -> None:
+    one = {ServerName("ns/one"): "t" * 3000}
+    for tickets, wishes, expected in (
+        (one, "w" * 900, (one, "w" * 900)),
+        (one, "w" * 1100, (one, "")),
+        ({ServerName("ns/one"): "t" * 5000}, "w", ({}, "")),
+    ):
+        assert read_hearing(f"s.1.state.{hearing_text(tickets, wishes)}") == expected
 
 
 @pytest.mark.parametrize(
