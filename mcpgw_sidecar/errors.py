@@ -7,6 +7,7 @@ exceptions are::
     ├── ConfigurationError    the operator wrote something that cannot work       exit 64
     │   └── UnreadableError   a file could not be read at all; it may come back
     ├── UnavailableError      a port, file or program that we need is missing     exit 69
+    │   └── TakenError        another program has the port
     ├── RefusedError          the other side answered, and its answer is no       exit 1
     ├── ApiError              the Kubernetes API refused or did not answer        no exit
     └── UpstreamError         an MCP server did not do what the protocol asks     no exit
@@ -41,6 +42,10 @@ class UnreadableError(ConfigurationError):
 
 class UnavailableError(GatewayError):
     """Something outside of the program that it needs is missing; the text names the remedy."""
+
+
+class TakenError(UnavailableError):
+    """Another program listens at the address."""
 
 
 class RefusedError(GatewayError):

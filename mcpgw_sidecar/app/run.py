@@ -2,12 +2,13 @@
 
 This is the one module that knows every part.
 
-    outer nursery        all tasks that run for ever, and the admin port, which reports the drain;
-    │                    cancelled after the drain
-    └── inner nursery    router and broker, which drain when `stop` is set
+    outer nursery        all tasks that run for ever; cancelled after the drain
+    └── inner nursery    router and broker
 
-The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once with 128 + its
-number.
+The first SIGTERM or SIGINT sets `stop`: what was begun is finished, while everything is served, and
+the admin port reports the drain. Then `closing` is set: the ports are closed all at once, so that
+the next process gets them, the last requests end, and at last the streams of clients. A second
+signal ends the process at once with 128 + its number.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from mcpgw_sidecar import __version__
 from mcpgw_sidecar.admin.app import AdminApp
 from mcpgw_sidecar.admin.status import Facts
 from mcpgw_sidecar.app.inputs import Inputs, opened
+from mcpgw_sidecar.app.ports import wait_ports
 from mcpgw_sidecar.app.readiness import Readiness
 from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, stamps_of
 from mcpgw_sidecar.app.store import opened_store
-from mcpgw_sidecar.app.tasks import raise_file_limit, wait_signals
+from mcpgw_sidecar.app.tasks import raise_file_limit, wait_finished, wait_left, wait_signals
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
@@ -46,8 +48,8 @@ from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime import http
-from mcpgw_sidecar.runtime.listeners import open_listener
 from mcpgw_sidecar.runtime.systemd import ServiceManager
+from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.sessions.hub import SessionHub
 from mcpgw_sidecar.upstream.carrier import Carrier
 from mcpgw_sidecar.upstream.exchange import Exchanger
@@ -76,6 +78,7 @@ class _Parts:
     ready: Readiness
     manager: ServiceManager
     stamps: StampFile | Brief | None
+    work: Work
 
     def router(self) -> Router:
         """Make the router."""
@@ -100,7 +103,7 @@ class _Parts:
             directory=self.directory,
             streams=self.streams,
             batches=batches,
-            healer=Healer(self.directory, lambda: self.values.live.value.servers),
+            healer=Healer(self.directory, lambda: self.values.live.value.servers, self.work),
             metrics=self.metrics,
             max_body=self.settings.max_body,
             stamps=self.stamps if isinstance(self.stamps, StampFile) else None,
@@ -201,15 +204,11 @@ async def wait_running(settings: Settings) -> None:
 
 
 async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, manager: ServiceManager) -> None:
-    stop = trio.Event()
-    (router_listener, router_at), (broker_listener, broker_at), (admin_listener, admin_at) = [
-        await open_listener(address, option, manager.take(address))
-        for address, option in (
-            (settings.router_address, "--router-address"),
-            (settings.broker_address, "--broker-address"),
-            (settings.admin_address, "--admin-address"),
-        )
-    ]
+    stop, closing = trio.Event(), trio.Event()
+    ports = await wait_ports(settings, manager)
+    (router_listener, router_at), (broker_listener, broker_at), (admin_listener, admin_at) = attrs.astuple(
+        ports, recurse=False
+    )
     manager.check_all_taken()
     envoy_files = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
     if envoy_files is not None:
@@ -217,13 +216,18 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
     clients = HttpClients()
     async with opened_store(settings, inputs.keys) as store, trio.open_nursery() as forever:
         parts = _parts(settings, inputs, metrics, envoy_files, clients, store, forever, manager)
-        await forever.start(partial(http.serve, parts.admin(), admin_listener, trio.Event(), drain=http.Drain(0.0)))
+        work = parts.work
+        await forever.start(partial(http.serve, parts.admin(), admin_listener, closing, drain=http.Drain(lambda: 0.0)))
         async with trio.open_nursery() as serving:
             forever.start_soon(wait_signals, stop, parts.ready, manager)
             server = parts.router().server()
-            await serving.start(partial(server.serve, router_listener, stop, drain_time=settings.drain_time))
-            drain = http.Drain(settings.drain_time, parts.streams.count, parts.streams.close_all, lambda: server.is_drained)
-            await serving.start(partial(http.serve, parts.broker(), broker_listener, stop, drain=drain))
+            await serving.start(partial(server.serve, router_listener, closing, work=work))
+            drain = http.Drain(work.seconds_left, parts.streams.count, parts.streams.close_all, lambda: server.is_drained)
+            await serving.start(
+                partial(http.serve, http.counted(parts.broker(), work), broker_listener, closing, drain=drain)
+            )
+            serving.start_soon(wait_finished, stop, work, settings.drain_time, closing)
+            forever.start_soon(wait_left, closing, parts.directory)
             log.info("Listening", router=str(router_at), broker=str(broker_at), admin=str(admin_at))
             parts.start(forever)
         log.info("Drained")
@@ -241,7 +245,7 @@ def _parts(
     forever: trio.Nursery,
     manager: ServiceManager,
 ) -> _Parts:
-    values, stamps, hub = inputs.values, stamps_of(settings), SessionHub(shared=store.shared)
+    values, stamps, hub, work = inputs.values, stamps_of(settings), SessionHub(shared=store.shared), Work()
     client = UpstreamClient(Exchanger(clients, metrics.asked, settings.discovery_timeout))
     streams = Streams(values.live, lambda key: directory.hearing(key))  # noqa: PLW0108  # it is built below
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
@@ -282,9 +286,11 @@ def _parts(
             directory=directory,
             guard=guard(settings),
             request=settings.discovery_timeout,
+            work=work,
         ),
         supervisor=supervisor,
         ready=ready,
         manager=manager,
         stamps=stamps,
+        work=work,
     )

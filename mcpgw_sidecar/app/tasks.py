@@ -12,15 +12,19 @@ import trio
 from mcpgw_sidecar.app.keyfile import KeyFile
 from mcpgw_sidecar.app.readiness import Readiness
 from mcpgw_sidecar.config.source import wait_following
+from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.errors import EXIT_SIGNAL_BASE
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime.systemd import ServiceManager
 from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.runtime.work import Work
 
 log = get_logger(__name__)
 
+PATIENCE = 1.0  # seconds that a request waits for a server during the drain
+LAST = 3.0  # seconds of the drain that are left for the last requests and for streams
 KEY_LOOK = 1.0  # seconds between two checks of the key file
 
 
@@ -45,6 +49,19 @@ async def wait_signals(stop: trio.Event, ready: Readiness, manager: ServiceManag
             ready.drain()
             manager.notify("STOPPING=1", "STATUS=Draining")
             stop.set()
+
+
+async def wait_finished(stop: trio.Event, work: Work, seconds: float, closing: trio.Event) -> None:
+    """After `stop`, finish what was begun; then the ports may be closed, for the next process."""
+    await stop.wait()
+    await work.wait_done(seconds=seconds, last=LAST, patience=PATIENCE)
+    closing.set()
+
+
+async def wait_left(closing: trio.Event, directory: Directory) -> None:
+    """At the end, leave what this process hears to replicas."""
+    await closing.wait()
+    await directory.wait_left()
 
 
 async def wait_configuration(path: Path, desired: Watched[Desired], metrics: Metrics) -> None:

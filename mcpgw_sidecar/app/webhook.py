@@ -40,7 +40,7 @@ async def wait_webhook(settings: WebhookSettings) -> None:
         nursery.start_soon(certificates.wait_following)
         log.info("Listening", webhook=str(address))
         nursery.start_soon(_wait_stop, stop)
-        await http.serve(app, listener, stop, drain=http.Drain(DRAIN), tls=certificates.context)
+        await http.serve(app, listener, stop, drain=http.Drain(lambda: DRAIN), tls=certificates.context)
         log.info("Drained")
         nursery.cancel_scope.cancel()
 

@@ -25,6 +25,7 @@ from mcpgw_sidecar.protocol.jsonrpc import RESOURCE_NOT_FOUND
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.routing.decide import decide
+from mcpgw_sidecar.runtime.work import Work
 
 Settled = Forward | ToBroker | Reject
 """A decision that needs no other step first."""
@@ -37,7 +38,7 @@ class Decider:
     """Decides requests.
 
     `snapshot` returns the current catalog, `request` is the longest time of one of the gateway's
-    own requests to a server, in seconds.
+    own requests to a server, in seconds. `work` ends what waits for a server during a drain.
     """
 
     snapshot: Callable[[], Snapshot]
@@ -45,6 +46,7 @@ class Decider:
     directory: Directory
     guard: Guard
     request: float = timeouts.REQUEST
+    work: Work = attrs.field(factory=Work)
 
     def climb(self, request: HttpRequest, *, element: bool = False) -> Inbound | Reject:
         """Take a request through the ladder, with its session and the current catalog."""
@@ -81,10 +83,7 @@ class Decider:
                 name = decision.server.name
                 return _refusal(decision, failure(name, UNREACHABLE, _RECONFIGURED.format(name)))
             openings += 1
-            refused: Reject | None = failure(decision.server.name, TIMEOUT, _NOT_IN_TIME.format(decision.server.name))
-            with trio.move_on_at(start + timeouts.decision(decision.server.discovery_timeout or self.request)):
-                headers = h.for_upstream(request.headers)
-                refused = await self.directory.wait_open(decision.session, decision.server, headers)
+            refused = await self._wait_open(decision, request, start)
             if refused is not None:
                 return _refusal(decision, refused)
             inbound, decision = self._decide(request, element=element)
@@ -94,12 +93,21 @@ class Decider:
             self._note_subscription(inbound, decision)
         return decision
 
+    async def _wait_open(self, decision: OpenSession, request: HttpRequest, start: float) -> Reject | None:
+        """Open the upstream session that a decision needs; None when it is open."""
+        server = decision.server
+        refused: Reject | None = failure(server.name, TIMEOUT, _NOT_IN_TIME.format(server.name))
+        limit = timeouts.decision(server.discovery_timeout or self.request)
+        with trio.move_on_at(start + limit), self.work.waiting() as waiting:
+            refused = await self.directory.wait_open(decision.session, server, h.for_upstream(request.headers))
+        return failure(server.name, UNREACHABLE, _RESTARTING.format(server.name)) if waiting.cancelled_caught else refused
+
     async def _wait_found(
         self, decision: FindServer, request: HttpRequest, start: float, *, element: bool
     ) -> tuple[Inbound | None, Decision]:
         """Find the server of a URI that no list has, and decide again."""
         found = None
-        with trio.move_on_at(start + timeouts.decision(self.request)):
+        with trio.move_on_at(start + timeouts.decision(self.request)), self.work.waiting():
             headers = h.for_upstream(request.headers)
             found = await self.directory.wait_found(decision.session, decision.servers, decision.uri, headers)
         return (None, _unknown(decision)) if found is None else self._decide(request, element=element)
@@ -121,6 +129,7 @@ class Decider:
 
 
 _RECONFIGURED = "MCP server {} is being reconfigured: try again"
+_RESTARTING = "No session with MCP server {} was open when the gateway had to restart: try again"
 _NOT_IN_TIME = "No session with MCP server {} was open in time: try again"
 
 

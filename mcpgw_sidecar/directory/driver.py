@@ -202,8 +202,8 @@ class Driver:
         return self.hub.upstream(key, server.name)
 
     async def wait_left(self) -> None:
-        """Leave what this process hears to replicas, because it ends."""
-        for hearing in self._hearings.values():
+        """Leave what this process hears to replicas, because it ends; alone it hears to the end."""
+        for hearing in self._hearings.values() if self.store.shared else ():
             hearing.stop()
         await self.store.wait_left()
 

@@ -31,6 +31,7 @@ from h2.settings import SettingCodes
 
 from mcpgw_sidecar.extproc.waiting import Event, Queue, Transport
 from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.work import Work
 
 log = get_logger(__name__)
 
@@ -164,6 +165,7 @@ class GrpcServer:
         self.streams = 0
         self._changed = Event()
         self._draining = False
+        self._work = Work()
         self.is_drained = False
 
     async def serve(
@@ -171,10 +173,11 @@ class GrpcServer:
         listener: trio.SocketListener,
         stop: trio.Event,
         *,
-        drain_time: float,
+        work: Work,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until `stop` is set; then let streams in flight end within `drain_time` seconds."""
+        """Serve until `stop` is set; then streams in flight have the time that `work` has left."""
+        self._work = work
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(
@@ -188,7 +191,7 @@ class GrpcServer:
             for peer in self._connections:
                 peer.send_goaway()
             await trio.lowlevel.checkpoint()  # what was accepted last begins, and is told
-            with trio.move_on_after(drain_time):
+            with trio.move_on_after(work.seconds_left()):
                 with trio.move_on_after(GOAWAY_READ):
                     await self._wait_until(lambda: all(peer.connection.goaway_read for peer in self._connections))
                 await self._wait_until(lambda: not self.streams)
@@ -203,7 +206,8 @@ class GrpcServer:
 
     async def _wait_handled(self, stream: _Stream, headers: Any, release: Callable[[], None]) -> None:  # noqa: ANN401
         try:
-            await self._wait_method(stream, dict(headers))
+            with self._work.doing():
+                await self._wait_method(stream, dict(headers))
         except h2.exceptions.H2Error:
             log.debug("ext_proc stream ended early")
         finally:

@@ -14,14 +14,19 @@ from mcpgw_sidecar.model.sessions import SessionState, UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.owners import owner_text
 from mcpgw_sidecar.runtime.http import Send
+from mcpgw_sidecar.runtime.work import Work
 
 
 @attrs.frozen
 class Healer:
-    """Answers heal.lua. No other program asks, because Envoy routes no client here."""
+    """Answers heal.lua. No other program asks, because Envoy routes no client here.
+
+    `work` ends what waits for a server during a drain.
+    """
 
     directory: Directory
     servers: Callable[[], Mapping[ServerName, Server]]
+    work: Work
 
     async def wait_answered(self, headers: Mapping[str, str], send: Send) -> None:
         """Answer 200 with the id and the owner of the new session, or 404 without a session."""
@@ -34,7 +39,8 @@ class Healer:
                 protocol_version=headers.get(h.VERSION, state.session.protocol_version),
                 ticket=headers.get(h.X_OWNER, "").rpartition(":")[2],
             )
-            upstream = await self.directory.wait_healed(state.session, server, dead, h.for_upstream(headers))
+            with self.work.waiting():
+                upstream = await self.directory.wait_healed(state.session, server, dead, h.for_upstream(headers))
         if server is None or upstream is None or upstream.id is None:
             await wait_sent(send, 404, b"")
         else:

@@ -25,6 +25,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
+from mcpgw_sidecar.runtime.work import Work
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -127,14 +129,14 @@ async def wait_body(receive: Receive, limit: int) -> bytes | None:
 
 @attrs.frozen
 class Drain:
-    """How a server ends: requests in flight have `seconds`.
+    """How a server ends: requests in flight have as long as `seconds` says.
 
     Streams end last, because their clients come back as soon as they end, and the next process
     should be there by then: `streams` returns how many are open, `end_streams` ends them. They wait
     until `others_ended`, too.
     """
 
-    seconds: float
+    seconds: Callable[[], float]
     streams: Callable[[], int] = lambda: 0
     end_streams: Callable[[], None] = lambda: None
     others_ended: Callable[[], bool] = lambda: True
@@ -174,13 +176,27 @@ async def serve(
             await stop.wait()
             accepting.cancel_scope.cancel()
         await listener.aclose()
-        connections.cancel_scope.deadline = trio.current_time() + drain.seconds
+        seconds = drain.seconds()
+        connections.cancel_scope.deadline = trio.current_time() + seconds
         config.draining = True
-        with trio.move_on_after(min(LAST_REQUESTS, drain.seconds / 2)):
+        with trio.move_on_after(min(LAST_REQUESTS, seconds / 2)):
             while connections.child_tasks:  # noqa: ASYNC110  # a nursery has no event for its last task
                 await trio.sleep(0.02)
         await context.terminated.set()
-        with trio.move_on_at(connections.cancel_scope.deadline - min(LAST_STREAMS, drain.seconds / 2)):
+        with trio.move_on_at(connections.cancel_scope.deadline - min(LAST_STREAMS, seconds / 2)):
             while len(connections.child_tasks) > drain.streams() or not drain.others_ended():  # noqa: ASYNC110  # as above
                 await trio.sleep(0.02)
         drain.end_streams()
+
+
+def counted(app: App, work: Work) -> App:
+    """The application, whose requests `work` knows; but not GET, whose answers are streams."""
+
+    async def wait_counted(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") == "GET":
+            await app(scope, receive, send)
+            return
+        with work.doing():
+            await app(scope, receive, send)
+
+    return wait_counted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -10,8 +11,9 @@ import stat
 import attrs
 import trio
 
-from mcpgw_sidecar.errors import UnavailableError
+from mcpgw_sidecar.errors import TakenError, UnavailableError
 
+EVERYWHERE = frozenset({"::", "0.0.0.0"})  # noqa: S104  # a socket there listens on every address
 BACKLOG = 4096  # connections that wait for accept: enough for 2,000 clients that return at once
 
 
@@ -50,7 +52,8 @@ async def open_listener(
     """Bind and listen. Returns the listener, and the address with its real port.
 
     A `listening_socket` for the address, from systemd, is used as it is.
-    Raises UnavailableError, naming `option`, when the address is taken or not this machine's.
+    Raises UnavailableError, naming `option`, when the address is not this machine's, and TakenError
+    when it is taken.
     """
     if listening_socket is not None:
         return trio.SocketListener(trio.socket.from_stdlib_socket(listening_socket)), address
@@ -60,7 +63,8 @@ async def open_listener(
         listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
     except (OSError, socket.gaierror) as error:
         msg = f"cannot listen on {address}: {error.strerror or error}; choose another with {option}"
-        raise UnavailableError(msg) from None
+        is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        raise (TakenError if is_taken else UnavailableError)(msg) from None
     for spare in listeners[1:]:
         await spare.aclose()
     name = listeners[0].socket.getsockname()

@@ -19,10 +19,9 @@ import attrs
 import trio
 
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.runtime.listeners import Address
+from mcpgw_sidecar.runtime.listeners import EVERYWHERE, Address
 
 _FIRST = 3  # the first file descriptor from systemd (SD_LISTEN_FDS_START)
-_EVERYWHERE = frozenset({"::", "0.0.0.0"})  # noqa: S104  # a socket there listens on every address
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
@@ -114,7 +113,7 @@ def _is_at(sock: socket.socket, address: Address) -> bool:
     own_address = _address(sock)
     if address.path is not None or own_address.path is not None:
         return address.path is not None and own_address.path is not None and _same_file(address.path, own_address.path)
-    if own_address.port != address.port or own_address.host in _EVERYWHERE:
+    if own_address.port != address.port or own_address.host in EVERYWHERE:
         return own_address.port == address.port
     with contextlib.suppress(OSError):
         infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -266,6 +266,16 @@ async def test_one_that_ends_at_one_replica_is_over_at_the_other_and_closed(auto
         assert server.closed == [("u1", ONE.url)], "by the replica at which it ended, once"
 
 
+@pytest.mark.duty("session.store", "session.delete-204")
+async def test_delete_is_answered_once_the_store_knows(autojump_clock: MockClock) -> None:
+    """So whoever comes to another replica after the answer sees the end."""
+    shared = Shared()
+    async with running(FakeServer(), MemoryStore(shared, pause=0.3)) as replica:
+        _, session = born(replica)
+        await replica.directory.wait_ended(session, {})
+        assert list(shared.ended) == [session.key]
+
+
 async def test_a_lease_is_handed_over_to_the_replica_that_is_left(autojump_clock: MockClock) -> None:
     server, shared = FakeServer(), Shared()
     async with running(server, MemoryStore(shared)) as second:

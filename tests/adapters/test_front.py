@@ -30,6 +30,7 @@ from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.carrier import Carrier
 from tests.adapters.replicas import ONE, FakeServer, Replica, running
 
@@ -116,7 +117,7 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
             directory=directory,
             streams=replica.streams,
             batches=batches,
-            healer=Healer(directory, lambda: replica.servers),
+            healer=Healer(directory, lambda: replica.servers, Work()),
             metrics=metrics,
             max_body=10_000,
             stamps=None,

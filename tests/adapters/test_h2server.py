@@ -15,6 +15,7 @@ import trio
 
 from mcpgw_sidecar.extproc.h2server import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
+from mcpgw_sidecar.runtime.work import Work
 
 PATH = "/x.Y/Z"
 
@@ -140,7 +141,7 @@ async def test_a_drain_refuses_no_stream_that_is_on_its_way() -> None:
     stop, over = trio.Event(), trio.Event()
 
     async def serve(task_status: trio.TaskStatus[None]) -> None:
-        await server.serve(listeners[0], stop, drain_time=10.0, task_status=task_status)
+        await server.serve(listeners[0], stop, work=Work(), task_status=task_status)
         over.set()
 
     async with trio.open_nursery() as nursery:

@@ -114,9 +114,7 @@ async def test_a_line_that_a_killed_process_has_half_written_costs_itself(tmp_pa
     assert (await journal.wait_ticket(SESSION, NAME), await journal.wait_ticket(OTHER, NAME)) == ("t1", None)
 
 
-async def test_a_file_that_cannot_be_written_fails_no_caller(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_file_that_cannot_be_written_fails_no_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, write = opened_at(tmp_path), os.write
     await journal.wait_keep(SESSION, NAME, "t1", instead_of=None)
 
@@ -144,6 +142,7 @@ async def test_a_file_that_cannot_be_written_fails_no_caller(
 async def test_sessions_of_the_process_before_are_closed_when_they_expire(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    del autojump_clock
     server = FakeServer()
     async with running(server, opened_at(tmp_path)) as replica:
         _, session = born(replica)
@@ -162,6 +161,7 @@ async def test_sessions_of_the_process_before_are_closed_when_they_expire(
 @pytest.mark.duty("session.journal")
 async def test_a_client_that_comes_back_without_an_id_is_heard_for(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Also in a session that its server has forgotten; and it is told of what nobody heard."""
+    del autojump_clock
     server = FakeServer()
     async with running(server, opened_at(tmp_path)) as replica:
         token, session = born(replica)
@@ -191,6 +191,7 @@ async def test_a_client_that_comes_back_without_an_id_is_heard_for(tmp_path: Pat
 async def test_a_call_after_a_restart_goes_on_in_the_session_with_its_server(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
+    del autojump_clock
     server = FakeServer()
     async with running(server, opened_at(tmp_path)) as replica:
         token, session = born(replica, ASKED)

@@ -32,7 +32,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 async def main():
     (listener,) = await trio.open_tcp_listeners(int(sys.argv[1]), host="127.0.0.1")
-    await serve(app, listener, trio.Event(), drain=Drain(0.0))
+    await serve(app, listener, trio.Event(), drain=Drain(lambda: 0.0))
 trio.run(main)
 """
 

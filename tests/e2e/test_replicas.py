@@ -114,21 +114,24 @@ def test_a_session_that_one_replica_ends_is_over_at_all(
         wait_until(lambda: there.post("ping").status_code == 404)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_messages_reach_the_replica_that_has_the_clients_stream(
-    replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer
+    replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer, number: signal.Signals
 ) -> None:
+    """Also after the end of the one that heard the server: at once, or LEASE seconds after."""
     first, second, _ = replicas
     with first.client() as client, at(second, client) as there, listening(there) as messages:
         client.post("resources/subscribe", {"uri": "file:///w"})
         session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
         say(wait_until(lambda: stream_of(one, session)), "notifications/resources/updated", uri="file:///w")
         assert wait_until(lambda: updates(messages)) == ["file:///w"]
-        first.sidecar.signal(signal.SIGKILL)  # it heard the server; within LEASE seconds the other one does
-        first.sidecar.stop()
         old = stream_of(one, session)
+        first.sidecar.signal(number)
+        first.sidecar.wait()
         fresh = wait_until(lambda: stream_of(one, session) is not old and stream_of(one, session))
+        wait_until(lambda: len(updates(messages)) == 2, "what nobody heard is told as updated")
         say(fresh, "notifications/resources/updated", uri="file:///w")
-        wait_until(lambda: len(updates(messages)) == 2)
+        wait_until(lambda: len(updates(messages)) == 3)
 
 
 def test_messages_wait_for_a_client_that_has_no_stream(
@@ -168,6 +171,21 @@ def test_the_loss_of_the_store_costs_no_call(replicas: tuple[Gateway, Gateway, P
             wait_until(lambda: there.post("ping").status_code == 404)  # it hears of the end when the store is back
             with second.client() as another:
                 assert succeeded(another.call("a_one"))
+
+
+@pytest.mark.duty("session.store", "session.delete-204")
+def test_an_end_that_a_hung_store_missed_is_told_again(replicas: tuple[Gateway, Gateway, Process]) -> None:
+    first, second, store = replicas
+    with first.client() as client, at(second, client) as there:
+        assert succeeded(client.call("a_one"))
+        assert succeeded(there.call("a_one"))
+        store.signal(signal.SIGSTOP)
+        assert client.http.delete(client.url, headers=client.headers).status_code == 204
+        assert client.post("ping").status_code == 404
+        wait_until(lambda: first.metric("mcpgw_session_store_up") == 0)
+        store.signal(signal.SIGCONT)
+        wait_until(lambda: there.post("ping").status_code == 404, "the other replica learns of it")
+        wait_until(lambda: first.metric("mcpgw_session_store_up") == 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Opens the ports of a sidecar; those of one that drains, as soon as it gives them up."""
+
+from __future__ import annotations
+
+import attrs
+import httpx2
+import trio
+
+from mcpgw_sidecar.app.settings import Settings
+from mcpgw_sidecar.errors import TakenError
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.listeners import EVERYWHERE, Address, open_listener
+from mcpgw_sidecar.runtime.systemd import ServiceManager
+
+log = get_logger(__name__)
+
+AGAIN = 0.02  # seconds between two attempts to open the ports of a sidecar that drains
+ASKING = 1.0  # seconds for the holder of a port to say what it does
+DRAINING = "draining"  # what /readyz says of a sidecar that is about to end
+
+
+@attrs.frozen
+class Ports:
+    """The listeners, with their real addresses."""
+
+    router: tuple[trio.SocketListener, Address]
+    broker: tuple[trio.SocketListener, Address]
+    admin: tuple[trio.SocketListener, Address]
+
+
+async def wait_ports(settings: Settings, manager: ServiceManager) -> Ports:
+    """Open the ports.
+
+    After `kill` and a new start, the sidecar before may still serve what it has begun; this one is
+    ready by then. Raises UnavailableError for a port that another program has.
+    """
+    return Ports(
+        router=await _wait_open(settings, settings.router_address, "--router-address", manager),
+        broker=await _wait_open(settings, settings.broker_address, "--broker-address", manager),
+        admin=await _wait_open(settings, settings.admin_address, "--admin-address", manager),
+    )
+
+
+async def _wait_open(
+    settings: Settings, address: Address, option: str, manager: ServiceManager
+) -> tuple[trio.SocketListener, Address]:
+    given, is_told = manager.take(address), False
+    while True:
+        try:
+            return await open_listener(address, option, given)
+        except TakenError:
+            if not await _drains(settings.admin_address):
+                return await open_listener(address, option)  # it may have given its ports up since
+        if not is_told:
+            is_told = True
+            log.info("Waiting for the sidecar that drains to give up its ports", address=str(address))
+        await trio.sleep(AGAIN)
+
+
+async def _drains(admin: Address) -> bool:
+    """Whether a sidecar with this admin address is about to end."""
+    host = "127.0.0.1" if admin.host in EVERYWHERE else admin.host
+    try:
+        async with httpx2.AsyncClient(timeout=ASKING, trust_env=False) as http:
+            answer = await http.get(f"http://{attrs.evolve(admin, host=host)}/readyz")
+    except httpx2.HTTPError:
+        return False
+    return DRAINING in answer.text

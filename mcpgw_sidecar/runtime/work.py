@@ -1,0 +1,62 @@
+"""What a process is doing for its clients, so that it can end without breaking it off."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import trio
+
+LOOK = 0.02  # seconds between two looks whether what was begun is done
+
+
+class Work:
+    """Requests in progress, and what of them only waits for a server.
+
+    `seconds_left` are those until the process ends; there is no limit before the drain.
+    """
+
+    def __init__(self) -> None:
+        self._requests: set[object] = set()
+        self._waits: set[trio.CancelScope] = set()
+        self._patience = math.inf
+        self._deadline = math.inf
+
+    def seconds_left(self) -> float:
+        """The seconds until the process ends."""
+        return max(0.0, self._deadline - trio.current_time())
+
+    @contextlib.contextmanager
+    def doing(self) -> Iterator[None]:
+        """Count a request in, which a drain lets end."""
+        request = object()
+        self._requests.add(request)
+        try:
+            yield
+        finally:
+            self._requests.discard(request)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[trio.CancelScope]:
+        """Wait for a server; a drain cancels the scope after a while (`cancelled_caught`)."""
+        with trio.move_on_after(self._patience) as scope:
+            self._waits.add(scope)
+            try:
+                yield scope
+            finally:
+                self._waits.discard(scope)
+
+    async def wait_done(self, *, seconds: float, last: float, patience: float) -> None:
+        """Wait until the requests in progress are done: `seconds` at most, less the `last` of them.
+
+        What begins meanwhile is served, and not waited for. From now on nothing waits for a server
+        longer than `patience`.
+        """
+        self._deadline, self._patience = trio.current_time() + seconds, patience
+        for scope in self._waits:
+            scope.deadline = trio.current_time() + patience
+        begun = set(self._requests)
+        with trio.move_on_after(max(seconds - last, seconds / 2)):
+            while begun & self._requests:  # noqa: ASYNC110  # a set has no event for its last element
+                await trio.sleep(LOOK)
