@@ -147,7 +147,8 @@ class Journal(Unshared):
         """The file at the path, locked: another process may just have put a new one there."""
         while True:
             if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                if self._anew == 0:  # the start: somebody took the directory away later
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 self._read, self._size = 0, -1
             fcntl.flock(self._file, fcntl.LOCK_EX)
