@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from mcpgw_sidecar.app.settings import Settings, journal_file
-from mcpgw_sidecar.directory import redisstore
+from mcpgw_sidecar.directory import redisurl
 from mcpgw_sidecar.directory.journal import Journal
 from mcpgw_sidecar.directory.store import SessionStore, Unshared
 from mcpgw_sidecar.observability.logs import get_logger
@@ -22,6 +22,6 @@ async def opened_store(settings: Settings, keys: Callable[[], SessionKeys]) -> A
         path = journal_file(settings)
         yield Unshared() if path is None else Journal(path, keys)
         return
-    async with redisstore.opened(settings.session_store) as store:
+    async with redisurl.opened(settings.session_store) as store:
         log.info("Sessions are shared with other replicas", store=store.name)
         yield store

@@ -187,16 +187,16 @@ class Driver:
         """
         key = session.key
         known = self.hub.upstream(key, server.name)
-        if known is None or known.id == dead.id:
-            dead = known or dead
-            try:
-                if await self.client.wait_alive(Upstream(server, dead, headers), ClientWords.of(session)):
-                    return None
-            except UpstreamError as error:
-                log.debug("Session not healed", server=server.name, error=str(error))
-                return None
-            self.feed(e.Forgotten(key, server.name, dead))
-            log.info("Server forgot a session, opening another", server=server.name, session=short(key))
+        is_another = known is not None and known.id != dead.id  # opened in its place, or before it
+        dead = known or dead
+        try:
+            if await self.client.wait_alive(Upstream(server, dead, headers), ClientWords.of(session)):
+                return known if is_another else None
+        except UpstreamError as error:
+            log.debug("Session not healed", server=server.name, error=str(error))
+            return None
+        self.feed(e.Forgotten(key, server.name, dead))
+        log.info("Server forgot a session, opening another", server=server.name, session=short(key))
         if await self.opener.wait_open(session, server, headers, dead) is not None:
             return None
         return self.hub.upstream(key, server.name)

@@ -1,4 +1,4 @@
-"""The session store in Redis or Valkey (optional extra `redis`: coredis, imported at first use).
+"""The session store in Redis or Valkey; redisurl.py opens it.
 
 The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `l` the log level,
 `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a list of messages,
@@ -10,31 +10,28 @@ gateway's key; messages of servers are stored as they are.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import trio
 
 from mcpgw_sidecar.directory import store as stores
 from mcpgw_sidecar.directory.leases import Leases
+from mcpgw_sidecar.directory.redislink import PAUSE, RedisLink
 from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SharedRow, seconds_left
-from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.model import timeouts
+from mcpgw_sidecar.directory.unsent import Unsent, Untold
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.backoff import Backoff
-from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
 
+MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
 log = get_logger(__name__)
 
-PAUSE = 1.0  # seconds after a failure without another operation
-MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
 _NEWS, _ENDED = "mcpgw:news", "mcpgw:ended"
 _KEEP = """
 local now = redis.call('hget', KEYS[1], ARGV[1])
@@ -43,99 +40,102 @@ redis.call('hset', KEYS[1], ARGV[1], ARGV[2])
 redis.call('expire', KEYS[1], ARGV[4])
 return ARGV[2]
 """
-_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
-_REMEDY = "write redis:// or valkey:// (with TLS rediss:// or valkeys://) and HOST:PORT"
-T = TypeVar("T")
+_TICKET = "t:"  # with the server: a field of a row
 
 
 @attrs.define
 class RedisStore:
-    """The store of a URL; `opened` makes it. `name` is the URL without a password."""
+    """The store behind a link."""
 
-    name: str
-    _redis: Any
+    link: RedisLink
     shared: bool = True
-    error: str | None = None
     _me: str = attrs.field(factory=lambda: secrets.token_hex(8))
-    _quiet_until: float = 0.0
-    _unsent_ends: dict[str, int] = attrs.field(factory=dict)
-    """Sessions that ended here while the store did not answer, with their expiry."""
+    _unsent: Unsent = attrs.field(factory=Unsent)
     _leases: Leases = attrs.field(init=False)
 
     @_leases.default
     def _leases_of_this(self) -> Leases:
         async def wait_script(script: str, keys: list[str], args: list[str]) -> list[Any] | None:
-            answer: list[Any] | None = await self._wait(lambda: self._redis.eval(script, keys=keys, args=args), None)
+            answer: list[Any] | None = await self.link.wait(lambda: self.link.redis.eval(script, keys=keys, args=args), None)
             return answer
 
         async def wait_free(name: str) -> None:
-            await self._wait(lambda: self._redis.publish(_NEWS, json.dumps(["free", name, self._me])), None)
+            await self.link.wait(lambda: self.link.redis.publish(_NEWS, json.dumps(["free", name, self._me])), None)
 
         return Leases(me=self._me, wait_script=wait_script, wait_free=wait_free)
 
+    @property
+    def name(self) -> str:
+        """The URL of the store, without a password."""
+        return self.link.name
+
+    @property
+    def error(self) -> str | None:
+        """Why the store does not answer; None while it works."""
+        return self.link.error
+
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
         """The ticket of the session with a server that another replica opened."""
-        ticket: str | None = await self._wait(lambda: self._redis.hget(_row(session), f"t:{server}"), None)
+        ticket: str | None = await self.link.wait(lambda: self.link.redis.hget(_row(session), f"{_TICKET}{server}"), None)
         return ticket
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """Offer a ticket to all replicas; returns the ticket that counts."""
-        args = [f"t:{server}", ticket, instead_of or "", seconds_left(session)]
-        stored_ticket = await self._wait(lambda: self._redis.eval(_KEEP, keys=[_row(session)], args=args), ticket)
-        return str(stored_ticket)
+        stored_ticket = await self.link.wait(
+            lambda: _wait_kept(self.link, session, f"{_TICKET}{server}", ticket, instead_of), None
+        )
+        if stored_ticket is None:
+            self._unsent.keep(session, f"{_TICKET}{server}", ticket)
+        return stored_ticket or ticket
 
     async def wait_row(self, session: Session) -> SharedRow:
         """The row of a session."""
-        return _read_row(await self._wait(lambda: self._redis.hgetall(_row(session)), {}))
+        return _read_row(await self.link.wait(lambda: self.link.redis.hgetall(_row(session)), {}))
 
     async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
         """Store a log level, or a subscription."""
         name = "l" if field is None else f"r:{field[0]}:{field[1]}"
 
         async def keep() -> None:
-            if value is None:
-                await self._redis.hdel(_row(session), [name])
-            else:
-                await self._redis.hset(_row(session), {name: value})
-                await self._redis.expire(_row(session), seconds_left(session))
-            await self._redis.publish(_NEWS, json.dumps(["changed", session.key, self._me]))
+            await _wait_set(self.link, session, name, value)
+            await self.link.redis.publish(_NEWS, json.dumps(["changed", session.key, self._me]))
+            self._unsent.told(session, name)
 
-        await self._wait(keep, None)
+        self._unsent.keep(session, name, value)
+        await self.link.wait(keep, None)
 
     async def wait_end(self, session: Session) -> SharedRow:
         """End a session at all replicas; returns its row."""
-        if len(self._unsent_ends) >= MAX_SESSIONS:
-            del self._unsent_ends[next(iter(self._unsent_ends))]
-        self._unsent_ends[session.key] = session.expires
+        self._unsent.end(session)
 
         async def end() -> SharedRow:
-            await self._wait_end_sent(session.key, session.expires)
-            fields = await self._redis.hgetall(_row(session))
-            await self._redis.delete([_row(session), f"mcpgw:m:{session.key}"])
+            await self._wait_end_sent(session)
+            fields = await self.link.redis.hgetall(_row(session))
+            await self.link.redis.delete([_row(session), f"mcpgw:m:{session.key}"])
             return _read_row(fields)
 
-        return await self._wait(end, SharedRow())
+        return await self.link.wait(end, SharedRow())
 
     async def wait_post(self, session_key: str, message: bytes) -> bool:
         """Leave a server's message for the replica with the client's stream."""
         key = f"mcpgw:m:{session_key}"
 
         async def post() -> bool:
-            await self._redis.rpush(key, [message.decode()])
-            await self._redis.ltrim(key, -MAX_KEPT, -1)
-            await self._redis.expire(key, MAIL_LIFE)
-            await self._redis.publish(_NEWS, json.dumps(["mail", session_key, self._me]))
+            await self.link.redis.rpush(key, [message.decode()])
+            await self.link.redis.ltrim(key, -MAX_KEPT, -1)
+            await self.link.redis.expire(key, MAIL_LIFE)
+            await self.link.redis.publish(_NEWS, json.dumps(["mail", session_key, self._me]))
             return True
 
-        return await self._wait(post, False)  # noqa: FBT003  # the result while the store does not answer
+        return await self.link.wait(post, False)  # noqa: FBT003  # the result while the store does not answer
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """Take the messages that wait for a client."""
 
         async def take() -> list[bytes]:
-            return [text.encode() for text in await self._redis.lpop(f"mcpgw:m:{session_key}", MAX_KEPT) or []]
+            return [text.encode() for text in await self.link.redis.lpop(f"mcpgw:m:{session_key}", MAX_KEPT) or []]
 
-        return await self._wait(take, [])
+        return await self.link.wait(take, [])
 
     async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
         """Wait for the lease of a session with a server; True if another replica had it."""
@@ -152,7 +152,7 @@ class RedisStore:
     async def wait_left(self) -> None:
         """Give all leases back and take no other."""
         if await self._leases.wait_left():
-            await self._wait(lambda: self._redis.publish(_NEWS, json.dumps(["left", self._me])), None)
+            await self.link.wait(lambda: self.link.redis.publish(_NEWS, json.dumps(["left", self._me])), None)
 
     async def wait_following(self, news: ReplicaNews) -> None:
         """Report the news of other replicas, for ever.
@@ -170,15 +170,15 @@ class RedisStore:
             was_lost = self.error is not None
             if await self._leases.wait_alive():
                 news.gone()
-            if self.error is None and (was_lost or self._unsent_ends):
-                await self._wait(lambda: self._wait_caught_up(news), None)
+            if self.error is None and (was_lost or self._unsent):
+                await self.link.wait(lambda: self._wait_caught_up(news), None)
             await trio.sleep(stores.LEASE / 3)
 
     async def _wait_news(self, news: ReplicaNews) -> None:
         backoff = Backoff(PAUSE / 2, stores.LEASE / 3)
         while True:
             try:
-                async with self._redis.pubsub(retry_policy=None) as channel:
+                async with self.link.redis.pubsub(retry_policy=None) as channel:
                     await channel.subscribe(_NEWS)
                     await self._wait_caught_up(news)
                     backoff.reset()
@@ -186,21 +186,38 @@ class RedisStore:
                         if message["type"] == "message":
                             self._report(message["data"], news)
             except Exception as error:  # noqa: BLE001  # any error of the library: without news this replica goes on alone
-                self._lost(error)
+                self.link.lost(error)
             await trio.sleep(backoff.next())
 
     async def _wait_caught_up(self, news: ReplicaNews) -> None:
-        await self._redis.zremrangebyscore(_ENDED, "-inf", int(time.time()))
-        for key, expires in list(self._unsent_ends.items()):
-            await self._wait_end_sent(key, expires)
-        for key, expires in await self._redis.zrange(_ENDED, 0, -1, withscores=True):
+        await self.link.redis.zremrangebyscore(_ENDED, "-inf", int(time.time()))
+        for key, expires in await self.link.redis.zrange(_ENDED, 0, -1, withscores=True):
             news.ended(key, int(expires))
+            self._unsent.ended(key)
+        for row in self._unsent.rows():
+            if row.ended:
+                await self._wait_end_sent(row.session)
+            else:
+                await self._wait_row_sent(row)
 
-    async def _wait_end_sent(self, key: str, expires: int) -> None:
+    async def _wait_end_sent(self, session: Session) -> None:
         """Store the end of a session for replicas that come later, and publish it."""
-        await self._redis.zadd(_ENDED, {key: expires})
-        await self._redis.publish(_NEWS, json.dumps(["ended", key, self._me, expires]))
-        self._unsent_ends.pop(key, None)
+        await self.link.redis.zadd(_ENDED, {session.key: session.expires})
+        await self.link.redis.publish(_NEWS, json.dumps(["ended", session.key, self._me, session.expires]))
+        self._unsent.forget(session.key)
+
+    async def _wait_row_sent(self, row: Untold) -> None:
+        """Store what happened to a session while the store was away.
+
+        The session with a server that another replica has stored counts.
+        """
+        for field, value in list(row.fields.items()):
+            if value is not None and field.startswith(_TICKET):
+                await _wait_kept(self.link, row.session, field, value, None)
+            else:
+                await _wait_set(self.link, row.session, field, value)
+            self._unsent.told(row.session, field)
+        await self.link.redis.publish(_NEWS, json.dumps(["changed", row.session.key, self._me]))
 
     def _report(self, text: str, news: ReplicaNews) -> None:
         try:
@@ -219,55 +236,18 @@ class RedisStore:
         except ValueError:
             log.debug("News of another program in the session store's channel", channel=_NEWS)
 
-    async def _wait(self, operation: Callable[[], Awaitable[T]], default: T) -> T:
-        """The result of an operation, or `default` while the store does not answer."""
-        if trio.current_time() < self._quiet_until:
-            return default
-        try:
-            with trio.fail_after(timeouts.STORE):
-                result = await operation()
-        except Exception as error:  # noqa: BLE001  # no error of the library may fail a call
-            self._lost(error)
-            return default
-        if self.error is not None:
-            self.error = None
-            log.info("Session store is back", store=self.name)
-        return result
 
-    def _lost(self, error: Exception) -> None:
-        self._quiet_until = trio.current_time() + PAUSE
-        words = str(error) or type(error).__name__
-        if self.error is None:
-            log.warning(
-                "Session store lost: sessions of other replicas get new sessions with their servers until it is back",
-                store=self.name,
-                error=words,
-            )
-        self.error = words
+async def _wait_kept(link: RedisLink, session: Session, field: str, ticket: str, instead_of: str | None) -> str:
+    args = [field, ticket, instead_of or "", seconds_left(session)]
+    return str(await link.redis.eval(_KEEP, keys=[_row(session)], args=args))
 
 
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[RedisStore]:
-    """The store of a URL. A store that does not answer is no error.
-
-    Raises ConfigurationError for a URL that is none of a store.
-    """
-    scheme, _, rest = url.partition("://")
-    name = f"{scheme}://{rest.rpartition('@')[2]}"
-    if scheme not in _SCHEMES or not rest:
-        raise ConfigurationError([f"--session-store {name}: {_REMEDY}"])
-    try:
-        import coredis  # noqa: PLC0415  # it takes 0.4 s and 18 MB, and most sidecars do not need it
-    except ModuleNotFoundError as error:
-        if error.name != "coredis":
-            raise
-        raise ConfigurationError(["--session-store needs coredis: pip install 'mcpgw-sidecar[redis]'"]) from None
-    try:
-        redis = coredis.Redis.from_url(f"{_SCHEMES[scheme]}://{rest}", decode_responses=True, verify_version=False)
-    except ValueError as error:
-        raise ConfigurationError([f"--session-store {name}: {error}; {_REMEDY}"]) from None
-    async with redis:
-        yield RedisStore(name, redis)
+async def _wait_set(link: RedisLink, session: Session, field: str, value: str | None) -> None:
+    if value is None:
+        await link.redis.hdel(_row(session), [field])
+    else:
+        await link.redis.hset(_row(session), {field: value})
+        await link.redis.expire(_row(session), seconds_left(session))
 
 
 def _row(session: Session) -> str:
@@ -285,7 +265,7 @@ def _read_row(fields: dict[str, str]) -> SharedRow:
         if kind == "r":
             server, _, uri = rest.partition(":")
             resources.setdefault(ServerName(server), set()).add(uri)
-    tickets = {ServerName(field[2:]): ticket for field, ticket in fields.items() if field.startswith("t:")}
+    tickets = {ServerName(field[2:]): ticket for field, ticket in fields.items() if field.startswith(_TICKET)}
     return SharedRow(
         tickets=tickets, level=fields.get("l"), resources={name: frozenset(uris) for name, uris in resources.items()}
     )

@@ -111,6 +111,6 @@ class Sharing:
             row = await self.store.wait_end(action.session)
         finally:
             self._ending.pop(action.session.key).set()
-        tickets = {name: ticket for name, ticket in row.tickets.items() if name not in action.here}
-        for server, upstream in self.sessions.unsealed(action.session.key, tickets, action.authorization):
-            self.feed(e.LeftOpen(server.name, upstream))
+        for server, upstream in self.sessions.unsealed(action.session.key, row.tickets, action.authorization):
+            if (server.name, upstream.id) not in action.here:
+                self.feed(e.LeftOpen(server.name, upstream))

@@ -51,10 +51,14 @@ class SessionStore(Protocol):
 
     shared: bool
     """Whether there may be other replicas."""
-    error: str | None
-    """Why the store does not answer; None while it works."""
-    name: str
-    """The URL of the store, without a password."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the store does not answer; None while it works."""
+
+    @property
+    def name(self) -> str:
+        """The URL of the store, without a password."""
 
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
         """The ticket of the session with a server that another replica opened."""

@@ -135,11 +135,12 @@ class ShareSubscription:
 class ShareEnd:
     """Share the end of a session with replicas.
 
-    The event LeftOpen answers for each session with a server that they opened besides `here`.
+    The event LeftOpen answers for each session with a server that they opened besides those closed
+    `here`, by their servers and ids.
     """
 
     session: Session
-    here: frozenset[ServerName]
+    here: frozenset[tuple[ServerName, str | None]]
     authorization: str | None
 
 

@@ -182,15 +182,14 @@ def _forgotten(state: State, event: e.Forgotten) -> list[a.Action]:
 
 def _ended(state: State, event: e.Ended) -> list[a.Action]:
     actions = state.end(event.session.key, event.session.expires)
-    here = frozenset(action.server for action in actions if isinstance(action, a.Close))
+    here = frozenset((action.server, action.upstream.id) for action in actions if isinstance(action, a.Close))
     return [*actions, a.ShareEnd(event.session, here, event.authorization)]
 
 
 def _ended_elsewhere(state: State, event: e.EndedElsewhere) -> list[a.Action]:
     if event.key in state.ended:
         return []  # the store repeats the end of a session after it was away
-    # The replica at which the session ended closes its sessions with servers.
-    return [action for action in state.end(event.key, event.expires) if not isinstance(action, a.Close)]
+    return state.end(event.key, event.expires)
 
 
 def _due(state: State, event: e.Due) -> list[a.Action]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
-from mcpgw_sidecar.directory import leases, redisstore, store as stores
+from mcpgw_sidecar.directory import leases, redislink, redisurl, store as stores
 from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SessionStore, SharedRow, Unshared
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.sessions import Session
@@ -38,7 +40,7 @@ async def two_replicas(kind: str, request: pytest.FixtureRequest) -> AsyncIterat
         yield MemoryStore(shared), MemoryStore(shared)
         return
     url = request.getfixturevalue("redis_url")
-    async with redisstore.opened(url) as first, redisstore.opened(url) as second:
+    async with redisurl.opened(url) as first, redisurl.opened(url) as second:
         yield first, second
 
 
@@ -258,10 +260,40 @@ async def test_without_a_store_everything_is_as_if_alone(session: Session) -> No
 
 async def test_a_store_that_is_lost_fails_no_caller(session: Session) -> None:
     (port,) = free_ports(1)
-    async with redisstore.opened(f"redis://127.0.0.1:{port}") as store:
+    async with redisurl.opened(f"redis://127.0.0.1:{port}") as store:
         assert await store.wait_ticket(session, ONE) is None
         assert store.error is not None
         assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
         assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
         assert not await store.wait_post(session.key, b"x")
         assert not await store.wait_lease(session.key, ONE, lambda: None)
+
+
+@pytest.mark.skipif(redis_program() is None, reason="no redis-server: install redis or valkey for this Python")
+async def test_what_a_store_missed_is_told_once_it_is_back(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "LEASE", SHORT_LEASE)
+    monkeypatch.setattr(redislink, "PAUSE", 0.0)
+    (port,) = free_ports(1)
+    url, gone = f"redis://:s3cret@127.0.0.1:{port}", attrs.evolve(session, key="gone")
+    async with redisurl.opened(url) as first, redisurl.opened(url) as second, trio.open_nursery() as nursery:
+        nursery.start_soon(first.wait_following, News().listener())
+        for server, ticket in ((ONE, "a"), (TWO, "b")):
+            assert await first.wait_keep(session, server, ticket, instead_of=None) == ticket
+        await first.wait_wish(session, None, "debug")
+        await first.wait_wish(session, (ONE, "u"), "1")
+        await first.wait_wish(session, (TWO, "u"), "1")
+        await first.wait_wish(session, (TWO, "u"), None)
+        await first.wait_wish(gone, None, "debug")
+        await first.wait_end(gone)
+        await first.wait_wish(gone, None, "debug")
+        with redis(tmp_path, port):
+            theirs = News()
+            nursery.start_soon(second.wait_following, theirs.listener())
+            await wait_for(lambda: not first._unsent)
+            row = await second.wait_row(session)
+            assert row == SharedRow(tickets={ONE: "a", TWO: "b"}, level="debug", resources={ONE: frozenset({"u"})})
+            assert await second.wait_row(gone) == SharedRow()
+            await wait_for(lambda: (gone.key, gone.expires) in theirs.ended)
+        nursery.cancel_scope.cancel()

@@ -50,7 +50,7 @@ def test_a_session_with_a_server_is_opened_once_and_closed_at_the_end() -> None:
     assert (hub.upstream("k", NAME), hub.upstream("k", OTHER), hub.session("k")) == (UP, None, S)
     assert hub.statistics() == SessionCounts(gateway=1, upstream={NAME: 1})
     ended = fed(hub, e.Ended(S, "Bearer x"))
-    assert ended == [a.Over("k"), a.Close(NAME, UP), a.ShareEnd(S, frozenset({NAME}), "Bearer x")]
+    assert ended == [a.Over("k"), a.Close(NAME, UP), a.ShareEnd(S, frozenset({(NAME, UP.id)}), "Bearer x")]
     assert (hub.upstreams("k"), hub.session("k")) == (None, None)
     assert fed(hub, e.Seen(S)) == []
     assert hub.upstreams("k") is None
@@ -159,10 +159,11 @@ def test_sessions_expire() -> None:
     assert hub.statistics().gateway == 1
 
 
-def test_one_that_ended_elsewhere_is_closed_there() -> None:
+def test_one_that_ended_elsewhere_is_closed_here_too() -> None:
+    """That replica may not know what this one has opened."""
     hub = SessionHub(shared=True)
     fed(hub, e.Opened(ASKED, NAME, UP), e.CallGoesOut(ASKED, NAME))
-    assert fed(hub, e.EndedElsewhere("k", 1000)) == [a.Over("k"), a.Hush("k", NAME)]
+    assert fed(hub, e.EndedElsewhere("k", 1000)) == [a.Over("k"), a.Hush("k", NAME), a.Close(NAME, UP)]
     assert fed(hub, e.EndedElsewhere("k", 1000)) == [], "told again, after the store was away"
 
 

@@ -94,8 +94,9 @@ class ScriptedServer:
         for handler in list(self._streams):
             if session not in {None, handler.headers["mcp-session-id"]}:
                 continue
-            handler.wfile.write(f"data: {data}\n\n".encode())
-            handler.wfile.flush()
+            with contextlib.suppress(OSError, ValueError):  # a stream that has just ended
+                handler.wfile.write(f"data: {data}\n\n".encode())
+                handler.wfile.flush()
 
     def streams(self, session: str) -> list[BaseHTTPRequestHandler]:
         """The open streams of a session."""

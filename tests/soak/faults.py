@@ -1,0 +1,85 @@
+"""What a client may see while something is away: the rows of docs/failures.md.
+
+A failure that no row explains fails a run.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+
+@attrs.frozen
+class Row:
+    """One fault, the failures that it explains, and until how many seconds after its end.
+
+    A failure is the HTTP status, or for 200 the reason in the error's data, or "connection" for one
+    that broke. With `of_server` only calls to that server are explained.
+    """
+
+    fault: str
+    seen: tuple[str, ...]
+    after: float = 0.0
+    of_server: bool = False
+    text: str = ""
+
+
+ROWS: Final = (
+    Row("Envoy restarts", ("connection", "503"), 2.0, text="Connections break, and cannot be opened until Envoy is back."),
+    Row(
+        "the sidecar is killed",
+        ("503", "500", "BrokenOff"),
+        1.0,
+        text="Requests that it was just deciding or answering fail once. Calls that Envoy knows, and streams of calls, go on; "
+        "everything else waits for the next process, some seconds at the most, then 503.",
+    ),
+    Row(
+        "the sidecar restarts (SIGTERM)",
+        ("Unreachable",),
+        2.0,
+        of_server=True,
+        text="Nothing, unless a server hangs: a first call that waits for it is told to try again.",
+    ),
+    Row(
+        "a server restarts",
+        ("Unreachable", "BrokenOff", "BadAnswer"),
+        3.0,
+        of_server=True,
+        text="Calls to it fail. Its tools stay listed for some checks. Sessions with it are replaced without a failure.",
+    ),
+    Row(
+        "a server hangs",
+        ("Timeout", "Unreachable", "BrokenOff"),
+        3.0,
+        of_server=True,
+        text="Calls to it take as long, or fail after the time limits. No other server's calls do.",
+    ),
+    Row(
+        "a server forgets its sessions",
+        (),
+        text="Nothing: the call goes out in a new session, with the client's wishes told anew.",
+    ),
+    Row(
+        "a server's tools change",
+        ("-32601",),
+        3.0,
+        of_server=True,
+        text="Tools that are gone are not found. Everybody with a stream is told, and calls to other servers go on.",
+    ),
+    Row(
+        "the configuration changes",
+        ("-32601", "Unreachable", "404 of a server"),
+        3.0,
+        of_server=True,
+        text="Tools of a server that was removed are not found. Calls in flight are not cut.",
+    ),
+    Row("the session keys are rotated", (), text="Nothing, as long as the old key stands behind the new one."),
+    Row(
+        "the store hangs or restarts",
+        (),
+        3.0,
+        text="No failure: a replica opens sessions with servers of its own, and learns later which sessions have ended.",
+    ),
+)
+"""In the order of docs/failures.md."""
