@@ -14,7 +14,7 @@ from mcpgw_sidecar.directory.driver import Driver
 from mcpgw_sidecar.directory.telling import Teller
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger
@@ -142,7 +142,7 @@ class Directory:
         tickets, wishes = read_hearing(headers.get(LAST_EVENT, ""))
         if wishes:
             self.driver.feed(e.WishesRead(session, sessions.unseal_wishes(session.key, wishes), old=True))
-        for server, upstream in sessions.unsealed(session.key, tickets, authorization):
+        for server, upstream in sessions.unsealed(session.key, tickets.items(), authorization):
             self.driver.feed(e.Adopted(session, server.name, upstream, heard=True))
         self.driver.feed(e.StreamHere(session, authorization))
 
@@ -152,10 +152,11 @@ class Directory:
         for message in unsent:
             self.driver.feed(e.Said(key, message))
 
-    def forget_server(self, server: ServerName) -> None:
+    def forget_server(self, server: Server) -> None:
         """Forget the sessions with a server that was removed or has another URL.
 
-        The next call opens another. They are not closed, so that calls in flight are not cut.
+        The next call opens another. They are closed when their clients' sessions end, because calls
+        in flight are not to be cut.
         """
         self.driver.feed(e.ServerGone(server))
 

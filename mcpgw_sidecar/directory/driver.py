@@ -87,6 +87,8 @@ class Driver:
             case a.Open(session, server):
                 self.opener.start(session, server)
             case a.Close(server, upstream):
+                self._close(self.sessions.servers().get(server), upstream)
+            case a.CloseAt(server, upstream):
                 self._close(server, upstream)
             case a.Tell(session, server, upstream, wishes):
                 self.nursery.start_soon(self._wait_told, session, server, upstream, wishes)
@@ -207,10 +209,6 @@ class Driver:
             hearing.stop()
         await self.store.wait_left()
 
-    def _close(self, name: ServerName, upstream: UpstreamSession) -> None:
-        server = self.sessions.servers().get(name)
+    def _close(self, server: Server | None, upstream: UpstreamSession) -> None:
         if server is not None:
-            self._close_at(server, upstream)
-
-    def _close_at(self, server: Server, upstream: UpstreamSession) -> None:
-        self.nursery.start_soon(self.client.wait_closed, Upstream(server, upstream, upstream.headers))
+            self.nursery.start_soon(self.client.wait_closed, Upstream(server, upstream, upstream.headers))

@@ -128,7 +128,7 @@ class Opener:
 
     def _adopt(self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None) -> bool:
         """Offer the sessions of tickets to the hub; True if these servers have a session then."""
-        for server, upstream in self.sessions.unsealed(session.key, tickets, authorization):
+        for server, upstream in self.sessions.unsealed(session.key, tickets.items(), authorization):
             self.feed(e.Adopted(session, server.name, upstream))
         return all(self.hub.upstream(session.key, name) is not None for name in tickets)
 

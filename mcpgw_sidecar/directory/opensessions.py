@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -37,14 +37,14 @@ class OpenSessions:
         return open_wishes(self.keys(), session_key, sealed)
 
     def unsealed(
-        self, session_key: str, tickets: Mapping[ServerName, str], authorization: str | None
+        self, session_key: str, tickets: Iterable[tuple[ServerName, str]], authorization: str | None
     ) -> list[tuple[Server, UpstreamSession]]:
         """The upstream sessions in several tickets.
 
         `authorization` is the client's, because tickets do not contain it.
         """
         servers, sessions = self.servers(), list[tuple[Server, UpstreamSession]]()
-        for name, ticket in tickets.items():
+        for name, ticket in tickets:
             server = servers.get(name)
             upstream = self.unseal(session_key, server, ticket) if server is not None else None
             if server is not None and upstream is not None:

@@ -1,11 +1,11 @@
 """The session store in Redis or Valkey; redisurl.py opens it.
 
-The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `l` the log level,
-`r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a list of messages,
-`mcpgw:r:<session>:<server>`, a lease, `mcpgw:ended`, a sorted set by expiry, `mcpgw:replicas`, a
-hash with the time at which each replica was last alive (directory/leases.py), and the channel
-`mcpgw:news`. All but the set and that hash expire with their session. Tickets are sealed with the
-gateway's key; messages of servers are stored as they are.
+The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `x:<its end>:<server>` those
+of sessions besides, `l` the log level, `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a
+list of messages, `mcpgw:r:<session>:<server>`, a lease, `mcpgw:ended`, a sorted set by expiry,
+`mcpgw:replicas`, a hash with the time at which each replica was last alive (directory/leases.py),
+and the channel `mcpgw:news`. All but the set and that hash expire with their session. Tickets are
+sealed with the gateway's key; messages of servers are stored as they are.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ redis.call('hset', KEYS[1], ARGV[1], ARGV[2])
 redis.call('expire', KEYS[1], ARGV[4])
 return ARGV[2]
 """
-_TICKET = "t:"  # with the server: a field of a row
+_TICKET, _SPARE = "t:", "x:"  # with the server: fields of a row
 
 
 @attrs.define
@@ -212,10 +212,10 @@ class RedisStore:
         The session with a server that another replica has stored counts.
         """
         for field, value in list(row.fields.items()):
-            if value is not None and field.startswith(_TICKET):
-                await _wait_kept(self.link, row.session, field, value, None)
-            else:
+            if value is None or not field.startswith(_TICKET):
                 await _wait_set(self.link, row.session, field, value)
+            elif await _wait_kept(self.link, row.session, field, value, None) != value:
+                await _wait_set(self.link, row.session, f"{_SPARE}{value[-12:]}:{field[len(_TICKET) :]}", value)
             self._unsent.told(row.session, field)
         await self.link.redis.publish(_NEWS, json.dumps(["changed", row.session.key, self._me]))
 
@@ -265,7 +265,11 @@ def _read_row(fields: dict[str, str]) -> SharedRow:
         if kind == "r":
             server, _, uri = rest.partition(":")
             resources.setdefault(ServerName(server), set()).add(uri)
+    spare = [(ServerName(field.split(":", 2)[2]), ticket) for field, ticket in fields.items() if field.startswith(_SPARE)]
     tickets = {ServerName(field[2:]): ticket for field, ticket in fields.items() if field.startswith(_TICKET)}
     return SharedRow(
-        tickets=tickets, level=fields.get("l"), resources={name: frozenset(uris) for name, uris in resources.items()}
+        tickets=tickets,
+        spare=tuple(spare),
+        level=fields.get("l"),
+        resources={name: frozenset(uris) for name, uris in resources.items()},
     )

@@ -69,7 +69,7 @@ class Sharing:
     async def wait_adopted(self, session: Session, authorization: str | None) -> None:
         """Adopt what replicas know of a session: its upstream sessions, and its client's wishes."""
         row = await self.store.wait_row(session)
-        for server, upstream in self.sessions.unsealed(session.key, row.tickets, authorization):
+        for server, upstream in self.sessions.unsealed(session.key, row.tickets.items(), authorization):
             self.feed(e.Adopted(session, server.name, upstream))
         self.feed(e.WishesRead(session, AllWishes(level=row.level, resources=row.resources)))
 
@@ -86,7 +86,7 @@ class Sharing:
             await ending.wait()
 
     def _expired(self, session_key: str, tickets: Mapping[ServerName, str]) -> None:
-        for server, upstream in self.sessions.unsealed(session_key, tickets, None):
+        for server, upstream in self.sessions.unsealed(session_key, tickets.items(), None):
             self.feed(e.LeftOpen(server.name, upstream))
 
     async def _wait_row(self, session: Session, authorization: str | None) -> None:
@@ -111,6 +111,7 @@ class Sharing:
             row = await self.store.wait_end(action.session)
         finally:
             self._ending.pop(action.session.key).set()
-        for server, upstream in self.sessions.unsealed(action.session.key, row.tickets, action.authorization):
+        tickets = [*row.tickets.items(), *row.spare]
+        for server, upstream in self.sessions.unsealed(action.session.key, tickets, action.authorization):
             if (server.name, upstream.id) not in action.here:
                 self.feed(e.LeftOpen(server.name, upstream))

@@ -21,9 +21,13 @@ from mcpgw_sidecar.model.sessions import Session
 
 @attrs.frozen(kw_only=True)
 class SharedRow:
-    """The row of a session in the store: tickets by server, log level, subscriptions by server."""
+    """The row of a session in the store: tickets by server, log level, subscriptions by server.
+
+    `spare` has tickets that do not count, but whose sessions are open.
+    """
 
     tickets: Mapping[ServerName, str] = attrs.field(factory=dict)
+    spare: tuple[tuple[ServerName, str], ...] = ()
     level: str | None = None
     resources: Mapping[ServerName, frozenset[str]] = attrs.field(factory=dict)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
 
 
@@ -28,6 +29,14 @@ class Close:
     """Close a session with a server that nobody can use any more."""
 
     server: ServerName
+    upstream: UpstreamSession
+
+
+@attrs.frozen
+class CloseAt:
+    """Close a session where a server was before it was removed, or had another URL."""
+
+    server: Server
     upstream: UpstreamSession
 
 
@@ -148,6 +157,7 @@ Action = (
     Over
     | Open
     | Close
+    | CloseAt
     | Tell
     | Listen
     | Hush

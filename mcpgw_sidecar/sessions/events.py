@@ -8,6 +8,7 @@ from __future__ import annotations
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession
 
 
@@ -237,9 +238,9 @@ class LeftOpen:
 
 @attrs.frozen
 class ServerGone:
-    """A server was removed or has another URL."""
+    """A server was removed or has another URL; `server` is how it was."""
 
-    server: ServerName
+    server: Server
 
 
 Event = (

@@ -15,7 +15,7 @@ state      entered by                  left by
 =========  ==========================  ======================================================
 none       Seen; Forgotten; ServerGone Wanted -> Open; Adopted
 opening    Wanted                      OpeningOver, with an Opened before it, or an Adopted, or not
-open       Opened; Adopted             Forgotten; ServerGone; the end -> Close
+open       Opened; Adopted             Forgotten; ServerGone, the end -> Close
 heard      a wish, or a client that    Silenced; Forgotten -> Hush; another session -> Hush;
 (and open) can be asked -> Listen      ServerGone -> Hush; the end -> Hush; Due, when its client has
                                        had no stream for a while -> Hush (StreamHere -> Listen)
@@ -255,14 +255,13 @@ def _left_open(_state: State, event: e.LeftOpen) -> list[a.Action]:
 
 
 def _server_gone(state: State, event: e.ServerGone) -> list[a.Action]:
+    name = event.server.name
     for row in state.rows.values():
-        row.upstreams.pop(event.server, None)  # calls in flight in this session are not cut
-    for place in [place for place in state.dead if place[1] == event.server]:
+        row.leave_server(event.server)
+    for place in [place for place in state.dead if place[1] == name]:
         del state.dead[place]
-    keys = [key for key, upstreams in state.heard.items() if event.server in upstreams]
-    for key in keys:
-        state.unhear(key, event.server)
-    return [a.Hush(key, event.server) for key in keys]
+    keys = [key for key, upstreams in state.heard.items() if name in upstreams]
+    return [action for key in keys for action in state.hush(key, name)]
 
 
 _RULES: Final[Mapping[type, Callable[[State, Any], list[a.Action]]]] = {

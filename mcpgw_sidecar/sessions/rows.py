@@ -7,6 +7,7 @@ from collections import Counter
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_object
 from mcpgw_sidecar.sessions import actions as a
@@ -14,6 +15,7 @@ from mcpgw_sidecar.sessions import actions as a
 MAX_SESSIONS = 100_000  # about 300 bytes each; beyond it the hub drops the oldest, and refuses none
 MAX_RESOURCES = 200  # subscriptions of a session with one server that survive a heal
 MAX_LINKS = 200  # servers of URIs that no list has, of a session; one more and the oldest is looked for again
+MAX_FORMER = 20  # sessions with servers that were removed, of a session; the oldest are left to their expiry
 MAX_WISHED = 512  # characters of the URI of such a subscription: with MAX_RESOURCES, 100 kB a session at the most
 ALONE = 300.0  # seconds without a stream after which servers are not heard until the client is back
 _ASKABLE = frozenset({"roots", "sampling", "elicitation"})  # with one of these a client takes requests of servers
@@ -32,6 +34,16 @@ class Row:
     resources: dict[ServerName, set[str]] | None = None  # most sessions have none
     authorization: str | None = None
     links: dict[str, ServerName] | None = None  # servers of URIs that no list has; most sessions have none
+    former: list[tuple[Server, UpstreamSession]] | None = None  # with servers that are not there any more
+
+    def leave_server(self, server: Server) -> None:
+        """Use the session with a server no more.
+
+        It is closed at the end: calls in flight in it are not cut.
+        """
+        upstream = self.upstreams.pop(server.name, None)
+        if upstream is not None:
+            self.former = [*(self.former or ()), (server, upstream)][-MAX_FORMER:]
 
     def uris(self, server: ServerName) -> frozenset[str]:
         """The resources of a server that the client subscribes to."""
@@ -111,11 +123,12 @@ class State:
         self.alone.pop(key, None)
         for server in [server for of, server in self.dead if of == key] if self.dead else ():
             del self.dead[key, server]
-        upstreams = row.upstreams if row is not None else {}
+        upstreams, former = (row.upstreams, row.former or ()) if row is not None else ({}, ())
         return [
             a.Over(key),
             *(a.Hush(key, server) for server in heard_upstreams),
             *(a.Close(server, upstream) for server, upstream in upstreams.items()),
+            *(a.CloseAt(server, upstream) for server, upstream in former),
         ]
 
 

@@ -45,7 +45,7 @@ class _Entry:
 class Supervisor:
     """Keeps a connection with each desired server, and publishes `live` and `statuses`.
 
-    `changed` is called with the name of a server whose address changed or that has gone, so that
+    `changed` is called with a server whose address changed, as it was, or that has gone, so that
     sessions with it can end.
     """
 
@@ -56,7 +56,7 @@ class Supervisor:
         live: Watched[Snapshot],
         statuses: Watched[Statuses],
         refresh_interval: float,
-        changed: Callable[[ServerName], None],
+        changed: Callable[[Server], None],
     ) -> None:
         self._client = client
         self._live = live
@@ -88,8 +88,9 @@ class Supervisor:
     def _apply(self, desired: Desired, nursery: trio.Nursery) -> None:
         servers = {server.name: server for server in desired.enabled}
         for name in [name for name in self._entries if name not in servers]:
-            self._entries.pop(name).scope.cancel()
-            self._changed(name)
+            gone = self._entries.pop(name)
+            gone.scope.cancel()
+            self._changed(gone.server)
             log.info("Server unregistered", server=name, totalServers=len(servers))
         for name, server in servers.items():
             entry = self._entries.get(name)
@@ -100,7 +101,7 @@ class Supervisor:
                 entry.scope.cancel()
                 new.offer = entry.offer  # until the changed server has answered; then what it says counts
                 if server.moved_from(entry.server):
-                    self._changed(name)
+                    self._changed(entry.server)
             self._entries[name] = new
             nursery.start_soon(self._wait_connecting, new)
         self._rows, self._virtual = desired.servers, desired.virtual_servers

@@ -89,7 +89,7 @@ async def test_a_server_that_moves_while_a_session_with_it_is_opened(
         token, session = born(replica)
         calls.start_soon(opened, replica, session)
         await trio.sleep(0.5)
-        replica.directory.forget_server(ONE.name)
+        replica.directory.forget_server(ONE)
         if moved is None:
             del replica.servers[ONE.name]
         else:

@@ -278,7 +278,6 @@ async def test_what_a_store_missed_is_told_once_it_is_back(
     (port,) = free_ports(1)
     url, gone = f"redis://:s3cret@127.0.0.1:{port}", attrs.evolve(session, key="gone")
     async with redisurl.opened(url) as first, redisurl.opened(url) as second, trio.open_nursery() as nursery:
-        nursery.start_soon(first.wait_following, News().listener())
         for server, ticket in ((ONE, "a"), (TWO, "b")):
             assert await first.wait_keep(session, server, ticket, instead_of=None) == ticket
         await first.wait_wish(session, None, "debug")
@@ -291,9 +290,14 @@ async def test_what_a_store_missed_is_told_once_it_is_back(
         with redis(tmp_path, port):
             theirs = News()
             nursery.start_soon(second.wait_following, theirs.listener())
+            with trio.fail_after(10):
+                while (await second.wait_row(session)).tickets != {ONE: "c"}:
+                    await second.wait_keep(session, ONE, "c", instead_of=None)
+            nursery.start_soon(first.wait_following, News().listener())
             await wait_for(lambda: not first._unsent)
             row = await second.wait_row(session)
-            assert row == SharedRow(tickets={ONE: "a", TWO: "b"}, level="debug", resources={ONE: frozenset({"u"})})
+            wishes = SharedRow(level="debug", resources={ONE: frozenset({"u"})})
+            assert row == attrs.evolve(wishes, tickets={ONE: "c", TWO: "b"}, spare=((ONE, "a"),))
             assert await second.wait_row(gone) == SharedRow()
             await wait_for(lambda: (gone.key, gone.expires) in theirs.ended)
         nursery.cancel_scope.cancel()

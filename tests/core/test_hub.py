@@ -6,11 +6,13 @@ import attrs
 import pytest
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession, Wishes
 from mcpgw_sidecar.sessions import actions as a, events as e, rows, wishes
 from mcpgw_sidecar.sessions.hub import SessionCounts, SessionHub
 
 NAME, OTHER = ServerName("a/b"), ServerName("a/c")
+SERVER = Server(name=NAME, url="http://b/mcp", hostname="b")
 UP, NEW = (UpstreamSession(id=f"u{n}", protocol_version="2025-06-18", ticket=f"t{n}") for n in (1, 2))
 
 
@@ -82,7 +84,7 @@ def test_a_session_that_its_server_forgot_is_not_adopted_again() -> None:
     assert (hub.upstream("k", NAME), hub.hearing("k")) == (None, "")
     assert fed(hub, e.Adopted(ASKED, NAME, NEW)) == []
     assert hub.upstream("k", NAME) == NEW, "what a replica has opened in its place"
-    fed(hub, e.Forgotten("k", NAME, NEW), e.ServerGone(NAME), e.Adopted(ASKED, NAME, NEW))
+    fed(hub, e.Forgotten("k", NAME, NEW), e.ServerGone(SERVER), e.Adopted(ASKED, NAME, NEW))
     assert hub.upstream("k", NAME) == NEW, "a server that comes back"
     fed(hub, e.Forgotten("k", NAME, NEW), e.Ended(ASKED))
     assert hub._state.dead == {}
@@ -242,9 +244,10 @@ def test_what_a_client_was_told_to_be_heard_is_heard_on() -> None:
     assert fed(hub, e.Adopted(S, NAME, UP, heard=True)) == [a.Listen("k", NAME, UP, resumed=True)]
     assert fed(hub, e.Adopted(S, OTHER, NEW, heard=True)) == [a.Listen("k", OTHER, NEW, resumed=True)]
     assert hub.hearing("k") == "a/b:t1,a/c:t2"
-    assert fed(hub, e.ServerGone(NAME)) == [a.Hush("k", NAME)]
+    assert fed(hub, e.ServerGone(SERVER)) == [a.Hush("k", NAME)]
     assert (hub.upstream("k", NAME), hub.hearing("k")) == (None, "a/c:t2")
-    assert fed(hub, e.ServerGone(NAME)) == []
+    assert fed(hub, e.ServerGone(SERVER)) == []
+    assert a.CloseAt(SERVER, UP) in fed(hub, e.Ended(S)), "calls in flight were not cut"
 
 
 def test_messages_go_to_the_stream_here_else_to_a_replica_else_they_are_kept() -> None:

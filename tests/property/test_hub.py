@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession
 from mcpgw_sidecar.sessions import actions as a, events as e
 from mcpgw_sidecar.sessions.hub import SessionHub
@@ -38,6 +39,7 @@ class Life(RuleBasedStateMachine):
         self.now = 0.0
         self.opening: set[Place] = set()
         self.standing: set[tuple[str, ServerName, str]] = set()  # opened here and not yet closed
+        self.former: set[tuple[str, ServerName, str]] = set()  # those with servers that have gone
         self.heard: dict[Place, UpstreamSession] = {}
         self.here: dict[str, int] = {}
         self.dead: dict[Place, UpstreamSession] = {}
@@ -61,6 +63,8 @@ class Life(RuleBasedStateMachine):
                 assert (session.key, server) not in self.opening, "opened twice at the same time"
                 assert self.hub.upstream(session.key, server) is None
                 self.opening.add((session.key, server))
+            case a.CloseAt(_, upstream):
+                self.former = {each for each in self.former if each[2] != upstream.id}
             case a.Close(_, upstream):
                 self.standing = {each for each in self.standing if each[2] != upstream.id}
             case a.Listen(key, server, upstream):
@@ -131,7 +135,6 @@ class Life(RuleBasedStateMachine):
     @rule(session=CLIENTS, elsewhere=st.booleans())
     def end(self, session: Session, elsewhere: bool) -> None:
         if elsewhere:
-            self.standing = {each for each in self.standing if each[0] != session.key}  # the replica closes them
             self.feed(e.EndedElsewhere(session.key, session.expires))
         else:
             self.feed(e.Ended(session))
@@ -179,9 +182,10 @@ class Life(RuleBasedStateMachine):
 
     @rule(server=SERVERS)
     def lose_server(self, server: ServerName) -> None:
-        self.standing = {each for each in self.standing if each[1] != server}  # calls in flight end where they are
+        self.former |= {each for each in self.standing if each[1] == server}
+        self.standing -= self.former
         self.dead = {place: upstream for place, upstream in self.dead.items() if place[1] != server}
-        self.feed(e.ServerGone(server))
+        self.feed(e.ServerGone(Server(name=server, url="http://x/mcp", hostname="x")))
 
     @invariant()
     def what_stands_is_in_use(self) -> None:
@@ -209,6 +213,7 @@ class Life(RuleBasedStateMachine):
         for session in SESSIONS:
             if session.key in self.ended():
                 assert self.hub.upstreams(session.key) is None
+                assert not [each for each in self.former if each[0] == session.key], "left open at a server that has gone"
                 assert not [key for key, _ in self.heard if key == session.key]
 
 

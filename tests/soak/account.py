@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MORE_DESCRIPTORS = 40  # of a sidecar, after all clients have gone
 MORE_MEMORY = 120  # MB of a sidecar over a run
-LEFT_AFTER = 60.0  # seconds after which nothing of clients that ended is left at a server
+LEFT_AFTER = 120.0  # seconds after which nothing of clients that ended is left at a server
 
 
 async def wait_account(world: World, clients: list[SoakClient]) -> None:

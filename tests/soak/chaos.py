@@ -107,7 +107,7 @@ class Chaos:
         await trio.lowlevel.checkpoint()
 
     async def _wait_configure(self) -> None:
-        made = self._world.ledger.begin("the configuration changes", self._world.servers[0].name)
+        made = self._world.ledger.begin("the configuration changes", self._world.more.name)
         self._world.has_more = not self._world.has_more
         for running in self._world.gateways:
             running.write(self._world.entries)

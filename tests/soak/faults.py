@@ -43,10 +43,11 @@ ROWS: Final = (
     ),
     Row(
         "a server restarts",
-        ("Unreachable", "BrokenOff", "BadAnswer"),
+        ("Unreachable", "BrokenOff", "BadAnswer", "-32601"),
         3.0,
         of_server=True,
-        text="Calls to it fail. Its tools stay listed for some checks. Sessions with it are replaced without a failure.",
+        text="Calls to it fail. Its tools stay listed for some checks; then they are not found. "
+        "Sessions with it are replaced without a failure.",
     ),
     Row(
         "a server hangs",

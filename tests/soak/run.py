@@ -43,14 +43,15 @@ class World:
     ledger: Ledger = attrs.field(factory=Ledger)
     is_over: bool = False
     has_more: bool = False
-    """Whether the configuration names one server twice, under another prefix."""
+    """Whether the configuration has one server more."""
+    more: SoakServer = attrs.field(factory=lambda: SoakServer("more"))
 
     @property
     def entries(self) -> list[dict[str, object]]:
         scripted = [entry(f"ns/{server.name}", server.url, f"{server.name}_") for server in self.servers]
         real = [entry(f"ns/real{number}", server.url, f"real{number}_") for number, server in enumerate(self.real)]
         rows = [*scripted, *real]
-        return [*rows[1:], {**rows[0], "name": "ns/again", "toolPrefix": "again_"}, rows[0]] if self.has_more else rows
+        return [*rows, entry("ns/more", self.more.url, "more_")] if self.has_more else rows
 
     @contextmanager
     def built(self) -> Iterator[None]:
@@ -59,6 +60,7 @@ class World:
             for number in range(5):
                 self.servers.append(SoakServer(f"s{number}"))
                 stack.callback(lambda server=self.servers[-1]: server.stop())
+            stack.callback(self.more.stop)
             for name in REAL:
                 place = self.directory / f"real{len(self.real)}"
                 place.mkdir()

@@ -152,7 +152,8 @@ class SoakServer:
             self._event(handler, {"jsonrpc": "2.0", "id": message["id"], "result": text(content)})
             handler.close_connection = True
             return True
-        return self._result(handler, message, text(content))
+        handler.result(message["id"], text(content))
+        return True
 
     def _ask(self, handler: Any) -> Any:
         ident = f"{self.name}-{next(self._ids)}"
