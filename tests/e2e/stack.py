@@ -198,6 +198,10 @@ class Gateway:
 
     def start_envoy(self) -> None:
         self.run_envoy()
+        self.await_envoy()
+
+    def await_envoy(self) -> None:
+        """Wait until Envoy has taken its files."""
         assert self.envoy is not None
         try:
             wait_until(lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 421, 503}, "Envoy")

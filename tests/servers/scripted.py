@@ -139,6 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # as the servers of SDKs: else each answer on a used connection waits 40 ms
     server_object: ScriptedServer
     carried_call = False
+    since = 0.0  # when the request came
 
     def setup(self) -> None:
         self.timeout = self.server_object.idle
@@ -157,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self) -> None:
-        server = self.server_object
+        server, self.since = self.server_object, time.time()
         body = self._body()
         arrived = Arrived("POST", self.path, {k.lower(): v for k, v in self.headers.items()}, body)
         server.requests.append(arrived)

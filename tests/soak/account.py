@@ -72,8 +72,8 @@ async def wait_left(world: World, start: list[Counter[str]]) -> None:
     while (left := _left(world)) and time.time() < end:  # noqa: ASYNC110  # other processes' doing
         await trio.sleep(1)
     for line in left:
-        world.ledger.wrong(f"a session is left: {line}")
-    vanished = sum(name.startswith("vanishing") for server in world.servers for name in server.left())
+        world.ledger.wrong(line)
+    vanished = sum(name.startswith("vanishing") for server in world.servers for name, _ in server.left())
     for number, running in enumerate(world.gateways):
         now, then = resources(running), start[number]
         world.say(f"gateway {number}: {dict(then)} at the start, {dict(now)} at the end")
@@ -85,7 +85,13 @@ async def wait_left(world: World, start: list[Counter[str]]) -> None:
 
 
 def _left(world: World) -> list[str]:
-    return [f"{name} at {server.name}" for server in world.servers for name in server.left() if name.startswith("soak")]
+    """Sessions of clients that ended theirs; not those whose opener was killed while it waited."""
+    return [
+        f"a session of {name} is left at {server.name}: {world.ledger.around(there)}"
+        for server in world.servers
+        for name, (asked, there) in server.left()
+        if name.startswith("soak") and not world.ledger.met("sidecar", asked, there)
+    ]
 
 
 def resources(running: Gateway) -> Counter[str]:

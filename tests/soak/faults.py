@@ -29,9 +29,9 @@ ROWS: Final = (
     Row("Envoy restarts", ("connection", "503"), 2.0, text="Connections break, and cannot be opened until Envoy is back."),
     Row(
         "the sidecar is killed",
-        ("503", "500", "BrokenOff"),
+        ("503", "500", "BrokenOff", "connection"),
         1.0,
-        text="Requests that it was just deciding or answering fail once. Calls that Envoy knows, and streams of calls, go on; "
+        text="Requests that it was just deciding or answering fail once, a batch may break off. Calls that Envoy knows, and streams of calls, go on; "
         "everything else waits for the next process, some seconds at the most, then 503.",
     ),
     Row(

@@ -62,6 +62,10 @@ class Ledger:
                 return
         self.unexplained.append(f"{start:.1f}-{now:.1f} {what} {server or ''}: {seen}; {words}; {self.around(now)}")
 
+    def met(self, fault: str, start: float, end: float) -> bool:
+        """Whether a fault of these words began within a time."""
+        return any(fault in made.row.fault and start <= made.start <= end for made in self.faults)
+
     def around(self, when: float, by: float = AROUND) -> list[str]:
         """What was done in the ten seconds before and after."""
         return [

@@ -23,7 +23,7 @@ class SoakServer:
         self.name = name
         self.executed: dict[str, list[str]] = {}  # by nonce: when, in which session, which tool
         self.clients: dict[str, str] = {}  # by session: the client's name
-        self.opened: dict[str, float] = {}
+        self.opened: dict[str, tuple[float, float]] = {}  # by session: when it was asked for, and when it was there
         self.has_more = False
         self._ids = itertools.count(1000)
         self._asked: dict[str, tuple[threading.Event, list[Any]]] = {}
@@ -92,9 +92,9 @@ class SoakServer:
                 except (OSError, ValueError):
                     break
 
-    def left(self) -> list[str]:
-        """The clients whose sessions are open, and since when."""
-        return [f"{self.clients[session]} {self.opened[session]:.1f} {session}" for session in list(self.http.sessions)]
+    def left(self) -> list[tuple[str, tuple[float, float]]]:
+        """The clients whose sessions are open, and when they were opened."""
+        return [(self.clients[session], self.opened[session]) for session in list(self.http.sessions)]
 
     def _tools(self) -> list[Any]:
         return [tool(name) for name in ("echo", "slow", "stream", "ask", *(("more",) if self.has_more else ()))]
@@ -102,7 +102,7 @@ class SoakServer:
     def _initialize(self, handler: Any, message: Any) -> bool:
         session = f"up-{uuid.uuid4()}"
         self.clients[session] = message["params"]["clientInfo"]["name"]
-        self.opened[session] = time.time()
+        self.opened[session] = (handler.since, time.time())
         self.http.sessions.add(session)
         version, info = message["params"]["protocolVersion"], {"name": self.name, "version": "1"}
         result = {"protocolVersion": version, "capabilities": self.http.capabilities, "serverInfo": info}
