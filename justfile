@@ -46,6 +46,10 @@ bench *args:
 build *args:
     build/package "$@"
 
+# Load and faults for some minutes in each setting (one sidecar, two with a store, two without): what fails must be in docs/failures.md
+soak minutes="1" *args:
+    .venv/bin/python -m tests.soak "{{ minutes }}" {{ args }}
+
 # What reads bytes of strangers, searched for inputs that break a law: seconds for each of eight targets
 fuzz seconds="520" *targets:
     .venv/bin/python -m tests.fuzz --seconds "{{ seconds }}" {{ targets }}

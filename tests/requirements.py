@@ -368,6 +368,8 @@ READINESS: Final = (
          "/readyz is 503 and says draining after SIGTERM."),
     Duty("restart.sessions", "interface.md, Errors", ENVOY,
          "A plain restart of the sidecar under load ends no session of the official SDKs, and fails none of their calls."),
+    Duty("restart.soak", "docs/failures.md", ENVOY | ROUTER | BROKER,
+         "Under load, servers, sidecars, Envoys and stores that restart, hang, forget and change cost what is written, and nothing else."),
     Duty("restart.streams", "interface.md, Errors", ENVOY | BROKER,
          "After a restart the streams of the official SDKs are open again, and bring what changes."),
     Duty("drain.calls", "interface.md, Command line", ROUTER | BROKER,

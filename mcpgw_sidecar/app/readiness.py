@@ -36,6 +36,15 @@ class Readiness:
         """Wait for the end of the start."""
         await self._over.wait()
 
+    def is_tried(self) -> bool:
+        """Whether every server was tried."""
+        return self._over.is_set() and self._all_tried.is_set()
+
+    async def wait_tried(self) -> None:
+        """Wait until every server was tried."""
+        await self._over.wait()
+        await self._all_tried.wait()
+
     async def wait_started(self, desired: Watched[Desired], loaded: Iterable[trio.Event]) -> None:
         """Wait for the configuration, and for a first try of each server; then set readiness.
 

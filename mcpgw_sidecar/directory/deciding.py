@@ -70,11 +70,8 @@ class Decider:
         """
         start = trio.current_time()
         inbound, decision = self._decide(request, element=element)
-        if isinstance(decision, Reject) and not self.started.is_over() and not is_final(decision, request):
-            # Its server may not have answered yet, or its key may not be loaded yet.
-            if not await self.wait_started(timeouts.START):
-                return attrs.evolve(NOT_STARTED, id=decision.id, method=decision.method)
-            inbound, decision = self._decide(request, element=element)
+        if isinstance(decision, Reject) and not self.started.is_tried():
+            inbound, decision = await self._wait_tried(inbound, decision, request, start, element=element)
         openings = 0
         if isinstance(decision, FindServer):
             inbound, decision = await self._wait_found(decision, request, start, element=element)
@@ -92,6 +89,24 @@ class Decider:
         if isinstance(decision, Forward):
             self._note_subscription(inbound, decision)
         return decision
+
+    async def _wait_tried(
+        self, inbound: Inbound | None, refused: Reject, request: HttpRequest, start: float, *, element: bool
+    ) -> tuple[Inbound | None, Decision]:
+        """Decide again what was refused too early.
+
+        Its key may not be loaded yet, or its server may not have answered yet.
+        """
+        if inbound is None and is_final(refused, request):
+            return None, refused
+        if not await self.wait_started(timeouts.START):
+            return None, attrs.evolve(NOT_STARTED, id=refused.id, method=refused.method)
+        inbound, decision = self._decide(request, element=element)
+        if inbound is not None and isinstance(decision, Reject):
+            with trio.move_on_at(start + timeouts.START), self.work.waiting():
+                await self.started.wait_tried()
+            return self._decide(request, element=element)
+        return inbound, decision
 
     async def _wait_open(self, decision: OpenSession, request: HttpRequest, start: float) -> Reject | None:
         """Open the upstream session that a decision needs; None when it is open."""

@@ -125,13 +125,14 @@ session: then refused.lua gives the answer the status AGAIN, as it does where he
 
 RESTART: Final = {
     "retry_on": "connect-failure,refused-stream,reset-before-request",
-    "num_retries": 12,
-    "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
+    "num_retries": 30,
+    "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
 }
 """Envoy waits some seconds for a sidecar that restarts.
 
 Many clients take a 503 for the end of their session, and never open their stream again. The
-interval doubles up to the maximum, each with a random part: five seconds in the mean.
+interval doubles up to the maximum, each with a random part: seven seconds in the mean, and many
+short intervals, because the sum of few ones differs too much.
 """
 
 AGAIN: Final = 599

@@ -22,6 +22,12 @@ class Started(Protocol):
     async def wait_over(self) -> None:
         """Wait for the end of the start."""
 
+    def is_tried(self) -> bool:
+        """Whether every server was tried, so that the catalog has all that there is."""
+
+    async def wait_tried(self) -> None:
+        """Wait until every server was tried, which takes as long as the slowest."""
+
 
 @attrs.frozen
 class Stamp:

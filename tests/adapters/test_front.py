@@ -56,6 +56,12 @@ class Started:
     async def wait_over(self) -> None:
         await self.event.wait()
 
+    def is_tried(self) -> bool:
+        return self.event.is_set()
+
+    async def wait_tried(self) -> None:
+        await self.event.wait()
+
 
 @attrs.define
 class Front:

@@ -391,6 +391,8 @@ def test_an_attempt_gets_a_session_that_lives(memo: Memo) -> None:
         h.X_SERVER: "ns/one",
         h.X_SESSION: "token",
         h.X_OWNER: "ns/one:ticket",
+        "x-envoy-retry-on": "connect-failure,reset",
+        "x-envoy-max-retries": "60",
         "limit": str(int(1000 * timeouts.healing())),
     }
     assert metadata["mcpgw"]["session"] == "token ns/one:new"

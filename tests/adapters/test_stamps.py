@@ -34,6 +34,12 @@ class Over:
     async def wait_over(self) -> None:
         await trio.lowlevel.checkpoint()
 
+    def is_tried(self) -> bool:
+        return True
+
+    async def wait_tried(self) -> None:
+        await trio.lowlevel.checkpoint()
+
 
 ONE, TWO = ServerName("ns/one"), ServerName("ns/two")
 ALL = MARKS + (PARTS + 1) * 8

@@ -93,11 +93,38 @@ def test_a_miss_after_a_restart_opens_no_other_session(running: Gateway, one: Sc
         for _ in range(3):
             restart(running, signal.SIGTERM)
             running_again = len(one.calls("initialize"))
-            assert succeeded(client.post("resources/read", {"uri": "file:///w"})) or True
             assert succeeded(client.send({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "a_one"}}))
             assert client.http.get(running.admin + "/readyz").status_code == 200
         assert len(set(sessions(one, "tools/call"))) == 1
         assert running_again - opened == 3, "the broker's own sessions alone"
+
+
+@pytest.mark.duty("session.heal")
+def test_a_heal_waits_for_the_next_sidecar(running: Gateway, one: ScriptedServer) -> None:
+    """Envoy knows the call, its server has forgotten the session, and nobody is there to ask."""
+    with running.client() as client:
+        assert succeeded(client.call("a_one"))
+        assert succeeded(client.call("a_one"))
+        running.kill()
+        one.sessions.clear()
+        answers: list[Any] = []
+        calling = threading.Thread(target=lambda: answers.append(client.call("a_one")))
+        calling.start()
+        wait_until(lambda: len(one.calls("tools/call")) == 3)
+        running.start_sidecar()
+        calling.join()
+        assert succeeded(answers[0])
+        assert len(one.calls("tools/call")) == 4, "the call ran in the new session alone"
+
+
+@pytest.mark.duty("restart.soak")
+def test_what_a_slow_server_has_is_found_after_a_start(running: Gateway, one: ScriptedServer) -> None:
+    """Until it has answered, nothing of it is said to be unknown."""
+    with running.client() as client:
+        running.kill()
+        one.delay = 0.7
+        running.start_sidecar(503)
+        assert succeeded(client.call("a_one"))
 
 
 @pytest.mark.duty("drain.calls")

@@ -26,61 +26,71 @@ class Row:
 
 
 ROWS: Final = (
-    Row("Envoy restarts", ("connection", "503"), 2.0, text="Connections break, and cannot be opened until Envoy is back."),
     Row(
-        "the sidecar is killed",
-        ("503", "500", "BrokenOff", "connection"),
-        1.0,
-        text="Requests that it was just deciding or answering fail once, a batch may break off. Calls that Envoy knows, and streams of calls, go on; "
-        "everything else waits for the next process, some seconds at the most, then 503.",
+        "Envoy restarts",
+        ("connection", "503"),
+        2.0,
+        text="Connections break, and cannot be opened until Envoy is back. Sessions go on.",
     ),
     Row(
         "the sidecar restarts (SIGTERM)",
         ("Unreachable",),
         2.0,
         of_server=True,
-        text="Nothing, unless a server hangs: a first call that waits for it is told to try again.",
+        text="Nothing: it finishes what was begun, and the next process gets the ports at once. "
+        "If a server hangs, a first call that waits for it fails (`Unreachable`, try again).",
+    ),
+    Row(
+        "the sidecar is killed",
+        ("503", "500", "BrokenOff", "connection"),
+        1.0,
+        text="Requests that it was deciding or answering at that moment fail once (503, or a batch breaks off). "
+        "Calls that Envoy knows, and streams of calls, go on; everything else waits some seconds for the next process, then gets 503.",
     ),
     Row(
         "a server restarts",
         ("Unreachable", "BrokenOff", "BadAnswer", "-32601"),
         3.0,
         of_server=True,
-        text="Calls to it fail. Its tools stay listed for some checks; then they are not found. "
-        "Sessions with it are replaced without a failure.",
+        text="Calls to it fail (`Unreachable`, `BrokenOff`, `BadAnswer`). Its tools stay listed for some checks, "
+        "then they are not found (-32601) until it is back. Sessions with it are replaced without a failure.",
     ),
     Row(
         "a server hangs",
         ("Timeout", "Unreachable", "BrokenOff"),
         3.0,
         of_server=True,
-        text="Calls to it take as long, or fail after the time limits. No other server's calls do.",
+        text="Calls to it wait, and fail after the time limits (`Timeout`, `Unreachable`, `BrokenOff`).",
     ),
     Row(
         "a server forgets its sessions",
         (),
-        text="Nothing: the call goes out in a new session, with the client's wishes told anew.",
+        text="Nothing: the call goes out in a new session, in which the client's wishes are told anew.",
     ),
     Row(
         "a server's tools change",
         ("-32601",),
         3.0,
         of_server=True,
-        text="Tools that are gone are not found. Everybody with a stream is told, and calls to other servers go on.",
+        text="Tools that are gone are not found (-32601). Everybody with a stream is told.",
     ),
     Row(
         "the configuration changes",
-        ("-32601", "Unreachable", "404 of a server"),
+        ("-32601", "Unreachable"),
         3.0,
         of_server=True,
-        text="Tools of a server that was removed are not found. Calls in flight are not cut.",
+        text="Tools of a server that was removed are not found (-32601); calls in flight are not cut.",
     ),
-    Row("the session keys are rotated", (), text="Nothing, as long as the old key stands behind the new one."),
+    Row(
+        "the session keys are rotated",
+        (),
+        text="Nothing, as long as the old key stands behind the new one.",
+    ),
     Row(
         "the store hangs or restarts",
         (),
         3.0,
-        text="No failure: a replica opens sessions with servers of its own, and learns later which sessions have ended.",
+        text="Nothing: a replica opens sessions with servers of its own, and tells the store when it is back.",
     ),
 )
 """In the order of docs/failures.md."""

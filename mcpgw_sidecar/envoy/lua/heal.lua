@@ -21,7 +21,7 @@ local function healed(handle, call)
   end
   question[':method'], question[':path'], question[':authority'] = 'POST', HEAL_PATH, 'localhost'
   question[X_SESSION], question[X_OWNER] = token, owner
-  question['x-envoy-retry-on'], question['x-envoy-max-retries'] = 'connect-failure,reset', '20' -- over a restart of the sidecar
+  question['x-envoy-retry-on'], question['x-envoy-max-retries'] = 'connect-failure,reset', '60' -- over a restart of the sidecar
   local answer, id = handle:httpCall(BROKER_CLUSTER, question, '', HEALING, false)
   if answer[':status'] == '200' then return id, token .. ' ' .. answer[X_OWNER] end
 end
