@@ -25,6 +25,7 @@ from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.extensions import DECLARED
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
@@ -102,9 +103,10 @@ class Connection:
     async def _wait_connected(self, backoff: Backoff) -> None:
         server = self.server
         headers = own_headers(server)
-        shake = await self.client.wait_initialized(server, client=_OWN_WORDS, headers=headers)
-        upstream = Upstream(server, shake.session, headers)
+        opened: list[UpstreamSession] = []
         try:
+            shake = await self.client.wait_initialized(server, client=_OWN_WORDS, headers=headers, opened=opened.append)
+            upstream = Upstream(server, shake.session, headers)
             self.discovered(await wait_discovered(self.client, upstream, shake))
             backoff.reset()
             async with trio.open_nursery() as nursery:
@@ -121,8 +123,9 @@ class Connection:
         except* UpstreamError as group:
             raise _first(group) from None
         finally:
-            with trio.CancelScope(shield=True):  # bounded by CLOSE_TIMEOUT
-                await self.client.wait_closed(upstream)
+            with trio.CancelScope(shield=True):  # bounded by timeouts.CLOSE
+                for session in opened:
+                    await self.client.wait_closed(Upstream(server, session, headers))
 
     async def _wait_listed_again(self, upstream: Upstream, shake: Handshake) -> bool:
         """List once more. False if the session has ended: servers do that to idle ones."""

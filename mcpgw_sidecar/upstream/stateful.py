@@ -56,6 +56,9 @@ _BAD_REQUEST = 400
 _NO_STREAM = frozenset({405, 501})
 
 
+Told = Callable[[UpstreamSession], None]
+
+
 @attrs.frozen
 class Handshake:
     """The result of initialize."""
@@ -105,16 +108,19 @@ class UpstreamClient:
 
     http: Exchanger
 
-    async def wait_initialized(self, server: Server, *, client: ClientWords, headers: Mapping[str, str]) -> Handshake:
+    async def wait_initialized(
+        self, server: Server, *, client: ClientWords, headers: Mapping[str, str], opened: Told = lambda _: None
+    ) -> Handshake:
         """Open a session in the words of a client; each request has `headers`.
 
-        A server that refuses the client's version is asked for another one.
+        A server that refuses the client's version is asked for another one. `opened` is told of every
+        session that stands; the caller closes those that it does not get.
         """
         versions = [client.protocol_version]
         with self.http.limited(server, INITIALIZE):
             while True:
                 try:
-                    return await self._wait_handshake(server, client, versions[-1], headers)
+                    return await self._wait_handshake(server, client, versions[-1], headers, opened)
                 except UpstreamError as error:
                     if error.reason != "RpcError" and error.status != _BAD_REQUEST:
                         raise
@@ -125,13 +131,14 @@ class UpstreamClient:
                     versions.append(version)
 
     async def _wait_handshake(
-        self, server: Server, client: ClientWords, asked_version: str, headers: Mapping[str, str]
+        self, server: Server, client: ClientWords, asked_version: str, headers: Mapping[str, str], opened: Told
     ) -> Handshake:
         """initialize, and the notification behind it."""
         body = request_text(own_id(), INITIALIZE, client.params(asked_version))
         async with self.http.exchange(server, "POST", body, headers) as answer:
             await wait_checked(answer)
-            session_id = answer.headers.get(h.SESSION)
+            session_id = _checked_id(answer.headers.get(h.SESSION))
+            opened(UpstreamSession(id=session_id, protocol_version=asked_version))
             result = result_members(await wait_response(answer, wait_unheard))
         values: dict[str, Any] = {member.key: member.value for member in result}
         version: Any = values.get("protocolVersion")
@@ -139,7 +146,7 @@ class UpstreamClient:
         if version not in STATEFUL:
             message = f"speaks protocol version {version!r}; this gateway speaks {', '.join(STATEFUL)}"
             raise UpstreamError("UnsupportedVersion", message)
-        session = UpstreamSession(id=_checked_id(session_id), protocol_version=version)
+        session = UpstreamSession(id=session_id, protocol_version=version)
         try:
             await self.wait_posted(Upstream(server, session, headers), notification_text(INITIALIZED))
         except UpstreamError as error:

@@ -46,17 +46,23 @@ class FakeServer:
     streams: int = 0
     takes: float = 1.0
     fails: UpstreamError | None = None
+    breaks: UpstreamError | None = None
+    """What ends the handshake after the session stands."""
     offers_streams: bool = True
     count: int = 0
 
-    async def wait_initialized(self, server: Server, **_: Any) -> Handshake:
+    async def wait_initialized(self, server: Server, *, opened: Any, **_: Any) -> Handshake:
         self.count += 1
         ident = f"u{self.count}"
+        session = UpstreamSession(id=ident, protocol_version="2025-06-18")
         await trio.sleep(self.takes)
         if self.fails is not None:
             raise self.fails
         self.open[ident] = server
-        return Handshake(UpstreamSession(id=ident, protocol_version="2025-06-18"), "", frozenset())
+        opened(session)
+        if self.breaks is not None:
+            raise self.breaks
+        return Handshake(session, "", frozenset())
 
     async def wait_closed(self, upstream: Upstream) -> None:
         await trio.lowlevel.checkpoint()

@@ -66,6 +66,16 @@ async def test_a_bug_costs_its_call_alone(autojump_clock: MockClock, caplog: pyt
     del caplog
 
 
+async def test_a_session_of_a_handshake_that_breaks_is_closed(autojump_clock: MockClock) -> None:
+    """A server that hangs has made it, and nobody will use it."""
+    server = FakeServer(breaks=UpstreamError("Timeout", "did not answer"))
+    async with running(server) as replica:
+        _, session = born(replica)
+        assert await opened(replica, session) is not None
+        await trio.sleep(1)
+        assert (server.closed, server.open) == ([("u1", ONE.url)], {})
+
+
 async def test_a_session_that_ends_while_it_is_opened_is_closed(autojump_clock: MockClock) -> None:
     server = FakeServer()
     async with running(server) as replica, trio.open_nursery() as calls:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tests.soak.run import World
 
 
+MANY_KEYS = 16  # so that no session of a run outlives its key
+
+
 class Chaos:
     """Faults one after the other, by the dice of the run's seed."""
 
@@ -121,7 +124,7 @@ class Chaos:
         keys = [secrets.token_urlsafe(32), *path.read_text().split()]
         new = path.with_suffix(".new")
         # The new key is known everywhere before it signs.
-        for order in ([keys[1], keys[0], *keys[2:4]], keys[:4]):
+        for order in ([keys[1], keys[0], *keys[2:MANY_KEYS]], keys[:MANY_KEYS]):
             new.write_text("\n".join(order) + "\n")
             new.replace(path)
             await trio.sleep(2.5)
@@ -137,6 +140,7 @@ class Chaos:
         await trio.sleep(self._dice.uniform(1, 6))
         self._world.store.signal(signal.SIGCONT)
         made.end = time.time()
+        await trio.sleep(3)  # until the store has been told what it missed
 
     async def _wait_restart_store(self) -> None:
         await self._wait_hang_store()

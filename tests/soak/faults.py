@@ -49,7 +49,7 @@ ROWS: Final = (
     ),
     Row(
         "a server restarts",
-        ("Unreachable", "BrokenOff", "BadAnswer", "-32601"),
+        ("Unreachable", "BrokenOff", "BadAnswer", "-32601", "-32002"),
         3.0,
         of_server=True,
         text="Calls to it fail (`Unreachable`, `BrokenOff`, `BadAnswer`). Its tools stay listed for some checks, "
