@@ -113,7 +113,7 @@ class UpstreamClient:
     ) -> Handshake:
         """Open a session in the words of a client; each request has `headers`.
 
-        A server that refuses the client's version is asked for another one. `opened` is told of every
+        A server that refuses the client's version is asked for another one. `opened` takes each
         session that stands; the caller closes those that it does not get.
         """
         versions = [client.protocol_version]
