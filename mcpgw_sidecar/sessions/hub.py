@@ -187,7 +187,7 @@ def _ended(state: State, event: e.Ended) -> list[a.Action]:
 
 
 def _ended_elsewhere(state: State, event: e.EndedElsewhere) -> list[a.Action]:
-    if event.key in state.ended:
+    if state.ended.has(event.key, event.expires):
         return []  # the store repeats the end of a session after it was away
     return state.end(event.key, event.expires)
 
@@ -197,7 +197,7 @@ def _due(state: State, event: e.Due) -> list[a.Action]:
     for key in [key for key, row in state.rows.items() if row.session.expires <= event.now]:
         actions += state.leave(key)
     actions += hush_alone(state, event.now)
-    state.ended = {key: expires for key, expires in state.ended.items() if expires > event.now}
+    state.ended.expire(event.now)
     return actions
 
 

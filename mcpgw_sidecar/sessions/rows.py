@@ -11,6 +11,7 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, UpstreamSession
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_object
 from mcpgw_sidecar.sessions import actions as a
+from mcpgw_sidecar.sessions.ended import Ended
 
 MAX_SESSIONS = 100_000  # about 300 bytes each; beyond it the hub drops the oldest, and refuses none
 MAX_RESOURCES = 200  # subscriptions of a session with one server that survive a heal
@@ -66,7 +67,7 @@ class State:
 
     shared: bool
     rows: dict[str, Row] = attrs.field(factory=dict)
-    ended: dict[str, int] = attrs.field(factory=dict)
+    ended: Ended = attrs.field(factory=Ended)
     opening: set[tuple[str, ServerName]] = attrs.field(factory=set)
     heard: dict[str, dict[ServerName, UpstreamSession]] = attrs.field(factory=dict)
     streams: Counter[str] = attrs.field(factory=Counter)
@@ -77,7 +78,7 @@ class State:
     def row(self, session: Session) -> Row | None:
         """The row of a session, which is created if missing; None if the session is over."""
         row = self.rows.get(session.key)
-        if row is not None or session.key in self.ended:
+        if row is not None or self.ended.has(session.key, session.expires):
             return row
         if len(self.rows) >= MAX_SESSIONS:
             del self.rows[next(iter(self.rows))]
@@ -110,9 +111,7 @@ class State:
 
     def end(self, key: str, expires: int) -> list[a.Action]:
         """End a session for good."""
-        if len(self.ended) >= MAX_SESSIONS:
-            del self.ended[next(iter(self.ended))]
-        self.ended[key] = expires
+        self.ended.add(key, expires)
         return self.leave(key)
 
     def leave(self, key: str) -> list[a.Action]:

@@ -55,7 +55,7 @@ class Life(RuleBasedStateMachine):
         return actions
 
     def ended(self) -> set[str]:
-        return set(self.hub._state.ended)
+        return {each.key for each in SESSIONS if self.hub._state.ended.has(each.key, each.expires)}
 
     def do(self, action: a.Action) -> None:
         match action:
