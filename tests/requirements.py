@@ -297,6 +297,8 @@ HEADERS: Final = (
 SECURITY: Final = (
     Duty("security.one-reading", "interface.md, Errors", ROUTER | BROKER | MEMO,
          "A message that two parsers could read in two ways (case of keys, charset, encoding, repeated headers) is refused."),
+    Duty("security.memory", "interface.md, Status and metrics", BROKER | ADMIN,
+         "Messages of servers for clients that do not read are limited in bytes; what is dropped is counted and said in /status."),
     Duty("security.answers-headers", "interface.md, What passes between clients and servers", ENVOY,
          "No client gets cookies, redirects, challenges or words about origins of a server."),
     Duty("security.admin-host", "interface.md, Command line", ADMIN,

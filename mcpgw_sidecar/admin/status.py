@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from mcpgw_sidecar import __version__
 from mcpgw_sidecar.model.names import ServerName
@@ -25,6 +25,8 @@ class Facts:
     desired: Desired
     statuses: tuple[ServerStatus, ...]
     gateway_sessions: int
+    dropped: int
+    """Messages of servers for clients that were dropped, for there was no room."""
     upstream_sessions: Mapping[ServerName, int]
     envoy_accepted: bool | None
     envoy_error: str | None
@@ -60,7 +62,11 @@ def document(facts: Facts) -> dict[str, Any]:
             "error": desired.error,
         },
         "servers": [server(status) for status in facts.statuses],
-        "sessions": {"gateway": facts.gateway_sessions, "upstream": sum(facts.upstream_sessions.values())},
+        "sessions": {
+            "gateway": facts.gateway_sessions,
+            "upstream": sum(facts.upstream_sessions.values()),
+            "droppedMessages": facts.dropped,
+        },
         "envoy": {"accepted": facts.envoy_accepted, "error": facts.envoy_error},
         **shared,
     }
@@ -114,6 +120,8 @@ def gauges(facts: Facts) -> Iterator[Metric]:
     valid = float(facts.keys_valid)
     yield GaugeMetricFamily("mcpgw_session_keys_valid", "1 while the source of session keys holds a valid one", value=valid)
     yield GaugeMetricFamily("mcpgw_sessions", "Sessions of clients seen here and not over", value=facts.gateway_sessions)
+    words = "Messages of servers that were dropped, because too many waited for a client"
+    yield CounterMetricFamily("mcpgw_messages_dropped", words, value=facts.dropped)
     upstream = GaugeMetricFamily("mcpgw_upstream_sessions", "Open sessions with servers, for clients", labels=["server"])
     for name, count in facts.upstream_sessions.items():
         upstream.add_metric([name], count)

@@ -138,6 +138,7 @@ class _Parts:
             desired=self.values.desired.value,
             statuses=self.values.statuses.value,
             gateway_sessions=counts.gateway,
+            dropped=self.streams.budget.dropped,
             upstream_sessions=counts.upstream,
             envoy_accepted=verdict.accepted if self.envoy_files is not None else None,
             writes=self.inputs.writes() if self.inputs.writes is not None else None,

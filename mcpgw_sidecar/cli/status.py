@@ -92,12 +92,14 @@ def _remarks(server: dict[str, Any]) -> list[str]:
 
 def _lines(document: dict[str, Any]) -> list[str]:
     config, sessions, envoy = document["config"], document["sessions"], document["envoy"]
+    dropped = sessions["droppedMessages"]
     enabled = [server for server in document["servers"] if server["enabled"]]
     ready = sum(server["ready"] for server in enabled)
     tools = sum(server["tools"] for server in document["servers"])
     lines = [
         f"{ready} of {len(enabled)} servers ready, {tools} tools",
         f"{sessions['gateway']} sessions with clients, {sessions['upstream']} with servers",
+        *([f"{dropped} messages of servers dropped: too many waited for clients"] if dropped else ()),
         f"configuration {config['source']}, generation {config['generation']}, loaded {config['loadedAt'] or 'not yet'}",
     ]
     lines += [f"REFUSED MCPServer {bad['name']}: {bad['reason']}: {bad['message']}" for bad in document.get("refused", ())]

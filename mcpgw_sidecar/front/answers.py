@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.envoy.entries import list_mark
-from mcpgw_sidecar.front.streams import Stream
+from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.ports import Stamps

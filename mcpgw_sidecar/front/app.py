@@ -20,7 +20,8 @@ from mcpgw_sidecar.front import stateful
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.heal import Healer
-from mcpgw_sidecar.front.streams import Stream, Streams
+from mcpgw_sidecar.front.stream import Stream
+from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.inbound.classify import Batch, Inbound, is_final
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject

@@ -13,7 +13,9 @@ from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, wait_streamed
-from mcpgw_sidecar.front.streams import COALESCE, COLLECT, MAX_RELAYED, PER_SESSION, Stream, Streams
+from mcpgw_sidecar.front.mail import Mail
+from mcpgw_sidecar.front.stream import Stream
+from mcpgw_sidecar.front.streams import COALESCE, COLLECT, MAX_RELAYED, PER_SESSION, Streams
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
@@ -98,7 +100,7 @@ def test_a_message_goes_to_the_newest_stream_and_is_not_lost_with_it() -> None:
     for message in streams.discard(old):
         streams.send("s", message)
     assert list(streams.open("s").relayed) == [b"1"]
-    assert streams.discard(Stream("another", streams._client("s"), nobody)) == []
+    assert streams.discard(Stream("another", streams._client("s"), Mail(streams.budget, 1), nobody)) == []
     streams.end_session("s")
     assert streams._clients == {}
 
@@ -195,4 +197,4 @@ def test_a_client_that_does_not_read_loses_the_oldest_alone() -> None:
         streams.send("slow", b"%d" % number)
     streams.send("other", b"x")
     streams.send("nobody", b"x")
-    assert (len(slow.relayed), slow.relayed[0], list(other.relayed)) == (MAX_RELAYED, b"5", [b"x"])
+    assert (len(slow.relayed), next(iter(slow.relayed)), list(other.relayed)) == (MAX_RELAYED, b"5", [b"x"])

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import answer, entry, gateway, succeeded
+from tests.e2e.stack import answer, entry, gateway, listening, succeeded, wait_until
+from tests.e2e.test_relayed import say, stream_of, watched
 from tests.servers.scripted import ScriptedServer
 
 HEADERS = [
@@ -47,3 +48,29 @@ def test_what_a_server_says_beside_its_answer_reaches_no_client(one: ScriptedSer
         response = client.call("a_one")
         assert answer(response)["error"]["data"]["reason"] == "Redirect"
         assert not {name for name, _ in HEADERS} & set(response.headers)
+
+
+@pytest.mark.duty("security.memory")
+def test_messages_that_nobody_reads_take_no_memory_for_long(
+    one: ScriptedServer, two: ScriptedServer, tmp_path: Path
+) -> None:
+    """A server filled the process until the session ended: 20 messages of 8 MB were enough."""
+    for server in (one, two):
+        watched(server)
+    with (
+        gateway(tmp_path, [entry("ns/one", one.url), entry("ns/two", two.url)]) as running,
+        running.client() as away,
+        running.client() as reader,
+    ):
+        away.post("resources/subscribe", {"uri": "mcpgw://ns%2Fone/file:///w"})
+        reader.post("resources/subscribe", {"uri": "mcpgw://ns%2Ftwo/file:///w"})
+        session = one.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+        stream = wait_until(lambda: stream_of(one, session))
+        for _ in range(12):
+            say(stream, "notifications/resources/updated", uri="file:///w", filler="x" * (1 << 20))
+        wait_until(lambda: running.status()["sessions"]["droppedMessages"] >= 4)
+        assert "mcpgw_messages_dropped_total " in running.metrics()
+        with listening(reader) as messages:
+            session = two.calls("resources/subscribe")[-1].headers["mcp-session-id"]
+            say(wait_until(lambda: stream_of(two, session)), "notifications/resources/updated", uri="file:///w")
+            wait_until(lambda: messages, "others lose nothing")
