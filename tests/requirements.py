@@ -299,6 +299,8 @@ SECURITY: Final = (
          "A message that two parsers could read in two ways (case of keys, charset, encoding, repeated headers) is refused."),
     Duty("security.memory", "interface.md, Status and metrics", BROKER | ADMIN,
          "Messages of servers for clients that do not read are limited in bytes; what is dropped is counted and said in /status."),
+    Duty("security.envoy-admin", "interface.md, Command line", ENVOY,
+         "Envoy's admin endpoint, which can end Envoy, is a UNIX socket unless somebody wants a port."),
     Duty("security.answers-headers", "interface.md, What passes between clients and servers", ENVOY,
          "No client gets cookies, redirects, challenges or words about origins of a server."),
     Duty("security.admin-host", "interface.md, Command line", ADMIN,

@@ -19,7 +19,9 @@ from mcpgw_sidecar.admin.status import Facts, document, gauges, not_ready, serve
 from mcpgw_sidecar.inbound.guard import host_name
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.runtime.envoyadmin import admin_client
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
+from mcpgw_sidecar.runtime.listeners import Address
 
 log = get_logger(__name__)
 
@@ -44,7 +46,7 @@ class AdminApp:
         metrics: Metrics,
         facts: Callable[[], Facts],
         waiting_for: Callable[[], str | None],
-        envoy_admin: str | None,
+        envoy_admin: Address | None,
         hosts: frozenset[str] = frozenset(),
     ) -> None:
         self._hosts = hosts | {"localhost", socket.gethostname().lower()}
@@ -123,9 +125,8 @@ class AdminApp:
         if self._envoy is None:
             return ""
         try:
-            # Plain HTTP: there is no certificate to verify.
-            async with httpx2.AsyncClient(verify=False, timeout=ENVOY_TIMEOUT, trust_env=False) as http:
-                answer = await http.get(f"http://{self._envoy}/stats/prometheus", params={"filter": "mcpgw_call|mcpgw.call"})
+            async with admin_client(self._envoy, ENVOY_TIMEOUT) as http:
+                answer = await http.get("/stats/prometheus", params={"filter": "mcpgw_call|mcpgw.call"})
                 return answer.text
         except httpx2.HTTPError:
             return ""

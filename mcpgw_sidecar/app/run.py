@@ -112,7 +112,7 @@ class _Parts:
 
     def admin(self) -> AdminApp:
         """Make the application of the admin port."""
-        envoy_admin = str(self.settings.envoy_admin_address) if self.envoy_files is not None else None
+        envoy_admin = self.settings.envoy_admin if self.envoy_files is not None else None
         return AdminApp(
             metrics=self.metrics,
             facts=self.facts,
@@ -163,7 +163,7 @@ class _Parts:
         if isinstance(self.stamps, StampFile):
             nursery.start_soon(self.stamps.wait_following, values.live, self.ready, self._dependencies)
         if self.envoy_files is not None:
-            nursery.start_soon(wait_reading, str(self.settings.envoy_admin_address), self.envoy_files, values.verdict)
+            nursery.start_soon(wait_reading, self.settings.envoy_admin, self.envoy_files, values.verdict)
 
     def _dependencies(self) -> str:
         """The values, besides the catalog, that decisions depend on."""

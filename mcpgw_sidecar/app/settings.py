@@ -19,6 +19,8 @@ from mcpgw_sidecar.runtime.trust import system_bundle
 
 log = get_logger(__name__)
 
+ADMIN = "admin.sock"  # Envoy's admin endpoint, in --envoy-dir
+
 
 @attrs.frozen(kw_only=True)
 class Settings:
@@ -34,7 +36,7 @@ class Settings:
     gateway_address: Address = Address("0.0.0.0", LISTENER_PORT)  # noqa: S104  # the gateway is there to be reached
     gateway_tls_cert: Path | None = None
     gateway_tls_key: Path | None = None
-    envoy_admin_address: Address = Address("127.0.0.1", 9901)
+    envoy_admin_address: Address | None = None
     broker_address: Address = Address("127.0.0.1", 8080)
     router_address: Address = Address("127.0.0.1", 50051)
     admin_address: Address = Address("127.0.0.1", 9090)
@@ -51,6 +53,11 @@ class Settings:
     drain_time: float = 25.0
     debug: bool = False
     route_memo: bool = True
+
+    @property
+    def envoy_admin(self) -> Address:
+        """Envoy's admin endpoint: a socket beside its files, if nothing else is wanted."""
+        return self.envoy_admin_address or Address(path=str((self.envoy_dir or Path()).resolve() / ADMIN))
 
     @property
     def remembers(self) -> bool:
@@ -71,7 +78,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
     return EnvoySettings(
         directory=str(directory),
         gateway=_endpoint(settings.gateway_address),
-        admin=_endpoint(settings.envoy_admin_address),
+        admin=_endpoint(settings.envoy_admin),
         broker=_endpoint(broker),
         router=_endpoint(router),
         max_body=settings.max_body,

@@ -43,6 +43,7 @@ from mcpgw_sidecar.runtime.frozen import restore_library_path
 from mcpgw_sidecar.runtime.listeners import Address
 
 _SIGINT = 2
+_MAX_SOCKET = 107  # bytes of the path of a UNIX socket (sun_path)
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 _EPILOG = "Exit codes: 0 done, 1 refused, 64 bad usage or configuration, 69 something needed is unavailable, 70 a bug, 128+n signal n."
 
@@ -109,6 +110,7 @@ def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401
     settings = Settings(**values, debug=_is_debug(log_level))
     _check_tls(settings)
     _check_addresses(settings)
+    _check_socket(settings)
     _warn_of_exposed(settings)
     trio.run(partial(wait_running, settings), strict_exception_groups=True)
 
@@ -178,6 +180,7 @@ def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
         msg = "--envoy-dir is needed: the directory that `run` writes and Envoy reads"
         raise click.UsageError(msg)
     settings = Settings(**values)
+    _check_socket(settings)
     click.echo(bootstrap_text(envoy_settings(settings, settings.broker_address, settings.router_address)), nl=False)
 
 
@@ -269,10 +272,16 @@ def _check_addresses(settings: Settings) -> None:
     names = ("gateway_address", "broker_address", "router_address", "admin_address", "envoy_admin_address")
     for name in names:
         address, option = getattr(settings, name), f"--{name.replace('_', '-')}"
-        if address.path is None and address.port:
+        if address is not None and address.path is None and address.port:
             other = options_by_address.setdefault((address.host, address.port), option)
             if other != option:
                 raise click.UsageError(f"{option} and {other} are the same address, {address}: change one")
+
+
+def _check_socket(settings: Settings) -> None:
+    if len(os.fsencode(settings.envoy_admin.path or "")) > _MAX_SOCKET:
+        msg = f"{settings.envoy_admin.path} is too long for a socket: give --envoy-admin-address a shorter unix:PATH, or HOST:PORT"
+        raise click.UsageError(msg)
 
 
 def _warn_of_exposed(settings: Settings) -> None:

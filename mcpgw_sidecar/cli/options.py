@@ -104,11 +104,10 @@ log_options = _stack(
 gateway_option = _setting(
     "--gateway-address", "gateway_address", type=ADDRESS, help="What the written Envoy listener binds."
 )
-envoy_admin_option = _setting(
+envoy_admin_option = option(
     "--envoy-admin-address",
-    "envoy_admin_address",
-    type=ADDRESS,
-    help="Envoy's admin endpoint, in the bootstrap and for its verdict.",
+    type=UNIX_OR_ADDRESS,
+    help="Envoy's admin endpoint, in the bootstrap and for its verdict; by default admin.sock in --envoy-dir.",
 )
 broker_option = _setting("--broker-address", "broker_address", type=ADDRESS, help="Where the broker listens (HTTP).")
 router_option = _setting(

@@ -38,7 +38,7 @@ from mcpgw_sidecar.envoy.filters import (
 )
 from mcpgw_sidecar.envoy.replies import local_replies
 from mcpgw_sidecar.envoy.routes import ROUTES
-from mcpgw_sidecar.envoy.settings import EnvoySettings
+from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 from mcpgw_sidecar.model.servers import Server
 
 LISTENER = "mcpgw_gateway"
@@ -73,7 +73,7 @@ def bootstrap(settings: EnvoySettings) -> Resource:
     """The bootstrap for `envoy -c`. Envoy finds everything else in the files, and follows them."""
     return {
         "node": {"id": "mcpgw-envoy", "cluster": "mcpgw"},
-        "admin": {"address": address(settings.admin)},
+        "admin": {"address": _admin(settings.admin)},
         "dynamic_resources": {
             "lds_config": _source(f"{settings.directory}/lds.yaml"),
             "cds_config": _source(f"{settings.directory}/cds.yaml"),
@@ -92,6 +92,12 @@ def bootstrap(settings: EnvoySettings) -> Resource:
             ]
         },
     }
+
+
+def _admin(endpoint: Endpoint) -> Resource:
+    """The sidecar may be another user: who may connect, the directory says."""
+    where = address(endpoint)
+    return {"pipe": where["pipe"] | {"mode": 0o666}} if "pipe" in where else where
 
 
 def _source(path: str) -> Resource:

@@ -14,6 +14,8 @@ import trio
 
 from mcpgw_sidecar.envoyfiles.writer import CDS, LDS, RDS, EnvoyFiles
 from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.envoyadmin import admin_client
+from mcpgw_sidecar.runtime.listeners import Address
 from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
@@ -43,10 +45,9 @@ class Verdict:
         return self.error if self.accepted is False and now - self.since >= LOADING else None
 
 
-async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict]) -> None:
-    """Publish Envoy's verdict for ever. `admin` is HOST:PORT."""
-    # Plain HTTP: there is no certificate to verify.
-    async with httpx2.AsyncClient(verify=False, timeout=TIMEOUT, trust_env=False) as http:
+async def wait_reading(admin: Address, files: EnvoyFiles, verdict: Watched[Verdict]) -> None:
+    """Publish Envoy's verdict for ever."""
+    async with admin_client(admin, TIMEOUT) as http:
         logged = Verdict()
         while True:
             versions = dict(files.versions)
@@ -65,11 +66,11 @@ async def wait_reading(admin: str, files: EnvoyFiles, verdict: Watched[Verdict])
                     await trio.sleep(LOOK)
 
 
-async def _wait_verdict(http: httpx2.AsyncClient, admin: str, files: EnvoyFiles) -> Verdict:
+async def _wait_verdict(http: httpx2.AsyncClient, admin: Address, files: EnvoyFiles) -> Verdict:
     if not files.versions:
         return Verdict(None, "nothing was written yet: there is no configuration")
     try:
-        answer = await http.get(f"http://{admin}/config_dump?mask=")
+        answer = await http.get("/config_dump?mask=")
         return judge(answer.json(), files.versions, files.clusters)
     except (httpx2.HTTPError, ValueError) as error:
         return Verdict(None, f"no Envoy admin endpoint at {admin}: {type(error).__name__}")

@@ -154,13 +154,12 @@ class Gateway:
         self.directory = directory
         self.config = directory / "config.yaml"
         self.options = options
-        names = ("gateway", "broker", "router", "admin", "envoy-admin")
+        names = ("gateway", "broker", "router", "admin")
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         scheme = "https" if any("tls-cert" in option for option in options) else "http"
         self.url = f"{scheme}://127.0.0.1:{self.ports['gateway']}/mcp"
         self.broker_url = f"http://127.0.0.1:{self.ports['broker']}/mcp"
         self.admin = f"http://127.0.0.1:{self.ports['admin']}"
-        self.envoy_admin = f"http://127.0.0.1:{self.ports['envoy-admin']}"
         self.write(servers)
         self.envoy: Process | None = None
         self.sidecar = self.start_sidecar()
@@ -221,6 +220,12 @@ class Gateway:
         new = self.config.with_suffix(".new")
         new.write_text(yaml.safe_dump({"servers": servers}))
         new.replace(self.config)
+
+    def ask_envoy(self, path: str) -> httpx2.Response:
+        """Ask Envoy's admin endpoint."""
+        transport = httpx2.HTTPTransport(uds=str(self.directory / "envoy" / "admin.sock"))
+        with httpx2.Client(transport=transport, trust_env=False) as http:
+            return http.get(f"http://localhost{path}")
 
     def status(self) -> dict[str, Any]:
         document: dict[str, Any] = httpx2.get(f"{self.admin}/status", trust_env=False).json()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 
-import httpx2
 import pytest
 
 from tests.e2e.conftest import KEY
@@ -141,7 +140,7 @@ def test_the_access_log_says_method_tool_server_and_status(guide: Gateway) -> No
         lines = [json.loads(line) for line in guide.envoy.text.splitlines() if line.startswith("{")]
         if any(line["tool"] == "test_greet" for line in lines):
             break
-        httpx2.get(f"{guide.envoy_admin}/ready", trust_env=False)
+        guide.ask_envoy("/ready")
     line = next(line for line in lines if line["tool"] == "test_greet")
     assert (line["method"], line["server"], line["status"]) == ("tools/call", "mcp-test/mcp-server1-route", 200)
     assert isinstance(line["duration_ms"], int)

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.e2e.stack import entry, gateway
+from tests.e2e.stack import Gateway, entry, gateway
 from tests.servers.scripted import ScriptedServer
 
 
@@ -24,3 +24,31 @@ def test_the_admin_port_answers_no_name_of_somebody_else(one: ScriptedServer, tm
             assert status("evil.example", path) == status("evil.example:9090", path) == 421
         for host in ("localhost", "LOCALHOST:1", "127.0.0.1:9090", "10.1.2.3", "[::1]:9090", "admin.example:9090"):
             assert status(host) == 200, host
+
+
+@pytest.mark.duty("security.envoy-admin")
+def test_envoys_admin_endpoint_is_no_port(one: ScriptedServer, tmp_path: Path) -> None:
+    """A page could have ended Envoy: POST /quitquitquit, whatever its Host."""
+    with gateway(tmp_path, [entry("ns/one", one.url)]) as running:
+        assert running.envoy is not None
+        assert running.ask_envoy("/ready").text == "LIVE\n"
+        assert running.status()["envoy"]["accepted"] is True
+        listeners = running.ask_envoy("/listeners?format=json").json()["listener_statuses"]
+        ports = {each["local_address"]["socket_address"]["port_value"] for each in listeners}
+        assert ports == {running.ports["gateway"]}
+        assert listening_ports(running.envoy.popen.pid) == ports
+
+
+def listening_ports(pid: int) -> set[int]:
+    """The ports that a process listens on, as the kernel says."""
+    inodes = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
+
+
+@pytest.mark.duty("security.envoy-admin")
+def test_a_path_that_is_too_long_for_a_socket_is_said(one: ScriptedServer, tmp_path: Path) -> None:
+    directory = tmp_path / ("x" * 100)
+    directory.mkdir()
+    with pytest.raises(AssertionError, match="too long for a socket: give --envoy-admin-address"):
+        Gateway(directory, [entry("ns/one", one.url)], envoy=False)
