@@ -9,7 +9,7 @@ import trio
 from mcpgw_sidecar.app.settings import Settings
 from mcpgw_sidecar.errors import TakenError
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.runtime.listeners import EVERYWHERE, Address, open_listener
+from mcpgw_sidecar.runtime.listeners import Address, open_listener
 from mcpgw_sidecar.runtime.systemd import ServiceManager
 
 log = get_logger(__name__)
@@ -59,7 +59,7 @@ async def _wait_open(
 
 async def _drains(admin: Address) -> bool:
     """Whether a sidecar with this admin address is about to end."""
-    host = "127.0.0.1" if admin.host in EVERYWHERE else admin.host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)  # noqa: S104  # how to connect to it
     try:
         async with httpx2.AsyncClient(timeout=ASKING, trust_env=False) as http:
             answer = await http.get(f"http://{attrs.evolve(admin, host=host)}/readyz")

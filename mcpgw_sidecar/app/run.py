@@ -143,7 +143,7 @@ class _Parts:
             envoy_accepted=verdict.accepted if self.envoy_files is not None else None,
             writes=self.inputs.writes() if self.inputs.writes is not None else None,
             tools=self.values.live.value.of(TOOL).owned,
-            store=(self.store.name, self.store.error) if self.store.shared else None,
+            store=(self.store.name, self.store.error) if self.store.shared or self.store.error else None,
             files_written=self.envoy_files.error is None if self.envoy_files is not None else None,
             keys_valid=self.inputs.keys_error() is None,
             envoy_error=(self.envoy_files.error or verdict.error) if self.envoy_files is not None else error,
@@ -232,6 +232,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
             log.info("Listening", router=str(router_at), broker=str(broker_at), admin=str(admin_at))
             parts.start(forever)
         log.info("Drained")
+        await parts.directory.wait_all_closed()
         forever.cancel_scope.cancel()
     await clients.aclose()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from mcpgw_sidecar.directory.journal import FILE as FILE_OF_SESSIONS
+from mcpgw_sidecar.directory import journalfile
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT, MAX_BODY, Endpoint, EnvoySettings
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
@@ -116,8 +116,8 @@ def key_file(settings: Settings) -> Path | None:
 def journal_file(settings: Settings) -> Path | None:
     """The file that keeps sessions for the next process; None without a directory for it."""
     if settings.envoy_dir is not None:
-        return settings.envoy_dir / FILE_OF_SESSIONS
-    return settings.session_key_file.with_name(FILE_OF_SESSIONS) if settings.session_key_file is not None else None
+        return settings.envoy_dir / journalfile.NAME
+    return settings.session_key_file.with_name(journalfile.NAME) if settings.session_key_file is not None else None
 
 
 def _endpoint(address: Address) -> Endpoint:

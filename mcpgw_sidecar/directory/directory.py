@@ -162,11 +162,15 @@ class Directory:
 
     def hearing(self, key: str) -> str:
         """What the id of an event says of a session, for a process that does not know it."""
-        return self.hub.hearing(key, self.driver.sessions.seal_wishes(key, self.hub.wishes(key)))
+        return self.hub.hearing(key, partial(self.driver.sessions.seal_wishes, key))
 
     async def wait_left(self) -> None:
         """Leave what this process hears to replicas, because it ends."""
         await self.driver.wait_left()
+
+    async def wait_all_closed(self) -> None:
+        """Wait until the sessions with servers that are to be closed are, for a moment at most."""
+        await self.driver.wait_all_closed()
 
     async def wait_sharing(self) -> None:
         """Follow the news of replicas about sessions, for ever."""

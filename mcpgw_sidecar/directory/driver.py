@@ -55,6 +55,8 @@ class Driver:
     over: Callable[[str], None]
     stale: Callable[[ServerName], None]
     _hearings: dict[tuple[str, ServerName], Hearing] = attrs.field(factory=dict)
+    _closing: int = 0
+    _closed: trio.Event = attrs.field(factory=trio.Event)
     sharing: Sharing = attrs.field(init=False)
     opener: Opener = attrs.field(init=False)
 
@@ -209,6 +211,22 @@ class Driver:
             hearing.stop()
         await self.store.wait_left()
 
+    async def wait_all_closed(self) -> None:
+        """Wait until the sessions with servers that are to be closed are, which has a limit."""
+        with trio.move_on_after(timeouts.CLOSE):
+            while self._closing:
+                await self._closed.wait()
+
     def _close(self, server: Server | None, upstream: UpstreamSession) -> None:
         if server is not None:
-            self.nursery.start_soon(self.client.wait_closed, Upstream(server, upstream, upstream.headers))
+            self._closing += 1
+            self.nursery.start_soon(self._wait_closed, Upstream(server, upstream, upstream.headers))
+
+    async def _wait_closed(self, upstream: Upstream) -> None:
+        try:
+            await self.client.wait_closed(upstream)
+        finally:
+            self._closing -= 1
+            if not self._closing:
+                self._closed.set()
+                self._closed = trio.Event()

@@ -8,6 +8,7 @@ forgot to give back expires by itself, unless it is renewed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -29,7 +30,7 @@ _TAKE = (
 local others = {}
 for i = 2, #KEYS do
   local holder = redis.call('get', KEYS[i])
-  local seen = holder and holder ~= ARGV[1] and redis.call('hget', KEYS[1], holder)
+  local seen = holder and holder ~= ARGV[1] and tonumber(redis.call('hget', KEYS[1], holder))
   if seen and now - seen < tonumber(ARGV[2]) then
     others[#others + 1] = i - 2
   else
@@ -45,9 +46,10 @@ _ALIVE = (
     + """
 local all, living = redis.call('hgetall', KEYS[1]), {}
 for i = 1, #all, 2 do
-  if all[i] ~= ARGV[1] and now - all[i + 1] < tonumber(ARGV[2]) then
+  local seen = tonumber(all[i + 1]) or 0
+  if all[i] ~= ARGV[1] and now - seen < tonumber(ARGV[2]) then
     living[#living + 1] = all[i]
-  elseif now - all[i + 1] > 100 * tonumber(ARGV[2]) then
+  elseif now - seen > 100 * tonumber(ARGV[2]) then
     redis.call('hdel', KEYS[1], all[i])
   end
 end
@@ -73,6 +75,7 @@ class Leases:
     wait_free: Callable[[str], Awaitable[None]]
     _held: dict[str, trio.Event] = attrs.field(factory=dict)
     """Leases of this replica, each with the event of its loss."""
+    _holders: Counter[str] = attrs.field(factory=Counter)
     _waiting: dict[str, trio.Event] = attrs.field(factory=dict)
     _given_back: list[str] = attrs.field(factory=list)
     _others: frozenset[str] = frozenset()
@@ -87,7 +90,8 @@ class Leases:
                 event = self._waiting.setdefault(name, trio.Event())
                 if not await self._take([name]):
                     self._waiting.pop(name, None)
-                    self._held[name] = trio.Event()
+                    self._held.setdefault(name, trio.Event())
+                    self._holders[name] += 1
                     return had_to_wait
             else:
                 event = trio.Event()  # never again in this process
@@ -105,6 +109,10 @@ class Leases:
     def release(self, name: str) -> None:
         """Give a lease back soon, unless all of them were."""
         self._waiting.pop(name, None)
+        if self._holders[name] > 1:  # who comes next had taken it before this one was over
+            self._holders[name] -= 1
+            return
+        del self._holders[name]
         if self._held.pop(name, None) is not None and not self._is_over:
             self._given_back.append(name)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +20,10 @@ import trio
 
 from mcpgw_sidecar.directory import store as stores
 from mcpgw_sidecar.directory.leases import Leases
+from mcpgw_sidecar.directory.missed import NEWS, Missed
 from mcpgw_sidecar.directory.redislink import PAUSE, RedisLink
-from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SharedRow, seconds_left
-from mcpgw_sidecar.directory.unsent import Unsent, Untold
+from mcpgw_sidecar.directory.redisrows import TICKET, read_row, row, wait_kept, wait_set
+from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SharedRow
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.observability.logs import get_logger
@@ -31,16 +31,6 @@ from mcpgw_sidecar.runtime.backoff import Backoff
 
 MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
 log = get_logger(__name__)
-
-_NEWS, _ENDED = "mcpgw:news", "mcpgw:ended"
-_KEEP = """
-local now = redis.call('hget', KEYS[1], ARGV[1])
-if now and now ~= ARGV[3] then return now end
-redis.call('hset', KEYS[1], ARGV[1], ARGV[2])
-redis.call('expire', KEYS[1], ARGV[4])
-return ARGV[2]
-"""
-_TICKET, _SPARE = "t:", "x:"  # with the server: fields of a row
 
 
 @attrs.define
@@ -50,8 +40,12 @@ class RedisStore:
     link: RedisLink
     shared: bool = True
     _me: str = attrs.field(factory=lambda: secrets.token_hex(8))
-    _unsent: Unsent = attrs.field(factory=Unsent)
+    _missed: Missed = attrs.field(init=False)
     _leases: Leases = attrs.field(init=False)
+
+    @_missed.default
+    def _missed_of_this(self) -> Missed:
+        return Missed(self.link, self._me)
 
     @_leases.default
     def _leases_of_this(self) -> Leases:
@@ -60,7 +54,7 @@ class RedisStore:
             return answer
 
         async def wait_free(name: str) -> None:
-            await self.link.wait(lambda: self.link.redis.publish(_NEWS, json.dumps(["free", name, self._me])), None)
+            await self.link.wait(lambda: self.link.redis.publish(NEWS, json.dumps(["free", name, self._me])), None)
 
         return Leases(me=self._me, wait_script=wait_script, wait_free=wait_free)
 
@@ -76,43 +70,43 @@ class RedisStore:
 
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
         """The ticket of the session with a server that another replica opened."""
-        ticket: str | None = await self.link.wait(lambda: self.link.redis.hget(_row(session), f"{_TICKET}{server}"), None)
+        ticket: str | None = await self.link.wait(lambda: self.link.redis.hget(row(session), f"{TICKET}{server}"), None)
         return ticket
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """Offer a ticket to all replicas; returns the ticket that counts."""
         stored_ticket = await self.link.wait(
-            lambda: _wait_kept(self.link, session, f"{_TICKET}{server}", ticket, instead_of), None
+            lambda: wait_kept(self.link, session, f"{TICKET}{server}", ticket, instead_of), None
         )
         if stored_ticket is None:
-            self._unsent.keep(session, f"{_TICKET}{server}", ticket)
+            self._missed.unsent.keep(session, f"{TICKET}{server}", ticket)
         return stored_ticket or ticket
 
     async def wait_row(self, session: Session) -> SharedRow:
         """The row of a session."""
-        return _read_row(await self.link.wait(lambda: self.link.redis.hgetall(_row(session)), {}))
+        return read_row(await self.link.wait(lambda: self.link.redis.hgetall(row(session)), {}))
 
     async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
         """Store a log level, or a subscription."""
         name = "l" if field is None else f"r:{field[0]}:{field[1]}"
 
         async def keep() -> None:
-            await _wait_set(self.link, session, name, value)
-            await self.link.redis.publish(_NEWS, json.dumps(["changed", session.key, self._me]))
-            self._unsent.told(session, name)
+            await wait_set(self.link, session, name, value)
+            await self.link.redis.publish(NEWS, json.dumps(["changed", session.key, self._me]))
+            self._missed.unsent.told(session, name, value)
 
-        self._unsent.keep(session, name, value)
+        self._missed.unsent.keep(session, name, value)
         await self.link.wait(keep, None)
 
     async def wait_end(self, session: Session) -> SharedRow:
         """End a session at all replicas; returns its row."""
-        self._unsent.end(session)
+        self._missed.unsent.end(session)
 
         async def end() -> SharedRow:
-            await self._wait_end_sent(session)
-            fields = await self.link.redis.hgetall(_row(session))
-            await self.link.redis.delete([_row(session), f"mcpgw:m:{session.key}"])
-            return _read_row(fields)
+            await self._missed.wait_end_sent(session)
+            fields = await self.link.redis.hgetall(row(session))
+            await self.link.redis.delete([row(session), f"mcpgw:m:{session.key}"])
+            return read_row(fields)
 
         return await self.link.wait(end, SharedRow())
 
@@ -124,7 +118,7 @@ class RedisStore:
             await self.link.redis.rpush(key, [message.decode()])
             await self.link.redis.ltrim(key, -MAX_KEPT, -1)
             await self.link.redis.expire(key, MAIL_LIFE)
-            await self.link.redis.publish(_NEWS, json.dumps(["mail", session_key, self._me]))
+            await self.link.redis.publish(NEWS, json.dumps(["mail", session_key, self._me]))
             return True
 
         return await self.link.wait(post, False)  # noqa: FBT003  # the result while the store does not answer
@@ -152,7 +146,7 @@ class RedisStore:
     async def wait_left(self) -> None:
         """Give all leases back and take no other."""
         if await self._leases.wait_left():
-            await self.link.wait(lambda: self.link.redis.publish(_NEWS, json.dumps(["left", self._me])), None)
+            await self.link.wait(lambda: self.link.redis.publish(NEWS, json.dumps(["left", self._me])), None)
 
     async def wait_following(self, news: ReplicaNews) -> None:
         """Report the news of other replicas, for ever.
@@ -170,8 +164,8 @@ class RedisStore:
             was_lost = self.error is not None
             if await self._leases.wait_alive():
                 news.gone()
-            if self.error is None and (was_lost or self._unsent):
-                await self.link.wait(lambda: self._wait_caught_up(news), None)
+            if self.error is None and (was_lost or self._missed.unsent):
+                await self._missed.wait_caught_up(news)
             await trio.sleep(stores.LEASE / 3)
 
     async def _wait_news(self, news: ReplicaNews) -> None:
@@ -179,8 +173,8 @@ class RedisStore:
         while True:
             try:
                 async with self.link.redis.pubsub(retry_policy=None) as channel:
-                    await channel.subscribe(_NEWS)
-                    await self._wait_caught_up(news)
+                    await channel.subscribe(NEWS)
+                    await self._missed.wait_caught_up(news)
                     backoff.reset()
                     async for message in channel:
                         if message["type"] == "message":
@@ -188,36 +182,6 @@ class RedisStore:
             except Exception as error:  # noqa: BLE001  # any error of the library: without news this replica goes on alone
                 self.link.lost(error)
             await trio.sleep(backoff.next())
-
-    async def _wait_caught_up(self, news: ReplicaNews) -> None:
-        await self.link.redis.zremrangebyscore(_ENDED, "-inf", int(time.time()))
-        for key, expires in await self.link.redis.zrange(_ENDED, 0, -1, withscores=True):
-            news.ended(key, int(expires))
-            self._unsent.ended(key)
-        for row in self._unsent.rows():
-            if row.ended:
-                await self._wait_end_sent(row.session)
-            else:
-                await self._wait_row_sent(row)
-
-    async def _wait_end_sent(self, session: Session) -> None:
-        """Store the end of a session for replicas that come later, and publish it."""
-        await self.link.redis.zadd(_ENDED, {session.key: session.expires})
-        await self.link.redis.publish(_NEWS, json.dumps(["ended", session.key, self._me, session.expires]))
-        self._unsent.forget(session.key)
-
-    async def _wait_row_sent(self, row: Untold) -> None:
-        """Store what happened to a session while the store was away.
-
-        The session with a server that another replica has stored counts.
-        """
-        for field, value in list(row.fields.items()):
-            if value is None or not field.startswith(_TICKET):
-                await _wait_set(self.link, row.session, field, value)
-            elif await _wait_kept(self.link, row.session, field, value, None) != value:
-                await _wait_set(self.link, row.session, f"{_SPARE}{value[-12:]}:{field[len(_TICKET) :]}", value)
-            self._unsent.told(row.session, field)
-        await self.link.redis.publish(_NEWS, json.dumps(["changed", row.session.key, self._me]))
 
     def _report(self, text: str, news: ReplicaNews) -> None:
         try:
@@ -234,42 +198,8 @@ class RedisStore:
                     self._leases.freed(None)
                     news.gone()
         except ValueError:
-            log.debug("News of another program in the session store's channel", channel=_NEWS)
-
-
-async def _wait_kept(link: RedisLink, session: Session, field: str, ticket: str, instead_of: str | None) -> str:
-    args = [field, ticket, instead_of or "", seconds_left(session)]
-    return str(await link.redis.eval(_KEEP, keys=[_row(session)], args=args))
-
-
-async def _wait_set(link: RedisLink, session: Session, field: str, value: str | None) -> None:
-    if value is None:
-        await link.redis.hdel(_row(session), [field])
-    else:
-        await link.redis.hset(_row(session), {field: value})
-        await link.redis.expire(_row(session), seconds_left(session))
-
-
-def _row(session: Session) -> str:
-    return f"mcpgw:s:{session.key}"
+            log.debug("News of another program in the session store's channel", channel=NEWS)
 
 
 def _lease(session_key: str, server: ServerName) -> str:
     return f"mcpgw:r:{session_key}:{server}"
-
-
-def _read_row(fields: dict[str, str]) -> SharedRow:
-    resources: dict[ServerName, set[str]] = {}
-    for field in fields:
-        kind, _, rest = field.partition(":")
-        if kind == "r":
-            server, _, uri = rest.partition(":")
-            resources.setdefault(ServerName(server), set()).add(uri)
-    spare = [(ServerName(field.split(":", 2)[2]), ticket) for field, ticket in fields.items() if field.startswith(_SPARE)]
-    tickets = {ServerName(field[2:]): ticket for field, ticket in fields.items() if field.startswith(_TICKET)}
-    return SharedRow(
-        tickets=tickets,
-        spare=tuple(spare),
-        level=fields.get("l"),
-        resources={name: frozenset(uris) for name, uris in resources.items()},
-    )

@@ -59,6 +59,7 @@ class Sharing:
         """Follow the news of replicas about sessions, for ever."""
         news = ReplicaNews(
             ended=lambda key, expires: self.feed(e.EndedElsewhere(key, expires)),
+            ended_before=lambda key, expires: self.feed(e.EndedBefore(key, expires)),
             mail=lambda key: self.feed(e.MailWaits(key)),
             changed=lambda key: self.feed(e.RowChanged(key)),
             expired=self._expired,

@@ -1,4 +1,4 @@
-"""The session store, which replicas share, and the stand-in for it; journal.py has another.
+"""The session store, which replicas share, and the stand-in for it; journalfile.py has another.
 
 A session id contains everything to verify it, so replicas share only what happens to a session
 later: its end, its upstream sessions, the wishes of its client, and messages that wait for its
@@ -36,11 +36,13 @@ class SharedRow:
 class ReplicaNews:
     """Callbacks for the news of other replicas.
 
-    They say that a session has ended (key, expiry), has mail, or that its row has changed; that a
-    session of a process before this one has expired, with its tickets; or that a replica has gone.
+    They say that a session has ended (key, expiry), had ended before this process started, has
+    mail, or that its row has changed; that a session of a process before this one has expired, with
+    its tickets; or that a replica has gone.
     """
 
     ended: Callable[[str, int], None]
+    ended_before: Callable[[str, int], None]
     mail: Callable[[str], None]
     changed: Callable[[str], None]
     expired: Callable[[str, Mapping[ServerName, str]], None]
@@ -120,8 +122,16 @@ class Unshared:
     """Stands in for a store: there is one replica, or each opens upstream sessions of its own."""
 
     shared = False
-    name = "memory"
-    error: str | None = None
+
+    @property
+    def error(self) -> str | None:
+        """It always works."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """What stands in place of a URL."""
+        return "memory"
 
     async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
         """No ticket."""

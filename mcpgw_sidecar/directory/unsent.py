@@ -41,11 +41,12 @@ class Unsent:
         row.ended = True
         row.fields.clear()
 
-    def told(self, session: Session, field: str) -> None:
-        """Forget a field, which has been stored since."""
+    def told(self, session: Session, field: str, value: str | None) -> None:
+        """Forget a field, which has been stored with this value."""
         row = self._rows.get(session.key)
         if row is not None:
-            row.fields.pop(field, None)
+            if row.fields.get(field, "") == value:
+                del row.fields[field]
             if not row.fields and not row.ended:
                 del self._rows[session.key]
 

@@ -109,6 +109,14 @@ class EndedElsewhere:
 
 
 @attrs.frozen
+class EndedBefore:
+    """The client had ended its session before this process started."""
+
+    key: str
+    expires: int
+
+
+@attrs.frozen
 class Due:
     """Time has passed; `now` is in epoch seconds."""
 
@@ -255,6 +263,7 @@ Event = (
     | Forgotten
     | Ended
     | EndedElsewhere
+    | EndedBefore
     | Due
     | LevelSet
     | LevelShared

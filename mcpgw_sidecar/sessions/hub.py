@@ -23,9 +23,8 @@ heard      a wish, or a client that    Silenced; Forgotten -> Hush; another sess
 
 Rules:
 
-- One gate: `apply` is the only method that changes anything. The driver of the machine
-  (directory/driver.py) carries out the actions in their order, and answers with events. Time comes
-  with the event that needs it.
+- One gate: `apply` alone changes anything. The driver (directory/driver.py) carries out the actions
+  in their order, and answers with events. Time comes with the event that needs it.
 - A session with a server is adopted only where none is open; one that was opened here always
   counts, because the store names it by then. A session that its server has forgotten is not adopted
   again.
@@ -92,17 +91,16 @@ class SessionHub:
         row = self._state.rows.get(key)
         return None if row is None else row.session
 
-    def hearing(self, key: str, wishes: str = "") -> str:
+    def hearing(self, key: str, seal: Callable[[AllWishes], str] = lambda _: "") -> str:
         """The upstream sessions that are heard for a session, in the format of event ids.
 
-        `wishes` are those of its client, sealed.
+        `seal` seals the wishes of its client, once after a change, because it takes a while.
         """
-        upstreams = self._state.heard.get(key)
-        return (
-            ""
-            if not upstreams and not wishes
-            else hearing_text({server: up.ticket for server, up in (upstreams or {}).items()}, wishes)
-        )
+        row, upstreams = self._state.rows.get(key), self._state.heard.get(key) or {}
+        if row is not None and row.sealed is None:
+            row.sealed = seal(self.wishes(key))
+        sealed = (row and row.sealed) or ""
+        return hearing_text({server: up.ticket for server, up in upstreams.items()}, sealed) if upstreams or sealed else ""
 
     def statistics(self) -> SessionCounts:
         """Counts for `/status` and metrics."""
@@ -192,6 +190,11 @@ def _ended_elsewhere(state: State, event: e.EndedElsewhere) -> list[a.Action]:
     return state.end(event.key, event.expires)
 
 
+def _ended_before(state: State, event: e.EndedBefore) -> list[a.Action]:
+    is_here, actions = event.key in state.rows, state.end(event.key, event.expires)
+    return actions if is_here else []  # Envoy has forgotten it
+
+
 def _due(state: State, event: e.Due) -> list[a.Action]:
     actions: list[a.Action] = []
     for key in [key for key, row in state.rows.items() if row.session.expires <= event.now]:
@@ -276,6 +279,7 @@ _RULES: Final[Mapping[type, Callable[[State, Any], list[a.Action]]]] = {
     e.Forgotten: _forgotten,
     e.Ended: _ended,
     e.EndedElsewhere: _ended_elsewhere,
+    e.EndedBefore: _ended_before,
     e.Due: _due,
     e.LevelSet: wishes.level_set,
     e.LevelShared: wishes.level_shared,

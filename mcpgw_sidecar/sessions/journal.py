@@ -1,16 +1,17 @@
 """The lines of the journal, which keeps what a session has over a restart without a store.
 
-`<session> <expires> <what> <text>`: `ticket <server>=<ticket>` (without a ticket: the session with
-the server is dead), `wish <sealed>` and `unwish <sealed>` (sessions/tickets.py), and `ended`. A
-later line of the same session counts. Tickets and wishes are sealed with the gateway's key; the
-name of a session opens nothing without it. A line that cannot be read is left out: a process that
-was killed may have written half of one.
+`<session> <expires> <what> <text> .`, where what and text are `ticket <server>=<ticket>`,
+`wish <name>=<sealed>`, `unwish <name>` (sessions/tickets.py), or `ended -`. A later line of a
+session counts. Tickets and wishes are sealed with the gateway's key; the name of a session opens
+nothing without it, and that of a wish is a hash. A line that cannot be read, or has no full stop,
+is left out: a process that was killed may have written half of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from hashlib import blake2b
+from typing import Final, TypeVar
 from urllib.parse import quote, unquote
 
 import attrs
@@ -21,32 +22,33 @@ TICKET: Final = "ticket"
 WISH: Final = "wish"
 UNWISH: Final = "unwish"
 ENDED: Final = "ended"
-_WORDS = 4
+MAX_WISHES: Final = 500  # of a session; one more and the oldest is not kept
+MAX_TICKETS: Final = 500
+_WORDS: Final = 5
+_DIGITS: Final = 12  # of a time in seconds
+K = TypeVar("K")
 
 
 @attrs.define
 class Kept:
-    """What is kept of a session: the tickets of its sessions with servers, and sealed wishes."""
+    """What is kept of a session: tickets of its sessions with servers, sealed wishes by name."""
 
     expires: int
     ended: bool = False
     tickets: dict[ServerName, str] = attrs.field(factory=dict)
-    wishes: dict[str, None] = attrs.field(factory=dict)
+    wishes: dict[str, str] = attrs.field(factory=dict)
 
     def take(self, what: str, text: str) -> None:
         """Take a later line; nothing comes after the end."""
+        name, _, rest = text.partition("=")
         if self.ended:
             return
         if what == TICKET:
-            name, _, ticket = text.partition("=")
-            self.tickets.pop(ServerName(unquote(name)), None)
-            if ticket:
-                self.tickets[ServerName(unquote(name))] = ticket
+            _put(self.tickets, ServerName(unquote(name)), rest, MAX_TICKETS)
         elif what == WISH:
-            self.wishes.pop(text, None)  # a level that is set again counts again
-            self.wishes[text] = None
+            _put(self.wishes, name, rest, MAX_WISHES)
         elif what == UNWISH:
-            self.wishes.pop(text, None)
+            self.wishes.pop(name, None)
         elif what == ENDED:
             self.ended = True
             self.tickets.clear()
@@ -57,35 +59,48 @@ class Kept:
         if self.ended:
             return [line(key, self.expires, ENDED)]
         tickets = [line(key, self.expires, TICKET, ticket_text(name, ticket)) for name, ticket in self.tickets.items()]
-        return [*tickets, *(line(key, self.expires, WISH, text) for text in self.wishes)]
+        return [*tickets, *(line(key, self.expires, WISH, wish_text(*wish)) for wish in self.wishes.items())]
 
 
 def line(key: str, expires: int, what: str, text: str = "-") -> str:
     """One line, with its end."""
-    return f"{key} {expires} {what} {text}\n"
+    return f"{key} {expires} {what} {text} .\n"
 
 
-def ticket_text(server: ServerName, ticket: str | None) -> str:
-    """The text of a line about a session with a server; None says that it is dead."""
-    return f"{quote(server, safe='/')}={ticket or ''}"
+def ticket_text(server: ServerName, ticket: str) -> str:
+    """The text of a line about a session with a server."""
+    return f"{quote(server, safe='/')}={ticket}"
 
 
-def replayed(lines: Iterable[str], now: float, rows: dict[str, Kept] | None = None) -> dict[str, Kept]:
-    """What the lines say of each session that has not expired, the oldest first.
+def wish_name(session_key: str, field: tuple[ServerName, str] | None) -> str:
+    """The name of a subscription to a URI of a server, or of the log level (None).
 
-    With `rows`, the lines come after what these say.
+    It is the same whatever key seals the wish.
     """
-    rows = {} if rows is None else rows
+    if field is None:
+        return "level"
+    return blake2b("\n".join(field).encode(), digest_size=8, key=session_key.encode()[:64]).hexdigest()
+
+
+def wish_text(name: str, sealed: str) -> str:
+    """The text of a line about a wish."""
+    return f"{name}={sealed}"
+
+
+def replayed(lines: Iterable[str], now: float, rows: dict[str, Kept]) -> list[str]:
+    """Add to rows what later lines say of sessions that have not expired; returns their keys."""
+    keys: dict[str, None] = {}
     for text in lines:
-        words = text.rstrip("\n").split(" ")
-        if len(words) != _WORDS or not (words[1].isascii() and words[1].isdecimal()) or int(words[1]) <= now:
+        words = text.split(" ")
+        if len(words) != _WORDS or words[-1] != "." or not _is_time(words[1]) or int(words[1]) <= now:
             continue
-        key, expires, what, rest = words
+        key, expires, what, rest, _ = words
         row = rows.get(key)
         if row is None:
             row = rows[key] = Kept(int(expires))
         row.take(what, rest)
-    return rows
+        keys[key] = None
+    return list(keys)
 
 
 def bounded(rows: Mapping[str, Kept], limit: int) -> list[str]:
@@ -94,8 +109,20 @@ def bounded(rows: Mapping[str, Kept], limit: int) -> list[str]:
     for is_ended in (True, False):
         for key, row in reversed(list(rows.items())):
             lines = row.lines(key) if row.ended is is_ended else []
-            limit -= sum(map(len, lines))
-            if limit < 0:
-                return kept[::-1]
-            kept += reversed(lines)
+            size = sum(map(len, lines))
+            if size <= limit:  # one that is too long for itself takes no other along
+                limit -= size
+                kept += reversed(lines)
     return kept[::-1]
+
+
+def _is_time(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+
+
+def _put(values: dict[K, str], name: K, value: str, limit: int) -> None:
+    values.pop(name, None)  # what is said again is the newest
+    if value:
+        values[name] = value
+    if len(values) > limit:
+        del values[next(iter(values))]

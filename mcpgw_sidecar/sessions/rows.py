@@ -35,6 +35,7 @@ class Row:
     resources: dict[ServerName, set[str]] | None = None  # most sessions have none
     authorization: str | None = None
     links: dict[str, ServerName] | None = None  # servers of URIs that no list has; most sessions have none
+    sealed: str | None = None  # its wishes, for the ids of events; None after a change
     former: list[tuple[Server, UpstreamSession]] | None = None  # with servers that are not there any more
 
     def leave_server(self, server: Server) -> None:
@@ -123,6 +124,7 @@ class State:
         for server in [server for of, server in self.dead if of == key] if self.dead else ():
             del self.dead[key, server]
         upstreams, former = (row.upstreams, row.former or ()) if row is not None else ({}, ())
+        former = [each for each in former if upstreams.get(each[0].name) != each[1]]  # that server came back
         return [
             a.Over(key),
             *(a.Hush(key, server) for server in heard_upstreams),
@@ -145,15 +147,19 @@ def one_less(counts: Counter[str], key: str) -> None:
         del counts[key]
 
 
-def wish(row: Row, server: ServerName, uri: str, *, wanted: bool) -> None:
-    """Add a resource to the subscriptions of a client, within limits, or remove it."""
+def wish(row: Row, server: ServerName, uri: str, *, wanted: bool) -> bool:
+    """Add a resource to the subscriptions of a client, or remove it; False beyond the limits."""
     if row.resources is None:
         row.resources = {}
+    row.sealed = None
     uris = row.resources.setdefault(server, set())
     if not wanted:
         uris.discard(uri)
-    elif len(uris) < MAX_RESOURCES and len(uri) <= MAX_WISHED:
+    elif uri not in uris and (len(uris) >= MAX_RESOURCES or len(uri) > MAX_WISHED):
+        return False
+    else:
         uris.add(uri)
+    return True
 
 
 def can_be_asked(session: Session) -> bool:

@@ -25,6 +25,7 @@ from mcpgw_sidecar.model.sessions import AllWishes, UpstreamSession
 from mcpgw_sidecar.sessions.tokens import SessionKeys, decode, encode
 
 MAX_TICKET = 4096  # characters; common servers would refuse a header with a session id that needs more
+MAX_WISHES = 1 << 17  # characters of wishes that are opened
 
 
 def seal_ticket(keys: SessionKeys, session_key: str, server: Server, upstream: UpstreamSession) -> str:
@@ -56,7 +57,11 @@ def open_wishes(keys: SessionKeys, session_key: str, sealed: str) -> AllWishes:
     claims = _opened(keys, sealed, _wishes_of(session_key))
     if claims is None:
         return AllWishes()
-    level, resources = json.loads(zlib.decompress(claims))
+    unpacking = zlib.decompressobj()
+    text = unpacking.decompress(claims, MAX_WISHES)
+    if not unpacking.eof:  # a few bytes may have been megabytes
+        return AllWishes()
+    level, resources = json.loads(text)
     return AllWishes(level=level, resources={ServerName(name): frozenset(uris) for name, uris in resources.items()})
 
 

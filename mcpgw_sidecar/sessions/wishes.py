@@ -11,7 +11,7 @@ def level_set(state: State, event: e.LevelSet) -> list[a.Action]:
     row = state.row(event.session)
     if row is None:
         return []
-    row.level = event.level
+    row.level, row.sealed = event.level, None
     state.setting_level[event.session.key] += 1
     return [a.ShareLevel(event.session, event.level, event.authorization)]
 
@@ -38,9 +38,9 @@ def subscribed(state: State, event: e.Subscribed) -> list[a.Action]:
     row = state.row(event.session)
     if row is None:
         return []
-    wish(row, event.server, event.uri, wanted=event.wanted)
-    share = a.ShareSubscription(event.session, event.server, event.uri, event.wanted)
-    return [share, *(state.listen(row, event.server) if event.wanted else [])]
+    is_kept = wish(row, event.server, event.uri, wanted=event.wanted)
+    share = [a.ShareSubscription(event.session, event.server, event.uri, event.wanted)] if is_kept else []
+    return [*share, *(state.listen(row, event.server) if event.wanted else [])]
 
 
 def wishes_read(state: State, event: e.WishesRead) -> list[a.Action]:
@@ -49,7 +49,7 @@ def wishes_read(state: State, event: e.WishesRead) -> list[a.Action]:
     if row is None or (event.old and (row.level is not None or row.resources is not None)):
         return []
     if event.session.key not in state.setting_level:  # what the client set here is newer
-        row.level = event.wishes.level or row.level
+        row.level, row.sealed = event.wishes.level or row.level, None
     for server, uris in event.wishes.resources.items():
         for uri in sorted(uris):
             wish(row, server, uri, wanted=True)

@@ -77,6 +77,7 @@ class News:
     def listener(self) -> ReplicaNews:
         return ReplicaNews(
             ended=lambda key, expires: self.ended.append((key, expires)),
+            ended_before=lambda _key, _expires: None,
             mail=self.mail.append,
             changed=self.changed.append,
             expired=lambda _key, _tickets: None,
@@ -294,7 +295,7 @@ async def test_what_a_store_missed_is_told_once_it_is_back(
                 while (await second.wait_row(session)).tickets != {ONE: "c"}:
                     await second.wait_keep(session, ONE, "c", instead_of=None)
             nursery.start_soon(first.wait_following, News().listener())
-            await wait_for(lambda: not first._unsent)
+            await wait_for(lambda: not first._missed.unsent)
             row = await second.wait_row(session)
             wishes = SharedRow(level="debug", resources={ONE: frozenset({"u"})})
             assert row == attrs.evolve(wishes, tickets={ONE: "c", TWO: "b"}, spare=((ONE, "a"),))

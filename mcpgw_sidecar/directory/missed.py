@@ -1,0 +1,72 @@
+"""What a replica and the store have missed of each other, while the store did not answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from functools import partial
+
+import attrs
+
+from mcpgw_sidecar.directory.redislink import RedisLink
+from mcpgw_sidecar.directory.redisrows import SPARE, TICKET, wait_kept, wait_set
+from mcpgw_sidecar.directory.store import ReplicaNews
+from mcpgw_sidecar.directory.unsent import Unsent, Untold
+from mcpgw_sidecar.model.sessions import Session
+
+NEWS, ENDED = "mcpgw:news", "mcpgw:ended"
+SOME = 1000  # sessions that are asked for at once
+
+
+@attrs.define
+class Missed:
+    """Catches up for the replica `me`."""
+
+    _link: RedisLink
+    _me: str
+    unsent: Unsent = attrs.field(factory=Unsent)
+
+    async def wait_caught_up(self, news: ReplicaNews) -> None:
+        """Learn which sessions have ended, and tell the store what it has missed.
+
+        In small steps: after a long time there may be very much of both.
+        """
+        await self._link.wait(lambda: self._link.redis.zremrangebyscore(ENDED, "-inf", int(time.time())), 0)
+        start, some = 0, [("", 0.0)]
+        while some:
+            some = await self._link.wait(partial(self._wait_ended, start), [])
+            for key, expires in some:
+                news.ended(key, int(expires))
+                self.unsent.ended(key)
+            start += len(some)
+        for row in self.unsent.rows():
+            if row.ended:
+                await self._link.wait(partial(self.wait_end_sent, row.session), None)
+            for field in list(row.fields):
+                await self._link.wait(partial(self._wait_field_sent, row, field), None)
+
+    async def _wait_ended(self, start: int) -> list[tuple[str, float]]:
+        some = await self._link.redis.zrange(ENDED, start, start + SOME - 1, withscores=True)
+        return [(str(key), expires if math.isfinite(expires) else 0.0) for key, expires in some]
+
+    async def wait_end_sent(self, session: Session) -> None:
+        """Store the end of a session for replicas that come later, and publish it."""
+        await self._link.redis.zadd(ENDED, {session.key: session.expires})
+        await self._link.redis.publish(NEWS, json.dumps(["ended", session.key, self._me, session.expires]))
+        self.unsent.forget(session.key)
+
+    async def _wait_field_sent(self, row: Untold, field: str) -> None:
+        """Store what happened to a session while the store was away.
+
+        The session with a server that another replica has stored counts.
+        """
+        if field not in row.fields:
+            return  # told meanwhile
+        session, value = row.session, row.fields[field]
+        if value is None or not field.startswith(TICKET):
+            await wait_set(self._link, session, field, value)
+        elif await wait_kept(self._link, session, field, value, None) != value:
+            await wait_set(self._link, session, f"{SPARE}{value[-12:]}:{field[len(TICKET) :]}", value)
+        self.unsent.told(session, field, value)
+        await self._link.redis.publish(NEWS, json.dumps(["changed", session.key, self._me]))
