@@ -70,7 +70,7 @@ class Decider:
         """
         start = trio.current_time()
         inbound, decision = self._decide(request, element=element)
-        if isinstance(decision, Reject) and not self.started.is_tried():
+        if isinstance(decision, Reject | FindServer) and not self.started.is_tried():
             inbound, decision = await self._wait_tried(inbound, decision, request, start, element=element)
         openings = 0
         if isinstance(decision, FindServer):
@@ -91,18 +91,18 @@ class Decider:
         return decision
 
     async def _wait_tried(
-        self, inbound: Inbound | None, refused: Reject, request: HttpRequest, start: float, *, element: bool
+        self, inbound: Inbound | None, early: Reject | FindServer, request: HttpRequest, start: float, *, element: bool
     ) -> tuple[Inbound | None, Decision]:
-        """Decide again what was refused too early.
+        """Decide again what was decided too early.
 
         Its key may not be loaded yet, or its server may not have answered yet.
         """
-        if inbound is None and is_final(refused, request):
-            return None, refused
+        if inbound is None and isinstance(early, Reject) and is_final(early, request):
+            return None, early
         if not await self.wait_started(timeouts.START):
-            return None, attrs.evolve(NOT_STARTED, id=refused.id, method=refused.method)
+            return None, attrs.evolve(NOT_STARTED, id=early.id, method=early.method)
         inbound, decision = self._decide(request, element=element)
-        if inbound is not None and isinstance(decision, Reject):
+        if inbound is not None and isinstance(decision, Reject | FindServer):
             with trio.move_on_at(start + timeouts.START), self.work.waiting():
                 await self.started.wait_tried()
             return self._decide(request, element=element)

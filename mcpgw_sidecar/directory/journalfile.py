@@ -146,7 +146,7 @@ class Journal(Unshared):
         now = time.time()
         for key, row in [(key, row) for key, row in self._rows.items() if row.expires <= now]:
             del self._rows[key]
-            news.expired(key, row.tickets)
+            news.expired(key, row.tickets.items())
 
     def _add(self, session: Session, what: str, text: str) -> None:
         self._pending.append(line(session.key, session.expires, what, text))

@@ -10,8 +10,8 @@ from functools import partial
 import attrs
 
 from mcpgw_sidecar.directory.redislink import RedisLink
-from mcpgw_sidecar.directory.redisrows import SPARE, TICKET, wait_kept, wait_set
-from mcpgw_sidecar.directory.store import ReplicaNews
+from mcpgw_sidecar.directory.redisrows import SPARE, TICKET, read_row, row, wait_kept, wait_set
+from mcpgw_sidecar.directory.store import ReplicaNews, SharedRow
 from mcpgw_sidecar.directory.unsent import Unsent, Untold
 from mcpgw_sidecar.model.sessions import Session
 
@@ -40,30 +40,37 @@ class Missed:
                 news.ended(key, int(expires))
                 self.unsent.ended(key)
             start += len(some)
-        for row in self.unsent.rows():
-            if row.ended:
-                await self._link.wait(partial(self.wait_end_sent, row.session), None)
-            for field in list(row.fields):
-                await self._link.wait(partial(self._wait_field_sent, row, field), None)
+        for untold in self.unsent.rows():
+            if untold.ended:
+                old = await self._link.wait(partial(self.wait_end_sent, untold.session), SharedRow())
+                news.expired(untold.session.key, old.all_tickets)
+            for field in list(untold.fields):
+                await self._link.wait(partial(self._wait_field_sent, untold, field), None)
 
     async def _wait_ended(self, start: int) -> list[tuple[str, float]]:
         some = await self._link.redis.zrange(ENDED, start, start + SOME - 1, withscores=True)
         return [(str(key), expires if math.isfinite(expires) else 0.0) for key, expires in some]
 
-    async def wait_end_sent(self, session: Session) -> None:
-        """Store the end of a session for replicas that come later, and publish it."""
+    async def wait_end_sent(self, session: Session) -> SharedRow:
+        """Store the end of a session for replicas that come later, and publish it.
+
+        Returns the row that it had.
+        """
         await self._link.redis.zadd(ENDED, {session.key: session.expires})
         await self._link.redis.publish(NEWS, json.dumps(["ended", session.key, self._me, session.expires]))
+        fields = await self._link.redis.hgetall(row(session))
+        await self._link.redis.delete([row(session), f"mcpgw:m:{session.key}"])
         self.unsent.forget(session.key)
+        return read_row(fields)
 
-    async def _wait_field_sent(self, row: Untold, field: str) -> None:
+    async def _wait_field_sent(self, untold: Untold, field: str) -> None:
         """Store what happened to a session while the store was away.
 
         The session with a server that another replica has stored counts.
         """
-        if field not in row.fields:
+        if field not in untold.fields:
             return  # told meanwhile
-        session, value = row.session, row.fields[field]
+        session, value = untold.session, untold.fields[field]
         if value is None or not field.startswith(TICKET):
             await wait_set(self._link, session, field, value)
         elif await wait_kept(self._link, session, field, value, None) != value:

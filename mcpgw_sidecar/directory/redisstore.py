@@ -102,13 +102,7 @@ class RedisStore:
         """End a session at all replicas; returns its row."""
         self._missed.unsent.end(session)
 
-        async def end() -> SharedRow:
-            await self._missed.wait_end_sent(session)
-            fields = await self.link.redis.hgetall(row(session))
-            await self.link.redis.delete([row(session), f"mcpgw:m:{session.key}"])
-            return read_row(fields)
-
-        return await self.link.wait(end, SharedRow())
+        return await self.link.wait(lambda: self._missed.wait_end_sent(session), SharedRow())
 
     async def wait_post(self, session_key: str, message: bytes) -> bool:
         """Leave a server's message for the replica with the client's stream."""

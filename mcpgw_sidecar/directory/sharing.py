@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import attrs
@@ -86,8 +86,8 @@ class Sharing:
         if ending is not None:
             await ending.wait()
 
-    def _expired(self, session_key: str, tickets: Mapping[ServerName, str]) -> None:
-        for server, upstream in self.sessions.unsealed(session_key, tickets.items(), None):
+    def _expired(self, session_key: str, tickets: Iterable[tuple[ServerName, str]]) -> None:
+        for server, upstream in self.sessions.unsealed(session_key, tickets, None):
             self.feed(e.LeftOpen(server.name, upstream))
 
     async def _wait_row(self, session: Session, authorization: str | None) -> None:
@@ -112,7 +112,6 @@ class Sharing:
             row = await self.store.wait_end(action.session)
         finally:
             self._ending.pop(action.session.key).set()
-        tickets = [*row.tickets.items(), *row.spare]
-        for server, upstream in self.sessions.unsealed(action.session.key, tickets, action.authorization):
+        for server, upstream in self.sessions.unsealed(action.session.key, row.all_tickets, action.authorization):
             if (server.name, upstream.id) not in action.here:
                 self.feed(e.LeftOpen(server.name, upstream))

@@ -9,7 +9,7 @@ stream. All of it may be lost: then the next call opens another upstream session
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import attrs
@@ -31,21 +31,26 @@ class SharedRow:
     level: str | None = None
     resources: Mapping[ServerName, frozenset[str]] = attrs.field(factory=dict)
 
+    @property
+    def all_tickets(self) -> list[tuple[ServerName, str]]:
+        """Those of all sessions that are open."""
+        return [*self.tickets.items(), *self.spare]
+
 
 @attrs.frozen(kw_only=True)
 class ReplicaNews:
     """Callbacks for the news of other replicas.
 
     They say that a session has ended (key, expiry), had ended before this process started, has
-    mail, or that its row has changed; that a session of a process before this one has expired, with
-    its tickets; or that a replica has gone.
+    mail, or that its row has changed; that a session is over whose sessions with servers nobody has
+    closed, with their tickets; or that a replica has gone.
     """
 
     ended: Callable[[str, int], None]
     ended_before: Callable[[str, int], None]
     mail: Callable[[str], None]
     changed: Callable[[str], None]
-    expired: Callable[[str, Mapping[ServerName, str]], None]
+    expired: Callable[[str, Iterable[tuple[ServerName, str]]], None]
     gone: Callable[[], None]
 
 

@@ -31,6 +31,7 @@ from h2.settings import SettingCodes
 
 from mcpgw_sidecar.extproc.waiting import Event, Queue, Transport
 from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.runtime.listeners import wait_accepting
 from mcpgw_sidecar.runtime.work import Work
 
 log = get_logger(__name__)
@@ -179,14 +180,8 @@ class GrpcServer:
         """Serve until `stop` is set; then streams in flight have the time that `work` has left."""
         self._work = work
         async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                accepting.start_soon(
-                    partial(trio.serve_listeners, self._wait_connection, [listener], handler_nursery=connections)
-                )
-                task_status.started()
-                await stop.wait()
-                accepting.cancel_scope.cancel()
-            await listener.aclose()
+            task_status.started()
+            await wait_accepting(listener, self._wait_connection, connections, stop)
             self._draining = True
             for peer in self._connections:
                 peer.send_goaway()

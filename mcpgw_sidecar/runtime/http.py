@@ -10,21 +10,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import ssl
+import termios
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import attrs
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
+from mcpgw_sidecar.runtime.listeners import wait_accepting
 from mcpgw_sidecar.runtime.work import Work
 
 Scope = dict[str, Any]
@@ -49,6 +51,8 @@ class _BoundedTCPServer(TCPServer):
     A write ends with the client, with its deadline, or with the process.
     """
 
+    _is_idle = True
+
     async def _read_data(self) -> None:
         """Hypercorn's method without its timeout (we set none) or a reference to old data.
 
@@ -67,7 +71,22 @@ class _BoundedTCPServer(TCPServer):
             del event
         await self.protocol.handle(Closed())
 
+    async def _initiate_server_close(self) -> None:
+        """Hypercorn's method, unless a request has arrived meanwhile: it gets the last answer."""
+        if self._is_idle and not self._has_arrived():
+            await super()._initiate_server_close()
+
+    def _has_arrived(self) -> bool:
+        plain = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
+        try:
+            fcntl.ioctl(plain.socket.fileno(), termios.FIONREAD, arrived := bytearray(4))
+        except OSError:  # it is closed
+            return False
+        return any(arrived)
+
     async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Updated):
+            self._is_idle = event.idle
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
@@ -170,12 +189,8 @@ async def serve(
             await trio.aclose_forcefully(stream)
 
     async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            accepting.start_soon(partial(trio.serve_listeners, handle, [listener], handler_nursery=connections))
-            task_status.started()
-            await stop.wait()
-            accepting.cancel_scope.cancel()
-        await listener.aclose()
+        task_status.started()
+        await wait_accepting(listener, handle, connections, stop)
         seconds = drain.seconds()
         connections.cancel_scope.deadline = trio.current_time() + seconds
         config.draining = True

@@ -7,6 +7,8 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import attrs
 import trio
@@ -86,3 +88,28 @@ def _unix_listener(path: str) -> trio.SocketListener:
     sock.listen(BACKLOG)
     sock.setblocking(False)  # noqa: FBT003  # positional only in C
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+async def wait_accepting(
+    listener: trio.SocketListener,
+    handle: Callable[[trio.SocketStream], Awaitable[None]],
+    connections: trio.Nursery,
+    stop: trio.Event,
+) -> None:
+    """Handle connections in a nursery until `stop` is set, then close the listener.
+
+    Those that the system has accepted by then are handled, too: closing alone would reset them,
+    with the requests that are already written to them.
+    """
+    number = listener.socket.fileno()
+    accepting = trio.SocketListener(trio.socket.from_stdlib_socket(socket.socket(fileno=os.dup(number))))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio.serve_listeners, handle, [accepting], handler_nursery=connections))
+        await stop.wait()
+        nursery.cancel_scope.cancel()
+    with socket.socket(fileno=os.dup(number)) as waiting, contextlib.suppress(OSError):
+        while True:  # until nobody waits, or there are no descriptors
+            connection, _ = waiting.accept()
+            connection.setblocking(False)  # noqa: FBT003  # positional only in C
+            connections.start_soon(handle, trio.SocketStream(trio.socket.from_stdlib_socket(connection)))
+    listener.socket.close()

@@ -41,6 +41,7 @@ class SoakClient:
     updated: dict[str, float] = attrs.field(factory=dict)
     _ids: Any = attrs.field(factory=lambda: itertools.count(1))
     _http: Any = None
+    _unheard: set[str] = attrs.field(factory=set)
     _generation: int = 0
     _has_stream: bool = False
 
@@ -136,6 +137,8 @@ class SoakClient:
         async with self._judged("tools/call", server, nonce) as judged:
             result, others, answer = await self._wait_answered(message, nonce)
             content = _content(result)
+            if nonce in self._unheard:
+                return  # its tool waited in vain for an answer, whose failure is explained or not
             right = {"server": server, "name": tool, "nonce": nonce} | ({"answer": {"who": nonce}} if tool == "ask" else {})
             if judged(answer, content == right, result):
                 self.ledger.succeeded(server, nonce)
@@ -224,9 +227,11 @@ class SoakClient:
                 each = json.loads(line[6:])
                 if each.get("method") == "elicitation/create":
                     reply = {"jsonrpc": "2.0", "id": each["id"], "result": {"action": "accept", "content": {"who": nonce}}}
+                    self._unheard.add(nonce)
                     async with self._judged("answer", None) as judged:
                         accepted = await self._http.post(self.url, json=reply, headers=session)
-                        judged(accepted, accepted.status_code == 202)
+                        if judged(accepted, accepted.status_code == 202):
+                            self._unheard.discard(nonce)
                 elif each.get("id") == message["id"] and "method" not in each:
                     if result:
                         self.ledger.wrong(f"a second answer to {message}: {each}")

@@ -49,10 +49,10 @@ ROWS: Final = (
     ),
     Row(
         "a server restarts",
-        ("Unreachable", "BrokenOff", "BadAnswer", "-32601", "-32002"),
+        ("Unreachable", "BrokenOff", "BadAnswer", "connection", "-32601", "-32002"),
         3.0,
         of_server=True,
-        text="Calls to it fail (`Unreachable`, `BrokenOff`, `BadAnswer`). Its tools stay listed for some checks, "
+        text="Calls to it fail (`Unreachable`, `BrokenOff`, `BadAnswer`), and event streams that had begun break off. Its tools stay listed for some checks, "
         "then they are not found (-32601) until it is back. Sessions with it are replaced without a failure.",
     ),
     Row(
@@ -65,7 +65,7 @@ ROWS: Final = (
     Row(
         "a server forgets its sessions",
         (),
-        text="Nothing: the call goes out in a new session, in which the client's wishes are told anew.",
+        text="Nothing: the call goes out in a new session, once, in which the client's wishes are told anew.",
     ),
     Row(
         "a server's tools change",
