@@ -301,6 +301,8 @@ SECURITY: Final = (
          "Messages of servers for clients that do not read are limited in bytes; what is dropped is counted and said in /status."),
     Duty("security.envoy-admin", "interface.md, Command line", ENVOY,
          "Envoy's admin endpoint, which can end Envoy, is a UNIX socket unless somebody wants a port."),
+    Duty("security.external-names", "interface.md, MCPServer", SOURCE,
+         "A Service of type ExternalName reaches only names that the operator allows, and never the pod, its node or another Service."),
     Duty("security.answers-headers", "interface.md, What passes between clients and servers", ENVOY,
          "No client gets cookies, redirects, challenges or words about origins of a server."),
     Duty("security.admin-host", "interface.md, Command line", ADMIN,

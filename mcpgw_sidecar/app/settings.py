@@ -43,6 +43,7 @@ class Settings:
     admin_hosts: tuple[str, ...] = ()
     public_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    external_names: tuple[str, ...] = ()
     session_key_file: Path | None = None
     session_store: str | None = attrs.field(default=None, repr=False)
     session_lifetime: float = 86400.0

@@ -208,6 +208,12 @@ run_options = _stack(
             type=NAMESPACE_NAME,
             help="Where sidecars keep ConfigMap, Lease and session keys in Kubernetes.  [default: their own namespace]",
         ),
+        option(
+            "--allow-external-names",
+            "external_names",
+            multiple=True,
+            help="Name, or suffix, that a Service of type ExternalName may stand for; * for all. Repeatable.  [default: none]",
+        ),
         envoy_dir_option,
         shared_options,
         option("--gateway-tls-cert", type=_ENVOYS_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),

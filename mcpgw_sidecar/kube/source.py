@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 import trio
@@ -35,11 +35,17 @@ class KubernetesSource:
     `targets` are the objects that may need another status.
     """
 
-    def __init__(self, api: KubeApi, desired: Watched[Desired], publish: Callable[[Desired], None]) -> None:
+    def __init__(
+        self,
+        api: KubeApi,
+        desired: Watched[Desired],
+        publish: Callable[[Desired], None],
+        external_names: Collection[str] = (),
+    ) -> None:
         self._api = api
         self._desired = desired
         self._push = publish
-        self.index = Index()
+        self.index = Index(external_names)
         self.targets = Targets()
         self.loaded = trio.Event()
         self._unlisted_kinds = {kind.name for kind in WATCHED}

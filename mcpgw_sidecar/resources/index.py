@@ -11,7 +11,7 @@ of two MCPServers in conflict the older one wins.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -73,6 +73,9 @@ class _RecordingLookup:
     def troubles(self) -> Mapping[str, str]:
         return self._index.troubles
 
+    def external_names(self) -> Collection[str]:
+        return self._index.external_names
+
     def _object(self, kind: str, ref: Ref, expected: type[T]) -> T | None:
         self.dependencies.add((kind, ref.namespace, ref.name))
         value = self._index.objects[kind].get(ref)
@@ -82,10 +85,12 @@ class _RecordingLookup:
 class Index:
     """`apply`, `delete` and `reset` return the MCPServers whose row may have changed.
 
-    An object that equals the one in the index changes nothing.
+    An object that equals the one in the index changes nothing. `external_names` are allowed for
+    Services of type ExternalName.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, external_names: Collection[str] = ()) -> None:
+        self.external_names = external_names
         self.objects: dict[str, dict[Ref, WatchedObject]] = defaultdict(dict)
         self.grants: dict[str, dict[Ref, Grant]] = defaultdict(dict)
         self.troubles: dict[str, str] = {}

@@ -10,7 +10,7 @@ The ladder; the first failure wins, and a failure affects this MCPServer alone:
 4. its first rule's first backend is a Service     NoBackend, InvalidBackend
 5. in another namespace: a ReferenceGrant there    RefNotPermitted
 6. the Service exists                              ServiceNotFound
-7. an ExternalName is not this pod itself          InvalidBackend
+7. an ExternalName may be used (external.py)       InvalidBackend
 8. the route's first hostname can be a Host        NoHostname
 9. a configuration can hold the server             InvalidSpec
 
@@ -23,9 +23,8 @@ its status says InvalidCredential.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -35,6 +34,7 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.patterns import MAX_NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
+from mcpgw_sidecar.resources import external
 from mcpgw_sidecar.resources.kinds import CREDENTIAL_LABEL, GATEWAY_GROUP, GRANT, GROUP, HTTP_ROUTE, MCP_SERVER, SERVICE
 from mcpgw_sidecar.resources.objects import Backend, Grant, HttpRoute, McpServer, Ref, Secret, Service
 
@@ -78,6 +78,9 @@ class Lookup(Protocol):
 
     def troubles(self) -> Mapping[str, str]:
         """The kinds that cannot be watched, each with the reason."""
+
+    def external_names(self) -> Collection[str]:
+        """The names outside of the cluster that are allowed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -149,17 +152,17 @@ def _backend_address(route: HttpRoute, lookup: Lookup) -> tuple[str, str] | Prob
     if service is None:
         message = f"Service {target} not found: create it, or change the backend of HTTPRoute {route.ref}"
         return _absence("ServiceNotFound", message, SERVICE.name, lookup)
-    return _service_address(route, backend, service)
+    return _service_address(route, backend, service, lookup)
 
 
-def _service_address(route: HttpRoute, backend: Backend, service: Service) -> tuple[str, str] | Problem:
+def _service_address(route: HttpRoute, backend: Backend, service: Service, lookup: Lookup) -> tuple[str, str] | Problem:
     https = any("https" in str(parent.get("sectionName", "")) for parent in route.parent_refs)
     port = f":{backend.port}" if backend.port is not None else ""
     if service.external_name is not None:
         host = service.external_name.rstrip(".").lower()
-        if _is_here(host):
-            message = f"Service {service.ref}: externalName {host} is the gateway's own pod or node, where no MCP server is"
-            return Problem(reason="InvalidBackend", message=message)
+        refused = external.refusal(host, lookup.external_names(), CLUSTER_DOMAIN)
+        if refused is not None:
+            return Problem(reason="InvalidBackend", message=f"Service {service.ref}: externalName {host} {refused}")
         scheme = "https" if https or backend.port in service.https else "http"
         return f"{scheme}://{host}{port}", host
     hostname = route.hostnames[0] if route.hostnames else ""
@@ -175,20 +178,6 @@ def _is_permitted(source: tuple[str, str, str], target: Ref, group: str, kind: s
     if source[2] == target.namespace:
         return True
     return any(grant.allows(source, group, kind, target.name) for grant in lookup.grants(target.namespace))
-
-
-def _is_here(host: str) -> bool:
-    """Whether a host is the pod itself or its node.
-
-    Somebody who may write a Service must not reach through it what listens there.
-    """
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 def _fault(mcp_server: McpServer, name: str, host: str, hostname: str) -> str | None:

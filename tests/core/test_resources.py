@@ -72,8 +72,8 @@ def secret(name: str = "key", **values: str) -> Any:
 KINDS = {McpServer: MCP_SERVER, HttpRoute: HTTP_ROUTE, VirtualServerObject: VIRTUAL_SERVER}
 
 
-def filled(*objects: Any) -> Index:
-    index = Index()
+def filled(*objects: Any, external_names: tuple[str, ...] = ("example.com",)) -> Index:
+    index = Index(external_names)
     for obj in objects:
         index.apply(kind_of(obj), obj)
     return index
@@ -180,7 +180,7 @@ def test_urls(objects: tuple[Any, ...], url: str, hostname: str) -> None:
         ((mcp(path="mcp"), route(), service()), "InvalidSpec"),
         ((mcp(route="r" * 250), route("r" * 250), service()), "InvalidSpec"),
         ((mcp(), route(hosts=("a..b",)), service()), "InvalidSpec"),
-        ((mcp(), route(), service(type="ExternalName", externalName="x" * 64 + ".example")), "InvalidSpec"),
+        ((mcp(), route(), service(type="ExternalName", externalName="x" * 64 + ".example.com")), "InvalidSpec"),
         *(
             (
                 (
@@ -190,7 +190,14 @@ def test_urls(objects: tuple[Any, ...], url: str, hostname: str) -> None:
                 ),
                 "InvalidBackend",
             )
-            for name in ("localhost", "Localhost.", "a.localhost", "127.0.0.1", "127.1.2.3", "169.254.169.254", "0.0.0.0")
+            for name in (
+                "localhost",
+                "Localhost.",
+                "127.0.0.1",
+                "api.example.org",
+                "badexample.com",
+                "svc.other.svc.cluster.local",
+            )
         ),
     ],
 )
