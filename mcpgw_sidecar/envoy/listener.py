@@ -110,6 +110,13 @@ def _manager(settings: EnvoySettings, request: float) -> Resource:
         "stat_prefix": "mcpgw",
         "codec_type": "AUTO",
         "http_protocol_options": {"accept_http_10": True},  # nginx asks by it, unless it is told otherwise
+        "http2_protocol_options": {  # for what a client sends, which is small
+            "max_concurrent_streams": 100,
+            "initial_stream_window_size": 256 << 10,
+            "initial_connection_window_size": 1 << 20,
+        },
+        # A server behind may take x_mcp_y for x-mcp-y.
+        "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
         "use_remote_address": True,
         "normalize_path": True,
         "merge_slashes": True,
