@@ -9,6 +9,7 @@ become integers: they are relayed as text, so their size does not matter.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from json.decoder import scanstring  # type: ignore[attr-defined]  # not in the stubs; documented by its use in json.decoder
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import attrs
 
 MAX_MEMBERS = 1000  # of a walked object: an envelope has six, and a walk of many delays every call
+LONG = 1 << 17  # characters of a text that may hold very many values
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -51,6 +53,11 @@ def _space(text: str, at: int) -> int:
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
+    # The collector would look at a million small values again and again while they are made: that
+    # takes six times as long as reading them, and no cycle is among them.
+    is_collected = len(text) > LONG and gc.isenabled()
+    if is_collected:
+        gc.disable()
     try:
         return _scan_once(text, at)  # type: ignore[no-any-return]
     except StopIteration as stop:
@@ -62,6 +69,9 @@ def _value(text: str, at: int) -> tuple[Any, int]:
     except json.JSONDecodeError as error:
         msg = f"{error.msg} at character {error.pos}"
         raise JsonTextError(msg) from None
+    finally:
+        if is_collected:
+            gc.enable()
 
 
 def _members(text: str, at: int, into: frozenset[str]) -> tuple[list[Member], int]:

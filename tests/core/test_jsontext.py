@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 
 import pytest
 
+from mcpgw_sidecar.protocol import jsontext
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only, parse_array, parse_object
 
 
@@ -96,3 +99,18 @@ def test_a_member_that_stands_there_twice_is_refused() -> None:
 def test_our_own_json_is_ascii_and_compact() -> None:
     assert dumps({"a": "é", "b": [1]}) == '{"a":"\\u00e9","b":[1]}'
     assert json.loads(dumps("\ud800")) == "\ud800"
+
+
+@pytest.mark.parametrize("end", ["]}", "", "}", "]}x"])
+def test_the_collector_is_on_again_after_a_long_text(end: str) -> None:
+    text = '{"a":[' + "[]," * (jsontext.LONG // 3) + "[]" + end
+    with contextlib.suppress(JsonTextError):
+        assert parse_object(text)[0].start == 5
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with contextlib.suppress(JsonTextError):
+            parse_object(text)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
