@@ -7,7 +7,7 @@ import httpx2
 import trio
 
 from mcpgw_sidecar.app.settings import Settings
-from mcpgw_sidecar.errors import TakenError
+from mcpgw_sidecar.errors import TakenError, UnavailableError
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 from mcpgw_sidecar.runtime.systemd import ServiceManager
@@ -49,20 +49,27 @@ async def _wait_open(
         try:
             return await open_listener(address, option, given)
         except TakenError:
-            if not await _drains(settings.admin_address):
+            answer = await _wait_readyz(settings.admin_address)
+        if DRAINING not in answer:
+            try:
                 return await open_listener(address, option)  # it may have given its ports up since
+            except TakenError as error:
+                if not answer:
+                    raise
+                msg = f"{error}; or end the sidecar that serves here with SIGTERM first: the next one takes over from it"
+                raise UnavailableError(msg) from None
         if not is_told:
             is_told = True
             log.info("Waiting for the sidecar that drains to give up its ports", address=str(address))
         await trio.sleep(AGAIN)
 
 
-async def _drains(admin: Address) -> bool:
-    """Whether a sidecar with this admin address is about to end."""
+async def _wait_readyz(admin: Address) -> str:
+    """What a sidecar with this admin address says of itself; "" if there is none."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)  # noqa: S104  # how to connect to it
     try:
         async with httpx2.AsyncClient(timeout=ASKING, trust_env=False) as http:
             answer = await http.get(f"http://{attrs.evolve(admin, host=host)}/readyz")
     except httpx2.HTTPError:
-        return False
-    return DRAINING in answer.text
+        return ""
+    return answer.text

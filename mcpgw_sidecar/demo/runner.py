@@ -73,7 +73,7 @@ async def _wait_started(
 
     _progress("Envoy")
     command = [envoy, "-c", str(directory / "envoy" / "bootstrap.yaml"), "--log-level", "warning"]
-    command += ["--concurrency", "1", "--file-flush-interval-msec", "200", "--use-dynamic-base-id"]
+    command += ["--concurrency", "1", "--file-flush-interval-msec", "200", "--disable-hot-restart"]
     proxy = Part.start("envoy", command)
     parts.append(proxy)
     nursery.start_soon(_wait_part, proxy)
@@ -155,6 +155,8 @@ def _flags(options: dict[str, Any]) -> list[str]:
     flags = [f"--public-host={GUIDE_HOST}"]
     for name, value in options.items():
         match value:
+            case None:
+                continue  # `run` has the default
             case tuple():
                 flags += [f"--{name.removesuffix('s').replace('_', '-')}={item}" for item in value]
             case float():

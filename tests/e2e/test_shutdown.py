@@ -226,8 +226,8 @@ def test_garbage_on_the_routers_port_ends_only_its_connection(running: Gateway) 
 
 class Demo:
     def __init__(self, directory: Path) -> None:
-        names = ("gateway", "broker", "router", "admin", "envoy-admin")
-        self.ports = dict(zip(names, free_ports(5), strict=True))
+        names = ("gateway", "broker", "router", "admin")
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         options = [f"--{name}-address=127.0.0.1:{port}" for name, port in self.ports.items()]
         self.process = Process([*PROGRAM, "demo", *options], directory / "demo.log")
         self.url = f"http://127.0.0.1:{self.ports['gateway']}/mcp"

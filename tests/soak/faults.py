@@ -45,15 +45,15 @@ ROWS: Final = (
         ("503", "500", "BrokenOff", "connection"),
         1.0,
         text="Requests that it was deciding or answering at that moment fail once (503, or a batch breaks off). "
-        "Calls that Envoy knows, and streams of calls, go on; everything else waits some seconds for the next process, then gets 503.",
+        "Calls that Envoy knows, and streams of calls, go on; everything else waits for the next process, seven seconds in the mean, then gets 503.",
     ),
     Row(
         "a server restarts",
         ("Unreachable", "BrokenOff", "BadAnswer", "connection", "-32601", "-32002"),
         3.0,
         of_server=True,
-        text="Calls to it fail (`Unreachable`, `BrokenOff`, `BadAnswer`), and event streams that had begun break off. Its tools stay listed for some checks, "
-        "then they are not found (-32601) until it is back. Sessions with it are replaced without a failure.",
+        text="Calls to it fail (`Unreachable`, `BrokenOff`, `BadAnswer`), and event streams that had begun break off. Its tools stay listed for three checks, "
+        "some seven seconds, then they are not found (-32601) until it is back, which is seen within a minute at the latest. Sessions with it are replaced without a failure.",
     ),
     Row(
         "a server hangs",
