@@ -52,10 +52,11 @@ def test_subscriptions_and_levels_outlive_a_restart_and_their_server(
         assert answer(client.post("resources/subscribe", {"uri": "file:///w"}))["result"] == {}
         client.post("logging/setLevel", {"level": "warning"})
         (session,) = sessions(one, "resources/subscribe")
+        old = wait_until(lambda: stream_of(one, session))  # a scripted server keeps it, dead as it is
         restart(running, number)
         with listening(client) as messages:
             wait_until(lambda: updated(messages) == 1, "what nobody heard is told as updated")
-            say(wait_until(lambda: stream_of(one, session)), UPDATED, uri="file:///w")
+            say(wait_until(lambda: stream_of(one, session) is not old and stream_of(one, session)), UPDATED, uri="file:///w")
             wait_until(lambda: updated(messages) == 2)
             assert succeeded(client.call("a_one"))
             assert sessions(one, "tools/call") == [session], "the session with the server goes on"
