@@ -169,6 +169,17 @@ def test_one_that_ended_elsewhere_is_closed_here_too() -> None:
     assert fed(hub, e.EndedElsewhere("k", 1000)) == [], "told again, after the store was away"
 
 
+def test_one_that_had_ended_before_the_start_is_known_to_envoy() -> None:
+    """Telling it anew would have Envoy forget others, too; but a client may have been faster."""
+    hub = SessionHub()
+    assert fed(hub, e.EndedBefore("k", 1000)) == []
+    fed(hub, e.Seen(S))
+    assert hub.upstreams("k") is None
+    hub = SessionHub()
+    fed(hub, e.Opened(S, NAME, UP))
+    assert fed(hub, e.EndedBefore("k", 1000)) == [a.Over("k"), a.Close(NAME, UP)]
+
+
 def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_SESSIONS", 2)
     hub = SessionHub()

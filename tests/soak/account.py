@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MORE_DESCRIPTORS = 40  # of a sidecar, after all clients have gone
 MORE_MEMORY = 120  # MB of a sidecar over a run
-PATIENCE = 5.0  # seconds for which the gateway waits for a session (--discovery-timeout)
+PATIENCE = 4.5  # seconds; the gateway waits 5 for a session (--discovery-timeout), from before it has connected
 LEFT_AFTER = 120.0  # seconds after which nothing of clients that ended is left at a server
 
 

@@ -67,6 +67,7 @@ class Chaos:
         await trio.to_thread.run_sync(running.start_sidecar)
         made.end = time.time()
         await trio.to_thread.run_sync(before.wait)
+        await trio.sleep(3)  # until it has listed its servers, or a fault of one of them would be two
 
     async def _wait_restart_envoy(self) -> None:
         running, made = self._dice.choice(self._world.gateways), self._world.ledger.begin("Envoy restarts")

@@ -228,9 +228,11 @@ class SoakClient:
                 if each.get("method") == "elicitation/create":
                     reply = {"jsonrpc": "2.0", "id": each["id"], "result": {"action": "accept", "content": {"who": nonce}}}
                     self._unheard.add(nonce)
-                    async with self._judged("answer", None) as judged:
+                    asker = str(each["id"]).split(":")[1].removeprefix("ns/")  # mcpgw:<server>:<ticket>:<id>
+                    async with self._judged("answer", asker) as judged:
                         accepted = await self._http.post(self.url, json=reply, headers=session)
-                        if judged(accepted, accepted.status_code == 202):
+                        said = accepted.json() if accepted.status_code == 200 else None
+                        if judged(accepted, accepted.status_code == 202, said):
                             self._unheard.discard(nonce)
                 elif each.get("id") == message["id"] and "method" not in each:
                     if result:
