@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import attrs
@@ -80,7 +79,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
     return EnvoySettings(
         directory=str(directory),
         gateway=_endpoint(settings.gateway_address),
-        admin=_admin_endpoint(settings),
+        admin=_endpoint(settings.envoy_admin),
         broker=_endpoint(broker),
         router=_endpoint(router),
         max_body=settings.max_body,
@@ -120,16 +119,6 @@ def journal_file(settings: Settings) -> Path | None:
     if settings.envoy_dir is not None:
         return settings.envoy_dir / journalfile.NAME
     return settings.session_key_file.with_name(journalfile.NAME) if settings.session_key_file is not None else None
-
-
-def _admin_endpoint(settings: Settings) -> Endpoint:
-    """Envoy's admin endpoint, which can end Envoy.
-
-    In a pod Envoy and the sidecar are different users, and nobody else is there; at a path that
-    somebody chose, its directory says who may connect.
-    """
-    is_private = settings.envoy_admin_address is None and "KUBERNETES_SERVICE_HOST" not in os.environ
-    return attrs.evolve(_endpoint(settings.envoy_admin), mode=0o600 if is_private else 0o666)
 
 
 def _endpoint(address: Address) -> Endpoint:

@@ -10,12 +10,11 @@ MAX_BODY = 4 << 20  # bytes of a client's request, by default
 
 @attrs.frozen(kw_only=True)
 class Endpoint:
-    """An address: host and port, or the path of a UNIX socket, with its mode if Envoy makes it."""
+    """An address: host and port, or the path of a UNIX socket."""
 
     host: str = ""
     port: int = 0
     path: str | None = None
-    mode: int = 0o666
 
 
 @attrs.frozen(kw_only=True)

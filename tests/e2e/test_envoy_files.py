@@ -105,10 +105,10 @@ def test_envoys_verdict_is_read_back(one: ScriptedServer, directory: Path) -> No
 
 def test_a_second_sidecar_at_the_same_files_changes_nothing_for_envoy(one: ScriptedServer, directory: Path) -> None:
     with gateway(directory, [entry("ns/one", one.url)]) as running:
-        before = {path.name: path.read_bytes() for path in (directory / "envoy").iterdir()}
+        before = {path.name: path.read_bytes() for path in (directory / "envoy").iterdir() if path.is_file()}
         running.sidecar.stop()
         running.start_sidecar()
-        assert {path.name: path.read_bytes() for path in (directory / "envoy").iterdir()} == before
+        assert {path.name: path.read_bytes() for path in (directory / "envoy").iterdir() if path.is_file()} == before
 
 
 @pytest.mark.duty("header.authority-path", "call.owner")

@@ -29,7 +29,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
     defaults = {
         "directory": "/var/lib/mcpgw",
         "gateway": Endpoint(host="0.0.0.0", port=8888),
-        "admin": Endpoint(path="/run/mcpgw/admin.sock", mode=0o600),
+        "admin": Endpoint(path="/run/mcpgw/admin.sock"),
         "broker": Endpoint(host="127.0.0.1", port=8080),
         "router": Endpoint(host="127.0.0.1", port=50051),
         "max_body": 4 << 20,

@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +157,9 @@ def test_the_single_file_runs_the_demo(single: Path, tmp_path: Path) -> None:
     """It starts itself twice more, and Envoy, which it finds on PATH; nothing stays behind."""
     ports = dict(zip(("gateway", "broker", "router", "admin"), free_ports(4), strict=True))
     options = [f"--{name}-address=127.0.0.1:{port}" for name, port in ports.items()]
-    (tmp_path / "tmp").mkdir()
-    demo = Process([str(single), "demo", *options], tmp_path / "log", TMPDIR=str(tmp_path / "tmp"))
+    # A short one: Envoy's socket is in it, and the path of a socket has 107 bytes at the most.
+    temporary = tempfile.mkdtemp(prefix="d")
+    demo = Process([str(single), "demo", *options], tmp_path / "log", TMPDIR=temporary)
     try:
         wait_until(lambda: "Ctrl-C ends everything" in demo.text, "the demo's words")
         assert f"{single} tools --url" in demo.text
@@ -164,6 +167,7 @@ def test_the_single_file_runs_the_demo(single: Path, tmp_path: Path) -> None:
             assert text_of(client.call("test_greet", name="Ada")) == "Hi Ada"
         demo.signal(signal.SIGTERM)
         assert demo.wait() == 0, demo.text
-        assert os.listdir(tmp_path / "tmp") == []
+        assert os.listdir(temporary) == []
     finally:
         demo.stop()
+        shutil.rmtree(temporary)
