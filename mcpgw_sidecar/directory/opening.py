@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -19,7 +20,7 @@ from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.sessions import events as e
 from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.upstream.stateful import ClientWords, Handshake, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
 from mcpgw_sidecar.upstream.words import rejection
 
 log = get_logger(__name__)
@@ -87,7 +88,8 @@ class Opener:
         server = opening.server
         try:
             if not await self._wait_adopted(session, opening):
-                shake = await self._wait_initialized(session, opening)
+                client, left = ClientWords.of(session), partial(self._close, server)
+                shake = await self.client.wait_initialized(server, client=client, headers=opening.headers, left=left)
                 log.debug("Upstream session opened", server=server.name, session=short(session.key))
                 upstream = attrs.evolve(shake.session, authorization=opening.headers.get("authorization"))
                 await self._wait_kept(session, opening, self.sessions.seal(session, server, upstream))
@@ -102,19 +104,6 @@ class Opener:
             self.feed(e.OpeningOver(session.key, server.name))
             del self._openings[session.key, server.name]
             opening.done.set()
-
-    async def _wait_initialized(self, session: Session, opening: _Opening) -> Handshake:
-        """Open a session, and leave no other one behind."""
-        server, client, opened = opening.server, ClientWords.of(session), list[UpstreamSession]()
-        used: str | None = None
-        try:
-            shake = await self.client.wait_initialized(server, client=client, headers=opening.headers, opened=opened.append)
-            used = shake.session.id
-        finally:
-            for upstream in opened:
-                if upstream.id != used:
-                    self._close(server, upstream)
-        return shake
 
     async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
         """Adopt the session that a replica has opened, unless its server has forgotten it too."""

@@ -103,9 +103,10 @@ class Connection:
     async def _wait_connected(self, backoff: Backoff) -> None:
         server = self.server
         headers = own_headers(server)
-        opened: list[UpstreamSession] = []
+        standing: list[UpstreamSession] = []
         try:
-            shake = await self.client.wait_initialized(server, client=_OWN_WORDS, headers=headers, opened=opened.append)
+            shake = await self.client.wait_initialized(server, client=_OWN_WORDS, headers=headers, left=standing.append)
+            standing.append(shake.session)
             upstream = Upstream(server, shake.session, headers)
             self.discovered(await wait_discovered(self.client, upstream, shake))
             backoff.reset()
@@ -124,7 +125,7 @@ class Connection:
             raise _first(group) from None
         finally:
             with trio.CancelScope(shield=True):  # bounded by timeouts.CLOSE
-                for session in opened:
+                for session in standing:
                     await self.client.wait_closed(Upstream(server, session, headers))
 
     async def _wait_listed_again(self, upstream: Upstream, shake: Handshake) -> bool:

@@ -55,8 +55,7 @@ _OWN_ANSWERS = {"ping": b"{}", "roots/list": b'{"roots":[]}'}
 _BAD_REQUEST = 400
 _NO_STREAM = frozenset({405, 501})
 
-
-Told = Callable[[UpstreamSession], None]
+Left = Callable[[UpstreamSession], None]
 
 
 @attrs.frozen
@@ -109,18 +108,18 @@ class UpstreamClient:
     http: Exchanger
 
     async def wait_initialized(
-        self, server: Server, *, client: ClientWords, headers: Mapping[str, str], opened: Told = lambda _: None
+        self, server: Server, *, client: ClientWords, headers: Mapping[str, str], left: Left = lambda _: None
     ) -> Handshake:
         """Open a session in the words of a client; each request has `headers`.
 
-        A server that refuses the client's version is asked for another one. `opened` takes each
-        session that stands; the caller closes those that it does not get.
+        A server that refuses the client's version is asked for another one. `left` takes a session
+        that stands although this fails; the caller closes it.
         """
         versions = [client.protocol_version]
         with self.http.limited(server, INITIALIZE):
             while True:
                 try:
-                    return await self._wait_handshake(server, client, versions[-1], headers, opened)
+                    return await self._wait_handshake(server, client, versions[-1], headers, left)
                 except UpstreamError as error:
                     if error.reason != "RpcError" and error.status != _BAD_REQUEST:
                         raise
@@ -131,35 +130,29 @@ class UpstreamClient:
                     versions.append(version)
 
     async def _wait_handshake(
-        self, server: Server, client: ClientWords, asked_version: str, headers: Mapping[str, str], opened: Told
+        self, server: Server, client: ClientWords, asked_version: str, headers: Mapping[str, str], left: Left
     ) -> Handshake:
         """initialize, and the notification behind it."""
         body = request_text(own_id(), INITIALIZE, client.params(asked_version))
-        async with self.http.exchange(server, "POST", body, headers) as answer:
-            await wait_checked(answer)
-            session_id = _checked_id(answer.headers.get(h.SESSION))
-            opened(UpstreamSession(id=session_id, protocol_version=asked_version))
-            result = result_members(await wait_response(answer, wait_unheard))
-        values: dict[str, Any] = {member.key: member.value for member in result}
-        version: Any = values.get("protocolVersion")
-        version = OLDER.get(version, version) if isinstance(version, str) else version
-        if version not in STATEFUL:
-            message = f"speaks protocol version {version!r}; this gateway speaks {', '.join(STATEFUL)}"
-            raise UpstreamError("UnsupportedVersion", message)
-        session = UpstreamSession(id=session_id, protocol_version=version)
-        try:
-            await self.wait_posted(Upstream(server, session, headers), notification_text(INITIALIZED))
-        except UpstreamError as error:
-            if error.reason != "HttpError":
-                raise
-            # The session stands, and some servers know no notifications.
-            log.debug("Server refused the notification of initialize", server=server.name, error=str(error))
-        instructions = values.get("instructions")
-        return Handshake(
-            session,
-            instructions if isinstance(instructions, str) else "",
-            _capabilities(values.get("capabilities")),
-        )
+        with contextlib.ExitStack() as failing:
+            async with self.http.exchange(server, "POST", body, headers) as answer:
+                await wait_checked(answer)
+                session = UpstreamSession(id=_checked_id(answer.headers.get(h.SESSION)), protocol_version=asked_version)
+                failing.callback(left, session)
+                result = result_members(await wait_response(answer, wait_unheard))
+            values: dict[str, Any] = {member.key: member.value for member in result}
+            session = attrs.evolve(session, protocol_version=_checked_version(values.get("protocolVersion")))
+            failing.pop_all()
+            failing.callback(left, session)
+            try:
+                await self.wait_posted(Upstream(server, session, headers), notification_text(INITIALIZED))
+            except UpstreamError as error:
+                if error.reason != "HttpError":
+                    raise  # else the session stands: some servers know no notifications
+                log.debug("Server refused the notification of initialize", server=server.name, error=str(error))
+            failing.pop_all()
+        instructions, capabilities = values.get("instructions"), _capabilities(values.get("capabilities"))
+        return Handshake(session, instructions if isinstance(instructions, str) else "", capabilities)
 
     async def wait_posted(self, upstream: Upstream, message: bytes) -> None:
         """Send a message without an answer, as it is."""
@@ -297,3 +290,11 @@ def _checked_id(session_id: str | None) -> str | None:
     if any(not "!" <= char <= "~" for char in session_id):
         raise UpstreamError("BadAnswer", "gave a session id that is not visible ASCII")
     return session_id
+
+
+def _checked_version(version: Any) -> str:  # noqa: ANN401  # the server's word
+    version = OLDER.get(version, version) if isinstance(version, str) else version
+    if version not in STATEFUL:
+        message = f"speaks protocol version {version!r}; this gateway speaks {', '.join(STATEFUL)}"
+        raise UpstreamError("UnsupportedVersion", message)
+    return str(version)

@@ -51,7 +51,7 @@ class FakeServer:
     offers_streams: bool = True
     count: int = 0
 
-    async def wait_initialized(self, server: Server, *, opened: Any, **_: Any) -> Handshake:
+    async def wait_initialized(self, server: Server, *, left: Any, **_: Any) -> Handshake:
         self.count += 1
         ident = f"u{self.count}"
         session = UpstreamSession(id=ident, protocol_version="2025-06-18")
@@ -59,8 +59,8 @@ class FakeServer:
         if self.fails is not None:
             raise self.fails
         self.open[ident] = server
-        opened(session)
         if self.breaks is not None:
+            left(session)
             raise self.breaks
         return Handshake(session, "", frozenset())
 

@@ -41,16 +41,14 @@ class FakeClient:
     ended: int | None = None
     """The HTTP status of its answer to a session that it has forgotten."""
 
-    async def wait_initialized(self, server: Server, *, headers: dict[str, str], opened: Any, **_: Any) -> Handshake:
+    async def wait_initialized(self, server: Server, *, headers: dict[str, str], **_: Any) -> Handshake:
         del server
         await trio.lowlevel.checkpoint()
         if self.fails:
             raise UpstreamError("Unreachable", "cannot be reached: no")
         self.connected.append(headers)
         self.ended = None
-        session = UpstreamSession(id="u", protocol_version="2025-11-25")
-        opened(session)
-        return Handshake(session, "about", frozenset())
+        return Handshake(UpstreamSession(id="u", protocol_version="2025-11-25"), "about", frozenset())
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
         del upstream, method, params

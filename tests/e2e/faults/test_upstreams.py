@@ -6,6 +6,7 @@ The tests need no Envoy: lists and status show the result.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,24 @@ def test_who_is_missing_is_named_and_shown(one: ScriptedServer, directory: Path)
         assert unknown.status_code == 404
         assert "'ns/none' not found" in unknown.json()["error"]
         assert "/status" in unknown.json()["error"]
+
+
+@pytest.mark.duty("session.upstream-delete")
+@pytest.mark.parametrize(("version", "told"), [("2025-06-18", "2025-06-18"), ("1999-01-01", "2025-11-25")])
+def test_the_brokers_own_session_is_closed_in_a_version_that_was_spoken(
+    one: ScriptedServer, directory: Path, version: str, told: str
+) -> None:
+    """In another one a server refuses it. One that nobody can use is closed, too."""
+    one.version = version
+    with start(directory, entry("ns/one", one.url)) as running:
+        wait_until(lambda: one.calls("initialize"))
+        if version == told:
+            wait_until(lambda: running.server("ns/one")["ready"])
+        running.sidecar.signal(signal.SIGTERM)
+        running.sidecar.wait()
+        deleted = [each.headers["mcp-protocol-version"] for each in one.requests if each.http == "DELETE"]
+        assert set(deleted) == {told}
+        assert not one.sessions
 
 
 @pytest.mark.duty("transport.upstream-headers")
