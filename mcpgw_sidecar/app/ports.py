@@ -6,8 +6,10 @@ import attrs
 import httpx2
 import trio
 
+from mcpgw_sidecar.app.readiness import DRAINING
 from mcpgw_sidecar.app.settings import Settings
 from mcpgw_sidecar.errors import TakenError, UnavailableError
+from mcpgw_sidecar.model.hosts import reachable
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 from mcpgw_sidecar.runtime.systemd import ServiceManager
@@ -16,7 +18,6 @@ log = get_logger(__name__)
 
 AGAIN = 0.02  # seconds between two attempts to open the ports of a sidecar that drains
 ASKING = 1.0  # seconds for the holder of a port to say what it does
-DRAINING = "draining"  # what /readyz says of a sidecar that is about to end
 
 
 @attrs.frozen
@@ -66,10 +67,9 @@ async def _wait_open(
 
 async def _wait_readyz(admin: Address) -> str:
     """What a sidecar with this admin address says of itself; "" if there is none."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)  # noqa: S104  # how to connect to it
     try:
         async with httpx2.AsyncClient(timeout=ASKING, trust_env=False) as http:
-            answer = await http.get(f"http://{attrs.evolve(admin, host=host)}/readyz")
+            answer = await http.get(f"http://{attrs.evolve(admin, host=reachable(admin.host))}/readyz")
     except httpx2.HTTPError:
         return ""
     return answer.text

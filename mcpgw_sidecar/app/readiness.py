@@ -13,6 +13,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 log = get_logger(__name__)
 
 START_PATIENCE = 1.0  # seconds after a start that clients wait for servers that have not answered yet
+DRAINING = "the end: draining"  # what /readyz says of a sidecar that is about to end
 CONFIGURATION, ANSWERS = "the configuration", "the first answers of the servers"
 READY_PATIENCE = 2.0  # seconds that readiness waits for servers that have not answered yet (interface.md)
 
@@ -80,5 +81,5 @@ class Readiness:
 
     def drain(self) -> None:
         """Report from now on that the process drains, so that new requests go elsewhere."""
-        self.waiting_for = "the end: draining"
+        self.waiting_for = DRAINING
         self._over.set()

@@ -12,6 +12,7 @@ from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.model import timeouts
+from mcpgw_sidecar.model.hosts import EVERYWHERE
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address
@@ -69,7 +70,7 @@ class Settings:
 def guard(settings: Settings) -> Guard:
     """The allowed hosts and origins."""
     public_hosts = {host_name(host) if not host.startswith("*") else host for host in settings.public_hosts}
-    own_hosts = {settings.gateway_address.host} - {"0.0.0.0", "::"}  # noqa: S104
+    own_hosts = {settings.gateway_address.host} - EVERYWHERE
     return Guard(hosts=frozenset(LOOPBACK | public_hosts | own_hosts), origins=frozenset(settings.allowed_origins))
 
 

@@ -36,7 +36,7 @@ from mcpgw_sidecar.errors import (
     GatewayError,
     RefusedError,
 )
-from mcpgw_sidecar.inbound.guard import host_name
+from mcpgw_sidecar.inbound.guard import LOOPBACK, host_name
 from mcpgw_sidecar.model.patterns import long_name
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.runtime.frozen import restore_library_path
@@ -44,7 +44,6 @@ from mcpgw_sidecar.runtime.listeners import Address
 
 _SIGINT = 2
 _MAX_SOCKET = 107  # bytes of the path of a UNIX socket (sun_path)
-_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 _EPILOG = "Exit codes: 0 done, 1 refused, 64 bad usage or configuration, 69 something needed is unavailable, 70 a bug, 128+n signal n."
 
 
@@ -287,11 +286,11 @@ def _check_socket(settings: Settings) -> None:
 def _warn_of_exposed(settings: Settings) -> None:
     for name in ("broker_address", "router_address"):
         address = getattr(settings, name)
-        if address.path is None and host_name(str(address)) not in _LOOPBACK_HOSTS:
+        if address.path is None and host_name(str(address)) not in LOOPBACK:
             log = logs.get_logger(__name__)
             log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(address))
     gateway = settings.gateway_address
-    if settings.envoy_dir is not None and host_name(str(gateway)) not in _LOOPBACK_HOSTS:
+    if settings.envoy_dir is not None and host_name(str(gateway)) not in LOOPBACK:
         log = logs.get_logger(__name__)
         log.warning(
             "The gateway is open to the network and asks nobody who they are: bind loopback, or put a proxy that asks in front",

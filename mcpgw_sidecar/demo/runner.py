@@ -19,6 +19,7 @@ from mcpgw_sidecar.demo import GUIDE_HOST
 from mcpgw_sidecar.demo.parts import Part
 from mcpgw_sidecar.demo.servers import API_KEY
 from mcpgw_sidecar.errors import UnavailableError
+from mcpgw_sidecar.model.hosts import EVERYWHERE
 from mcpgw_sidecar.runtime.frozen import FROZEN, own_program
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
 
@@ -221,7 +222,7 @@ async def _wait_answers(url: str, what: str) -> None:
 
 
 def _url(address: Address) -> str:
-    host = "127.0.0.1" if address.host in {"0.0.0.0", "::"} else address.host  # noqa: S104
+    host = "127.0.0.1" if address.host in EVERYWHERE else address.host
     return f"http://{Address(host, address.port)}/mcp"
 
 

@@ -8,9 +8,12 @@ costs what it would have kept.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -44,6 +47,7 @@ LONGEST = 64 << 20  # bytes; one that cannot be written anew grows no further
 PENDING = 10_000  # lines that wait while the file cannot be written
 LOOK = 0.25  # seconds between two looks at what another process has added
 SWEEP = 60.0  # seconds between two looks for sessions that have expired
+T = TypeVar("T")
 
 
 class Journal(Unshared):
@@ -62,7 +66,7 @@ class Journal(Unshared):
         self._rows: dict[str, Kept] = {}
         self._ended: list[tuple[str, int]] = []  # by another process, since the start
         self._failure: str | None = None
-        self._attempt(lambda: path.parent.mkdir(parents=True, exist_ok=True))
+        self._attempt(lambda: path.parent.mkdir(parents=True, exist_ok=True), None)
         self._look()
         self._before, self._ended = self._ended, []
 
@@ -154,25 +158,20 @@ class Journal(Unshared):
         self._flush()
 
     def _flush(self) -> None:
-        if self._is_busy or not self._pending:
-            return
+        if self._pending and not self._is_busy:
+            self._attempt(self._write, None)
 
-        def write() -> None:
-            lines = "".join(self._pending).encode()
-            if self._file.size() + len(lines) > LONGEST:
-                raise OSError(27, "File too large")
-            self._file.add(lines)
-            self._pending.clear()
-            self._failure = None
-
-        self._attempt(write)
+    def _write(self) -> None:
+        lines = "".join(self._pending).encode()
+        if self._file.size() + len(lines) > LONGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        self._file.add(lines)
+        self._pending.clear()
+        self._failure = None
 
     def _look(self) -> None:
         """Read what another process has added."""
-        if not self._is_busy:
-            self._attempt(lambda: self._take(self._file.fresh()))
-
-    def _take(self, lines: Iterable[str]) -> None:
+        lines: list[str] = [] if self._is_busy else self._attempt(self._file.fresh, [])
         for key in replayed(lines, time.time(), self._rows):
             row = self._rows[key]
             if row.ended:
@@ -181,24 +180,12 @@ class Journal(Unshared):
 
     async def _wait_shorter(self) -> None:
         """Write the file anew, if it has grown."""
-        size = 0
-
-        def measure() -> None:
-            nonlocal size
-            size = self._file.size()
-
-        self._attempt(measure)
+        size = self._attempt(self._file.size, 0)
         if size <= self._anew:
             return
-
-        def shorter(lines: list[str]) -> str:
-            rows: dict[str, Kept] = {}
-            replayed(lines, time.time(), rows)
-            return "".join(bounded(rows, LIMIT))
-
         self._is_busy = True
         try:
-            await trio.to_thread.run_sync(self._file.replace, shorter)
+            await trio.to_thread.run_sync(self._file.replace, _shorter)
         except OSError as error:
             self._failed(error)
             self._anew = 2 * size  # not again and again
@@ -208,17 +195,25 @@ class Journal(Unshared):
             self._is_busy = False
         self._look()
 
-    def _attempt(self, step: Callable[[], object]) -> None:
-        """Do something with the file; while another process has it, later."""
+    def _attempt(self, step: Callable[[], T], default: T) -> T:
+        """Do something with the file; `default` on failure, and while another process has it."""
         try:
-            step()
+            return step()
         except BlockingIOError:
-            return
+            return default
         except OSError as error:
             self._failed(error)
+            return default
 
     def _failed(self, error: OSError) -> None:
         words = error.strerror or type(error).__name__
         if self._failure != words:
             log.warning("Sessions are not kept for the next start", file=self.name, error=words)
         self._failure = words
+
+
+def _shorter(lines: list[str]) -> str:
+    """The text of the file without what is over."""
+    rows: dict[str, Kept] = {}
+    replayed(lines, time.time(), rows)
+    return "".join(bounded(rows, LIMIT))

@@ -45,7 +45,7 @@ class Missed:
                 old = await self._link.wait(partial(self.wait_end_sent, untold.session), SharedRow())
                 news.expired(untold.session.key, old.all_tickets)
             for field in list(untold.fields):
-                await self._link.wait(partial(self._wait_field_sent, untold, field), None)
+                await self._link.wait(partial(self.wait_field_sent, untold, field), None)
 
     async def _wait_ended(self, start: int) -> list[tuple[str, float]]:
         some = await self._link.redis.zrange(ENDED, start, start + SOME - 1, withscores=True)
@@ -63,17 +63,17 @@ class Missed:
         self.unsent.forget(session.key)
         return read_row(fields)
 
-    async def _wait_field_sent(self, untold: Untold, field: str) -> None:
-        """Store what happened to a session while the store was away.
+    async def wait_field_sent(self, untold: Untold, field: str) -> None:
+        """Store a field that the store has not been told.
 
         The session with a server that another replica has stored counts.
         """
         if field not in untold.fields:
-            return  # told meanwhile
+            return  # it was told meanwhile, or the session has ended
         session, value = untold.session, untold.fields[field]
         if value is None or not field.startswith(TICKET):
             await wait_set(self._link, session, field, value)
         elif await wait_kept(self._link, session, field, value, None) != value:
             await wait_set(self._link, session, f"{SPARE}{value[-12:]}:{field[len(TICKET) :]}", value)
-        self.unsent.told(session, field, value)
         await self._link.redis.publish(NEWS, json.dumps(["changed", session.key, self._me]))
+        self.unsent.told(session, field, value)

@@ -22,7 +22,7 @@ from mcpgw_sidecar.directory import store as stores
 from mcpgw_sidecar.directory.leases import Leases
 from mcpgw_sidecar.directory.missed import NEWS, Missed
 from mcpgw_sidecar.directory.redislink import PAUSE, RedisLink
-from mcpgw_sidecar.directory.redisrows import TICKET, read_row, row, wait_kept, wait_set
+from mcpgw_sidecar.directory.redisrows import TICKET, read_row, row, wait_kept
 from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SharedRow
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
@@ -89,19 +89,12 @@ class RedisStore:
     async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
         """Store a log level, or a subscription."""
         name = "l" if field is None else f"r:{field[0]}:{field[1]}"
-
-        async def keep() -> None:
-            await wait_set(self.link, session, name, value)
-            await self.link.redis.publish(NEWS, json.dumps(["changed", session.key, self._me]))
-            self._missed.unsent.told(session, name, value)
-
-        self._missed.unsent.keep(session, name, value)
-        await self.link.wait(keep, None)
+        untold = self._missed.unsent.keep(session, name, value)
+        await self.link.wait(lambda: self._missed.wait_field_sent(untold, name), None)
 
     async def wait_end(self, session: Session) -> SharedRow:
         """End a session at all replicas; returns its row."""
         self._missed.unsent.end(session)
-
         return await self.link.wait(lambda: self._missed.wait_end_sent(session), SharedRow())
 
     async def wait_post(self, session_key: str, message: bytes) -> bool:

@@ -29,11 +29,12 @@ class Unsent:
     def __bool__(self) -> bool:
         return bool(self._rows)
 
-    def keep(self, session: Session, field: str, value: str | None) -> None:
-        """Keep a field that could not be stored, unless the session has ended."""
+    def keep(self, session: Session, field: str, value: str | None) -> Untold:
+        """Keep a field until it is stored, unless the session has ended."""
         row = self._row(session)
         if not row.ended:
             row.fields[field] = value
+        return row
 
     def end(self, session: Session) -> None:
         """Keep the end of a session, for which nothing else matters any more."""

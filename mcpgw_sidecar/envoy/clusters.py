@@ -6,8 +6,11 @@ import ipaddress
 from typing import Any
 from urllib.parse import urlsplit
 
+import attrs
+
 from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER, ROUTER_CLUSTER
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+from mcpgw_sidecar.model.hosts import reachable
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 
@@ -59,10 +62,9 @@ def address(endpoint: Endpoint) -> Resource:
 
 def own_cluster(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
     """The cluster of the sidecar's broker or router."""
-    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # how to connect to a listener on all addresses
-    reachable = Endpoint(host=loopback.get(endpoint.host, endpoint.host), port=endpoint.port, path=endpoint.path)
+    there = attrs.evolve(endpoint, host=reachable(endpoint.host))
     options = {"explicit_http_config": protocol, "common_http_protocol_options": {"idle_timeout": "60s"}}
-    return _cluster(name, reachable, options) | {"connect_timeout": "1s"}
+    return _cluster(name, there, options) | {"connect_timeout": "1s"}
 
 
 def _upstream(server: Server, settings: EnvoySettings) -> Resource:

@@ -70,7 +70,7 @@ class Streams:
             if stream_id == last_stream and number > last_number:
                 stream.send(message)
         for message in client.held.take() if client.held is not None else ():
-            stream.relayed.add(message, len(message))
+            stream.send(message)
         for method in changes(client.state, live_state):
             stream.tell(method, live_state)
         return stream

@@ -16,6 +16,7 @@ _HERE = frozenset(
     {"localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback", "ip6-allnodes", "ip6-allrouters"}
 )
 _ATON = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}")
+_IS_HERE = "is the gateway's own pod or node, where no MCP server is"
 _NEVER = frozenset({"metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"})
 
 
@@ -26,7 +27,7 @@ def refusal(host: str, allowed: Collection[str], domain: str) -> str | None:
     """
     first = host.partition(".")[0]
     if first in _HERE or host.endswith((".localhost", ".localdomain")) or host in _NEVER:
-        return "is the gateway's own pod or node, where no MCP server is"
+        return _IS_HERE
     if host.endswith((".svc", f".svc.{domain}")):
         return "is a Service of the cluster: make it the backend, with a ReferenceGrant if it is in another namespace"
     fault = _address_fault(host)
@@ -49,7 +50,7 @@ def _address_fault(host: str) -> str | None:
             return None
         return "is an address in an unusual form: write it as four decimal numbers"
     if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
-        return "is the gateway's own pod or node, where no MCP server is"
+        return _IS_HERE
     return None
 
 

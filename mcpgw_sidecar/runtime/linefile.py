@@ -6,6 +6,7 @@ read; lines of this process are not. The file may be replaced by a shorter one.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -57,7 +58,7 @@ class LineFile:
             written = os.write(file, data)
             self._read = size + written
             if written != len(data):
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
 
@@ -104,7 +105,7 @@ class LineFile:
         locked = os.fstat(file).st_ino
         file = self._opened()
         if os.fstat(file).st_ino != locked:
-            raise BlockingIOError(11, "Another process has just replaced the file")
+            raise BlockingIOError(errno.EAGAIN, "another process has just replaced the file")
         return file
 
     def _fetch(self, file: int) -> None:

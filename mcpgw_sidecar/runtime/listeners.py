@@ -15,7 +15,6 @@ import trio
 
 from mcpgw_sidecar.errors import TakenError, UnavailableError
 
-EVERYWHERE = frozenset({"::", "0.0.0.0"})  # noqa: S104  # a socket there listens on every address
 BACKLOG = 4096  # connections that wait for accept: enough for 2,000 clients that return at once
 
 

@@ -19,7 +19,8 @@ import attrs
 import trio
 
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.runtime.listeners import EVERYWHERE, Address
+from mcpgw_sidecar.model.hosts import EVERYWHERE
+from mcpgw_sidecar.runtime.listeners import Address
 
 _FIRST = 3  # the first file descriptor from systemd (SD_LISTEN_FDS_START)
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")

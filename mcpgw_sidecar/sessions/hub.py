@@ -99,8 +99,7 @@ class SessionHub:
         row, upstreams = self._state.rows.get(key), self._state.heard.get(key) or {}
         if row is not None and row.sealed is None:
             row.sealed = seal(self.wishes(key))
-        sealed = (row and row.sealed) or ""
-        return hearing_text({server: up.ticket for server, up in upstreams.items()}, sealed) if upstreams or sealed else ""
+        return hearing_text({server: up.ticket for server, up in upstreams.items()}, (row and row.sealed) or "")
 
     def statistics(self) -> SessionCounts:
         """Counts for `/status` and metrics."""
