@@ -44,6 +44,8 @@ class RedisLink:
     def lost(self, error: Exception) -> None:
         """Ask nothing for a moment, after a failure."""
         self._quiet_until = trio.current_time() + PAUSE
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
         words = str(error) or type(error).__name__
         if self.error is None:
             log.warning(

@@ -162,6 +162,7 @@ class RedisStore:
                 async with self.link.redis.pubsub(retry_policy=None) as channel:
                     await channel.subscribe(NEWS)
                     await self._missed.wait_caught_up(news)
+                    news.missed()
                     backoff.reset()
                     async for message in channel:
                         if message["type"] == "message":

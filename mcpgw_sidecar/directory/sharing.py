@@ -64,6 +64,7 @@ class Sharing:
             changed=lambda key: self.feed(e.RowChanged(key)),
             expired=self._expired,
             gone=lambda: self.feed(e.ReplicaGone()),
+            missed=lambda: self.feed(e.ReplicaGone()),
         )
         await self.store.wait_following(news)
 

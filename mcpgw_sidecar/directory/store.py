@@ -43,7 +43,7 @@ class ReplicaNews:
 
     They say that a session has ended (key, expiry), had ended before this process started, has
     mail, or that its row has changed; that a session is over whose sessions with servers nobody has
-    closed, with their tickets; or that a replica has gone.
+    closed, with their tickets; that a replica has gone; or that news may have been missed.
     """
 
     ended: Callable[[str, int], None]
@@ -52,6 +52,7 @@ class ReplicaNews:
     changed: Callable[[str], None]
     expired: Callable[[str, Iterable[tuple[ServerName, str]]], None]
     gone: Callable[[], None]
+    missed: Callable[[], None]
 
 
 class SessionStore(Protocol):

@@ -233,7 +233,7 @@ class RowChanged:
 
 @attrs.frozen
 class ReplicaGone:
-    """A replica has ended: nobody hears the servers that it heard."""
+    """A replica has ended, so nobody hears the servers that it heard; or its news were missed."""
 
 
 @attrs.frozen

@@ -52,6 +52,7 @@ class News:
             changed=lambda _key: None,
             expired=lambda key, tickets: self.expired.append((key, dict(tickets))),
             gone=lambda: None,
+            missed=lambda: None,
         )
 
 

@@ -17,7 +17,7 @@ from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.sessions import Session
 from tests.contract.memory import MemoryStore, Shared
 from tests.e2e.stack import free_ports
-from tests.e2e.test_replicas import redis, redis_program
+from tests.e2e.test_replicas import redis, redis_process, redis_program
 
 ONE, TWO = ServerName("ns/one"), ServerName("ns/two")
 SHORT_LEASE = 0.5  # seconds
@@ -70,6 +70,7 @@ class News:
         self.mail: list[str] = []
         self.changed: list[str] = []
         self.gone = 0
+        self.missed: list[None] = []
 
     def _gone(self) -> None:
         self.gone += 1
@@ -82,6 +83,7 @@ class News:
             changed=self.changed.append,
             expired=lambda _key, _tickets: None,
             gone=self._gone,
+            missed=lambda: self.missed.append(None),
         )
 
 
@@ -302,3 +304,21 @@ async def test_what_a_store_missed_is_told_once_it_is_back(
             assert await second.wait_row(gone) == SharedRow()
             await wait_for(lambda: (gone.key, gone.expires) in theirs.ended)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(redis_program() is None, reason="no redis-server: install redis or valkey for this Python")
+async def test_what_was_changed_while_a_replica_did_not_listen_is_read_anew(session: Session, tmp_path: Path) -> None:
+    """After a restart of the store one replica is back before another, which misses its news."""
+    (port,) = free_ports(1)
+    url = f"redis://:s3cret@127.0.0.1:{port}"
+    store = redis_process(tmp_path, port)
+    async with redisurl.opened(url) as first, redisurl.opened(url) as second, trio.open_nursery() as nursery:
+        theirs = News()
+        nursery.start_soon(second.wait_following, theirs.listener())
+        await wait_for_followers(first, session, theirs)
+        before = len(theirs.missed)
+        store.stop()
+        store = redis_process(tmp_path, port)
+        await wait_for(lambda: len(theirs.missed) > before)
+        nursery.cancel_scope.cancel()
+    store.stop()

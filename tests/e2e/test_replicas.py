@@ -29,14 +29,21 @@ def redis_program() -> str | None:
 pytestmark = pytest.mark.skipif(redis_program() is None, reason="no redis-server: install redis or valkey for this Python")
 
 
+def redis_process(directory: Path, port: int) -> Process:
+    """A Redis that answers; it has what one before has left in the directory."""
+    program, log = redis_program(), directory / "redis.log"
+    assert program is not None
+    starts = log.read_text().count("Ready to accept connections") if log.exists() else 0
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
+    process = Process([*command, "--appendonly", "yes", "--requirepass", "s3cret"], log)
+    wait_until(lambda: process.text.count("Ready to accept connections") > starts, "Redis")
+    return process
+
+
 @contextmanager
 def redis(directory: Path, port: int) -> Iterator[Process]:
-    program = redis_program()
-    assert program is not None
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
-    process = Process([*command, "--appendonly", "yes", "--requirepass", "s3cret"], directory / "redis.log")
+    process = redis_process(directory, port)
     try:
-        wait_until(lambda: "Ready to accept connections" in process.text, "Redis")
         yield process
     finally:
         process.stop()

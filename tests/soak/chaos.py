@@ -6,6 +6,7 @@ import random
 import secrets
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -134,13 +135,18 @@ class Chaos:
             await trio.to_thread.run_sync(server.push)
 
     async def _wait_hang_store(self) -> None:
-        assert self._world.store is not None
-        made = self._world.ledger.begin("the store hangs or restarts")
-        self._world.store.signal(signal.SIGSTOP)
-        await trio.sleep(self._dice.uniform(1, 6))
-        self._world.store.signal(signal.SIGCONT)
-        made.end = time.time()
-        await trio.sleep(3)  # until the store has been told what it missed
+        store = self._world.store
+        assert store is not None
+        await self._wait_without_store(lambda: store.signal(signal.SIGSTOP), lambda: store.signal(signal.SIGCONT))
 
     async def _wait_restart_store(self) -> None:
-        await self._wait_hang_store()
+        assert self._world.store is not None
+        await self._wait_without_store(self._world.store.stop, self._world.start_store)
+
+    async def _wait_without_store(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        made = self._world.ledger.begin("the store hangs or restarts")
+        begin()
+        await trio.sleep(self._dice.uniform(1, 6))
+        await trio.to_thread.run_sync(end)
+        made.end = time.time()
+        await trio.sleep(3)  # until the store has been told what it missed

@@ -43,7 +43,6 @@ class SoakClient:
     _http: Any = None
     _unheard: set[str] = attrs.field(factory=set)
     _generation: int = 0
-    _has_stream: bool = False
 
     @property
     def version(self) -> str:
@@ -255,7 +254,6 @@ class SoakClient:
                         self.ledger.judge("GET", None, time.time(), str(answer.status_code), "a stream")
                         if answer.status_code == 404:
                             self.session = {}
-                    self._has_stream = answer.status_code == 200
                     async for line in answer.aiter_lines():
                         if line.startswith("id: "):
                             last_id = line[4:]
@@ -263,7 +261,6 @@ class SoakClient:
                             self._heard(json.loads(line[6:]))
             except httpx2.HTTPError:
                 pass  # streams end: that is what the next one is for
-            self._has_stream = False
             await trio.sleep(self.dice.uniform(0.1, 0.6))
 
     def _heard(self, message: Any) -> None:

@@ -15,7 +15,7 @@ import trio.lowlevel
 
 from tests.e2e.servers import RealServer, real_server
 from tests.e2e.stack import Gateway, Process, entry, free_ports, gateway, wait_until
-from tests.e2e.test_replicas import redis
+from tests.e2e.test_replicas import redis_process
 from tests.soak.account import resources, wait_account, wait_left
 from tests.soak.chaos import Chaos
 from tests.soak.client import SoakClient
@@ -40,6 +40,7 @@ class World:
     real: list[RealServer] = attrs.field(factory=list)
     gateways: list[Gateway] = attrs.field(factory=list)
     store: Process | None = None
+    store_port: int = 0
     ledger: Ledger = attrs.field(factory=Ledger)
     is_over: bool = False
     has_more: bool = False
@@ -52,6 +53,10 @@ class World:
         real = [entry(f"ns/real{number}", server.url, f"real{number}_") for number, server in enumerate(self.real)]
         rows = [*scripted, *real]
         return [*rows, entry("ns/more", self.more.url, "more_")] if self.has_more else rows
+
+    def start_store(self) -> None:
+        """Start Redis, with what it had before."""
+        self.store = redis_process(self.directory, self.store_port)
 
     @contextmanager
     def built(self) -> Iterator[None]:
@@ -68,9 +73,10 @@ class World:
             options = [f"--session-key-file={self.directory / 'key'}", "--refresh-interval=2s", "--call-timeout=20s"]
             options.append("--discovery-timeout=5s")
             if self.setting == "store":
-                (store_port,) = free_ports(1)
-                self.store = stack.enter_context(redis(self.directory, store_port))
-                options.append(f"--session-store=redis://:s3cret@127.0.0.1:{store_port}")
+                (self.store_port,) = free_ports(1)
+                self.start_store()
+                stack.callback(lambda: self.store and self.store.stop())
+                options.append(f"--session-store=redis://:s3cret@127.0.0.1:{self.store_port}")
             for number in range(1 if self.setting == "single" else 2):
                 place = self.directory / f"gateway{number}"
                 place.mkdir()

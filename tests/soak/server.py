@@ -58,10 +58,6 @@ class SoakServer:
     def url(self) -> str:
         return self.http.url
 
-    @property
-    def port(self) -> int:
-        return self._port
-
     def stop(self) -> None:
         self.http.stop()
 
