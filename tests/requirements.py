@@ -54,7 +54,8 @@ TRANSPORT: Final = (
     Duty("transport.get-406", "basic/transports, Listening for Messages from the Server", BROKER,
          "A GET that does not accept event streams gets 406."),
     Duty("transport.get-primed", "basic/transports, Sending Messages to the Server", BROKER,
-         "A GET stream begins with an id and no data for clients of 2025-11-25, and with a comment for older ones."),
+         "A GET stream begins with an id and no data for clients of 2025-11-25. Older ones get a comment, and a ping"
+         " with an id once the gateway hears a server for them."),
     Duty("transport.keep-alive", "interface.md, Errors", BROKER,
          "A GET stream carries a comment after every 15 seconds of silence."),
     Duty("transport.one-stream", "basic/transports, Multiple Connections", BROKER,

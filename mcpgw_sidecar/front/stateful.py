@@ -30,6 +30,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only
 from mcpgw_sidecar.protocol.methods import ADDRESSED, CALL, INITIALIZED, SET_LEVEL
+from mcpgw_sidecar.protocol.owners import PING
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import negotiate
 from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
@@ -55,6 +56,8 @@ def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -
             case Notification():
                 if message.method != INITIALIZED:
                     directory.tell(session, message, headers)
+                return None
+            case Response(id_value=str(ident)) if ident.startswith(PING):
                 return None
             case Response():
                 text = "Answers reach their server through the gateway's Envoy listener"

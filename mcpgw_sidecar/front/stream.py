@@ -13,7 +13,8 @@ import trio
 from mcpgw_sidecar.directory.store import MAX_KEPT
 from mcpgw_sidecar.front.mail import Mail
 from mcpgw_sidecar.model.names import Scope
-from mcpgw_sidecar.protocol.jsonrpc import notification_text
+from mcpgw_sidecar.protocol.jsonrpc import notification_text, request_text
+from mcpgw_sidecar.protocol.owners import PING
 from mcpgw_sidecar.protocol.sse import event_bytes
 
 RETRY = 6000  # milliseconds (interface.md): clients outlive a restart, and do not all come at once
@@ -46,7 +47,8 @@ class Stream:
     """One open stream.
 
     `pending` are methods of the broker's own notifications, `relayed` messages of servers. `primed`
-    says that the client accepts an event without data. `closed` ends the stream.
+    says that the client accepts an event without data; any other gets a ping instead, which all
+    SDKs answer, where the id says something of its session. `closed` ends the stream.
     """
 
     session: str
@@ -76,8 +78,8 @@ class Stream:
         self._wake()
 
     def mark(self) -> None:
-        """Send an event without data soon, for its id, if the client accepts it (`primed`)."""
-        self._marked = self.primed
+        """Send an event soon that is there for its id."""
+        self._marked = True
         self._wake()
 
     def close(self) -> None:
@@ -125,8 +127,8 @@ class Stream:
             if not self.pending:
                 self._owner.state = self._state
         elif self._marked:
-            message = b""
             self._number += 1
+            message = b"" if self.primed else request_text(f"{PING}{self._id}-{self._number}", "ping")
         else:
             return None
         self._marked = False

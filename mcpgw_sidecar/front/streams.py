@@ -73,6 +73,9 @@ class Streams:
             stream.send(message)
         for method in changes(client.state, live_state):
             stream.tell(method, live_state)
+        hearing = self._hearing(session)
+        if hearing and not primed and not last_event_id.endswith(f".{hearing}"):
+            stream.mark()
         return stream
 
     def _client(self, session: str) -> Client:
@@ -126,7 +129,7 @@ class Streams:
             self.hold(session, message)
 
     def mark(self, session: str) -> None:
-        """Send an event at once, whose id says that the gateway listens to another server."""
+        """Send an event at once, whose id says what the gateway listens to, and the wishes."""
         client = self._clients.get(session)
         if client is not None and client.streams:
             client.streams[-1].mark()

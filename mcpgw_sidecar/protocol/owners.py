@@ -28,6 +28,9 @@ from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response, pars
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, last, parse_object
 
 PREFIX = "mcpgw:"
+PING = "mcpgw-ping-"
+"""The ids of the broker's own requests begin so: pings, whose answers nobody waits for."""
+
 MAX_HEARING = 4000  # characters of the tickets in an event's id, which has to come back as a header
 
 

@@ -32,7 +32,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only, parse_object
 from mcpgw_sidecar.protocol.methods import COMPLETE, TARGETS
-from mcpgw_sidecar.protocol.owners import Owner, owner_text, read_event_owner, read_owner
+from mcpgw_sidecar.protocol.owners import PING, Owner, owner_text, read_event_owner, read_owner
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.routing.links import candidates
 
@@ -120,8 +120,11 @@ def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState) -
     """Decide a client's answer to a server's request: the id names the server (protocol/owners.py).
 
     An answer that no server waits for is refused, never dropped in silence, so that its sender sees
-    the error (basic/transports: 4xx).
+    the error (basic/transports: 4xx). The answer to a ping of the broker (front/stream.py) is the
+    broker's.
     """
+    if isinstance(answer.id_value, str) and answer.id_value.startswith(PING):
+        return ToBroker(method="", id=answer.id)
     owner = read_owner(answer.id_value)
     origin = find_owner(owner, snapshot, session)
     if owner is None or origin is None:

@@ -74,7 +74,7 @@ class Hush:
 
 @attrs.frozen
 class Mark:
-    """Send an event at once on the client's stream, whose id has the sessions that are heard."""
+    """Send an event at once on the client's stream, whose id has all that is heard and wished."""
 
     key: str
 

@@ -94,7 +94,11 @@ class State:
             return []
         self.heard.setdefault(key, {})[server] = upstream
         hush = [] if old_upstream is None else [a.Hush(key, server)]
-        return [*hush, a.Listen(key, server, upstream, resumed), *([a.Mark(key)] if self.streams[key] > 0 else [])]
+        return [*hush, a.Listen(key, server, upstream, resumed), *self.mark(key)]
+
+    def mark(self, key: str) -> list[a.Action]:
+        """Send a client an event whose id has what its session is now, if it has a stream here."""
+        return [a.Mark(key)] if self.streams[key] > 0 else []
 
     def unhear(self, key: str, server: ServerName) -> None:
         """Stop listening to a server."""

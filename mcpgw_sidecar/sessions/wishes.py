@@ -13,7 +13,7 @@ def level_set(state: State, event: e.LevelSet) -> list[a.Action]:
         return []
     row.level, row.sealed = event.level, None
     state.setting_level[event.session.key] += 1
-    return [a.ShareLevel(event.session, event.level, event.authorization)]
+    return [a.ShareLevel(event.session, event.level, event.authorization), *state.mark(event.session.key)]
 
 
 def level_shared(state: State, event: e.LevelShared) -> list[a.Action]:
@@ -39,7 +39,9 @@ def subscribed(state: State, event: e.Subscribed) -> list[a.Action]:
     if row is None:
         return []
     is_kept = wish(row, event.server, event.uri, wanted=event.wanted)
-    share = [a.ShareSubscription(event.session, event.server, event.uri, event.wanted)] if is_kept else []
+    share: list[a.Action] = []
+    if is_kept:
+        share = [a.ShareSubscription(event.session, event.server, event.uri, event.wanted), *state.mark(event.session.key)]
     return [*share, *(state.listen(row, event.server) if event.wanted else [])]
 
 

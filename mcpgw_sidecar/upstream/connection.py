@@ -15,7 +15,7 @@ any             failures reach LOSE_AFTER   its tools leave the catalog; the sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
@@ -105,10 +105,13 @@ class Connection:
         headers = own_headers(server)
         standing: list[UpstreamSession] = []
         try:
-            shake = await self.client.wait_initialized(server, client=_OWN_WORDS, headers=headers, left=standing.append)
-            standing.append(shake.session)
+            shake = await self._wait_opened(headers, standing)
             upstream = Upstream(server, shake.session, headers)
-            self.discovered(await wait_discovered(self.client, upstream, shake))
+            if not await self._wait_listed(upstream, shake):
+                # Forgotten between two requests: the server restarted just now. Once is no failure.
+                shake = await self._wait_opened(headers, standing)
+                upstream = Upstream(server, shake.session, headers)
+                self.discovered(await wait_discovered(self.client, upstream, shake))
             backoff.reset()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_listening, upstream)
@@ -118,7 +121,7 @@ class Connection:
                         await self._wake.wait()
                     if own_headers(server) != headers:
                         break  # the credential was rotated: connect again with the new one
-                    if not await self._wait_listed_again(upstream, shake):
+                    if not await self._wait_listed(upstream, shake):
                         break
                 nursery.cancel_scope.cancel()
         except* UpstreamError as group:
@@ -128,8 +131,15 @@ class Connection:
                 for session in standing:
                     await self.client.wait_closed(Upstream(server, session, headers))
 
-    async def _wait_listed_again(self, upstream: Upstream, shake: Handshake) -> bool:
-        """List once more. False if the session has ended: servers do that to idle ones."""
+    async def _wait_opened(self, headers: Mapping[str, str], standing: list[UpstreamSession]) -> Handshake:
+        """Open a session; `standing` gets it, and any that a handshake left behind."""
+        opened = self.client.wait_initialized(self.server, client=_OWN_WORDS, headers=headers, left=standing.append)
+        shake = await opened
+        standing.append(shake.session)
+        return shake
+
+    async def _wait_listed(self, upstream: Upstream, shake: Handshake) -> bool:
+        """List what it offers. False if the session has ended: servers do that to idle ones."""
         try:
             self.discovered(await wait_discovered(self.client, upstream, shake))
         except UpstreamError as error:

@@ -40,6 +40,8 @@ class FakeClient:
     ends: bool = False
     ended: int | None = None
     """The HTTP status of its answer to a session that it has forgotten."""
+    forgets: int = 0
+    """How many of its next sessions it forgets at once."""
 
     async def wait_initialized(self, server: Server, *, headers: dict[str, str], **_: Any) -> Handshake:
         del server
@@ -47,7 +49,8 @@ class FakeClient:
         if self.fails:
             raise UpstreamError("Unreachable", "cannot be reached: no")
         self.connected.append(headers)
-        self.ended = None
+        self.ended = 404 if self.forgets > 0 else None
+        self.forgets -= 1
         return Handshake(UpstreamSession(id="u", protocol_version="2025-11-25"), "about", frozenset())
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
@@ -156,6 +159,18 @@ async def test_a_session_that_has_ended_is_opened_anew_without_a_failure(
         client.ended, client.fails = status, fails
     assert len(client.connected) == (1 if fails else 2)
     assert bool(report.failed) == fails, "unless a new one fails too"
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+async def test_a_session_that_is_forgotten_before_its_first_list_is_no_failure_once(
+    autojump_clock: MockClock, sessions: int
+) -> None:
+    """A server that restarted just now; its tools would be unknown until the next try."""
+    client = FakeClient(forgets=sessions)
+    report = await watched(client, 0.5)
+    assert bool(report.failed) == (sessions > 1)
+    assert len(client.connected) == 2
+    assert client.closed == 2
 
 
 async def test_another_answer_is_a_failure(autojump_clock: MockClock) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,50 @@ def test_subscriptions_and_levels_outlive_a_restart_and_their_server(
         wait_until(lambda: two.calls("logging/setLevel"), "servers that are opened later have the level")
         assert two.calls("logging/setLevel")[0].json["params"] == {"level": "warning"}
         assert "file:///w" not in (running.directory / "envoy" / "sessions.journal").read_text()
+
+
+@pytest.mark.duty("session.journal", "transport.get-primed")
+@pytest.mark.parametrize("version", OLD)
+def test_a_replica_without_a_store_learns_all_from_the_id_of_an_event(running: Gateway, version: str) -> None:
+    """Clients get an event for its id at once: one without data, or a ping, which they answer."""
+    with running.client(version=version) as client:
+        assert answer(client.post("resources/subscribe", {"uri": "file:///w"}))["result"] == {}
+        seen = events(client)
+        wait_until(lambda: any(name == "id" and ":" in value for name, value in seen), "an id with the wishes")
+        last = [value for name, value in seen if name == "id"][-1]
+        asked = [json.loads(value) for name, value in seen if name == "data" and value]
+        for message in asked:
+            assert message["method"] == "ping"
+            assert client.send({"jsonrpc": "2.0", "id": message["id"], "result": {}}).status_code == 202
+        assert bool(asked) == (version < "2025-11-25")
+        running.kill()
+        (running.directory / "envoy" / "sessions.journal").unlink()
+        running.start_sidecar()
+        resumed = events(client, last)
+        wait_until(
+            lambda: any(UPDATED in value for _, value in resumed), "it is heard again, and told what it may have missed"
+        )
+
+
+def events(client: Client, last: str = "") -> list[tuple[str, str]]:
+    """The fields of the events of a new stream of a client, as they come."""
+    seen: list[tuple[str, str]] = []
+    opened = threading.Event()
+
+    def listen() -> None:
+        headers = {**client.headers, **({"last-event-id": last} if last else {})}
+        with (
+            suppress(Exception),  # the sidecar is killed under the stream, or the client is closed
+            client.http.stream("GET", client.url, headers=headers, timeout=None) as response,
+        ):
+            for line in response.iter_lines():
+                name, _, value = line.partition(":")
+                seen.append((name, value.strip()))
+                opened.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    assert opened.wait(20)
+    return seen
 
 
 @pytest.mark.duty("session.journal", "session.upstream-delete")
