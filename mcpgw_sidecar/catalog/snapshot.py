@@ -99,6 +99,12 @@ class Snapshot:
     virtual_servers: Mapping[VirtualName, VirtualServer] = attrs.field(factory=dict)
     has_app_tools: bool = False
     views: dict[Scope, Snapshot] = attrs.field(factory=dict, init=False, repr=False, eq=False)
+    brought: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
+
+    @brought.default
+    def _brought_for_servers(self) -> frozenset[str]:
+        """The headers of clients that at least one server wants."""
+        return frozenset(each.name for server in self.servers.values() for each in server.forwarded)
 
     @property
     def state(self) -> str:
@@ -168,7 +174,10 @@ class Fingerprint:
 
 def fingerprint(snapshot: Snapshot) -> Fingerprint:
     """What lists, and decisions about tools, depend on in a snapshot."""
-    servers = {name: [repr((name, server.url, server.hostname, server.path))] for name, server in snapshot.servers.items()}
+    servers = {
+        name: [repr((name, server.url, server.hostname, server.path, server.forwarded))]
+        for name, server in snapshot.servers.items()
+    }
     tools = snapshot.of(TOOL)
     for key in tools.keys:
         item = tools.owned[key]

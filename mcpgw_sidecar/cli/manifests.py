@@ -36,7 +36,13 @@ def scripts() -> dict[str, str]:
     The route memo keeps decisions only for a moment, because the sidecar shares no file with this
     Envoy.
     """
-    return {"refused": script("refused"), "heal": script("heal"), "messages": messages(""), "calls": script("istio")}
+    return {
+        "refused": script("refused"),
+        "heal": script("heal"),
+        "messages": messages(""),
+        "calls": script("istio"),
+        "passed": script("last"),
+    }
 
 
 def _rights(request: Request) -> list[Document]:

@@ -27,7 +27,8 @@ from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.upstream.exchange import Exchanger
 from mcpgw_sidecar.upstream.pool import HttpClients
-from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.words import ClientWords
 
 _URL = f"http://127.0.0.1:{LISTENER_PORT}{ENDPOINT}"  # of a gateway on this machine
 _UNAVAILABLE = frozenset({502, 503, 504})

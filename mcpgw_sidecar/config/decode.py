@@ -16,7 +16,8 @@ from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, Iterabl
 
 from mcpgw_sidecar.config.schema import CHECKS, SECRET, ConfigFile
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.model.servers import Server, VirtualServer
+from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
+from mcpgw_sidecar.protocol.passing import read_forwarded
 
 Path = tuple[str | int, ...]
 _KINDS = {"str": "a text", "bool": "true or false", "list": "a list", "dict": "keys and values"}
@@ -193,6 +194,9 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(str, _strict(str))
     converter.register_structure_hook(bool, _strict(bool))
     converter.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is list, _strict_list)
+    converter.register_structure_hook_func(
+        lambda kind: kind == tuple[ForwardedHeader, ...], lambda value, _: read_forwarded(value)
+    )
     return converter
 
 

@@ -14,7 +14,7 @@ import attrs
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
 from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
 from mcpgw_sidecar.model.patterns import NAME, TOOL_PREFIX, has_valid_labels
-from mcpgw_sidecar.model.servers import Server, VirtualServer
+from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.headers import is_header_value
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
@@ -111,6 +111,8 @@ class ServerEntry:
         default=None, metadata=_checked(_is_interval, "write it like 250ms, 30s, 5m; at most 24h")
     )
 
+    forwardHeaders: tuple[ForwardedHeader, ...] = ()  # noqa: N815  # read_forwarded reads it
+
     def server(self) -> Server:
         """The entry as a value of the model."""
         return Server(
@@ -124,6 +126,7 @@ class ServerEntry:
             ca_file=self.caFile,
             call_timeout=None if self.callTimeout is None else parse_duration(self.callTimeout),
             discovery_timeout=None if self.discoveryTimeout is None else parse_duration(self.discoveryTimeout),
+            forwarded=self.forwardHeaders,
         )
 
 

@@ -147,7 +147,7 @@ def _config(ports: list[int]) -> str:
         {"name": name, "url": f"http://127.0.0.1:{port}/mcp", "toolPrefix": prefix}
         for name, prefix, port in zip(names, prefixes, ports, strict=True)
     ]
-    servers[2]["credential"] = API_KEY
+    servers[2] |= {"credential": API_KEY, "forwardHeaders": ["authorization"]}
     return "# The demo's servers; changes take effect at once.\n" + yaml.safe_dump({"servers": servers}, sort_keys=False)
 
 

@@ -18,8 +18,9 @@ from mcpgw_sidecar.inbound.classify import Inbound, classify, is_final
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Decision, FindServer, Forward, HttpRequest, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.ports import NOT_STARTED, Started
-from mcpgw_sidecar.model.reasons import TIMEOUT, UNREACHABLE
+from mcpgw_sidecar.model.reasons import TIMEOUT, UNAUTHORIZED, UNREACHABLE
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import RESOURCE_NOT_FOUND
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
@@ -53,7 +54,7 @@ class Decider:
         session = self.directory.lookup(request.headers.get(h.SESSION))
         inbound = classify(request, session, self.snapshot(), self.guard, element=element)
         if isinstance(inbound, Inbound) and inbound.session is not None:
-            self.directory.authorized(inbound.session.session, request.headers)
+            self.directory.bring(inbound.session.session, request.headers)
         return inbound
 
     async def wait_started(self, seconds: float) -> bool:
@@ -114,7 +115,7 @@ class Decider:
         refused: Reject | None = failure(server.name, TIMEOUT, _NOT_IN_TIME.format(server.name))
         limit = timeouts.decision(server.discovery_timeout or self.request)
         with trio.move_on_at(start + limit), self.work.waiting() as waiting:
-            refused = await self.directory.wait_open(decision.session, server, h.for_upstream(request.headers))
+            refused = await self.directory.wait_open(decision.session, server, request.headers)
         return failure(server.name, UNREACHABLE, _RESTARTING.format(server.name)) if waiting.cancelled_caught else refused
 
     async def _wait_found(
@@ -123,8 +124,7 @@ class Decider:
         """Find the server of a URI that no list has, and decide again."""
         found = None
         with trio.move_on_at(start + timeouts.decision(self.request)), self.work.waiting():
-            headers = h.for_upstream(request.headers)
-            found = await self.directory.wait_found(decision.session, decision.servers, decision.uri, headers)
+            found = await self.directory.wait_found(decision.session, decision.servers, decision.uri, request.headers)
         return (None, _unknown(decision)) if found is None else self._decide(request, element=element)
 
     def _decide(self, request: HttpRequest, *, element: bool) -> tuple[Inbound | None, Decision]:
@@ -132,7 +132,12 @@ class Decider:
         if isinstance(inbound, Reject):
             return None, inbound
         last_event_id = request.headers.get(h.LAST_EVENT, "") if request.method == "GET" else ""
-        return inbound, decide(inbound, last_event_id)
+        decision = decide(inbound, last_event_id)
+        if isinstance(decision, OpenSession | Forward) and decision.method:  # answers and streams go on
+            missing = [each.name for each in decision.server.forwarded if each.required and each.name not in request.headers]
+            if missing:
+                return inbound, _without(decision, missing)
+        return inbound, decision
 
     def _note_subscription(self, inbound: Inbound | None, decision: Forward) -> None:
         """Record a subscription of a client, or its end."""
@@ -152,6 +157,16 @@ def _unknown(decision: FindServer) -> Reject:
     """The refusal of a URI that no server knows."""
     reject = refusal(RESOURCE_NOT_FOUND, "Resource not found", id=decision.id, data={"uri": decision.uri})
     return attrs.evolve(reject, method=decision.method)
+
+
+def _without(decision: OpenSession | Forward, missing: list[str]) -> Reject:
+    """The refusal of a request without a header that its server wants of every client."""
+    server = decision.server.name
+    reject = failure(
+        server, UNAUTHORIZED, f"MCP server {server} needs a header that this client does not send: {missing[0]}"
+    )
+    tool = decision.tool if isinstance(decision, OpenSession) else decision.key if decision.kind is TOOL else ""
+    return attrs.evolve(reject, id=decision.id, method=decision.method, tool=tool)
 
 
 def _refusal(decision: OpenSession, reject: Reject) -> Reject:

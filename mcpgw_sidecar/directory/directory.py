@@ -18,11 +18,11 @@ from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.protocol.headers import LAST_EVENT
 from mcpgw_sidecar.protocol.jsonrpc import Notification
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import READ
 from mcpgw_sidecar.protocol.owners import read_hearing
+from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.sessions import events as e
 from mcpgw_sidecar.sessions.hub import SessionCounts, SessionHub
 from mcpgw_sidecar.sessions.tokens import RANDOM_BYTES, SessionKeys
@@ -77,15 +77,17 @@ class Directory:
     ) -> Server | None:
         """The first of these servers that can read a URI; None if none can.
 
-        It is kept for the session. Reading has no effect (server/resources), so asking costs time
-        alone.
+        `headers` are the client's. The server is kept for the session. Reading has no effect
+        (server/resources), so asking costs time alone.
         """
         for server in servers:
             upstream = self.hub.upstream(session.key, server.name)
             if upstream is None:
                 continue
             try:
-                await self.driver.client.wait_result(Upstream(server, upstream, headers), READ, dumps({"uri": uri}))
+                await self.driver.client.wait_result(
+                    Upstream(server, upstream, for_server(headers, server.forwarded)), READ, dumps({"uri": uri})
+                )
             except UpstreamError as error:
                 log.debug("Link not known", server=server.name, reason=error.reason, error=str(error))
                 continue
@@ -93,19 +95,20 @@ class Directory:
             return server
         return None
 
-    def authorized(self, session: Session, headers: Mapping[str, str]) -> None:
-        """Keep the newest Authorization of a client: its sessions with servers repeat it."""
-        authorization = headers.get("authorization")
-        if authorization is not None:
-            self.driver.feed(e.Authorized(session.key, authorization))
+    def bring(self, session: Session, headers: Mapping[str, str]) -> None:
+        """Keep the newest headers of a client that servers want, for requests in its sessions."""
+        names = self.driver.live.value.brought
+        brought = {name: headers[name] for name in names if name in headers} if names else {}
+        if brought:
+            self.driver.feed(e.Brought(session.key, brought))
 
     async def wait_open(self, session: Session, server: Server, headers: Mapping[str, str]) -> Reject | None:
         """Open the upstream session of this session with a server; None when it is open.
 
-        Requests that need it at the same time share one opening. `headers` are those of the
-        client's request, because the server should see the client, not the gateway.
+        Requests that need it at the same time share one opening. `headers` are the client's,
+        because the server should see the client, not the gateway.
         """
-        return await self.driver.opener.wait_open(session, server, headers, None)
+        return await self.driver.opener.wait_open(session, server, for_server(headers, server.forwarded), None)
 
     async def wait_healed(
         self, session: Session, server: Server, dead: UpstreamSession, headers: Mapping[str, str]
@@ -116,35 +119,35 @@ class Directory:
         """
         return await self.driver.wait_healed(session, server, dead, headers)
 
-    async def wait_ended(self, session: Session, headers: Mapping[str, str]) -> None:
+    async def wait_ended(self, session: Session) -> None:
         """End a session for good (DELETE), at every replica that the store reaches in its time."""
-        self.driver.feed(e.Ended(session, headers.get("authorization")))
+        self.driver.feed(e.Ended(session))
         await self.driver.sharing.wait_end_shared(session.key)
 
     def tell(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         """Send a client's notification to its servers."""
         self.teller.tell(state, notification, headers)
 
-    def set_level(self, session: Session, level: str, headers: Mapping[str, str]) -> None:
+    def set_level(self, session: Session, level: str) -> None:
         """Set the log level at each server that this session is open with, now or later."""
-        self.driver.feed(e.LevelSet(session, level, headers.get("authorization")))
+        self.driver.feed(e.LevelSet(session, level))
 
     def subscribed(self, session: Session, server: Server, uri: str, *, wanted: bool) -> None:
         """Record a subscription, so that its server is listened to, and a heal repeats it."""
         self.driver.feed(e.Subscribed(session, server.name, uri, wanted))
 
-    def stream_here(self, session: Session, headers: Mapping[str, str]) -> None:
+    def stream_here(self, session: Session, last_event_id: str = "") -> None:
         """Record that the client has opened a stream here.
 
         Its waiting messages, and the upstream streams that other replicas had for it, come here.
         """
-        authorization, sessions = headers.get("authorization"), self.driver.sessions
-        tickets, wishes = read_hearing(headers.get(LAST_EVENT, ""))
+        sessions = self.driver.sessions
+        tickets, wishes = read_hearing(last_event_id)
         if wishes:
             self.driver.feed(e.WishesRead(session, sessions.unseal_wishes(session.key, wishes), old=True))
-        for server, upstream in sessions.unsealed(session.key, tickets.items(), authorization):
+        for server, upstream in sessions.unsealed(session.key, tickets.items()):
             self.driver.feed(e.Adopted(session, server.name, upstream, heard=True))
-        self.driver.feed(e.StreamHere(session, authorization))
+        self.driver.feed(e.StreamHere(session))
 
     def stream_gone(self, key: str, unsent: list[bytes]) -> None:
         """Record the end of a stream, and send its unsent messages like new ones of the session."""

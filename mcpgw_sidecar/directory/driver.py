@@ -30,7 +30,8 @@ from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions import actions as a, events as e
 from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.words import ClientWords
 
 log = get_logger(__name__)
 
@@ -133,7 +134,7 @@ class Driver:
         requests += [(SUBSCRIBE, {"uri": uri}) for uri in sorted(wishes.resources)]
         for method, params in requests:
             try:
-                await self.client.wait_result(Upstream(server, upstream, upstream.headers), method, dumps(params))
+                await self.client.wait_result(Upstream.of(server, upstream), method, dumps(params))
             except UpstreamError as error:
                 log.debug("Server not told", server=name, method=method, reason=error.reason, error=str(error))
                 continue
@@ -141,7 +142,7 @@ class Driver:
 
     async def _wait_level(self, action: a.ShareLevel) -> None:
         session, wishes = action.session, Wishes(level=action.level)
-        await self.sharing.wait_level(session, action.level, action.authorization)
+        await self.sharing.wait_level(session, action.level)
         async with trio.open_nursery() as nursery:
             for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
                 nursery.start_soon(self._wait_told, session, name, upstream, wishes)
@@ -154,8 +155,8 @@ class Driver:
             return
         hearing = self._hearings[key, name] = Hearing(
             key=key,
-            upstream=Upstream(server, upstream, upstream.headers),
-            headers=lambda: (self.hub.upstream(key, name) or upstream).headers,
+            upstream=Upstream.of(server, upstream),
+            headers=lambda: Upstream.of(server, self.hub.upstream(key, name) or upstream).headers,
             client=self.client,
             store=self.store,
             live=self.live,
@@ -184,7 +185,7 @@ class Driver:
     async def wait_healed(
         self, session: Session, server: Server, dead: UpstreamSession, headers: Mapping[str, str]
     ) -> UpstreamSession | None:
-        """The session that lives in place of `dead`, or None.
+        """The session that lives in place of `dead`, or None; `headers` go to the server.
 
         A status alone does not make a session dead (a server may have reasons of its own): the
         server is asked. After a restart only Envoy and the server know of the session.
@@ -220,7 +221,7 @@ class Driver:
     def _close(self, server: Server | None, upstream: UpstreamSession) -> None:
         if server is not None:
             self._closing += 1
-            self.nursery.start_soon(self._wait_closed, Upstream(server, upstream, upstream.headers))
+            self.nursery.start_soon(self._wait_closed, Upstream.of(server, upstream))
 
     async def _wait_closed(self, upstream: Upstream) -> None:
         try:

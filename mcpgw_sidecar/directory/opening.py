@@ -20,15 +20,15 @@ from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.sessions import events as e
 from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.upstream.stateful import ClientWords, Upstream, UpstreamClient
-from mcpgw_sidecar.upstream.words import rejection
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.words import ClientWords, rejection
 
 log = get_logger(__name__)
 
 
 @attrs.define(eq=False)
 class _Opening:
-    """An attempt to open a session with a server, with a client's headers.
+    """An attempt to open a session with a server; `headers` is what it gets of a client's.
 
     `replaced` is the dead session in whose place it is opened, `dead_ticket` the ticket of another
     dead one that a replica still has.
@@ -91,8 +91,7 @@ class Opener:
                 client, left = ClientWords.of(session), partial(self._close, server)
                 shake = await self.client.wait_initialized(server, client=client, headers=opening.headers, left=left)
                 log.debug("Upstream session opened", server=server.name, session=short(session.key))
-                upstream = attrs.evolve(shake.session, authorization=opening.headers.get("authorization"))
-                await self._wait_kept(session, opening, self.sessions.seal(session, server, upstream))
+                await self._wait_kept(session, opening, self.sessions.seal(session, server, shake.session))
             await self.wait_audible(session, server)
         except UpstreamError as error:
             log.warning("Upstream session not opened", server=server.name, reason=error.reason, error=str(error))
@@ -114,7 +113,7 @@ class Opener:
         if replaced is not None and not await self._wait_alive(session, opening, ticket):
             opening.dead_ticket = ticket
             return False
-        return self._adopt(session, {name: ticket}, opening.headers.get("authorization"))
+        return self._adopt(session, {name: ticket})
 
     async def _wait_alive(self, session: Session, opening: _Opening, ticket: str) -> bool:
         """Whether the server knows the session of a ticket: it has just forgotten another one."""
@@ -127,9 +126,9 @@ class Opener:
             log.debug("Session of a replica not adopted", server=opening.server.name, error=str(error))
             return False
 
-    def _adopt(self, session: Session, tickets: Mapping[ServerName, str], authorization: str | None) -> bool:
+    def _adopt(self, session: Session, tickets: Mapping[ServerName, str]) -> bool:
         """Offer the sessions of tickets to the hub; True if these servers have a session then."""
-        for server, upstream in self.sessions.unsealed(session.key, tickets.items(), authorization):
+        for server, upstream in self.sessions.unsealed(session.key, tickets.items()):
             self.feed(e.Adopted(session, server.name, upstream))
         return all(self.hub.upstream(session.key, name) is not None for name in tickets)
 
@@ -142,11 +141,11 @@ class Opener:
             return
         ticket = await self.store.wait_keep(session, name, upstream.ticket, instead_of=dead_ticket)
         server = self.sessions.servers().get(name)
-        is_first = ticket == upstream.ticket or not self._adopt(session, {name: ticket}, upstream.authorization)
+        is_first = ticket == upstream.ticket or not self._adopt(session, {name: ticket})
         if is_first and server is not None and not server.moved_from(opening.server):
             self.feed(e.Opened(session, name, upstream))
         else:  # where it was opened: the server of that name may live elsewhere now
             self._close(opening.server, upstream)
 
     def _close(self, server: Server, upstream: UpstreamSession) -> None:
-        self.nursery.start_soon(self.client.wait_closed, Upstream(server, upstream, upstream.headers))
+        self.nursery.start_soon(self.client.wait_closed, Upstream.of(server, upstream))

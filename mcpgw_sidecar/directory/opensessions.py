@@ -8,7 +8,7 @@ import attrs
 
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession
+from mcpgw_sidecar.model.sessions import NOTHING, AllWishes, Session, UpstreamSession
 from mcpgw_sidecar.sessions.tickets import open_ticket, open_wishes, seal_ticket, seal_wishes
 from mcpgw_sidecar.sessions.tokens import SessionKeys
 
@@ -37,16 +37,16 @@ class OpenSessions:
         return open_wishes(self.keys(), session_key, sealed)
 
     def unsealed(
-        self, session_key: str, tickets: Iterable[tuple[ServerName, str]], authorization: str | None
+        self, session_key: str, tickets: Iterable[tuple[ServerName, str]], brought: Mapping[str, str] = NOTHING
     ) -> list[tuple[Server, UpstreamSession]]:
         """The upstream sessions in several tickets.
 
-        `authorization` is the client's, because tickets do not contain it.
+        `brought` has headers of the client, which tickets do not contain.
         """
         servers, sessions = self.servers(), list[tuple[Server, UpstreamSession]]()
         for name, ticket in tickets:
             server = servers.get(name)
             upstream = self.unseal(session_key, server, ticket) if server is not None else None
             if server is not None and upstream is not None:
-                sessions.append((server, attrs.evolve(upstream, authorization=authorization)))
+                sessions.append((server, attrs.evolve(upstream, brought=brought)))
         return sessions

@@ -45,8 +45,8 @@ class Sharing:
                 self._outgoing.append((key, message))
             case a.FetchMail(key):
                 self.nursery.start_soon(self._wait_mail, key)
-            case a.FetchRow(session, authorization):
-                self.nursery.start_soon(self._wait_row, session, authorization)
+            case a.FetchRow(session):
+                self.nursery.start_soon(self._wait_row, session)
             case a.ShareSubscription(session, server, uri, wanted):
                 self.nursery.start_soon(self.store.wait_wish, session, (server, uri), "1" if wanted else None)
             case a.ShareEnd(session):
@@ -68,17 +68,17 @@ class Sharing:
         )
         await self.store.wait_following(news)
 
-    async def wait_adopted(self, session: Session, authorization: str | None) -> None:
+    async def wait_adopted(self, session: Session) -> None:
         """Adopt what replicas know of a session: its upstream sessions, and its client's wishes."""
         row = await self.store.wait_row(session)
-        for server, upstream in self.sessions.unsealed(session.key, row.tickets.items(), authorization):
+        for server, upstream in self.sessions.unsealed(session.key, row.tickets.items()):
             self.feed(e.Adopted(session, server.name, upstream))
         self.feed(e.WishesRead(session, AllWishes(level=row.level, resources=row.resources)))
 
-    async def wait_level(self, session: Session, level: str, authorization: str | None) -> None:
+    async def wait_level(self, session: Session, level: str) -> None:
         """Adopt the upstream sessions of other processes, and share a log level with them."""
         await self.store.wait_wish(session, None, level)
-        await self.wait_adopted(session, authorization)
+        await self.wait_adopted(session)
         self.feed(e.LevelShared(session.key))
 
     async def wait_end_shared(self, session_key: str) -> None:
@@ -88,13 +88,13 @@ class Sharing:
             await ending.wait()
 
     def _expired(self, session_key: str, tickets: Iterable[tuple[ServerName, str]]) -> None:
-        for server, upstream in self.sessions.unsealed(session_key, tickets, None):
+        for server, upstream in self.sessions.unsealed(session_key, tickets):
             self.feed(e.LeftOpen(server.name, upstream))
 
-    async def _wait_row(self, session: Session, authorization: str | None) -> None:
+    async def _wait_row(self, session: Session) -> None:
         async with self._fetching:  # after the end of a replica there may be thousands
             await self._wait_mail(session.key)
-            await self.wait_adopted(session, authorization)
+            await self.wait_adopted(session)
         self.feed(e.Shared(session))
 
     async def _wait_mail(self, key: str) -> None:
@@ -113,6 +113,6 @@ class Sharing:
             row = await self.store.wait_end(action.session)
         finally:
             self._ending.pop(action.session.key).set()
-        for server, upstream in self.sessions.unsealed(action.session.key, row.all_tickets, action.authorization):
+        for server, upstream in self.sessions.unsealed(action.session.key, row.all_tickets, action.brought):
             if (server.name, upstream.id) not in action.here:
                 self.feed(e.LeftOpen(server.name, upstream))

@@ -12,11 +12,11 @@ from mcpgw_sidecar.directory.sharing import Sharing
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.sessions import Session, SessionState
 from mcpgw_sidecar.observability.logs import get_logger, short
-from mcpgw_sidecar.protocol.headers import for_upstream
 from mcpgw_sidecar.protocol.jsonrpc import Notification
 from mcpgw_sidecar.protocol.jsontext import Member, only
 from mcpgw_sidecar.protocol.methods import PROGRESS
 from mcpgw_sidecar.protocol.owners import read_owner
+from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.relayed import rebuilt
 from mcpgw_sidecar.sessions.hub import SessionHub
 from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
@@ -43,21 +43,22 @@ class Teller:
         names only a request id. It need not be known: the ids of one client are unique in its
         session, so a server ignores an id that it does not know, as the specification asks.
         """
-        upstream_headers, message = for_upstream(headers), rebuilt(notification)
+        message = rebuilt(notification)
         if message is None:
             log.debug("Notification not relayed: servers have none of this method", session=short(state.session.key))
         elif notification.method == PROGRESS:
-            self._tell_progress(state, notification, upstream_headers)
+            self._tell_progress(state, notification, headers)
         else:
-            self.nursery.start_soon(self._wait_sent_to_all, state.session, message, upstream_headers)
+            self.nursery.start_soon(self._wait_sent_to_all, state.session, message, headers)
 
     async def _wait_sent_to_all(self, session: Session, message: bytes, headers: Mapping[str, str]) -> None:
-        await self.sharing.wait_adopted(session, headers.get("authorization"))
+        await self.sharing.wait_adopted(session)
         servers = self.sessions.servers()
         async with trio.open_nursery() as nursery:
             for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
                 if name in servers:
-                    nursery.start_soon(self._wait_sent, Upstream(servers[name], upstream, headers), message)
+                    passed = for_server(headers, servers[name].forwarded)
+                    nursery.start_soon(self._wait_sent, Upstream(servers[name], upstream, passed), message)
 
     def _tell_progress(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         token: Member | None = only(notification.params or [], "progressToken")
@@ -69,7 +70,8 @@ class Teller:
             return
         message = rebuilt(notification, {"progressToken": owner.id})
         if message is not None:
-            self.nursery.start_soon(self._wait_sent, Upstream(server, session, headers), message)
+            passed = for_server(headers, server.forwarded)
+            self.nursery.start_soon(self._wait_sent, Upstream(server, session, passed), message)
 
     async def _wait_sent(self, upstream: Upstream, message: bytes) -> None:
         try:

@@ -21,6 +21,7 @@ from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH
 from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
 from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
+from mcpgw_sidecar.protocol.passing import PARAMS, PASSED
 
 DEPENDS: Final = (":authority", ":path", "origin", h.X_VIRTUAL, "content-type", "content-encoding")
 """The request headers that every decision depends on.
@@ -46,6 +47,29 @@ The gateway has checked the Origin, and a server, which knows only its own name,
 With Accept-Encoding, event streams would be compressed, and the owner could not be written into
 the ids of servers' requests.
 """
+
+PROTO: Final = "x-forwarded-proto"
+"""Envoy finds no route without it; it is Envoy's own word, and our routes remove it."""
+
+_ENVOYS: Final = (
+    ":method",
+    ":path",
+    ":authority",
+    ":scheme",
+    "transfer-encoding",
+    "x-envoy-retry-on",
+    "x-envoy-max-retries",
+)
+PASSES: Final = (
+    *PASSED,
+    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED}),
+    *_ENVOYS,
+    "x-envoy-retriable-status-codes",
+    PROTO,
+    "x-envoy-peer-metadata",
+    "x-envoy-peer-metadata-id",
+)
+"""The request headers that passed.lua leaves: for servers, Envoy and Istio."""
 
 HIDDEN: Final = (
     "set-cookie",
@@ -204,6 +228,9 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "X_MEMO": h.X_MEMO,
     "X_SESSION": h.X_SESSION,
     "X_OWNER": h.X_OWNER,
+    "X_PASSED": h.X_PASSED,
+    "PASSES": PASSES,
+    "PARAMS": PARAMS,
     "ATTEMPT": h.ATTEMPT,
     "KEPT": h.KEPT,
     "JSON": h.JSON,

@@ -19,6 +19,7 @@ from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.gzipped import Packed
 from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.protocol.passing import passed_text
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +58,7 @@ class MemoEntry:
     accept: str | None
     kind: str | None
     shown: str
+    passed: str
 
 
 def shown_to(session: Session) -> str:
@@ -99,5 +101,6 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         session_id=decision.session_id,
         kind=None if headers.get("content-type") == h.JSON else h.JSON,
         shown=shown_to(decision.session),
+        passed=passed_text(server.forwarded),
         accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
     )

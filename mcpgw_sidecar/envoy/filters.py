@@ -148,12 +148,19 @@ def _matched(name: str, extension: Resource, matcher: Resource) -> Resource:
     }
 
 
-def lua(name: str, source: str) -> Resource:
+def lua(name: str, source: str, **more: bool) -> Resource:
     """A Lua filter."""
-    return {
-        "name": name,
-        "typed_config": {"@type": type_url(f"{HTTP}.lua.v3.Lua"), "default_source_code": {"inline_string": source}},
-    }
+    config = {"@type": type_url(f"{HTTP}.lua.v3.Lua"), "default_source_code": {"inline_string": source}, **more}
+    return {"name": name, "typed_config": config}
+
+
+def passed(source: str) -> Resource:
+    """The filter that takes the headers away that a server does not get (last.lua).
+
+    The route is chosen by then, perhaps by one of these headers.
+    """
+    there = header(h.X_PASSED, {"safe_regex": {"google_re2": {}, "regex": ".+"}})
+    return only("mcpgw_passed", lua("mcpgw_passed", source, clear_route_cache=False), there)
 
 
 def messages(source: str) -> Resource:

@@ -8,6 +8,8 @@ The listeners, and the routes and clusters of servers, stay Istio's. The patches
 | connection manager: local replies  | Envoy's own replies as JSON-RPC, for our hosts and calls   |
 | the first HTTP filters             | buffer, messages and router, for our hosts and path;       |
 |                                    | refusal; calls                                             |
+| before Envoy's router              | removes the headers of clients that the server does not    |
+|                                    | get, which policies and routes of Istio may have read      |
 | Envoy's router: upstream filters   | replaces a session that its server has forgotten           |
 | clusters                           | the sidecar's router and broker, beside this Envoy         |
 
@@ -35,6 +37,7 @@ from mcpgw_sidecar.envoy.filters import (
     lazily,
     lua,
     only,
+    passed,
     router,
     undecided,
 )
@@ -56,7 +59,7 @@ class IstioSettings:
     `labels` select the gateway's pods; a host may be `*.x` for all below x.
 
     `internal_hosts` are the hosts of servers' routes, which only the router may choose. `refused`,
-    `heal`, `messages` and `calls` are the texts of Lua filters.
+    `heal`, `messages`, `calls` and `passed` are the texts of Lua filters.
     """
 
     name: str
@@ -71,6 +74,7 @@ class IstioSettings:
     heal: str
     messages: str
     calls: str
+    passed: str
 
 
 def envoy_filter(settings: IstioSettings) -> Resource:
@@ -98,6 +102,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
             _patch("HTTP_FILTER", "INSERT_FIRST", http_filter, {"filter": {"name": _MANAGER}})
             for http_filter in reversed(chain)
         ),
+        _patch("HTTP_FILTER", "INSERT_BEFORE", passed(settings.passed), at_router),
         _patch("HTTP_FILTER", "MERGE", last(settings.refused, settings.heal), at_router),
         _patch("CLUSTER", "ADD", _bare(own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}))),
         _patch("CLUSTER", "ADD", _bare(own_cluster(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}))),

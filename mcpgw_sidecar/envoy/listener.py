@@ -11,7 +11,9 @@ The filters, in the order of a request. "The router" is the sidecar's; Envoy's o
                in the answer's event stream (events.lua); skipped when an answer has none of these
 4. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
                server's stream; other requests go to the broker, whatever they contain
-5. router      Envoy's own
+5. lua         takes away the headers that the server does not get (passed.lua); after a hit the
+               first Lua filter has done that
+6. router      Envoy's own
 
 Answers pass the filters in reverse order. No filter after the Lua filter may hold back the headers
 of an answer: what the Lua filter writes into a body it also writes into content-length, and headers
@@ -33,6 +35,7 @@ from mcpgw_sidecar.envoy.filters import (
     last,
     lazily,
     messages,
+    passed,
     router,
     undecided,
 )
@@ -132,6 +135,7 @@ def _manager(settings: EnvoySettings, request: float) -> Resource:
             buffer(settings.max_body),
             messages(settings.messages),
             lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
+            passed(settings.passed),
             last(settings.refused, settings.heal),
         ],
     }

@@ -9,7 +9,7 @@ without an extra rule, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, METADATA, RESTART, RETRY_ON
+from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, METADATA, PROTO, RESTART, RETRY_ON
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
@@ -69,9 +69,8 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
         "name": server.name,
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {METADATA: {"limit": f"{silence:g} s"}}},
-        "request_headers_to_remove": [
-            h.ATTEMPT
-        ],  # on the first attempt; heal.lua reads and removes the header on later ones
+        # On the first attempt; heal.lua reads and removes the count on later ones.
+        "request_headers_to_remove": [h.ATTEMPT, PROTO],
         "response_headers_to_remove": list(HIDDEN),
         "route": {
             "cluster": cluster_name(server.name),

@@ -12,21 +12,21 @@ from mcpgw_sidecar.model import timeouts
 
 
 def script(name: str, *, request: float = timeouts.REQUEST) -> str:
-    """The text of the filter `refused`, `heal` or `istio`.
+    """The text of the filter `refused`, `heal`, `last` or `istio`.
 
     `request` is the longest time of one of the gateway's own requests to a server, in seconds.
     """
-    parts = ("json", "failed", name) if name == "heal" else (name,)
-    return prelude(request=request) + "".join(_file(part) for part in parts)
+    before = {"heal": ("json", "failed"), "last": ("passed",)}
+    return prelude(request=request) + "".join(_file(part) for part in (*before.get(name, ()), name))
 
 
 def messages(stamps: str | None) -> str:
     """The text of the filter that reads requests before the router, and answers after it.
 
     `stamps` is the path of the stamps' file, which says how long an entry of the memo is valid, ""
-    for none. With None the filter has no memo (memo.lua, gzip.lua, lists.lua).
+    for none. With None the filter has no memo (passed.lua, memo.lua, gzip.lua, lists.lua).
     """
-    memo = ("memo", "gzip", "lists") if stamps is not None else ()
+    memo = ("passed", "memo", "gzip", "lists") if stamps is not None else ()
     return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "failed", "plain", "events"))
 
 

@@ -25,6 +25,7 @@ from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
+from mcpgw_sidecar.protocol.passing import passed_text
 
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # a name that needs no escapes in a header or in quotes
 _HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RESOURCE}
@@ -122,6 +123,7 @@ def _forward(common: CommonResponse, decision: Forward) -> None:
         (h.VERSION, decision.protocol_version.encode()),
         (":authority", decision.server.hostname.encode()),
         (":path", decision.server.path.encode()),
+        (h.X_PASSED, passed_text(decision.server.forwarded).encode()),
     ]
     if decision.kind is not None:
         header = _HEADERS[decision.kind.name]

@@ -113,7 +113,7 @@ class BrokerApp:
                 del inbound, request
                 await self._wait_stream(stream, record, receive, send)
             case "DELETE", SessionState(session=session):
-                await self.directory.wait_ended(session, headers)
+                await self.directory.wait_ended(session)
                 await wait_sent(send, 204, b"")
                 record.method = "DELETE"
                 record.close("ok")
@@ -173,8 +173,9 @@ class BrokerApp:
         # Older clients cannot read an event without data (basic/transports, Sending Messages,
         # 2025-11-25).
         primed = session.protocol_version >= PRIMED
-        stream = self.streams.open(session.key, headers.get(h.LAST_EVENT, ""), inbound.scope, primed=primed)
-        self.directory.stream_here(session, headers)
+        last_event_id = headers.get(h.LAST_EVENT, "")
+        stream = self.streams.open(session.key, last_event_id, inbound.scope, primed=primed)
+        self.directory.stream_here(session, last_event_id)
         return stream
 
 

@@ -26,6 +26,7 @@ from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, Request, parse_message, result_text
+from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.runtime.http import Send
 from mcpgw_sidecar.upstream.carrier import Carrier
@@ -111,7 +112,7 @@ class BatchRunner:
         self, call: Forward, request: HttpRequest, record: RequestRecord, out: trio.MemorySendChannel[bytes]
     ) -> None:
         try:
-            answer = await self.carrier.wait_carried(call, h.for_upstream(request.headers), out.send)
+            answer = await self.carrier.wait_carried(call, for_server(request.headers, call.server.forwarded), out.send)
         except UpstreamError as error:
             reject = attrs.evolve(rejection(call.server, error), id=call.id, method=call.method, tool=record.tool)
             record.refuse(reject)

@@ -13,6 +13,7 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import SessionState, UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.owners import owner_text
+from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.runtime.http import Send
 from mcpgw_sidecar.runtime.work import Work
 
@@ -39,8 +40,13 @@ class Healer:
                 protocol_version=headers.get(h.VERSION, state.session.protocol_version),
                 ticket=headers.get(h.X_OWNER, "").rpartition(":")[2],
             )
+            # passed.lua has taken away and renamed what this server does not get as it was.
+            passed = [attrs.evolve(each, name=each.sent) for each in server.forwarded]
+            self.directory.bring(
+                state.session, {each.name: headers[each.sent] for each in server.forwarded if each.sent in headers}
+            )
             with self.work.waiting():
-                upstream = await self.directory.wait_healed(state.session, server, dead, h.for_upstream(headers))
+                upstream = await self.directory.wait_healed(state.session, server, dead, for_server(headers, passed))
         if server is None or upstream is None or upstream.id is None:
             await wait_sent(send, 404, b"")
         else:

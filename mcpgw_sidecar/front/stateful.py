@@ -50,7 +50,7 @@ def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -
             return _initialize(message, inbound.view, directory) if isinstance(message, Request) else None
         match message:
             case Request(method=method) if method == SET_LEVEL:
-                return _set_level(message, session.session, directory, headers)
+                return _set_level(message, session.session, directory)
             case Request():
                 return _answer_request(message, inbound.view, session.session)
             case Notification():
@@ -106,12 +106,12 @@ def _answer_request(request: Request, view: Snapshot, session: Session) -> Resul
             return refusal(METHOD_NOT_FOUND, f"Method not found: {method[:100]}", id=request.id)
 
 
-def _set_level(request: Request, session: Session, directory: Directory, headers: Mapping[str, str]) -> Result | Reject:
+def _set_level(request: Request, session: Session, directory: Directory) -> Result | Reject:
     """Set the log level of a session, at each server that it is or will be open with."""
     level = only(request.params or [], "level")
     if level is None or level.value not in LEVELS:
         return _invalid(request, f"level must be one of {', '.join(LEVELS)}")
-    directory.set_level(session, level.value, headers)
+    directory.set_level(session, level.value)
     return Result(b"{}")
 
 

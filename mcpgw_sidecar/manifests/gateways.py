@@ -119,6 +119,7 @@ def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:
             heal=gateway.scripts["heal"],
             messages=gateway.scripts["messages"],
             calls=gateway.scripts["calls"],
+            passed=gateway.scripts["passed"],
         )
     )
 

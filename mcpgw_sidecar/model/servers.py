@@ -9,12 +9,25 @@ import attrs
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 
 
+@attrs.frozen
+class ForwardedHeader:
+    """A header of clients that a server gets, in lower case; the server gets it as `sent`.
+
+    Without a `required` one a client is refused.
+    """
+
+    name: str
+    sent: str
+    required: bool = False
+
+
 @attrs.frozen(kw_only=True)
 class Server:
     """One MCP server behind the gateway.
 
     Times are in seconds, None for the gateway's own. A `call_timeout` of 0 means none;
-    `discovery_timeout` is that of one of the gateway's own requests.
+    `discovery_timeout` is that of one of the gateway's own requests. `forwarded` are the headers of
+    clients that the server gets besides those that all servers get (protocol/headers.py, PASSED).
     """
 
     name: ServerName
@@ -27,6 +40,7 @@ class Server:
     ca_file: str | None = None
     call_timeout: float | None = None
     discovery_timeout: float | None = None
+    forwarded: tuple[ForwardedHeader, ...] = ()
 
     def moved_from(self, other: Server) -> bool:
         """Whether a session with `other` is not valid here: the URL differs, or the CA file."""

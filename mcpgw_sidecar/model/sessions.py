@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
 
 import attrs
 
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
+
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @attrs.frozen(kw_only=True)
@@ -48,20 +52,15 @@ class SessionFault(enum.Enum):
 class UpstreamSession:
     """A session with an MCP server; `id` is None for a server without sessions.
 
-    `authorization` is the newest header of the client: requests of the gateway in this session
-    repeat it. `ticket` is the session, sealed for its client
-    (sessions/tickets.py).
+    `brought` has the newest headers of the client that servers want (`Server.forwarded`), by their
+    names at the client: requests of the gateway in this session repeat them. `ticket` is the
+    session, sealed for its client (sessions/tickets.py).
     """
 
     id: str | None = attrs.field(repr=False)
     protocol_version: str
     ticket: str = attrs.field(default="", repr=False, eq=False)
-    authorization: str | None = attrs.field(default=None, repr=False, eq=False)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers of a request in this session, besides its id, without a client's request."""
-        return {"authorization": self.authorization} if self.authorization else {}
+    brought: Mapping[str, str] = attrs.field(default=NOTHING, repr=False, eq=False)
 
 
 @attrs.frozen(kw_only=True)

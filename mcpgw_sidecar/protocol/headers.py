@@ -1,4 +1,4 @@
-"""Names of the HTTP headers of MCP and of this gateway, in lower case, and which are forwarded."""
+"""Names of the HTTP headers of MCP and of this gateway, in lower case, and what they may hold."""
 
 from __future__ import annotations
 
@@ -40,22 +40,14 @@ KEPT: Final = "call"
 ATTEMPT: Final = "x-envoy-attempt-count"
 """The number of the attempt at a request, from Envoy to its filters."""
 
-OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO)
+X_PASSED: Final = "x-mcp-passed"
+"""What a server gets of a client's headers besides PASSED, for passed.lua (passing.py)."""
+
+OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO, X_PASSED)
 """Headers that only the router, the broker and the filters set.
 
 A client's headers with these names are removed before anything reads them.
 """
-
-HOP_BY_HOP: Final = frozenset({
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade", "expect",
-})  # fmt: skip  # RFC 9110 section 7.6.1
-_OF_THE_MESSAGE: Final = frozenset({
-    "host", "content-length", "content-type", "content-encoding", "accept", "accept-encoding", SESSION, VERSION,
-    LAST_EVENT, X_VIRTUAL, "origin",
-})  # fmt: skip
-_ENVOY: Final = ("x-envoy-", "x-request-id", "x-forwarded-")
-
 
 MAX_TOKEN: Final = 8192
 """Characters of a session id: the limit of common servers for a header."""
@@ -119,21 +111,6 @@ def _ranges(accept: str) -> frozenset[str]:
 def is_header_value(text: str) -> bool:
     """Whether a header can have this value: visible ASCII, inner spaces (RFC 9110 section 5.5)."""
     return bool(text) and text.isascii() and text.isprintable() and text == text.strip()
-
-
-def for_upstream(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a client that its upstream session repeats.
-
-    These are all but those of one hop, of one message, and of the gateway.
-    """
-    return {
-        name: value.strip(" \t")
-        for name, value in headers.items()
-        if name not in HOP_BY_HOP
-        and name not in _OF_THE_MESSAGE
-        and name not in OURS
-        and not name.startswith((":", "access-control-", "sec-", *_ENVOY))
-    }
 
 
 def value_of(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from mcpgw_sidecar.model.servers import Server, VirtualServer
+from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 
 KEY = "config.yaml"
 LABELS = {"app.kubernetes.io/name": "mcpgw-sidecar", "mcpgw.dev/aggregated": "true"}
@@ -31,6 +31,8 @@ def render(servers: tuple[Server, ...], virtual_servers: tuple[VirtualServer, ..
             f"    hostname: {_text(server.hostname)}",
             *([f"    toolPrefix: {_text(server.tool_prefix)}"] if server.tool_prefix else []),
             f"    enabled: {str(server.enabled).lower()}",
+            *(["    forwardHeaders:"] if server.forwarded else []),
+            *(f"      - {_header(header)}" for header in server.forwarded),
         ]
     if virtual_servers:
         lines.append("virtualServers:")
@@ -38,6 +40,13 @@ def render(servers: tuple[Server, ...], virtual_servers: tuple[VirtualServer, ..
         lines += [f"  - name: {_text(virtual.name)}", *(["    tools:"] if virtual.tools else ["    tools: []"])]
         lines += [f"      - {_text(tool)}" for tool in virtual.tools]
     return "\n".join(lines) + "\n"
+
+
+def _header(header: ForwardedHeader) -> str:
+    """An entry of forwardHeaders."""
+    if header.sent == header.name and not header.required:
+        return _text(header.name)
+    return f"{{name: {_text(header.name)}, as: {_text(header.sent)}, required: {str(header.required).lower()}}}"
 
 
 def _text(value: str) -> str:

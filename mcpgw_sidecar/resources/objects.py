@@ -59,6 +59,7 @@ class McpServer:
     kind: str
     route: Ref
     credential: tuple[str, str] | None
+    forwarded: object
     status: Raw = attrs.field(eq=False)
 
 
@@ -160,6 +161,7 @@ def _mcp_server(raw: Raw) -> McpServer:
         kind=target.get("kind", HTTP_ROUTE.name),
         route=Ref(target.get("namespace") or ref.namespace, target["name"]),
         credential=(credential["name"], credential.get("key", "token")) if credential else None,
+        forwarded=spec.get("forwardHeaders") or [],
         status=raw.get("status") or {},
     )
 

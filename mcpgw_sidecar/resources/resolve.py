@@ -34,6 +34,7 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.patterns import MAX_NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
+from mcpgw_sidecar.protocol.passing import read_forwarded
 from mcpgw_sidecar.resources import external
 from mcpgw_sidecar.resources.kinds import CREDENTIAL_LABEL, GATEWAY_GROUP, GRANT, GROUP, HTTP_ROUTE, MCP_SERVER, SERVICE
 from mcpgw_sidecar.resources.objects import Backend, Grant, HttpRoute, McpServer, Ref, Secret, Service
@@ -106,6 +107,10 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
     fault = _fault(mcp_server, str(route.ref), urlsplit(origin).hostname or "", hostname)
     if fault is not None:
         return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=fault))
+    try:
+        forwarded = read_forwarded(mcp_server.forwarded)
+    except ValueError as error:
+        return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=f"forwardHeaders: {error}"))
     credential = _credential(mcp_server, lookup)
     server = Server(
         name=ServerName(str(route.ref)),
@@ -113,6 +118,7 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
         hostname=hostname,
         tool_prefix=mcp_server.prefix,
         credential=credential if isinstance(credential, str) else None,
+        forwarded=forwarded,
     )
     return Resolution(server=server, problem=credential if isinstance(credential, Problem) else None)
 

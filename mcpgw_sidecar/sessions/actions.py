@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
@@ -114,11 +116,10 @@ class FetchMail:
 class FetchRow:
     """Read the row of a session in the store, and its mail.
 
-    Without `authorization` it is not known. The events Adopted, WishesRead and Shared answer.
+    The events Adopted, WishesRead and Shared answer.
     """
 
     session: Session
-    authorization: str | None
 
 
 @attrs.frozen
@@ -127,7 +128,6 @@ class ShareLevel:
 
     session: Session
     level: str
-    authorization: str | None
 
 
 @attrs.frozen
@@ -145,12 +145,12 @@ class ShareEnd:
     """Share the end of a session with replicas.
 
     The event LeftOpen answers for each session with a server that they opened besides those closed
-    `here`, by their servers and ids.
+    `here`, by their servers and ids. `brought` is for the requests that close those.
     """
 
     session: Session
     here: frozenset[tuple[ServerName, str | None]]
-    authorization: str | None
+    brought: Mapping[str, str]
 
 
 Action = (

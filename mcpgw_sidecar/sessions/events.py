@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
@@ -76,11 +78,11 @@ class LinkFound:
 
 
 @attrs.frozen
-class Authorized:
-    """The client's requests have this Authorization now."""
+class Brought:
+    """The client's request has these headers that servers want."""
 
     key: str
-    authorization: str
+    brought: Mapping[str, str]
 
 
 @attrs.frozen
@@ -94,10 +96,9 @@ class Forgotten:
 
 @attrs.frozen
 class Ended:
-    """The client has ended its session (DELETE); `authorization` is the header of that request."""
+    """The client has ended its session (DELETE)."""
 
     session: Session
-    authorization: str | None = None
 
 
 @attrs.frozen
@@ -129,7 +130,6 @@ class LevelSet:
 
     session: Session
     level: str
-    authorization: str | None = None
 
 
 @attrs.frozen
@@ -175,7 +175,6 @@ class StreamHere:
     """The client has opened a stream in this process."""
 
     session: Session
-    authorization: str | None = None
 
 
 @attrs.frozen
@@ -259,7 +258,7 @@ Event = (
     | Adopted
     | CallGoesOut
     | LinkFound
-    | Authorized
+    | Brought
     | Forgotten
     | Ended
     | EndedElsewhere

@@ -41,7 +41,7 @@ from typing import Any, Final
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession, Wishes
+from mcpgw_sidecar.model.sessions import NOTHING, AllWishes, Session, UpstreamSession, Wishes
 from mcpgw_sidecar.protocol.owners import hearing_text
 from mcpgw_sidecar.sessions import actions as a, events as e, wishes
 from mcpgw_sidecar.sessions.rows import State, can_be_asked, hush_alone, one_less
@@ -124,8 +124,7 @@ def _opened(state: State, event: e.Opened) -> list[a.Action]:
     row = state.row(event.session)
     if row is None:
         return [a.Close(event.server, event.upstream)]
-    authorization = row.authorization or event.upstream.authorization
-    row.upstreams[event.server] = upstream = attrs.evolve(event.upstream, authorization=authorization)
+    row.upstreams[event.server] = upstream = attrs.evolve(event.upstream, brought=row.brought)
     state.dead.pop((event.session.key, event.server), None)
     wishes = Wishes(level=row.level, resources=row.uris(event.server))
     return [] if wishes == Wishes() else [a.Tell(event.session, event.server, upstream, wishes)]
@@ -143,8 +142,7 @@ def _adopted(state: State, event: e.Adopted) -> list[a.Action]:
     dead = state.dead.get(place)
     if dead is not None and dead.id == event.upstream.id:
         return []  # whoever holds it has not learned yet that its server forgot it
-    authorization = event.upstream.authorization or row.authorization
-    row.upstreams[event.server] = attrs.evolve(event.upstream, authorization=authorization)
+    row.upstreams[event.server] = attrs.evolve(event.upstream, brought=row.brought)
     state.dead.pop(place, None)
     return state.listen(row, event.server, resumed=True) if event.heard else []
 
@@ -154,13 +152,13 @@ def _call_goes_out(state: State, event: e.CallGoesOut) -> list[a.Action]:
     return state.listen(row, event.server) if row is not None and can_be_asked(event.session) else []
 
 
-def _authorized(state: State, event: e.Authorized) -> list[a.Action]:
+def _brought(state: State, event: e.Brought) -> list[a.Action]:
     row = state.rows.get(event.key)
-    if row is None or row.authorization == event.authorization:
+    if row is None or event.brought.items() <= row.brought.items():
         return []
-    row.authorization = event.authorization
+    row.brought = {**row.brought, **event.brought}
     for server, upstream in list(row.upstreams.items()):
-        row.upstreams[server] = attrs.evolve(upstream, authorization=event.authorization)
+        row.upstreams[server] = attrs.evolve(upstream, brought=row.brought)
     return []
 
 
@@ -178,9 +176,10 @@ def _forgotten(state: State, event: e.Forgotten) -> list[a.Action]:
 
 
 def _ended(state: State, event: e.Ended) -> list[a.Action]:
+    row = state.rows.get(event.session.key)
     actions = state.end(event.session.key, event.session.expires)
     here = frozenset((action.server, action.upstream.id) for action in actions if isinstance(action, a.Close))
-    return [*actions, a.ShareEnd(event.session, here, event.authorization)]
+    return [*actions, a.ShareEnd(event.session, here, row.brought if row is not None else NOTHING)]
 
 
 def _ended_elsewhere(state: State, event: e.EndedElsewhere) -> list[a.Action]:
@@ -205,7 +204,7 @@ def _due(state: State, event: e.Due) -> list[a.Action]:
 
 def _stream_here(state: State, event: e.StreamHere) -> list[a.Action]:
     state.streams[event.session.key] += 1
-    return [a.FetchRow(event.session, event.authorization)]
+    return [a.FetchRow(event.session)]
 
 
 def _stream_gone(state: State, event: e.StreamGone) -> list[a.Action]:
@@ -245,11 +244,11 @@ def _mail_waits(state: State, event: e.MailWaits) -> list[a.Action]:
 
 def _row_changed(state: State, event: e.RowChanged) -> list[a.Action]:
     row = state.rows.get(event.key)
-    return [a.FetchRow(row.session, None)] if row is not None and state.streams[event.key] > 0 else []
+    return [a.FetchRow(row.session)] if row is not None and state.streams[event.key] > 0 else []
 
 
 def _replica_gone(state: State, _event: e.ReplicaGone) -> list[a.Action]:
-    return [a.FetchRow(row.session, None) for key, row in state.rows.items() if state.streams[key] > 0]
+    return [a.FetchRow(row.session) for key, row in state.rows.items() if state.streams[key] > 0]
 
 
 def _left_open(_state: State, event: e.LeftOpen) -> list[a.Action]:
@@ -274,7 +273,7 @@ _RULES: Final[Mapping[type, Callable[[State, Any], list[a.Action]]]] = {
     e.Adopted: _adopted,
     e.CallGoesOut: _call_goes_out,
     e.LinkFound: wishes.link_found,
-    e.Authorized: _authorized,
+    e.Brought: _brought,
     e.Forgotten: _forgotten,
     e.Ended: _ended,
     e.EndedElsewhere: _ended_elsewhere,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession
+from mcpgw_sidecar.model.sessions import NOTHING, Session, UpstreamSession
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_object
 from mcpgw_sidecar.sessions import actions as a
 from mcpgw_sidecar.sessions.ended import Ended
@@ -26,14 +27,14 @@ _ASKABLE = frozenset({"roots", "sampling", "elicitation"})  # with one of these 
 class Row:
     """A session that is seen: its upstream sessions, and its client's wishes for notifications.
 
-    `authorization` is the newest header of its client.
+    `brought` has the newest headers of its client that servers want.
     """
 
     session: Session
     upstreams: dict[ServerName, UpstreamSession] = attrs.field(factory=dict)
     level: str | None = None
     resources: dict[ServerName, set[str]] | None = None  # most sessions have none
-    authorization: str | None = None
+    brought: Mapping[str, str] = NOTHING
     links: dict[str, ServerName] | None = None  # servers of URIs that no list has; most sessions have none
     sealed: str | None = None  # its wishes, for the ids of events; None after a change
     former: list[tuple[Server, UpstreamSession]] | None = None  # with servers that are not there any more

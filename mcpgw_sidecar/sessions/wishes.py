@@ -13,7 +13,7 @@ def level_set(state: State, event: e.LevelSet) -> list[a.Action]:
         return []
     row.level, row.sealed = event.level, None
     state.setting_level[event.session.key] += 1
-    return [a.ShareLevel(event.session, event.level, event.authorization), *state.mark(event.session.key)]
+    return [a.ShareLevel(event.session, event.level), *state.mark(event.session.key)]
 
 
 def level_shared(state: State, event: e.LevelShared) -> list[a.Action]:

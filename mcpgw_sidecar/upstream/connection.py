@@ -34,8 +34,8 @@ from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.upstream.exchange import Position
 from mcpgw_sidecar.upstream.listing import wait_discovered
-from mcpgw_sidecar.upstream.stateful import ClientWords, Handshake, Upstream, UpstreamClient
-from mcpgw_sidecar.upstream.words import own_headers
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.words import ClientWords, own_headers
 
 log = get_logger(__name__)
 

@@ -16,7 +16,7 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.reasons import UNAUTHORIZED
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession
+from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.extensions import KNOWN
@@ -32,6 +32,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 from mcpgw_sidecar.protocol.jsontext import Member
 from mcpgw_sidecar.protocol.methods import INITIALIZE, INITIALIZED
+from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.protocol.versions import OLDER, STATEFUL, next_version
 from mcpgw_sidecar.upstream.exchange import (
@@ -45,6 +46,7 @@ from mcpgw_sidecar.upstream.exchange import (
     wait_response,
     wait_unheard,
 )
+from mcpgw_sidecar.upstream.words import ClientWords
 
 log = get_logger(__name__)
 
@@ -67,24 +69,6 @@ class Handshake:
     capabilities: frozenset[str]
 
 
-@attrs.frozen(kw_only=True)
-class ClientWords:
-    """What initialize says of a client: `info` and `capabilities` are JSON."""
-
-    protocol_version: str
-    info: str
-    capabilities: str
-
-    @classmethod
-    def of(cls, session: Session) -> ClientWords:
-        """The words of a session's client."""
-        return cls(protocol_version=session.protocol_version, info=session.client_info, capabilities=session.capabilities)
-
-    def params(self, version: str) -> str:
-        """The params of initialize, with this version."""
-        return f'{{"protocolVersion":"{version}","capabilities":{self.capabilities},"clientInfo":{self.info}}}'
-
-
 @attrs.frozen
 class Upstream:
     """A session with a server, and the headers of the requests in it."""
@@ -92,6 +76,11 @@ class Upstream:
     server: Server
     session: UpstreamSession
     headers: Mapping[str, str] = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, server: Server, session: UpstreamSession) -> Upstream:
+        """For requests that no request of the client's has caused."""
+        return cls(server, session, for_server(session.brought, server.forwarded))
 
     def with_session(self) -> dict[str, str]:
         """The headers of a request in this session."""

@@ -1,4 +1,7 @@
-"""What the broker tells others: its credential to a server, a failure of a server to a client."""
+"""What the broker tells others.
+
+Servers get a client's words and the broker's credential, clients the failure of a server.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,33 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import reasons
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.statuses import failure
 
 _WORDS = {
     reasons.UNREACHABLE: "is unreachable: try again, and tell its operator if that lasts",
     reasons.REDIRECT: "redirects instead of answering: tell the operator of this gateway",
-    reasons.UNAUTHORIZED: "refused this client's credentials: send the Authorization that it asks for",
+    reasons.UNAUTHORIZED: "refused this client's credentials: send the Authorization that it asks for, if its forwardHeaders names it",
 }
+
+
+@attrs.frozen(kw_only=True)
+class ClientWords:
+    """What initialize says of a client: `info` and `capabilities` are JSON."""
+
+    protocol_version: str
+    info: str
+    capabilities: str
+
+    @classmethod
+    def of(cls, session: Session) -> ClientWords:
+        """The words of a session's client."""
+        return cls(protocol_version=session.protocol_version, info=session.client_info, capabilities=session.capabilities)
+
+    def params(self, version: str) -> str:
+        """The params of initialize, with this version."""
+        return f'{{"protocolVersion":"{version}","capabilities":{self.capabilities},"clientInfo":{self.info}}}'
 
 
 def own_headers(server: Server) -> dict[str, str]:

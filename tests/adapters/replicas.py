@@ -20,16 +20,22 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText, ServerName
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.servers import ForwardedHeader, Server
 from mcpgw_sidecar.model.sessions import Session, SessionState, UpstreamSession
 from mcpgw_sidecar.protocol.jsonrpc import Message
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.hub import SessionHub
 from mcpgw_sidecar.sessions.tokens import parse_keys
 from mcpgw_sidecar.upstream.exchange import Position
-from mcpgw_sidecar.upstream.stateful import ClientWords, Handshake, Upstream
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
+from mcpgw_sidecar.upstream.words import ClientWords
 
-ONE = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one")
+ONE = Server(
+    name=ServerName("ns/one"),
+    url="http://one/mcp",
+    hostname="one",
+    forwarded=(ForwardedHeader("authorization", "authorization"),),
+)
 KEYS = parse_keys("k" * 40, "test")
 ASKED = '{"elicitation":{}}'
 

@@ -19,6 +19,8 @@ from mcpgw_sidecar.protocol.jsonrpc import Notification, parse_message
 from tests.adapters.replicas import ASKED, ONE, FakeServer, born, dead_session, opened, running
 from tests.contract.memory import MemoryStore, Shared
 
+MINE = {"authorization": "Bearer x"}
+
 
 async def test_many_calls_open_one_session_also_when_the_first_goes_away(autojump_clock: MockClock) -> None:
     server = FakeServer()
@@ -27,7 +29,8 @@ async def test_many_calls_open_one_session_also_when_the_first_goes_away(autojum
         failures: list[Reject | None] = []
 
         async def call() -> None:
-            failures.append(await opened(replica, session, {"authorization": "Bearer x"}))
+            replica.directory.bring(session, MINE)
+            failures.append(await opened(replica, session, MINE))
 
         with trio.CancelScope() as first:
             calls.start_soon(call)
@@ -39,7 +42,7 @@ async def test_many_calls_open_one_session_also_when_the_first_goes_away(autojum
         await trio.sleep(2)
         assert (failures, server.count) == ([None] * 3, 1)
         assert replica.upstream(token) == "u1"
-        assert replica.state(token).upstreams[ONE.name].authorization == "Bearer x"
+        assert replica.state(token).upstreams[ONE.name].brought == MINE, "and no other header"
         assert await opened(replica, session) is None
         assert server.count == 1
 
@@ -82,7 +85,7 @@ async def test_a_session_that_ends_while_it_is_opened_is_closed(autojump_clock: 
         token, session = born(replica)
         calls.start_soon(opened, replica, session)
         await trio.sleep(0.5)
-        await replica.directory.wait_ended(session, {})
+        await replica.directory.wait_ended(session)
         await trio.sleep(2)
         assert (server.closed, server.open, replica.over) == ([("u1", ONE.url)], {}, [session.key])
         assert not isinstance(replica.directory.lookup(token), SessionState)
@@ -146,7 +149,7 @@ async def test_the_first_call_waits_until_its_server_can_ask(autojump_clock: Moc
         await opened(replica, session)
         assert list(server.heard) == ["u1"], "it is heard when the call goes out"
         stream = replica.streams.open(session.key)
-        replica.directory.stream_here(session, {})
+        replica.directory.stream_here(session)
         ask = parse_message('{"jsonrpc":"2.0","id":1,"method":"elicitation/create"}')
         for message in (ask, parse_message('{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')):
             assert message is not None
@@ -155,7 +158,7 @@ async def test_the_first_call_waits_until_its_server_can_ask(autojump_clock: Moc
         assert replica.stale == [ONE.name], "it is listed again"
         ticket = replica.state(token).upstreams[ONE.name].ticket
         assert b'"mcpgw:ns/one:%b:1"' % ticket.encode() in relayed
-        await replica.directory.wait_ended(session, {})
+        await replica.directory.wait_ended(session)
         await trio.sleep(2)
         assert (server.heard, stream.closed) == ({}, True)
 
@@ -183,7 +186,7 @@ async def test_wishes_are_told_and_told_again_after_a_heal(autojump_clock: MockC
     async with running(server) as replica:
         token, session = born(replica)
         await opened(replica, session)
-        replica.directory.set_level(session, "debug", {})
+        replica.directory.set_level(session, "debug")
         replica.directory.subscribed(session, ONE, "x:a", wanted=True)
         await trio.sleep(2)
         assert server.results == [("u1", "logging/setLevel", '{"level":"debug"}')]
@@ -259,7 +262,7 @@ async def test_a_session_that_ends_while_the_store_keeps_it_is_closed(autojump_c
         calls.start_soon(opened, first, session)
         await trio.sleep(0.4 + 1 + 0.2)  # asked, opened, and now it is being kept
         assert list(server.open) == ["u1"]
-        await first.directory.wait_ended(session, {})
+        await first.directory.wait_ended(session)
         await trio.sleep(5)
         assert server.open == {}
 
@@ -270,7 +273,7 @@ async def test_one_that_ends_at_one_replica_is_over_at_the_other_and_closed(auto
         token, session = born(first)
         await opened(first, session)
         second.state(token)
-        await second.directory.wait_ended(session, {"authorization": "Bearer x"})
+        await second.directory.wait_ended(session)
         await trio.sleep(1)
         assert first.over == second.over == [session.key]
         assert set(server.closed) == {("u1", ONE.url)}, "by each replica that knows it"
@@ -282,7 +285,7 @@ async def test_delete_is_answered_once_the_store_knows(autojump_clock: MockClock
     shared = Shared()
     async with running(FakeServer(), MemoryStore(shared, pause=0.3)) as replica:
         _, session = born(replica)
-        await replica.directory.wait_ended(session, {})
+        await replica.directory.wait_ended(session)
         assert list(shared.ended) == [session.key]
 
 
@@ -295,7 +298,7 @@ async def test_a_lease_is_handed_over_to_the_replica_that_is_left(autojump_clock
             assert list(server.heard) == ["u1"]
             second.state(token)
             stream = second.streams.open(session.key)
-            second.directory.stream_here(session, {})
+            second.directory.stream_here(session)
             await trio.sleep(2 * LEASE)
             assert server.streams == 1, "one replica hears it"
             server.heard["u1"](parse_message('{"jsonrpc":"2.0","id":1,"method":"ping"}'))  # type: ignore[arg-type]
@@ -328,10 +331,11 @@ async def test_a_client_that_comes_back_to_a_new_process_is_heard_for_again(auto
         event_id = stream.first_event().decode().split("id: ")[1].split("\n")[0]
     async with running(server) as after:
         after.state(token)
-        after.directory.stream_here(session, {"last-event-id": event_id, "authorization": "Bearer x"})
+        after.directory.bring(session, MINE)
+        after.directory.stream_here(session, event_id)
         await trio.sleep(1)
         assert (after.upstream(token), list(server.heard), server.count) == ("u1", ["u1"], 1)
-        assert after.state(token).upstreams[ONE.name].authorization == "Bearer x"
+        assert after.state(token).upstreams[ONE.name].brought == MINE
 
 
 async def test_a_client_that_comes_back_while_its_session_is_healed(autojump_clock: MockClock) -> None:
@@ -345,7 +349,7 @@ async def test_a_client_that_comes_back_while_its_session_is_healed(autojump_clo
         server.open.clear()
         calls.start_soon(replica.directory.wait_healed, session, ONE, dead_session("u1"), {})
         await trio.sleep(server.takes + 0.1)  # it is known to be dead, and another is being opened
-        replica.directory.stream_here(session, {"last-event-id": event_id})
+        replica.directory.stream_here(session, event_id)
         await trio.sleep(5)
         assert (replica.upstream(token), server.closed, list(server.heard)) == ("u2", [], ["u2"])
 
@@ -358,7 +362,7 @@ async def test_a_replica_that_learns_of_the_session_while_it_is_healed(autojump_
         server.open.clear()
         calls.start_soon(replica.directory.wait_healed, session, ONE, dead_session("u1"), {})
         await trio.sleep(server.takes + 0.1)
-        replica.directory.set_level(session, "debug", {})  # which reads what replicas know: the dead ticket
+        replica.directory.set_level(session, "debug")  # which reads what replicas know: the dead ticket
         await trio.sleep(5)
         assert (replica.upstream(token), server.closed) == ("u2", [])
         ticket = replica.state(token).upstreams[ONE.name].ticket
@@ -396,7 +400,7 @@ async def test_a_session_that_is_adopted_while_one_is_opened_is_the_one_for_all(
         after.state(token)
         calls.start_soon(opened, after, session)
         await trio.sleep(0.5)
-        after.directory.stream_here(session, {"last-event-id": event_id})
+        after.directory.stream_here(session, event_id)
         await trio.sleep(5)
         assert (after.upstream(token), server.closed) == ("u1", [("u2", ONE.url)])
         assert shared.tickets.get(session.key, {}) == {}, "the store names none that is closed"
@@ -407,7 +411,7 @@ async def test_a_replica_tells_servers_what_was_wished_elsewhere(autojump_clock:
     async with running(server, MemoryStore(shared)) as first, running(server, MemoryStore(shared)) as second:
         token, session = born(first)
         await opened(first, session)
-        first.directory.set_level(session, "debug", {})
+        first.directory.set_level(session, "debug")
         first.directory.subscribed(session, ONE, "x:a", wanted=True)
         await trio.sleep(1)
         message = parse_message('{"jsonrpc":"2.0","method":"notifications/cancelled"}')

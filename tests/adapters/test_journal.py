@@ -269,7 +269,7 @@ async def test_sessions_of_the_process_before_are_closed_when_they_expire(
         _, other = born(replica)
         await opened(replica, other)
     async with running(server, opened_at(tmp_path)) as replica:
-        await replica.directory.wait_ended(session, {})
+        await replica.directory.wait_ended(session)
         await trio.sleep(1)
         assert server.closed == [("u1", ONE.url)], "DELETE closes what the process before has opened"
         monkeypatch.setattr(time, "time", lambda: session.expires + 10.0)
@@ -286,14 +286,14 @@ async def test_a_client_that_comes_back_without_an_id_is_heard_for(tmp_path: Pat
         token, session = born(replica)
         await opened(replica, session)
         replica.directory.subscribed(session, ONE, "file:///a", wanted=True)
-        replica.directory.set_level(session, "debug", {})
+        replica.directory.set_level(session, "debug")
         await trio.sleep(1)
         assert list(server.heard) == ["u1"]
     assert not server.heard
     async with running(server, opened_at(tmp_path)) as replica:
         replica.state(token)
         stream = replica.streams.open(session.key)
-        replica.directory.stream_here(session, {})
+        replica.directory.stream_here(session)
         await trio.sleep(1)
         assert list(server.heard) == ["u1"]
         assert [b"file:///a" in message for message in stream.relayed] == [True]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from google.protobuf.json_format import MessageToDict
 
@@ -19,7 +20,7 @@ from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.ports import Stamp
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.servers import ForwardedHeader, Server
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.gzipped import gzip_around, packed
@@ -138,7 +139,6 @@ def test_a_decision_is_repeated_with_the_headers_of_the_router(memo: Memo) -> No
         ":authority": "one",
         "content-type": "application/json",
         "accept": h.BOTH,
-        "authorization": "x",
         "mcp-session-id": "upstream",
         "mcp-protocol-version": "2025-06-18",
         h.X_SERVER: "ns/one",
@@ -148,6 +148,31 @@ def test_a_decision_is_repeated_with_the_headers_of_the_router(memo: Memo) -> No
     assert json.loads(again.body) == {"jsonrpc": "2.0", "id": "é", "method": "tools/call", "params": {"name": "greet"}}
     assert metadata[b"mcpgw"][b"id"].decode() == '"é"'
     assert metadata[b"mcpgw"][b"session"] == b"token ns/one:ticket"
+
+
+@pytest.mark.duty("header.to-server")
+def test_a_server_gets_of_a_client_what_all_get_and_what_it_wants(memo: Memo) -> None:
+    wanted = attrs.evolve(
+        SERVER,
+        forwarded=(ForwardedHeader("x-tenant", "authorization"), ForwardedHeader("x-user", "x-user", required=True)),
+    )
+    mine = {"authorization": "mine", "x-tenant": "a", "x-user": "b", "cookie": "c", "x-forwarded-for": "1.2.3.4"}
+    headers = HEADERS | mine | {"traceparent": "00", "mcp-param-x": "1"}
+    assert memo.decided(headers, call(), server=wanted) == "miss"
+    again = memo.request(headers, call(), memo.metadata())
+    passed = {name: value for name, value in again.headers.items() if name in {*mine, "traceparent", "mcp-param-x"}}
+    assert passed == {"authorization": "a", "x-user": "b", "traceparent": "00", "mcp-param-x": "1"}
+    without = {name: value for name, value in headers.items() if name != "x-user"}
+    assert memo.decided(without, call(), server=wanted) == "miss", "the router refuses it"
+
+
+@pytest.mark.duty("header.to-server")
+def test_in_istio_headers_are_taken_away_behind_its_own_filters() -> None:
+    headers = HEADERS | {"cookie": "c", "x-tenant": "a", h.X_PASSED: "x-tenant=x-org", "x-envoy-retry-on": "5xx"}
+    passed = Filter(script("last")).request(headers, b"", None)
+    assert passed.headers == HEADERS | {"x-org": "a", "x-envoy-retry-on": "5xx"}
+    untouched = HEADERS | {"cookie": "c"}
+    assert Filter(script("last")).request(untouched, b"", None).headers == untouched, "another route of that gateway"
 
 
 @pytest.mark.parametrize("name", [*contract.DEPENDS, *contract.PERSONAL, contract.ACCEPTED, h.SESSION])

@@ -28,7 +28,9 @@ def test_no_filter_writes_a_value_of_the_contract(name: str) -> None:
     texts = {text for pair in re.findall(r"'([^'\n]*)'|\"([^\"\n]*)\"", code(SOURCES[name])) for text in pair if text}
     shared = {value for value in contract._SHARED.values() if isinstance(value, str)}
     listed = {each for value in contract._SHARED.values() if isinstance(value, tuple) for each in value}
-    allowed = NOT_OURS | {":path", ":authority", "content-type", "accept-encoding"}
+    of_http = {":path", ":authority", ":method", "content-type", "content-length", "accept", "accept-encoding"}
+    of_envoy = {"transfer-encoding", "x-envoy-retry-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes"}
+    allowed = NOT_OURS | of_http | of_envoy
     assert texts & ((shared | listed) - allowed) == set()
     assert not [text for text in texts if "mcp" in text], "a name of ours"
 

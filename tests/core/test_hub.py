@@ -28,6 +28,7 @@ def session(key: str = "k", expires: int = 1000, capabilities: str = "{}") -> Se
 
 S = session()
 ERROR = AllWishes(level="error")
+FIRST = {"authorization": "Bearer 1"}
 ASKED = session(capabilities='{"elicitation":{}}')
 
 
@@ -51,8 +52,8 @@ def test_a_session_with_a_server_is_opened_once_and_closed_at_the_end() -> None:
     assert fed(hub, e.Wanted(S, NAME)) == [], "it is open"
     assert (hub.upstream("k", NAME), hub.upstream("k", OTHER), hub.session("k")) == (UP, None, S)
     assert hub.statistics() == SessionCounts(gateway=1, upstream={NAME: 1})
-    ended = fed(hub, e.Ended(S, "Bearer x"))
-    assert ended == [a.Over("k"), a.Close(NAME, UP), a.ShareEnd(S, frozenset({(NAME, UP.id)}), "Bearer x")]
+    ended = fed(hub, e.Brought("k", FIRST), e.Ended(S))
+    assert ended == [a.Over("k"), a.Close(NAME, UP), a.ShareEnd(S, frozenset({(NAME, UP.id)}), FIRST)]
     assert (hub.upstreams("k"), hub.session("k")) == (None, None)
     assert fed(hub, e.Seen(S)) == []
     assert hub.upstreams("k") is None
@@ -77,7 +78,7 @@ def test_one_that_was_opened_counts_for_the_store_names_it() -> None:
 
 def test_a_session_that_its_server_forgot_is_not_adopted_again() -> None:
     """Its client, its replicas and the store hold its ticket until there is another one."""
-    hub, again = SessionHub(), attrs.evolve(UP, authorization="Bearer x", ticket="another text")
+    hub, again = SessionHub(), attrs.evolve(UP, brought=FIRST, ticket="another text")
     fed(hub, e.StreamHere(ASKED), e.Opened(ASKED, NAME, UP), e.CallGoesOut(ASKED, NAME))
     assert fed(hub, e.Forgotten("k", NAME, UP)) == [a.Hush("k", NAME)]
     assert fed(hub, e.Adopted(ASKED, NAME, again, heard=True)) == []
@@ -92,12 +93,14 @@ def test_a_session_that_its_server_forgot_is_not_adopted_again() -> None:
 
 def test_sessions_with_servers_have_the_newest_credentials() -> None:
     hub = SessionHub()
-    assert fed(hub, e.Authorized("k", "Bearer 1"), e.Opened(S, NAME, UP), e.Authorized("k", "Bearer 2")) == []
+    assert fed(hub, e.Brought("k", FIRST), e.Opened(S, NAME, UP), e.Brought("k", FIRST | {"authorization": "2"})) == []
     upstream = hub.upstream("k", NAME)
     assert upstream == UP, "it is the same session"
-    assert upstream.headers == {"authorization": "Bearer 2"}
-    fed(hub, e.Authorized("k", "Bearer 2"))
+    assert upstream.brought == {"authorization": "2"}
+    fed(hub, e.Brought("k", {"authorization": "2"}))
     assert hub.upstream("k", NAME) is upstream
+    fed(hub, e.Brought("k", {"x-tenant": "a"}))
+    assert hub.upstream("k", NAME).brought == {"authorization": "2", "x-tenant": "a"}
 
 
 def test_a_session_that_only_envoy_knows_is_not_adopted_again() -> None:
@@ -191,7 +194,7 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.duty("notify.subscription-kept")
 def test_wishes_are_told_to_every_session_with_a_server() -> None:
     hub = SessionHub()
-    assert fed(hub, e.LevelSet(S, "debug", "Bearer x")) == [a.ShareLevel(S, "debug", "Bearer x")]
+    assert fed(hub, e.LevelSet(S, "debug")) == [a.ShareLevel(S, "debug")]
     for uri in ("a:", "b:"):
         assert fed(hub, e.Subscribed(S, NAME, uri, wanted=True)) == [a.ShareSubscription(S, NAME, uri, wanted=True)]
     assert fed(hub, e.Subscribed(S, NAME, "x" * 10_000, wanted=True)) == [], "too long to be kept, or shared"
@@ -265,15 +268,15 @@ def test_messages_go_to_the_stream_here_else_to_a_replica_else_they_are_kept() -
     assert fed(shared, e.Said("k", b"x")) == [a.Post("k", b"x")]
     assert fed(shared, e.NotPosted("k", b"x")) == [a.Hold("k", b"x")]
     assert fed(shared, e.MailWaits("k")) == fed(shared, e.RowChanged("k")) == []
-    assert fed(alone, e.StreamHere(S)) == [a.FetchRow(S, None)], "of a process before this one"
-    assert fed(shared, e.StreamHere(S, "Bearer x")) == [a.FetchRow(S, "Bearer x")]
+    assert fed(alone, e.StreamHere(S)) == [a.FetchRow(S)], "of a process before this one"
+    assert fed(shared, e.StreamHere(S)) == [a.FetchRow(S)]
     for hub in (alone, shared):
         fed(hub, e.StreamHere(S), e.StreamGone("k"))
         assert fed(hub, e.Said("k", b"x")) == [a.Deliver("k", b"x")]
         assert fed(hub, e.NotPosted("k", b"x")) == [a.Deliver("k", b"x")], "its stream has come meanwhile"
     assert fed(shared, e.MailWaits("k")) == [a.FetchMail("k")]
     assert fed(shared, e.RowChanged("k")) == [], "the session is not seen"
-    assert fed(shared, e.Seen(S), e.RowChanged("k")) == [a.FetchRow(S, None)]
+    assert fed(shared, e.Seen(S), e.RowChanged("k")) == [a.FetchRow(S)]
     assert fed(alone, e.StreamGone("k"), e.Said("k", b"x")) == [a.Hold("k", b"x")]
     assert fed(alone, e.StreamGone("k"), e.Said("k", b"x")) == [a.Hold("k", b"x")], "its session has ended before"
 
@@ -307,16 +310,15 @@ def test_the_id_of_an_event_is_believed_where_nothing_else_is_known() -> None:
 
 def test_what_is_opened_or_adopted_has_the_clients_newest_credentials() -> None:
     hub = SessionHub()
-    fed(hub, e.Seen(S), e.Authorized("k", "Bearer new"), e.Opened(S, NAME, attrs.evolve(UP, authorization="Bearer old")))
-    fed(hub, e.Adopted(S, OTHER, NEW))
+    fed(hub, e.Seen(S), e.Brought("k", FIRST), e.Opened(S, NAME, UP), e.Adopted(S, OTHER, NEW))
     upstreams = hub.upstreams("k") or {}
-    assert [upstream.authorization for upstream in upstreams.values()] == ["Bearer new"] * 2
+    assert [upstream.brought for upstream in upstreams.values()] == [FIRST] * 2
 
 
 def test_a_replica_that_is_gone_leaves_its_servers_to_whoever_has_the_clients_stream() -> None:
     hub = SessionHub(shared=True)
     fed(hub, e.Seen(S), e.Seen(session("other")), e.StreamHere(S))
-    assert fed(hub, e.ReplicaGone()) == [a.FetchRow(S, None)]
+    assert fed(hub, e.ReplicaGone()) == [a.FetchRow(S)]
 
 
 def test_a_client_without_a_stream_is_listened_for_some_minutes_and_again_when_it_is_back() -> None:

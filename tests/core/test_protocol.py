@@ -8,8 +8,9 @@ from mcpgw_sidecar.inbound.eras import Era, era_of
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.protocol.headers import for_upstream, is_header_value, value_of
+from mcpgw_sidecar.protocol.headers import is_header_value, value_of
 from mcpgw_sidecar.protocol.owners import hearing_text, read_hearing
+from mcpgw_sidecar.protocol.passing import for_server, passed_text, read_forwarded
 from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes, one_line
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate, next_version
 
@@ -81,18 +82,19 @@ def test_host_names() -> None:
 
 
 @pytest.mark.duty("header.to-server")
-def test_an_upstream_session_repeats_the_clients_headers_alone() -> None:
+def test_the_gateways_own_requests_say_of_the_client_what_its_server_may_know() -> None:
     sent = {
         ":authority": "gw",
         "host": "gw",
         "authorization": "Bearer t",
-        "x-tenant": "a",
+        "cookie": "a=b",
+        "x-tenant": " a",
         "user-agent": "c",
         "traceparent": "00-1",
         "mcp-session-id": "secret",
         "mcp-protocol-version": "2025-06-18",
+        "mcp-method": "tools/call",
         "connection": "keep-alive",
-        "transfer-encoding": "chunked",
         "content-length": "5",
         "content-type": "application/json",
         "accept": "*/*",
@@ -102,7 +104,33 @@ def test_an_upstream_session_repeats_the_clients_headers_alone() -> None:
         "origin": "http://x",
         "sec-fetch-mode": "cors",
     }
-    assert for_upstream(sent) == {"authorization": "Bearer t", "x-tenant": "a", "user-agent": "c", "traceparent": "00-1"}
+    assert for_server(sent, ()) == {"user-agent": "c", "traceparent": "00-1"}
+    wanted = read_forwarded(["Authorization", {"name": "x-tenant", "as": "X-Org"}, {"name": "x-other", "required": True}])
+    assert for_server(sent, wanted) == {"user-agent": "c", "traceparent": "00-1", "authorization": "Bearer t", "x-org": "a"}
+    assert passed_text(wanted) == "authorization=authorization x-tenant=x-org x-other!=x-other"
+    assert passed_text(()) == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("authorization", "must be a list"),
+        ([7], "cannot be used"),
+        ([{"as": "x"}], "cannot be used"),
+        ([{"name": "x", "required": "yes"}], "cannot be used"),
+        ([{"name": "x", "when": "always"}], "cannot be used"),
+        (["x y"], "letters, digits and -"),
+        (["x_y"], "letters, digits and -"),
+        ([{"name": "x", "as": "y" * 101}], "at most 100"),
+        (["x", "X"], "x stands there twice"),
+        (["x", {"name": "y", "as": "x"}], "x stands there twice"),
+        *(([name], "cannot be forwarded") for name in ("host", "Content-Length", "te", "x-mcp-toolname", "mcp-session-id")),
+        *(([name], "cannot be forwarded") for name in ("origin", "accept", "x-envoy-retry-on", "proxy-authorization")),
+    ],
+)
+def test_what_cannot_be_forwarded(value: object, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        read_forwarded(value)
 
 
 def test_what_a_header_can_carry() -> None:

@@ -96,11 +96,6 @@ def test_an_id_of_none_is_a_server_without_sessions() -> None:
     assert attrs.evolve(UPSTREAM, id=None).id is None
 
 
-def test_a_session_is_closed_with_the_authorization_that_opened_it() -> None:
-    assert attrs.evolve(UPSTREAM, authorization="Bearer x").headers == {"authorization": "Bearer x"}
-    assert UPSTREAM.headers == {}
-
-
 SERVER = Server(name=ServerName("ns/one"), url="http://h/mcp", hostname="h")
 
 

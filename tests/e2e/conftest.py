@@ -44,7 +44,7 @@ def guide(sdk_servers: list[int], tmp_path_factory: pytest.TempPathFactory) -> I
         entry(name, f"http://127.0.0.1:{port}/mcp", prefix)
         for name, port, prefix in zip(names, sdk_servers, prefixes, strict=True)
     ]
-    servers[2]["credential"] = KEY
+    servers[2] |= {"credential": KEY, "forwardHeaders": ["authorization"]}
     with gateway(tmp_path_factory.mktemp("guide"), servers) as running:
         yield running
 

@@ -26,7 +26,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, directory: Path) -> Iterator[Gateway]:
-    with gateway(directory, [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]) as found:
+    with gateway(
+        directory, [entry("ns/one", one.url, "a_", forwardHeaders=["authorization"]), entry("ns/two", two.url, "b_")]
+    ) as found:
         yield found
 
 

@@ -374,7 +374,7 @@ def test_a_stream_and_the_end_of_a_session_have_the_clients_newest_token(one: Sc
         return True
 
     one.refuses = expires
-    with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running:
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_", forwardHeaders=["authorization"])]) as running:
         client = Client(running.url, capabilities={"elicitation": {}}, authorization="Bearer 1")
         with client, listening(client) as heard:
             for _ in range(3):

@@ -35,7 +35,9 @@ def watched(server: ScriptedServer) -> None:
 @pytest.fixture
 def running(one: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     watched(one)
-    with gateway(tmp_path_factory.mktemp("relayed"), [entry("ns/one", one.url, "a_")]) as new_gateway:
+    with gateway(
+        tmp_path_factory.mktemp("relayed"), [entry("ns/one", one.url, "a_", forwardHeaders=["authorization"])]
+    ) as new_gateway:
         yield new_gateway
 
 

@@ -68,7 +68,8 @@ class Asking:
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway(
-        tmp_path_factory.mktemp("requests"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
+        tmp_path_factory.mktemp("requests"),
+        [entry("ns/one", one.url, "a_", forwardHeaders=["authorization"]), entry("ns/two", two.url, "b_")],
     ) as new_gateway:
         yield new_gateway
 

@@ -21,7 +21,11 @@ from tests.servers.scripted import ScriptedServer
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway(
-        tmp_path_factory.mktemp("sessions"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
+        tmp_path_factory.mktemp("sessions"),
+        [
+            entry("ns/one", one.url, "a_", forwardHeaders=["Authorization", {"name": "x-tenant", "as": "x-org"}]),
+            entry("ns/two", two.url, "b_"),
+        ],
     ) as new_gateway:
         yield new_gateway
 
@@ -52,7 +56,7 @@ def test_the_server_sees_the_client(running: Gateway, one: ScriptedServer) -> No
         first = opened(one)[0]
         assert first.json["params"]["clientInfo"] == CLIENT
         assert first.headers["authorization"] == "Bearer mine"
-        assert first.headers["x-tenant"] == "t1"
+        assert first.headers["x-org"] == "t1"
         assert first.headers["mcp-session-id" if "mcp-session-id" in first.headers else "accept"] != client.session
         called = one.calls("tools/call")[-1]
         assert called.headers["authorization"] == "Bearer mine"

@@ -272,8 +272,12 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   if upstream.accept then headers:replace('accept', upstream.accept) end
   if upstream.kind then headers:replace('content-type', upstream.kind) end
   if upstream.id then headers:replace(SESSION, upstream.id) else headers:remove(SESSION) end
-  local names = session.removed
-  for i = 1, #names do headers:remove(names[i]) end
+  if STAMPS ~= '' then pass(headers, tool.wanted) -- passed.lua
+  else -- other filters of Istio may read what only last.lua takes away
+    headers:replace(X_PASSED, tool.passed)
+    local names = session.removed
+    for i = 1, #names do headers:remove(names[i]) end
+  end
   if tool.renamed then buffer:setBytes(sub(text, 1, name - 2) .. tool.renamed .. sub(text, name_end + 2)) end -- and content-length
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set(METADATA, ID, sub(text, id, id_end))
@@ -292,7 +296,7 @@ function envoy_on_request(handle)
     local session, version = session_of(headers)
     local tool = session and session.view.tools[sub(text, name, name_end)]
     local upstream = tool and session.servers[tool.server]
-    if upstream and serves(handle, session, tool, upstream) then
+    if upstream and serves(handle, session, tool, upstream) and (not tool.wanted or brings(headers, tool.wanted)) then
       forward(handle, buffer, text, session, version, tool, upstream)
     else
       handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, MISS)
@@ -317,7 +321,7 @@ function remember(handle, call, status)
   if not tools[entry.name] then tools_count = tools_count + 1 end
   tools[entry.name] = {
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
-    part = entry.part, mark = entry.mark,
+    part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed),
   }
   local upstream = {id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at}
   by_owner[call[OWNER]], session.servers[entry.server] = upstream, upstream

@@ -1,0 +1,35 @@
+-- What a server gets of a client's headers: PASSES, PARAMS, and what its `forwardHeaders` names
+-- (mcpgw_sidecar/protocol/headers.py). memo.lua and last.lua use it.
+local is_passed = {}
+for _, name in ipairs(PASSES) do is_passed[name] = true end
+
+-- The headers that a server wants, of the router's text (`passed_text`); nil for none.
+function wanted_of(text)
+  local wanted
+  for name, required, sent in text:gmatch('([^ !=]+)(!?)=([^ ]+)') do
+    wanted = wanted or {}
+    wanted[#wanted + 1] = {name = name, sent = sent, required = required == '!'}
+  end
+  return wanted
+end
+
+-- Whether a request has all that its server requires: else the router refuses it.
+function brings(headers, wanted)
+  for i = 1, #wanted do
+    if wanted[i].required and not headers:get(wanted[i].name) then return false end
+  end
+  return true
+end
+
+-- Removes what the server does not get, and renames what it wants.
+function pass(headers, wanted)
+  local values, gone = wanted and {}, {}
+  for i = 1, wanted and #wanted or 0 do values[wanted[i].sent] = headers:get(wanted[i].name) end
+  for name in pairs(headers) do -- which allows no change meanwhile
+    if not is_passed[name] and name:sub(1, #PARAMS) ~= PARAMS then gone[#gone + 1] = name end
+  end
+  for i = 1, #gone do headers:remove(gone[i]) end
+  if values then
+    for name, value in pairs(values) do headers:replace(name, value) end
+  end
+end
