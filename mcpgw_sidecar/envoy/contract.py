@@ -149,13 +149,13 @@ session: then refused.lua gives the answer the status AGAIN, as it does where he
 
 RESTART: Final = {
     "retry_on": "connect-failure,refused-stream,reset-before-request",
-    "num_retries": 30,
-    "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
+    "num_retries": 60,
+    "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.3s"},
 }
 """Envoy waits some seconds for a sidecar that restarts.
 
 Many clients take a 503 for the end of their session, and never open their stream again. The
-interval doubles up to the maximum, each with a random part: seven seconds in the mean, and many
+interval doubles up to the maximum, each with a random part: nine seconds in the mean, and many
 short intervals, because the sum of few ones differs too much.
 """
 

@@ -111,7 +111,7 @@ class Connection:
                 # Forgotten between two requests: the server restarted just now. Once is no failure.
                 shake = await self._wait_opened(headers, standing)
                 upstream = Upstream(server, shake.session, headers)
-                self.discovered(await wait_discovered(self.client, upstream, shake))
+                self.discovered(await wait_discovered(self.client, upstream, shake, lives=True))
             backoff.reset()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_listening, upstream)

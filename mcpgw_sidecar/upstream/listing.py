@@ -6,6 +6,7 @@ from typing import Any
 
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
+from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
 from mcpgw_sidecar.protocol.jsonrpc import METHOD_NOT_FOUND
@@ -18,10 +19,13 @@ MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
 MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
 
 
-async def wait_discovered(client: UpstreamClient, upstream: Upstream, shake: Handshake) -> Discovered:
+async def wait_discovered(
+    client: UpstreamClient, upstream: Upstream, shake: Handshake, *, lives: bool = False
+) -> Discovered:
     """Read the lists of a server. Raises UpstreamError.
 
-    Tools are requested in any case, because not every server declares its capabilities.
+    Tools are requested in any case, because not every server declares its capabilities. `lives`
+    says that a refused list is not to be taken for the end of the session.
     """
     items: dict[str, tuple[Item, ...]] = {}
     unusable: list[Unusable] = []
@@ -32,6 +36,8 @@ async def wait_discovered(client: UpstreamClient, upstream: Upstream, shake: Han
             except UpstreamError as error:
                 if not _costs_its_list_alone(kind, error):
                     raise
+                if error.status in FORGOTTEN and not lives and await _wait_over(client, upstream):
+                    raise
                 unusable.append(Unusable(kind.name, "", f"{kind.list_method}: {error}"))
     versions = (shake.session.protocol_version,)
     return Discovered(items, tuple(unusable), shake.instructions, shake.capabilities, versions)
@@ -40,14 +46,23 @@ async def wait_discovered(client: UpstreamClient, upstream: Upstream, shake: Han
 def _costs_its_list_alone(kind: Kind, error: UpstreamError) -> bool:
     """Whether a list that cannot be had leaves the server its other lists.
 
-    An answer that is none costs the list. No answer, a refused credential and a forgotten session
-    concern the server; so does a list of tools, unless the server says that it has no such method.
+    An answer that is none costs the list. No answer and a refused credential concern the server; so
+    does a list of tools, unless the server says that it has no such method.
     """
     if kind is TOOL:
         return error.reason == "RpcError" and error.words.startswith(f"{METHOD_NOT_FOUND} ")
     if error.reason == "HttpError":
         return error.status != _NOT_FOUND or bool(error.words)
     return error.reason in {"RpcError", "BadAnswer", "TooLarge"}
+
+
+async def _wait_over(client: UpstreamClient, upstream: Upstream) -> bool:
+    """Whether the session is over: a server that forgets it while it is listed would lose lists."""
+    try:
+        await client.wait_result(upstream, "ping", "{}")
+    except UpstreamError as error:
+        return error.status in FORGOTTEN
+    return False
 
 
 async def _wait_list(client: UpstreamClient, kind: Kind, upstream: Upstream, unusable: list[Unusable]) -> tuple[Item, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.e2e.conftest import quiet
 from tests.e2e.stack import (
     CLIENT,
     HEADERS,
@@ -82,6 +83,34 @@ def test_an_optional_list_that_fails_costs_its_server_that_list(
         row = ready(running)
         assert (row["tools"], row["resources"]) == (2, 1)
         assert "resources/templates/list" in row["invalid"][0]["reason"]
+
+
+@pytest.mark.parametrize("after", [1, 2], ids=["the first lists", "later lists"])
+def test_a_server_that_forgets_its_session_while_it_is_listed_loses_no_list(
+    one: ScriptedServer, tmp_path: Path, after: int
+) -> None:
+    """Its 404 is no answer to the list: everybody lost its templates for a second."""
+    listed = 0
+
+    def lists(handler: Any, message: Any) -> bool:
+        nonlocal listed
+        listed += 1
+        if listed == after:
+            one.sessions.clear()
+            return raw(ERROR % -32001, 404)(handler, message)
+        return raw(result('{"resourceTemplates":[{"uriTemplate":"a:{x}","name":"n"}]}'))(handler, message)
+
+    one.capabilities = {"tools": {}, "resources": {}}
+    one.answers["resources/list"] = raw(result('{"resources":[]}'))
+    one.answers["resources/templates/list"] = lists
+    with gateway(tmp_path, [entry(SERVER, one.url, "a_")], "--refresh-interval=300ms", envoy=False) as running:
+        invalid = []
+        while listed < after + 2:
+            invalid += running.server(SERVER)["invalid"]
+            quiet(0.01)
+        assert (invalid, running.server(SERVER)["ready"]) == ([], True)
+        assert not running.logged("MCP server failed")
+        assert len(one.calls("initialize")) == 2
 
 
 def test_a_server_without_tools_keeps_its_prompts(one: ScriptedServer, tmp_path: Path) -> None:

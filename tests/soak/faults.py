@@ -45,7 +45,7 @@ ROWS: Final = (
         ("503", "500", "BrokenOff", "connection"),
         1.0,
         text="Requests that it was deciding or answering at that moment fail once (503, or a batch breaks off). "
-        "Calls that Envoy knows, and streams of calls, go on; everything else waits for the next process, seven seconds in the mean, then gets 503.",
+        "Calls that Envoy knows, and streams of calls, go on; everything else waits for the next process, nine seconds in the mean, then gets 503.",
     ),
     Row(
         "a server restarts",
