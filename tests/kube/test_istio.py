@@ -174,7 +174,15 @@ def test_everything_shipped_is_accepted(running: IstioGateway, client: Client) -
     for stat in ("listener_manager.lds.update_rejected", "cluster_manager.cds.update_rejected", "rds.*update_rejected"):
         assert running.istio.stat(stat) == 0, stat
     text = json.dumps(running.istio.dump())
-    for name in ("mcpgw_buffer", "mcpgw_router", "mcpgw_refusal", "mcpgw_calls", "mcpgw_messages", "mcpgw_heal"):
+    for name in (
+        "mcpgw_buffer",
+        "mcpgw_router",
+        "mcpgw_refusal",
+        "mcpgw_calls",
+        "mcpgw_messages",
+        "mcpgw_heal",
+        "mcpgw_passed",
+    ):
         assert f'"name": "{name}"' in text, name
 
 
@@ -230,6 +238,46 @@ def test_other_hosts_of_the_gateway_are_left_alone(running: IstioGateway, client
     answered = httpx2.post(running.url, content=b"anything", headers={"host": "other.example.com"}, trust_env=False)
     assert answered.status_code == 404
     assert "jsonrpc" not in answered.text
+
+
+@pytest.mark.duty("kube.istio", "header.to-server")
+def test_credentials_reach_istios_policies_and_no_server_that_does_not_want_them(
+    running: IstioGateway, client: Client, two: ScriptedServer
+) -> None:
+    deny = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "no-eve", "namespace": GATEWAYS},
+        "spec": {
+            "selector": {"matchLabels": LABELS},
+            "action": "DENY",
+            "rules": [{"when": [{"key": "request.headers[authorization]", "values": ["Bearer eve"]}]}],
+        },
+    }
+    running.cluster.apply(deny)
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "test2_hello_world"}}
+    wait_until(lambda: client.send(call, authorization="Bearer eve").status_code == 403, "the policy")
+    running.cluster.delete("authorizationpolicy", "no-eve", GATEWAYS)
+    wait_until(lambda: succeeded(client.send(call, authorization="Bearer eve")), "no policy")
+    for _ in range(3):
+        assert succeeded(client.send(call, authorization="Bearer mine", cookie="a=b"))
+        assert not {"authorization", "cookie", "x-mcp-passed", "x-forwarded-for"} & set(two.calls("tools/call")[-1].headers)
+
+    def wanted(names: list[str]) -> None:
+        objects = server_objects("server2", two.port, prefix="test2_", forwardHeaders=names)
+        running.cluster.apply(objects[-1])
+
+    wanted(["authorization"])
+
+    def arrives() -> bool:
+        assert succeeded(client.send(call, authorization="Bearer mine", cookie="a=b"))
+        return two.calls("tools/call")[-1].headers.get("authorization") == "Bearer mine"
+
+    wait_until(arrives, "the server wants it")
+    assert arrives()
+    assert "cookie" not in two.calls("tools/call")[-1].headers
+    wanted([])
+    wait_until(lambda: not arrives(), "the server does not want it any more")
 
 
 @pytest.mark.duty("session.heal")
