@@ -306,6 +306,8 @@ SECURITY: Final = (
          "A Service of type ExternalName reaches only names that the operator allows, and never the pod, its node or another Service."),
     Duty("security.answers-headers", "interface.md, What passes between clients and servers", ENVOY,
          "No client gets cookies, redirects, challenges or words about origins of a server."),
+    Duty("security.own-answer", "interface.md, Errors", ENVOY,
+         "What a server sends on a call's answer answers that call alone, unless the server is trusted."),
     Duty("security.admin-host", "interface.md, Command line", ADMIN,
          "The admin port answers addresses, localhost, the machine's name and --admin-host, and no other Host."),
     Duty("security.no-tunnel", "basic, Notifications", BROKER,

@@ -111,6 +111,7 @@ class ServerEntry:
         default=None, metadata=_checked(_is_interval, "write it like 250ms, 30s, 5m; at most 24h")
     )
 
+    trusted: bool = False
     forwardHeaders: tuple[ForwardedHeader, ...] = ()  # noqa: N815  # read_forwarded reads it
 
     def server(self) -> Server:
@@ -127,6 +128,7 @@ class ServerEntry:
             call_timeout=None if self.callTimeout is None else parse_duration(self.callTimeout),
             discovery_timeout=None if self.discoveryTimeout is None else parse_duration(self.discoveryTimeout),
             forwarded=self.forwardHeaders,
+            trusted=self.trusted,
         )
 
 

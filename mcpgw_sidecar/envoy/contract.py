@@ -40,6 +40,12 @@ and decides what a server may answer with.
 ACCEPTED: Final = h.VERSION
 """A header that decisions depend on, but all accepted values give the same decision."""
 
+LOOK: Final = "look"
+"""A value of X_MEMO on an answer of a server that is not trusted, from our routes to events.lua."""
+
+SMALL: Final = 65536
+"""Bytes of a JSON answer that events.lua holds until it is there as a whole."""
+
 REMOVED: Final = ("accept-encoding", "origin", h.X_VIRTUAL)
 """Request headers that no server gets.
 
@@ -233,6 +239,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "PARAMS": PARAMS,
     "ATTEMPT": h.ATTEMPT,
     "KEPT": h.KEPT,
+    "SMALL": SMALL,
     "JSON": h.JSON,
     "EVENT_STREAM": h.EVENT_STREAM,
     "BROKER": BROKER,

@@ -8,12 +8,14 @@ The filters, in the order of a request. "The router" is the sidecar's; Envoy's o
 2. buffer      413 above the limit; makes the whole body one message for the router
 3. lua         repeats earlier decisions of the router and lists of the broker (memo.lua, gzip.lua,
                lists.lua); puts the name of the server into the requests of servers to the client,
-               in the answer's event stream (events.lua); skipped when an answer has none of these
-4. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
+               in the answer's event stream (events.lua), and keeps back what answers another call
+               (own.lua); skipped for JSON of the broker, and of servers that are trusted
+4. decompress  what a server has compressed without being asked
+5. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
                server's stream; other requests go to the broker, whatever they contain
-5. lua         takes away the headers that the server does not get (passed.lua); after a hit the
+6. lua         takes away the headers that the server does not get (passed.lua); after a hit the
                first Lua filter has done that
-6. router      Envoy's own
+7. router      Envoy's own
 
 Answers pass the filters in reverse order. No filter after the Lua filter may hold back the headers
 of an answer: what the Lua filter writes into a body it also writes into content-length, and headers
@@ -36,6 +38,7 @@ from mcpgw_sidecar.envoy.filters import (
     lazily,
     messages,
     passed,
+    plain,
     router,
     undecided,
 )
@@ -134,6 +137,7 @@ def _manager(settings: EnvoySettings, request: float) -> Resource:
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             buffer(settings.max_body),
             messages(settings.messages),
+            plain(),
             lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
             passed(settings.passed),
             last(settings.refused, settings.heal),

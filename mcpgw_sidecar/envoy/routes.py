@@ -9,15 +9,19 @@ without an extra rule, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, METADATA, PROTO, RESTART, RETRY_ON
+from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, LOOK, METADATA, PROTO, RESTART, RETRY_ON
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.methods import REPEATABLE
 
 ROUTES = "mcpgw_routes"
 _NOT_FOUND = '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Not found: the endpoint is /mcp"}}'
 _CORS = "envoy.filters.http.cors"
+# For events.lua, which takes it away; heal.lua may have set another value. Clients see it where
+# Envoy answers for a server that breaks off while events.lua waits for the rest.
+_LOOKED_AT: Resource = {"header": {"key": h.X_MEMO, "value": LOOK}, "append_action": "ADD_IF_ABSENT"}
 # "*" is for mcp-param-* and whatever a later version brings; it never stands for Authorization, and
 # for nothing at all where credentials of the browser go along.
 _ALLOWED_HEADERS = (
@@ -50,7 +54,7 @@ def _by_server(servers: tuple[Server, ...], settings: EnvoySettings) -> Resource
     Envoy would try the routes of a list one after the other, twice a call.
     """
     header_input = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": h.X_SERVER}
-    broker_routes = [_broker(), _nowhere()]
+    broker_routes = [*_broker(), _nowhere()]
     by_name = {server.name: _choice(_server(server, settings)) for server in servers} | {BROKER: _choice(*broker_routes)}
     return {
         "matcher_tree": {"input": {"name": "server", "typed_config": header_input}, "exact_match_map": {"map": by_name}},
@@ -72,6 +76,7 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
         # On the first attempt; heal.lua reads and removes the count on later ones.
         "request_headers_to_remove": [h.ATTEMPT, PROTO],
         "response_headers_to_remove": list(HIDDEN),
+        **({} if server.trusted else {"response_headers_to_add": [_LOOKED_AT]}),
         "route": {
             "cluster": cluster_name(server.name),
             "timeout": "0s",  # an answer may stream for hours; only silence ends it
@@ -99,13 +104,21 @@ def _unknown() -> Resource:
     }
 
 
-def _broker() -> Resource:
-    return {
-        "name": "broker",
-        # The endpoints of virtual servers are below it.
-        "match": {"path_separated_prefix": ENDPOINT},
-        "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s", "retry_policy": dict(RESTART)},
-    }
+def _broker() -> list[Resource]:
+    """The routes to the broker. What it may do twice is sent again also when a connection breaks."""
+    # The endpoints of virtual servers are below it.
+    match: Resource = {"path_separated_prefix": ENDPOINT}
+    repeatable = [(h.X_METHOD, {"safe_regex": {"regex": "|".join(REPEATABLE)}}), (":method", {"exact": "GET"})]
+    again = {**RESTART, "retry_on": f"{RESTART['retry_on']},reset"}
+    routes = [(match | {"headers": [{"name": name, "string_match": value}]}, again) for name, value in repeatable]
+    return [
+        {
+            "name": "broker",
+            "match": each,
+            "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s", "retry_policy": dict(policy)},
+        }
+        for each, policy in [*routes, (match, RESTART)]
+    ]
 
 
 def _nowhere() -> Resource:

@@ -27,7 +27,7 @@ def messages(stamps: str | None) -> str:
     for none. With None the filter has no memo (passed.lua, memo.lua, gzip.lua, lists.lua).
     """
     memo = ("passed", "memo", "gzip", "lists") if stamps is not None else ()
-    return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "failed", "plain", "events"))
+    return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "failed", "plain", "own", "events"))
 
 
 def _file(name: str) -> str:

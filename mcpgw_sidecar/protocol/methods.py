@@ -48,5 +48,8 @@ BROKERS: Final = (
 )
 """Methods that the broker answers or passes on; they need no decision."""
 
+REPEATABLE: Final = (INITIALIZE, "ping", *LISTS, SET_LEVEL, INITIALIZED)
+"""Those of BROKERS that may reach it twice: nothing comes twice to a client or a server."""
+
 KNOWN: Final = ADDRESSED | frozenset(BROKERS)
 """Every method that clients send in the stateful era."""

@@ -79,7 +79,8 @@ def test_an_answer_arrives_as_it_was_written(client: Client, server: ScriptedSer
     )
     body = message if kind == "application/json" else f": hello\r\nevent: message\r\ndata: {message}\r\n\r\n"
     answer_with(server, body.encode(), kind)
-    assert client.call("test_one").content == body.encode()
+    call = f'{{"jsonrpc":"2.0","id":{ident},"method":"tools/call","params":{{"name":"test_one"}}}}'
+    assert client.send(call).content == body.encode()
 
 
 @pytest.mark.duty("call.answer-as-written")

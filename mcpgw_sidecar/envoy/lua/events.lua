@@ -8,9 +8,9 @@
 -- and reads what is written here.)
 -- A server that says on a call's stream that its lists changed is listed again; the client is told when the
 -- new list is there, on its own stream, and not before.
--- The filter works on lines: a message is one line `data: {...}`. What it does not understand (a
--- message over several lines, a line over LIMIT) passes unchanged; an unfinished line is held back
--- until it ends (LF, CR or both: WHATWG HTML, section 9.2).
+-- The filter works on lines: a message is one line `data: {...}`. A request over several lines, or in a
+-- line over LIMIT, passes unchanged; an unfinished line is held back until it ends (LF, CR or both:
+-- WHATWG HTML, section 9.2). An answer to another call than this passes in no form (own.lua).
 local LIMIT = 1048576
 
 local function with_owner(text, first, last, owner)
@@ -69,14 +69,18 @@ local function is_change(message)
   return false
 end
 
--- The lines that `unfinished .. chunk` completes, rewritten, and what is left of the last one.
-function name_owners(unfinished, chunk, owner)
+-- The lines that `unfinished .. chunk` completes, rewritten, and what is left of the last one. `own` lets
+-- through what is the call's own (own.lua); nil lets through all.
+function name_owners(unfinished, chunk, owner, own)
   local text, out, from = unfinished .. chunk, {}, 1
   while true do
     local stop = text:find('[\r\n]', from)
     if not stop then break end
     local line = text:sub(from, stop)
-    if line:sub(1, 5) == 'data:' and line:find('"method"', 1, true) then
+    local is_tail = own and own.is_inside() -- of a line over LIMIT
+    if own then line = own.whole(line) end
+    if is_tail then -- it has begun to pass
+    elseif line:sub(1, 5) == 'data:' and line:find('"method"', 1, true) then
       local message = line:sub(6, -2)
       if find(message, 'list_changed"', 1, true) and is_change(message) then
         line, lists_changed = '', true -- an event without data is none
@@ -90,23 +94,17 @@ function name_owners(unfinished, chunk, owner)
     out[#out + 1], from = line, stop + 1
   end
   local rest = text:sub(from)
-  if #rest > LIMIT then out[#out + 1], rest = rest, '' end
+  if #rest > LIMIT then out[#out + 1], rest = own and own.part(rest) or rest, '' end
   return table.concat(out), rest
 end
 
--- The owner of what a server sends here; nil where the stream is the broker's, which names owners itself.
-local function owner_of(handle)
-  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
-  return call ~= nil and call[OWNER] ~= nil and call[OWNER]:match(' (.*)') or nil
+local function fail(handle, reason)
+  handle:streamInfo():dynamicMetadata():set(METADATA, FAILED, reason) -- for log and counters
 end
 
--- Envoy has no attempt left for what refused.lua has kept (a request that it does not hold any more): the
--- client's answer takes the place of the server's.
-local function without_attempt(handle, call)
-  local status, text, reason = failure(call) -- failed.lua
+-- Another text takes the place of a server's answer.
+local function instead(handle, text)
   local headers = handle:headers()
-  handle:streamInfo():dynamicMetadata():set(METADATA, FAILED, reason)
-  headers:replace(':status', status)
   headers:replace('content-type', JSON)
   headers:remove('content-length')
   headers:remove('content-encoding')
@@ -116,32 +114,70 @@ local function without_attempt(handle, call)
   end
 end
 
+-- A JSON answer that is not this call's does not reach the client: one that is known to be small is looked
+-- at as a whole, any other as it passes.
+local function own_json(handle, call)
+  local size = tonumber(handle:headers():get('content-length') or '')
+  if size and size <= SMALL then
+    local body = handle:body()
+    local text = body and body:getBytes(0, body:length()) or ''
+    if not walk_on(new_walk(), text, 1, #text, call[ID]) then
+      fail(handle, BAD_ANSWER)
+      body:setBytes(not_own(call))
+    end
+    return
+  end
+  local walk, is_fine = new_walk(), true
+  for chunk in handle:bodyChunks() do
+    local length = chunk:length()
+    local bytes = length > 0 and chunk:getBytes(0, length) or ''
+    if is_fine and not walk_on(walk, bytes, 1, length, call[ID]) then
+      is_fine = false
+      fail(handle, BAD_ANSWER)
+    end
+    if not is_fine then chunk:setBytes((' '):rep(length)) end -- the client finds no whole message
+  end
+end
+
+-- Envoy has no attempt left for what refused.lua has kept (a request that it does not hold any more): the
+-- client's answer takes the place of the server's.
+local function without_attempt(handle, call)
+  local status, text, reason = failure(call) -- failed.lua
+  fail(handle, reason)
+  handle:headers():replace(':status', status)
+  instead(handle, text)
+end
+
 -- What is to be named may stand in these bytes, or in the line that they begin.
 local function may_name(bytes)
   local last = byte(bytes, -1)
   return last ~= 10 and last ~= 13 or find(bytes, '"method"', 1, true) or find(bytes, 'id:', 1, true)
 end
 
-local function name_stream(handle)
-  local headers = handle:headers()
-  if headers:get('content-encoding') then return end -- compressed bytes pass unchanged
-  headers:remove('content-length') -- the stream gets longer
+-- `own` lets through what is the call's own; without it all passes.
+local function name_stream(handle, owner, own)
+  handle:headers():remove('content-length') -- the stream gets longer
   -- The pieces of an unfinished line are put together once, when it ends: a server may send it byte by byte.
-  local pieces, size, owner = {}, 0, nil -- the owner is looked for once it is needed: most streams bring one answer
+  local pieces, size, is_first = {}, 0, true
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local bytes = length > 0 and chunk:getBytes(0, length) or ''
+    if is_first and length > 0 then
+      is_first = false
+      if byte(bytes) == 239 and sub(bytes, 1, 3) == '\239\187\191' then -- a mark that clients do not see
+        bytes, length = sub(bytes, 4), length - 3
+        chunk:setBytes(bytes)
+      end
+    end
     if length == 0 then
-      if size > 0 then chunk:setBytes(table.concat(pieces)) end -- the stream has ended: its last line passes unchanged
+      if size > 0 then chunk:setBytes('') end -- the stream has ended: no client takes an unfinished line
       pieces, size = {}, 0
-    elseif size > 0 or may_name(bytes) then
-      owner = owner or owner_of(handle)
-      if not owner then return end
+    elseif size > 0 or may_name(bytes) or own and (own.is_inside() or not own.all(bytes)) then
       if size + length <= LIMIT and not find(bytes, '[\r\n]') then
         pieces[#pieces + 1], size = bytes, size + length
         chunk:setBytes('')
       else
-        local out, rest = name_owners(table.concat(pieces), bytes, owner)
+        local out, rest = name_owners(table.concat(pieces), bytes, owner, own)
         pieces, size = {rest}, #rest
         if out ~= bytes then chunk:setBytes(out) end
       end
@@ -152,21 +188,31 @@ local function name_stream(handle)
         }, '', CHANGED, true)
       end
     end
+    if own and own.has_dropped() then fail(handle, BAD_ANSWER) end
   end
 end
 
--- In listeners of ours Envoy skips this for most answers (filters.py, `messages`).
+-- In listeners of ours Envoy skips this for some answers (filters.py, `messages`): for JSON of the broker, and
+-- of servers that are trusted.
 function envoy_on_response(handle)
   local headers = handle:headers()
-  local mark, status, kind = headers:get(X_MEMO), headers:get(':status'), headers:get('content-type') or ''
-  if mark then headers:remove(X_MEMO) end -- a word of the broker's or of heal.lua's to Envoy, whoever else may say it
+  local mark, status, kind = headers:get(X_MEMO), headers:get(':status'), (headers:get('content-type') or ''):lower()
+  if mark then headers:remove(X_MEMO) end -- a word of ours to Envoy, whoever else may say it
+  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
+  if not call then return end -- in Istio: a request that is not for us
+  if mark and call[ASKED] then return remember_list(handle, call[ASKED], mark) end -- lists.lua
+  if not call[OWNER] then return end -- the broker's, which names owners itself
+  if remember and (mark == KEPT or status == AGAIN) then remember(handle, call, status) end -- memo.lua
+  if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
   local is_stream = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM
-  if mark or status == AGAIN then
-    local call = handle:streamInfo():dynamicMetadata():get(METADATA) or {}
-    if call[ASKED] then return mark and remember_list(handle, call[ASKED], mark) end -- lists.lua
-    if remember and call[OWNER] then remember(handle, call, status) end -- memo.lua
-    if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
-    if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
+  local token, owner = call[OWNER]:match('^([^ ]*) (.*)')
+  local is_looked_at = token ~= '' and (mark or STAMPS == '') -- else no call, or a server that is trusted
+  if headers:get('content-encoding') then -- none that Envoy reads (filters.py, `plain`), and nobody has asked for it
+    return is_looked_at and instead(handle, not_readable(call))
   end
-  if is_stream then name_stream(handle) end
+  if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
+  if is_stream then return name_stream(handle, owner, is_looked_at and own_lines(call[ID])) end
+  if not is_looked_at then return end
+  if find(kind, EVENT_STREAM, 1, true) then headers:replace('content-type', JSON) end -- some clients take that for a stream
+  own_json(handle, call)
 end

@@ -33,6 +33,15 @@ function broken_off(call, said)
   return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BROKEN_OFF, said)
 end
 
+-- The errors for an answer to another call, and for one in an encoding that nobody has asked for.
+function not_own(call)
+  return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BAD_ANSWER, 'answered another call than this')
+end
+
+function not_readable(call)
+  return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BAD_ANSWER, 'answered with a content-encoding that nobody asked for')
+end
+
 -- Whether a server's words, which refused.lua has kept, are its own answer to this call.
 function is_own(call)
   return error_of(call[REFUSED].body) == call[ID]

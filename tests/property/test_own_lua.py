@@ -1,0 +1,184 @@
+"""What leaves on a call's answer: the filter in Envoy's LuaJIT, against Python's own JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from lupa.luajit21 import LuaRuntime
+
+from mcpgw_sidecar.envoyfiles.scripts import messages
+from mcpgw_sidecar.protocol.sse import SseParser
+from tests.adapters.lua import Filter
+from tests.property.test_laws import JSON, TEXT
+
+LUA = LuaRuntime(encoding=None)
+LUA.execute(messages("").encode())
+new_walk, walk_on, own_lines = LUA.globals().new_walk, LUA.globals().walk_on, LUA.globals().own_lines
+IDS = st.integers(-(2**53) + 1, 2**53 - 1) | st.sampled_from(["1", "x", "é", "a/b", "😀", 'q"\\'])
+KEYS = st.sampled_from(["id", "result", "error", "method", "ID", "Result", "jsonrpc", "params", "x"]) | TEXT
+CUTS = st.lists(st.integers(0, 400), max_size=6)
+
+
+def passes(text: bytes, ident: str, cuts: list[int] | None = None) -> bool:
+    """Whether a text may go to the client of a call, in pieces that are cut there."""
+    walk = new_walk()
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts or ()), len(text)]
+    for start, end in pairwise(edges):
+        piece = text[start:end]
+        if not walk_on(walk, piece, 1, len(piece), ident.encode("utf-8", "surrogatepass")):
+            return False
+    return True
+
+
+def is_own(pairs: list[tuple[str, Any]], ident: Any) -> bool:
+    """The same, as the specification of own.lua says it."""
+    keys = [key for key, _ in pairs]
+    if any("\\" in json.dumps(key) or key.lower() in {"id", "result", "error", "method"} - {key} for key in keys):
+        return False
+    if keys.count("id") > 1:
+        return False
+    value = dict(pairs).get("id")
+    if "id" not in keys or value is None or not {"result", "error"} & set(keys):
+        return True
+    return type(value) in {int, str} and type(value) is type(ident) and value == ident
+
+
+def written(pairs: list[tuple[str, Any]], *, ascii_only: bool, space: str) -> str:
+    dump = json.JSONEncoder(ensure_ascii=ascii_only, separators=(f"{space},{space}", f"{space}:{space}")).encode
+    members = f"{space},{space}".join(f"{json.dumps(key)}{space}:{space}{dump(value)}" for key, value in pairs)
+    return f"{space}{{{space}{members}{space}}}{space}"
+
+
+@pytest.mark.duty("security.own-answer")
+@given(st.lists(st.tuples(KEYS, JSON | IDS), max_size=5), IDS, st.booleans(), st.sampled_from(["", " ", "\n"]), CUTS)
+def test_an_answer_passes_if_and_only_if_it_is_the_calls_own(
+    pairs: list[tuple[str, Any]], ident: Any, ascii_only: bool, space: str, cuts: list[int]
+) -> None:
+    text = written(pairs, ascii_only=ascii_only, space=space).encode("utf-8", "surrogatepass")
+    own = json.dumps(ident, ensure_ascii=not ascii_only)
+    assert passes(text, own, cuts) == passes(text, own) == is_own(pairs, ident)
+
+
+@pytest.mark.duty("security.own-answer")
+@given(IDS, JSON, CUTS)
+def test_every_answer_of_the_call_passes_however_deep_and_however_written(ident: Any, value: Any, cuts: list[int]) -> None:
+    for key in ("result", "error"):
+        for message in ({"jsonrpc": "2.0", "id": ident, key: value}, {key: {"id": value}, "id": ident}):
+            for ascii_only in (True, False):
+                text = json.dumps([message, message], ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+                for each in (text, text[1 : len(text) // 2]):
+                    assert passes(each, json.dumps(ident), cuts)
+    deep = b'{"result":' + b"[" * 5000 + b"]" * 5000 + b',"id":%b}'
+    assert passes(deep.replace(b"%b", b"5"), "5")
+    assert not passes(deep.replace(b"%b", b"6"), "5")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"id":6,"result":{}}',
+        b'{"id":5,"result":{},"id":6}',
+        b'{"id":5,"result":{},"Id":6}',
+        b'{"id":5,"result":{},"i\\u0064":6}',
+        b'{"id":5,"re\xc5\xbfult":{}}',
+        b'[{"id":5,"result":{}},{"id":6,"result":{}}]',
+        b'{"id":9007199254740993,"result":{}}',
+        b'{"id":"5","result":{}}',
+        b'{"id":[5],"result":{}}',
+        '{"id":6,"result":{}}'.encode("utf-16-le"),
+        b'{"id":' + b" " * 20_000 + b'5,"result":{}}',
+    ],
+)
+def test_what_does_not_pass(text: bytes) -> None:
+    assert not passes(text, "5", [len(text) // 2])
+
+
+def through(stream: bytes) -> bytes:
+    """The lines of a stream that reach the client of the call 5."""
+    lines, out = own_lines(b"5"), b""
+    for line in re.findall(rb"[^\r\n]*[\r\n]", stream):
+        out += lines.whole(line)
+    return out
+
+
+OWN = b'data: {"id":5,"result":{}}\n\n'
+FOREIGN = b'{"id":6,"result":{}}'
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"data: " + FOREIGN + b"\n\n",
+        b"data:" + FOREIGN + b"\r\n\r\n",
+        b'data: {"id":6,\ndata: "result":{}}\n\n',
+        b'data: {"id":6,\n: a comment\nevent: message\ndata: "result":{}}\nevent: message\n\n',
+        b"data: " + FOREIGN + b"\r\r",
+    ],
+)
+def test_an_event_for_another_call_is_none(stream: bytes) -> None:
+    """Clients dispatch no event without data, and none of a type that they do not know."""
+    out = through(OWN + stream + OWN)
+    assert out.startswith(OWN)
+    assert out.endswith(OWN)
+    assert b'"result":{}}' not in out.removeprefix(OWN).removesuffix(OWN)
+    assert out.count(b"event: dropped\n") == 1
+
+
+def test_lines_for_clients_that_end_lines_elsewhere() -> None:
+    """Old httpx-sse splits lines as str.splitlines does: an event could begin within a string."""
+    hidden = json.dumps({"id": 5, "result": "\u2028\u2029\u0085"}, ensure_ascii=False).encode()
+    out = through(b"data: " + hidden + b"\n\n")
+    assert len(out.decode().splitlines()) == 2
+    assert json.loads(out.removeprefix(b"data: ")) == json.loads(hidden)
+    assert through(b'data: {"id":5,"result":"\x0b\x0bdata: x"}\n\n') == b"event: dropped\n\n"
+
+
+OURS = {"jsonrpc": "2.0", "id": 5, "result": {"id": 6}}
+PROGRESS = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"x": "\u2028"}}
+THEIRS = [
+    {"jsonrpc": "2.0", "id": 6, "result": {"id": 5}},
+    {"id": 5, "result": {}, "ID": 6},
+    {"jsonrpc": "2.0", "id": 6, "error": {"code": 1, "message": "y" * 90}},
+]
+SPLITS = st.lists(st.integers(0, 80), max_size=2)
+NOISE = st.lists(
+    st.sampled_from([b': "{', b"event: message", b"event: other", b"retry: 5", b"data", b"datax: {"]), max_size=2
+)
+EVENTS = st.tuples(st.sampled_from([OURS, PROGRESS, *THEIRS]), SPLITS, NOISE, NOISE)
+STREAMING = Filter(messages("").replace("local LIMIT = 1048576", "local LIMIT = 60"))
+
+
+def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in pairwise(edges)]
+
+
+@pytest.mark.duty("security.own-answer")
+@given(st.lists(EVENTS, max_size=5), st.sampled_from([b"\n", b"\r\n", b"\r"]), CUTS, st.sampled_from([b"", b"\xef\xbb\xbf"]))
+def test_no_stream_brings_a_client_the_answer_to_another_call(
+    events: list[tuple[Any, list[int], list[bytes], list[bytes]]], end: bytes, cuts: list[int], mark: bytes
+) -> None:
+    """Whatever its lines are, and however it arrives; and it brings all that is the call's own."""
+    stream, wanted = mark, []
+    for message, splits, before, behind in events:
+        data = [b"data: " + piece for piece in pieces_of(json.dumps(message).encode(), splits)]
+        stream += end.join([*before, *data, *behind]) + end + end
+        names = [line for line in before + behind if line.startswith(b"event")]
+        if not splits and message in (OURS, PROGRESS) and names[-1:] != [b"event: other"]:
+            wanted.append(message)
+    metadata = STREAMING.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
+    head = {":status": "200", "content-type": "Text/Event-Stream"}
+    out = STREAMING.response(head, [*pieces_of(stream, cuts), b""], metadata).body
+    seen = []
+    for event in SseParser(1 << 20).feed(out):
+        with suppress(ValueError):
+            seen += [json.loads(event.data)] if event.name == "message" else []
+    assert not [message for message in seen if message in THEIRS]
+    assert [seen.count(message) >= wanted.count(message) for message in (OURS, PROGRESS)] == [True, True]
