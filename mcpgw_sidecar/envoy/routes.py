@@ -14,7 +14,6 @@ from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.methods import REPEATABLE
 
 ROUTES = "mcpgw_routes"
 _NOT_FOUND = '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Not found: the endpoint is /mcp"}}'
@@ -28,6 +27,9 @@ _ALLOWED_HEADERS = (
     "*, content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, "
     "x-mcp-virtualserver, traceparent, tracestate, baggage, dpop"
 )
+REPEATED = r"ping|initialize|logging/setLevel|notifications/initialized|.+/list"
+"""REPEATABLE, in less than the hundred steps that Envoy allows a regular expression."""
+
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
 
@@ -105,10 +107,10 @@ def _unknown() -> Resource:
 
 
 def _broker() -> list[Resource]:
-    """The routes to the broker. What it may do twice is sent again also when a connection breaks."""
+    """The routes to the broker. What it may do twice is also sent again where a connection breaks."""
     # The endpoints of virtual servers are below it.
     match: Resource = {"path_separated_prefix": ENDPOINT}
-    repeatable = [(h.X_METHOD, {"safe_regex": {"regex": "|".join(REPEATABLE)}}), (":method", {"exact": "GET"})]
+    repeatable = [(h.X_METHOD, {"safe_regex": {"regex": REPEATED}}), (":method", {"exact": "GET"})]
     again = {**RESTART, "retry_on": f"{RESTART['retry_on']},reset"}
     routes = [(match | {"headers": [{"name": name, "string_match": value}]}, again) for name, value in repeatable]
     return [

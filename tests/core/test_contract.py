@@ -12,7 +12,9 @@ from lupa.luajit21 import LuaRuntime
 from mcpgw_sidecar.envoy import contract
 from mcpgw_sidecar.envoy.contract import prelude
 from mcpgw_sidecar.envoy.entries import MEMO_FIELDS
+from mcpgw_sidecar.envoy.routes import REPEATED
 from mcpgw_sidecar.model import timeouts as t
+from mcpgw_sidecar.protocol.methods import KNOWN, REPEATABLE
 
 SOURCES = {path.name: path.read_text() for path in (files("mcpgw_sidecar.envoy") / "lua").iterdir()}
 NAMES = set(re.findall(r"^local ([A-Z_]+) =", prelude(), re.MULTILINE))
@@ -69,3 +71,7 @@ def test_whoever_waits_waits_longer_than_what_it_waits_for() -> None:
         assert request + t.opening(request) < t.healing(request)
     assert t.decision() > t.START
     assert t.CONNECT < t.REQUEST
+
+
+def test_only_what_the_broker_may_do_twice_is_sent_again() -> None:
+    assert {method for method in KNOWN if re.fullmatch(REPEATED, method)} == set(REPEATABLE)

@@ -164,7 +164,11 @@ class Gateway:
         self.envoy: Process | None = None
         self.sidecar = self.start_sidecar()
         if envoy:
-            self.start_envoy()
+            try:
+                self.start_envoy()
+            except AssertionError:
+                self.stop()
+                raise
 
     def start_sidecar(self, readiness: int = 200) -> Process:
         """Start the sidecar, and wait until /readyz has this status."""
@@ -202,7 +206,11 @@ class Gateway:
             wait_until(lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 421, 503}, "Envoy")
         except AssertionError:
             raise AssertionError(self.envoy.text) from None
-        wait_until(lambda: self.status()["envoy"]["accepted"], "Envoy's verdict")
+        try:
+            wait_until(lambda: self.status()["envoy"]["accepted"], "Envoy's verdict")
+        except AssertionError:
+            said = "\n".join(line for line in self.envoy.text.splitlines() if line.startswith("["))
+            raise AssertionError(f"{self.status()['envoy']}\n{said}") from None
 
     def run_envoy(self) -> None:
         """Start Envoy, whatever it makes of its files."""
