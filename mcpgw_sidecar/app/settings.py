@@ -89,7 +89,6 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         refused=script("refused"),
         heal=script("heal", request=settings.discovery_timeout),
         messages=messages(str(directory / FILE) if settings.remembers else None),
-        passed=script("last"),
         tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,
         tls_key=str(settings.gateway_tls_key.resolve()) if settings.gateway_tls_key else None,
         ca_bundle=system_bundle(),

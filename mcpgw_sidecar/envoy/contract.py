@@ -21,7 +21,7 @@ from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH
 from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
 from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
-from mcpgw_sidecar.protocol.passing import PARAMS, PASSED
+from mcpgw_sidecar.protocol.passing import PARAMS, PASSED, PROTO
 
 DEPENDS: Final = (":authority", ":path", "origin", h.X_VIRTUAL, "content-type", "content-encoding")
 """The request headers that every decision depends on.
@@ -53,9 +53,6 @@ The gateway has checked the Origin, and a server, which knows only its own name,
 With Accept-Encoding, event streams would be compressed, and the owner could not be written into
 the ids of servers' requests.
 """
-
-PROTO: Final = "x-forwarded-proto"
-"""Envoy finds no route without it; it is Envoy's own word, and our routes remove it."""
 
 _ENVOYS: Final = (
     ":method",
@@ -103,7 +100,7 @@ of origins and credentials is not the gateway's word.
 METADATA: Final = "mcpgw"
 """Namespace of the dynamic metadata, and of the metadata of routes."""
 
-ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, MEMO = (
+ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, TRUSTED, MEMO = (
     "id",
     "what",
     "session",
@@ -114,6 +111,7 @@ ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, MEMO =
     "healed",
     "failed",
     "plain",
+    "trusted",
     "memo",
 )
 """Members of the metadata.
@@ -123,7 +121,7 @@ client's session and the owner for the ids of server requests (`TOKEN OWNER`), A
 answer is already JSON-RPC, LOOKUP the result of the memo's lookup, ASKED the values that a list
 depended on, REFUSED what a server gave instead of an answer (`status`, `body`), HEALED the session
 that was replaced, FAILED the reason why a server's answer became an error, PLAIN "1" for
-a client that takes no event stream, and MEMO a MemoEntry.
+a client that takes no event stream, TRUSTED "1" for a server that is, and MEMO a MemoEntry.
 """
 
 ANSWER: Final = "answer"
@@ -224,6 +222,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "HEALED": HEALED,
     "FAILED": FAILED,
     "PLAIN": PLAIN,
+    "TRUSTED": TRUSTED,
     "MEMO": MEMO,
     "PREFIX": PREFIX,
     "SESSION": h.SESSION,
@@ -235,6 +234,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "X_SESSION": h.X_SESSION,
     "X_OWNER": h.X_OWNER,
     "X_PASSED": h.X_PASSED,
+    "X_SIZE": h.X_SIZE,
     "PASSES": PASSES,
     "PARAMS": PARAMS,
     "ATTEMPT": h.ATTEMPT,

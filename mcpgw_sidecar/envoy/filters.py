@@ -11,7 +11,6 @@ from mcpgw_sidecar.envoy.contract import (
     ANSWERED,
     BROKEN,
     FAILED,
-    LOOK,
     LOOKUP,
     METADATA,
     NONSENSE,
@@ -178,22 +177,6 @@ def messages(source: str) -> Resource:
         {"not_matcher": _answer(h.X_MEMO, {"safe_regex": {"google_re2": {}, "regex": ".*"}})},
     )
     return unless("mcpgw_messages", lua("mcpgw_messages", source), _any_of(nothing, listening))
-
-
-def plain() -> Resource:
-    """Reads compressed answers of servers, which were not asked for: nobody could look at them."""
-    gzip = {"@type": type_url("envoy.extensions.compression.gzip.decompressor.v3.Gzip"), "max_inflate_ratio": 100}
-    off = {"default_value": False, "runtime_key": "mcpgw.none"}
-    config = {
-        "@type": type_url(f"{HTTP}.decompressor.v3.Decompressor"),
-        "decompressor_library": {"name": "gzip", "typed_config": gzip},
-        "request_direction_config": {"advertise_accept_encoding": False, "common_config": {"enabled": off}},
-        "response_direction_config": {"common_config": {"ignore_no_transform_header": True}},
-    }
-    of_server = _any_of(*(_answer(h.X_MEMO, {"exact": value}) for value in (LOOK, h.KEPT)))
-    compressed = all_of(_answer("content-encoding", {"exact": "gzip"}), of_server)
-    filter_config = {"name": "mcpgw_plain", "typed_config": config}
-    return only("mcpgw_plain", filter_config, compressed)
 
 
 def last(refused: str, heal: str) -> Resource:

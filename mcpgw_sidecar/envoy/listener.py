@@ -3,19 +3,17 @@
 The filters, in the order of a request. "The router" is the sidecar's; Envoy's own comes last:
 
 0. (early header mutation, before Envoy first matches the route; a filter would come too late)
-               removes the headers that only the router may set, and Envoy's control headers
+               removes the headers that only the router may set, and Envoy's control headers; says
+               how long the others are
 1. cors        answers preflights, and lets pages read answers
 2. buffer      413 above the limit; makes the whole body one message for the router
 3. lua         repeats earlier decisions of the router and lists of the broker (memo.lua, gzip.lua,
                lists.lua); puts the name of the server into the requests of servers to the client,
                in the answer's event stream (events.lua), and keeps back what answers another call
                (own.lua); skipped for JSON of the broker, and of servers that are trusted
-4. decompress  what a server has compressed without being asked
-5. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
+4. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
                server's stream; other requests go to the broker, whatever they contain
-6. lua         takes away the headers that the server does not get (passed.lua); after a hit the
-               first Lua filter has done that
-7. router      Envoy's own
+5. router      Envoy's own
 
 Answers pass the filters in reverse order. No filter after the Lua filter may hold back the headers
 of an answer: what the Lua filter writes into a body it also writes into content-length, and headers
@@ -37,8 +35,6 @@ from mcpgw_sidecar.envoy.filters import (
     last,
     lazily,
     messages,
-    passed,
-    plain,
     router,
     undecided,
 )
@@ -46,10 +42,22 @@ from mcpgw_sidecar.envoy.replies import local_replies
 from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol import headers as h
 
 LISTENER = "mcpgw_gateway"
 # Without a limit one client could take all file descriptors, and Envoy warns of that.
 MAX_CONNECTIONS = 50_000
+# So memo.lua knows, without a walk over them, whether it knows all of a client's. Envoy adds or
+# removes the named ones later.
+_SIZE: Resource = {
+    "append": {
+        "header": {
+            "key": h.X_SIZE,
+            "value": "%REQUEST_HEADERS_BYTES% %REQ(:SCHEME)% %REQ(CONTENT-LENGTH)% %REQ(CONNECTION)%",
+        },
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+}
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
@@ -130,16 +138,17 @@ def _manager(settings: EnvoySettings, request: float) -> Resource:
         "request_timeout": "60s",  # until the whole body has arrived
         "stream_idle_timeout": "300s",
         "rds": {"route_config_name": ROUTES, "config_source": _source(f"{settings.directory}/rds.yaml")},
-        "early_header_mutation_extensions": [header_hygiene({"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}})],
+        "skip_xff_append": True,  # no server gets it
+        "early_header_mutation_extensions": [
+            header_hygiene({"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}, _SIZE)
+        ],
         "local_reply_config": local_replies(settings.max_body),
         "access_log": [access_log(), counters(memo=settings.memo)],
         "http_filters": [
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             buffer(settings.max_body),
             messages(settings.messages),
-            plain(),
             lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
-            passed(settings.passed),
             last(settings.refused, settings.heal),
         ],
     }

@@ -9,11 +9,12 @@ without an extra rule, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, LOOK, METADATA, PROTO, RESTART, RETRY_ON
+from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, LOOK, METADATA, RESTART, RETRY_ON
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.passing import PROTO
 
 ROUTES = "mcpgw_routes"
 _NOT_FOUND = '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Not found: the endpoint is /mcp"}}'
@@ -75,8 +76,8 @@ def _server(server: Server, settings: EnvoySettings) -> Resource:
         "name": server.name,
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {METADATA: {"limit": f"{silence:g} s"}}},
-        # On the first attempt; heal.lua reads and removes the count on later ones.
-        "request_headers_to_remove": [h.ATTEMPT, PROTO],
+        # The count on the first attempt; heal.lua reads and removes it on later ones.
+        "request_headers_to_remove": [h.ATTEMPT, h.X_SIZE, PROTO, "x-envoy-internal", "x-envoy-external-address"],
         "response_headers_to_remove": list(HIDDEN),
         **({} if server.trusted else {"response_headers_to_add": [_LOOKED_AT]}),
         "route": {
@@ -107,7 +108,7 @@ def _unknown() -> Resource:
 
 
 def _broker() -> list[Resource]:
-    """The routes to the broker. What it may do twice is also sent again where a connection breaks."""
+    """The routes to the broker. What it may do twice is sent again where a connection breaks."""
     # The endpoints of virtual servers are below it.
     match: Resource = {"path_separated_prefix": ENDPOINT}
     repeatable = [(h.X_METHOD, {"safe_regex": {"regex": REPEATED}}), (":method", {"exact": "GET"})]

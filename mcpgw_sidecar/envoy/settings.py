@@ -23,10 +23,10 @@ class EnvoySettings:
 
     `ca_bundle` is the system's.
 
-    `refused`, `heal`, `messages` and `passed` are the texts of Lua filters (envoyfiles/scripts.py).
-    `refused` and `heal` replace a session that its server has forgotten. `messages` repeats
-    decisions of the router, puts the name of the server into the requests of servers, and makes
-    errors of answers that are none. `passed` takes away what servers do not get.
+    `refused`, `heal` and `messages` are the texts of Lua filters (envoyfiles/scripts.py). `refused`
+    and `heal` replace a session that its server has forgotten. `messages` repeats decisions of the
+    router, puts the name of the server into the requests of servers, and makes errors of answers
+    that are none.
     """
 
     directory: str
@@ -40,7 +40,6 @@ class EnvoySettings:
     refused: str
     heal: str
     messages: str
-    passed: str
     tls_cert: str | None = None
     tls_key: str | None = None
     ca_bundle: str | None = None

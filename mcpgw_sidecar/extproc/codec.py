@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 from google.protobuf.struct_pb2 import Struct
 
 from mcpgw_sidecar.directory.deciding import Settled
-from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, METADATA, OWNER, PLAIN, REMOVED, WHAT
+from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, METADATA, OWNER, PLAIN, REMOVED, TRUSTED, WHAT
 from mcpgw_sidecar.envoy.entries import MEMO_FIELDS, Keep, memo_entry
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
@@ -25,7 +25,7 @@ from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
-from mcpgw_sidecar.protocol.passing import passed_text
+from mcpgw_sidecar.protocol.passing import changes, passed_text
 
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # a name that needs no escapes in a header or in quotes
 _HEADERS = {TOOL.name: h.X_TOOL, PROMPT.name: h.X_PROMPT, RESOURCE.name: h.X_RESOURCE}
@@ -98,7 +98,9 @@ def encode(
                 request.headers.get(h.SESSION, "") if decision.kind is not None else ""
             )  # an answer, or a stream, belongs to its session alone
             _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{healed} {decision.owner}"})
-            _forward(_phase(response, with_body), decision)
+            if decision.server.trusted:
+                _describe(response, **{TRUSTED: "1"})
+            _forward(_phase(response, with_body), decision, request.headers)
             if decision.last_event_id is None and not h.names_both(request.headers.get("accept", "")):
                 _set(_phase(response, with_body).header_mutation, [("accept", h.BOTH.encode())])
                 if decision.kind is not None and is_plain(request):
@@ -116,14 +118,13 @@ def _phase(response: ProcessingResponse, with_body: bool) -> CommonResponse:  # 
     return response.request_body.response if with_body else response.request_headers.response
 
 
-def _forward(common: CommonResponse, decision: Forward) -> None:
+def _forward(common: CommonResponse, decision: Forward, headers: Mapping[str, str]) -> None:
     common.header_mutation.remove_headers.extend(REMOVED)
     values = [
         (h.X_SERVER, decision.server.name.encode()),
         (h.VERSION, decision.protocol_version.encode()),
         (":authority", decision.server.hostname.encode()),
         (":path", decision.server.path.encode()),
-        (h.X_PASSED, passed_text(decision.server.forwarded).encode()),
     ]
     if decision.kind is not None:
         header = _HEADERS[decision.kind.name]
@@ -138,6 +139,12 @@ def _forward(common: CommonResponse, decision: Forward) -> None:
         common.body_mutation.body = decision.body
     else:
         values.append((h.LAST_EVENT, decision.last_event_id.encode("latin-1", "replace")))
+    if h.X_SIZE in headers:  # a listener of ours: no filter after this one reads what the server does not get
+        lost, sent = changes(headers, decision.server.forwarded)
+        common.header_mutation.remove_headers.extend(lost)
+        values += [(name, value.encode("latin-1")) for name, value in sent.items()]
+    else:
+        values.append((h.X_PASSED, passed_text(decision.server.forwarded).encode()))
     _set(common.header_mutation, values)
     common.clear_route_cache = True
 

@@ -43,7 +43,10 @@ ATTEMPT: Final = "x-envoy-attempt-count"
 X_PASSED: Final = "x-mcp-passed"
 """What a server gets of a client's headers besides PASSED, for passed.lua (passing.py)."""
 
-OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO, X_PASSED)
+X_SIZE: Final = "x-mcp-size"
+"""How long a client's headers are, from Envoy to memo.lua (envoy/listener.py)."""
+
+OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO, X_PASSED, X_SIZE)
 """Headers that only the router, the broker and the filters set.
 
 A client's headers with these names are removed before anything reads them.

@@ -17,6 +17,9 @@ _OF_ANY_REQUEST: Final = ("user-agent", "accept-language", "traceparent", "trace
 _OF_THE_MESSAGE: Final = ("content-type", "accept", h.VERSION, h.SESSION, h.LAST_EVENT, "mcp-method", "mcp-name")
 PASSED: Final = (*_OF_ANY_REQUEST, *_OF_THE_MESSAGE, "content-length")
 
+PROTO: Final = "x-forwarded-proto"
+"""Envoy finds no route without it; it is Envoy's own word, and our routes remove it."""
+
 PARAMS: Final = "mcp-param-"
 """How the names of other headers begin that all servers get."""
 
@@ -38,6 +41,15 @@ def for_server(headers: Mapping[str, str], forwarded: Iterable[ForwardedHeader])
     """What a server gets of a client's headers with the gateway's own requests for the client."""
     of_any = {name: headers[name].strip(" \t") for name in _OF_ANY_REQUEST if name in headers}
     return of_any | {each.sent: headers[each.name].strip(" \t") for each in forwarded if each.name in headers}
+
+
+def changes(headers: Mapping[str, str], forwarded: Iterable[ForwardedHeader]) -> tuple[list[str], dict[str, str]]:
+    """What a request loses on the way to a server, and what it gets instead (passed.lua)."""
+    kept = frozenset((*PASSED, *h.OURS, PROTO))
+    lost = [
+        name for name in headers if name not in kept and not name.startswith((":", PARAMS, "x-envoy-", "transfer-encoding"))
+    ]
+    return lost, {each.sent: headers[each.name] for each in forwarded if each.name in headers}
 
 
 def passed_text(forwarded: Iterable[ForwardedHeader]) -> str:

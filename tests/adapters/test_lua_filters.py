@@ -167,6 +167,25 @@ def test_a_server_gets_of_a_client_what_all_get_and_what_it_wants(memo: Memo) ->
 
 
 @pytest.mark.duty("header.to-server")
+@pytest.mark.parametrize("added", [None, "http 97", "http  ", " 97 keep-alive", "https  close"])
+def test_headers_that_are_all_known_are_not_walked_over(memo: Memo, added: str | None) -> None:
+    """Envoy says how long a client's headers are, with what it adds or removes afterwards."""
+    known = HEADERS | {"user-agent": "x", "accept-encoding": "gzip", "authorization": "mine", "origin": "http://localhost"}
+    scheme, size, connection = f"{added or ''}  ".split(" ")[:3]
+    by_envoy = {":scheme": scheme, "content-length": size, "connection": connection}
+    own = {name: value for name, value in by_envoy.items() if value}
+    length = sum(len(name) + len(value) for name, value in (known | own).items())
+    arrived = known | {":scheme": "http", "content-length": "97", "x-request-id": "i"}
+    assert memo.decided(arrived, call()) == "miss"
+    for more in range(3):
+        sizes = {h.X_SIZE: f"{length + more} {added}"} if added else {}
+        again = memo.request(arrived | sizes | {"x-unseen": "by the filter"}, call(), memo.metadata()).headers
+        assert again[h.X_SERVER] == "ns/one"
+        assert not {"authorization", "origin", "accept-encoding"} & set(again)
+        assert ("x-unseen" in again) == (bool(added) and more == 0), "all are known: nothing else is looked for"
+
+
+@pytest.mark.duty("header.to-server")
 def test_in_istio_headers_are_taken_away_behind_its_own_filters() -> None:
     headers = HEADERS | {"cookie": "c", "x-tenant": "a", h.X_PASSED: "x-tenant=x-org", "x-envoy-retry-on": "5xx"}
     passed = Filter(script("last")).request(headers, b"", None)

@@ -86,6 +86,12 @@ def _no_retry(manager: Manager) -> None:
             route.get("route", {}).pop("retry_policy", None)
 
 
+def _trusted(manager: Manager) -> None:
+    for choice in manager["route_config"]["virtual_hosts"][0]["matcher"]["matcher_tree"]["exact_match_map"]["map"].values():
+        for route in choice["action"]["typed_config"]["routes"]:
+            route.pop("response_headers_to_add", None)
+
+
 def _no_refused(manager: Manager) -> None:
     router = manager["http_filters"][-1]["typed_config"]
     router["upstream_http_filters"] = [each for each in router["upstream_http_filters"] if each["name"] != "mcpgw_refused"]
@@ -114,7 +120,13 @@ PARTS: dict[str, Edit] = {
         ("  metadata:set(METADATA, ID, sub(text, id, id_end))\n  metadata:set(METADATA, OWNER, upstream.owner)\n", "")
     ),
     "the name's exchange": lua(("  if tool.renamed then", "  if false then")),
-    "the look at the answer, natively (with Lua instead)": _answers_seen,
+    "the look at the answer (`trusted: true`)": _trusted,
+    "the walk over the answer": lua(("    if not walk_on(new_walk(), text, 1, #text, call[ID]) then", "    if false then")),
+    "the native look at the answer of a trusted server (with Lua instead)": lambda manager: (_trusted(manager), _answers_seen(manager))[0],
+    "headers that the server does not get": lua(
+        ("  if STAMPS ~= '' then pass(headers, tool.wanted, is_known(headers, session, version) and session.removed)", "  if STAMPS ~= '' then")
+    ),
+    "the same by a walk over all headers": lua(("return length_of(headers:get(X_SIZE) or '') == length", "return false")),
     "counters": _no_counters,
     "cors": without_filter("envoy.filters.http.cors"),
     "buffer": without_filter("envoy.filters.http.buffer"),

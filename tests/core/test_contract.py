@@ -30,7 +30,17 @@ def test_no_filter_writes_a_value_of_the_contract(name: str) -> None:
     texts = {text for pair in re.findall(r"'([^'\n]*)'|\"([^\"\n]*)\"", code(SOURCES[name])) for text in pair if text}
     shared = {value for value in contract._SHARED.values() if isinstance(value, str)}
     listed = {each for value in contract._SHARED.values() if isinstance(value, tuple) for each in value}
-    of_http = {":path", ":authority", ":method", "content-type", "content-length", "accept", "accept-encoding"}
+    of_http = {
+        ":path",
+        ":authority",
+        ":method",
+        ":scheme",
+        "content-type",
+        "content-length",
+        "accept",
+        "accept-encoding",
+        "user-agent",
+    }
     of_envoy = {"transfer-encoding", "x-envoy-retry-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes"}
     allowed = NOT_OURS | of_http | of_envoy
     assert texts & ((shared | listed) - allowed) == set()

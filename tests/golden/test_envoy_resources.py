@@ -37,7 +37,6 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "discovery_timeout": 10.0,
         "refused": "-- refused.lua\n",
         "heal": "-- heal.lua\n",
-        "passed": "-- last.lua\n",
         "messages": "-- json.lua, memo.lua, failed.lua, events.lua\n",
     }
     settings = EnvoySettings(**(defaults | values))

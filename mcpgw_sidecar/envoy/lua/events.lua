@@ -206,8 +206,8 @@ function envoy_on_response(handle)
   if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
   local is_stream = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM
   local token, owner = call[OWNER]:match('^([^ ]*) (.*)')
-  local is_looked_at = token ~= '' and (mark or STAMPS == '') -- else no call, or a server that is trusted
-  if headers:get('content-encoding') then -- none that Envoy reads (filters.py, `plain`), and nobody has asked for it
+  local is_looked_at = token ~= '' and (mark or STAMPS == '') and not call[TRUSTED] -- else no call, or a server that is trusted
+  if headers:get('content-encoding') then -- nobody has asked for it
     return is_looked_at and instead(handle, not_readable(call))
   end
   if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua

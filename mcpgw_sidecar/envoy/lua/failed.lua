@@ -39,7 +39,7 @@ function not_own(call)
 end
 
 function not_readable(call)
-  return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BAD_ANSWER, 'answered with a content-encoding that nobody asked for')
+  return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BAD_ANSWER, 'answered with a content-encoding that nobody asked for: its operator can turn that off, or that of this gateway can trust it')
 end
 
 -- Whether a server's words, which refused.lua has kept, are its own answer to this call.

@@ -11,7 +11,7 @@
 -- bytes, it looks again only when the length has changed. Without such a file ("") an entry lives for LIFETIME.
 local MAX_BODY, MAX_MEMBERS, LIFETIME = 65536, 100, 1000 -- bytes, members of an object, milliseconds
 local MAX_SESSIONS, MAX_TOOLS, MAX_VIEWS, MAX_PLACE = 10000, 50000, 1000, 512 -- the last in bytes
-local MAX_PERSONAL = 4096 -- bytes of a value of PERSONAL
+local MAX_PERSONAL, MAX_LENGTHS = 4096, 10000 -- bytes of a value of PERSONAL
 local HALF = STAMP / 2 -- of a stamp: what all entries depend on
 
 local function set_of(names)
@@ -209,13 +209,46 @@ local function serves(handle, session, tool, upstream)
   return oldest < tool.at and oldest < upstream.at and os.time() < session.expires
 end
 
--- Request headers that a session's calls lose on the way to a server: those of REMOVED that it may have.
+-- Request headers that a session's calls lose on the way to a server: those of REMOVED that it may have, and
+-- in listeners of ours those of PERSONAL that servers do not get.
 local function removed(values)
   local names = {}
   for _, name in ipairs(REMOVED) do
     if values[name] or not IS_DEPENDED[name] then names[#names + 1] = name end
   end
+  for _, name in ipairs(STAMPS ~= '' and PERSONAL or {}) do
+    if values[name] and not is_passed[name] then names[#names + 1] = name end
+  end
   return names
+end
+
+-- Whether a request has no other headers than these, which the session and this function know: all of them
+-- are as long as Envoy says that the client's are. (What Envoy adds itself is not among the client's.)
+local OTHERS, POST = {'user-agent', 'accept-encoding'}, #':method' + #'POST'
+local lengths, lengths_count = {}, 0 -- of a client's headers, without those that Envoy adds or removes, by Envoy's words
+
+local function length_of(text)
+  local length = lengths[text]
+  if not length then
+    local bytes, scheme, size, connection = text:match('^(%d+) (%S*) (%S*) ?(.*)$')
+    length = tonumber(bytes or '') or 0
+    for name, value in pairs(connection and {[':scheme'] = scheme, ['content-length'] = size, connection = connection} or {}) do
+      if value ~= '' then length = length - #name - #value end
+    end
+    if lengths_count >= MAX_LENGTHS then lengths, lengths_count = {}, 0 end
+    lengths[text], lengths_count = length, lengths_count + 1
+  end
+  return length
+end
+
+local function is_known(headers, session, version)
+  local length = session.known + POST
+  if version ~= '' then length = length + #ACCEPTED + #version end
+  for i = 1, #OTHERS do
+    local value = headers:get(OTHERS[i])
+    if value then length = length + #OTHERS[i] + #value end
+  end
+  return length_of(headers:get(X_SIZE) or '') == length
 end
 
 local function is_same(one, other)
@@ -229,14 +262,16 @@ end
 -- the request is none whose answer is kept: a header that stands there twice (Envoy joins the values with
 -- a comma), a query, and what only fills memory. `question` has the token, the values of DEPENDS, PERSONAL and ACCEPTED.
 local function learn(token, question, slot, stamp_then, expires, shown)
-  local values, place, personal = {}, shown .. '\n', {}
+  local values, place, personal, known = {}, shown .. '\n', {}, #SESSION + #token
   for i = 1, #DEPENDS do
     local value = question.headers[DEPENDS[i]]
     values[i], place = value, place .. (value or '') .. '\n'
+    known = known + (value and #DEPENDS[i] + #value or 0)
   end
   for i = 1, #PERSONAL do
     personal[i] = question.headers[PERSONAL[i]]
     if personal[i] and #personal[i] > MAX_PERSONAL then return nil end
+    known = known + (personal[i] and #PERSONAL[i] + #personal[i] or 0)
   end
   if #token > MAX_TOKEN or #place > MAX_PLACE or find(token .. place .. (question.version or ''), '[,?]') then return nil end
   local state
@@ -253,7 +288,7 @@ local function learn(token, question, slot, stamp_then, expires, shown)
   local session = {
     values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
     servers = before and before.stamp == stamp_then and is_same(before.personal, personal) and before.servers or {},
-    slot = slot, stamp = stamp_then, expires = expires, state = state,
+    slot = slot, stamp = stamp_then, expires = expires, state = state, known = known,
   }
   keep(token, session)
   return session
@@ -272,7 +307,7 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   if upstream.accept then headers:replace('accept', upstream.accept) end
   if upstream.kind then headers:replace('content-type', upstream.kind) end
   if upstream.id then headers:replace(SESSION, upstream.id) else headers:remove(SESSION) end
-  if STAMPS ~= '' then pass(headers, tool.wanted) -- passed.lua
+  if STAMPS ~= '' then pass(headers, tool.wanted, is_known(headers, session, version) and session.removed) -- passed.lua
   else -- other filters of Istio may read what only last.lua takes away
     headers:replace(X_PASSED, tool.passed)
     local names = session.removed

@@ -1,6 +1,6 @@
 -- What a server gets of a client's headers: PASSES, PARAMS, and what its `forwardHeaders` names
 -- (mcpgw_sidecar/protocol/headers.py). memo.lua and last.lua use it.
-local is_passed = {}
+is_passed = {}
 for _, name in ipairs(PASSES) do is_passed[name] = true end
 
 -- The headers that a server wants, of the router's text (`passed_text`); nil for none.
@@ -21,12 +21,16 @@ function brings(headers, wanted)
   return true
 end
 
--- Removes what the server does not get, and renames what it wants.
-function pass(headers, wanted)
-  local values, gone = wanted and {}, {}
+-- Removes what the server does not get (`gone`; nil: a walk over all headers finds it, which costs a call as
+-- much as all else of it), and renames what it wants.
+function pass(headers, wanted, gone)
+  local values = wanted and {}
   for i = 1, wanted and #wanted or 0 do values[wanted[i].sent] = headers:get(wanted[i].name) end
-  for name in pairs(headers) do -- which allows no change meanwhile
-    if not is_passed[name] and name:sub(1, #PARAMS) ~= PARAMS then gone[#gone + 1] = name end
+  if not gone then
+    gone = {}
+    for name in pairs(headers) do -- which allows no change meanwhile
+      if not is_passed[name] and name:sub(1, #PARAMS) ~= PARAMS then gone[#gone + 1] = name end
+    end
   end
   for i = 1, #gone do headers:remove(gone[i]) end
   if values then

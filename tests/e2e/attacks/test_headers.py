@@ -89,6 +89,22 @@ def test_what_every_server_gets(running: Gateway, one: ScriptedServer) -> None:
 
 
 @pytest.mark.duty("header.to-server")
+@pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1", "HTTP/2"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["known size", "chunked"])
+def test_no_length_of_a_header_hides_it(running: Gateway, one: ScriptedServer, http2: bool, chunked: bool) -> None:
+    """Envoy counts the bytes of a client's headers, and adds headers of its own."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "a_one"}}).encode()
+    with Client(running.url, http2=http2) as client:
+        assert succeeded(client.call("a_one"))
+        for length in range(1, 50):
+            content: Any = iter([body]) if chunked else body
+            secret = {"cookie": "x" * length} if length % 2 else {"x": "y" * length}
+            response = client.http.post(client.url, content=content, headers=client.headers | secret)
+            assert succeeded(response)
+            assert not {"cookie", "x", "x-mcp-size"} & set(one.calls("tools/call")[-1].headers), length
+
+
+@pytest.mark.duty("header.to-server")
 def test_a_client_without_a_header_that_its_server_requires(running: Gateway, two: ScriptedServer) -> None:
     with running.client(authorization="Bearer mine") as client:
         for _ in range(2):

@@ -118,8 +118,12 @@ def test_a_server_answers_no_other_call(one: ScriptedServer, two: ScriptedServer
             one.answers.clear()
             assert succeeded(client.call("a_one", 7))
             assert succeeded(client.call("b_two", 8))
-        logged = [json.loads(line) for line in running.envoy.text.splitlines() if '"tool":"a_one"' in line]
-        assert {line["reason"] for line in logged[:-1]} == {"BadAnswer"}
+
+        def logged() -> list[Any]:
+            lines = running.envoy.text.splitlines() if running.envoy is not None else []
+            return [json.loads(line)["reason"] for line in lines if '"tool":"a_one"' in line]
+
+        assert wait_until(lambda: len(logged()) == 7 and logged()) == ["BadAnswer"] * 6 + [None]
         counted = running.metrics()
         assert [
             line
@@ -141,7 +145,7 @@ def test_a_server_that_is_trusted_is_not_looked_at(one: ScriptedServer, tmp_path
 
 @pytest.mark.duty("security.own-answer")
 def test_an_answer_that_nobody_can_read(one: ScriptedServer, tmp_path: Path) -> None:
-    """Nobody has asked for an encoding. Envoy reads gzip; any other hides what is in it."""
+    """Nobody has asked for an encoding, and it hides what is in it."""
 
     def compressed(handler: Any, _message: Any) -> bool:
         handler.send(200, b"\x0b\x02\x80{}\x03", [("content-encoding", "br")])
@@ -150,7 +154,7 @@ def test_an_answer_that_nobody_can_read(one: ScriptedServer, tmp_path: Path) -> 
     one.answers["tools/call"] = compressed
     with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running, running.client() as client:
         error = answer(client.call("a_one", 7))["error"]
-        assert error["message"].endswith("answered with a content-encoding that nobody asked for")
+        assert error["message"].startswith("MCP server ns/one answered with a content-encoding that nobody asked for")
         forged = gzip.compress(json.dumps(FOREIGN).encode())
         for kind in ("application/json", "text/event-stream"):
             body = forged if kind == "application/json" else gzip.compress(f"data: {json.dumps(FOREIGN)}\n\n".encode())

@@ -103,14 +103,15 @@ def test_a_page_instead_of_an_answer(client: Client, one: ScriptedServer) -> Non
     assert text_of(client.call("b_two"))
 
 
-def test_a_compressed_answer_arrives(client: Client, one: ScriptedServer) -> None:
+def test_a_compressed_answer_of_a_trusted_server_arrives(one: ScriptedServer, tmp_path: Path) -> None:
     def compressed(handler: Any, message: Any) -> bool:
         body = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}}).encode())
         handler.send(200, body, [("content-encoding", "gzip")])
         return True
 
     one.answers["tools/call"] = compressed
-    assert answer(client.call("a_one", "z")) == {"jsonrpc": "2.0", "id": "z", "result": {"content": []}}
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_", trusted=True)]) as running, running.client() as client:
+        assert answer(client.call("a_one", "z")) == {"jsonrpc": "2.0", "id": "z", "result": {"content": []}}
 
 
 def memory(running: Gateway) -> int:
