@@ -36,8 +36,8 @@ async def wait_ports(settings: Settings, manager: ServiceManager) -> Ports:
     ready by then. Raises UnavailableError for a port that another program has.
     """
     return Ports(
-        router=await _wait_open(settings, settings.router_address, "--router-address", manager),
-        broker=await _wait_open(settings, settings.broker_address, "--broker-address", manager),
+        router=await _wait_open(settings, settings.router, "--router-address", manager),
+        broker=await _wait_open(settings, settings.broker, "--broker-address", manager),
         admin=await _wait_open(settings, settings.admin_address, "--admin-address", manager),
     )
 

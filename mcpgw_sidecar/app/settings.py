@@ -38,8 +38,8 @@ class Settings:
     gateway_tls_cert: Path | None = None
     gateway_tls_key: Path | None = None
     envoy_admin_address: Address | None = None
-    broker_address: Address = Address("127.0.0.1", 8080)
-    router_address: Address = Address("127.0.0.1", 50051)
+    broker_address: Address | None = None
+    router_address: Address | None = None
     admin_address: Address = Address("127.0.0.1", 9090)
     admin_hosts: tuple[str, ...] = ()
     public_hosts: tuple[str, ...] = ()
@@ -60,6 +60,20 @@ class Settings:
     def envoy_admin(self) -> Address:
         """Envoy's admin endpoint: a socket beside its files, if nothing else is wanted."""
         return self.envoy_admin_address or Address(path=str((self.envoy_dir or Path()).resolve() / ADMIN))
+
+    @property
+    def broker(self) -> Address:
+        """Where the broker listens: a socket beside Envoy's files, whose directory says who may."""
+        return self.broker_address or self._beside("broker.sock", 8080)
+
+    @property
+    def router(self) -> Address:
+        """Where the router listens, likewise."""
+        return self.router_address or self._beside("router.sock", 50051)
+
+    def _beside(self, name: str, port: int) -> Address:
+        beside = None if self.envoy_dir is None else Address(path=str(self.envoy_dir.resolve() / name))
+        return beside if beside is not None and beside.fits else Address("127.0.0.1", port)
 
     @property
     def remembers(self) -> bool:

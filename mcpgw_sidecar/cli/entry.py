@@ -43,7 +43,6 @@ from mcpgw_sidecar.runtime.frozen import restore_library_path
 from mcpgw_sidecar.runtime.listeners import Address
 
 _SIGINT = 2
-_MAX_SOCKET = 107  # bytes of the path of a UNIX socket (sun_path)
 _EPILOG = "Exit codes: 0 done, 1 refused, 64 bad usage or configuration, 69 something needed is unavailable, 70 a bug, 128+n signal n."
 
 
@@ -180,7 +179,7 @@ def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
         raise click.UsageError(msg)
     settings = Settings(**values)
     _check_socket(settings)
-    click.echo(bootstrap_text(envoy_settings(settings, settings.broker_address, settings.router_address)), nl=False)
+    click.echo(bootstrap_text(envoy_settings(settings, settings.broker, settings.router)), nl=False)
 
 
 @cli.command()
@@ -270,7 +269,10 @@ def _check_addresses(settings: Settings) -> None:
     options_by_address: dict[tuple[str, int], str] = {}
     names = ("gateway_address", "broker_address", "router_address", "admin_address", "envoy_admin_address")
     for name in names:
-        address, option = getattr(settings, name), f"--{name.replace('_', '-')}"
+        address, option = (
+            getattr(settings, name.removesuffix("_address"), getattr(settings, name)),
+            f"--{name.replace('_', '-')}",
+        )
         if address is not None and address.path is None and address.port:
             other = options_by_address.setdefault((address.host, address.port), option)
             if other != option:
@@ -278,14 +280,13 @@ def _check_addresses(settings: Settings) -> None:
 
 
 def _check_socket(settings: Settings) -> None:
-    if len(os.fsencode(settings.envoy_admin.path or "")) > _MAX_SOCKET:
+    if not settings.envoy_admin.fits:
         msg = f"{settings.envoy_admin.path} is too long for a socket: give --envoy-admin-address a shorter unix:PATH, or HOST:PORT"
         raise click.UsageError(msg)
 
 
 def _warn_of_exposed(settings: Settings) -> None:
-    for name in ("broker_address", "router_address"):
-        address = getattr(settings, name)
+    for name, address in (("broker_address", settings.broker), ("router_address", settings.router)):
         if address.path is None and host_name(str(address)) not in LOOPBACK:
             log = logs.get_logger(__name__)
             log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(address))

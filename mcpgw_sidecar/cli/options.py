@@ -109,9 +109,15 @@ envoy_admin_option = option(
     type=UNIX_OR_ADDRESS,
     help="Envoy's admin endpoint, in the bootstrap and for its verdict; by default admin.sock in --envoy-dir.",
 )
-broker_option = _setting("--broker-address", "broker_address", type=ADDRESS, help="Where the broker listens (HTTP).")
-router_option = _setting(
-    "--router-address", "router_address", type=UNIX_OR_ADDRESS, help="Where the router listens (gRPC), or unix:PATH."
+broker_option = option(
+    "--broker-address",
+    type=UNIX_OR_ADDRESS,
+    help="Where the broker listens (HTTP); by default broker.sock in --envoy-dir, without it 127.0.0.1:8080.",
+)
+router_option = option(
+    "--router-address",
+    type=UNIX_OR_ADDRESS,
+    help="Where the router listens (gRPC); by default router.sock in --envoy-dir, without it 127.0.0.1:50051.",
 )
 admin_option = _setting(
     "--admin-address", "admin_address", type=ADDRESS, help="Where /healthz, /readyz, /status and /metrics are served."

@@ -15,6 +15,7 @@ import trio
 
 from mcpgw_sidecar.errors import TakenError, UnavailableError
 
+MAX_PATH = 107  # bytes of the path of a UNIX socket (sun_path)
 BACKLOG = 4096  # connections that wait for accept: enough for 2,000 clients that return at once
 
 
@@ -25,6 +26,11 @@ class Address:
     host: str = ""
     port: int = 0
     path: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the system takes its path for a socket."""
+        return len(os.fsencode(self.path or "")) <= MAX_PATH
 
     def __str__(self) -> str:
         """The address as text for an option."""

@@ -136,7 +136,7 @@ def test_help_teaches() -> None:
     assert "mcpgw-sidecar demo" in run("--help")
     shown = run("run", "--help")
     assert "MCPGW_BROKER_ADDRESS" in shown
-    assert "127.0.0.1:8080" in shown
+    assert "broker.sock" in shown
     assert "mcpgw-sidecar" in run("--version")
 
 

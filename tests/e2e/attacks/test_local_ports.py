@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.e2e.stack import Gateway, entry, gateway
+from tests.e2e.stack import Gateway, Process, entry, gateway, succeeded
 from tests.servers.scripted import ScriptedServer
 
 
@@ -52,3 +52,30 @@ def test_a_path_that_is_too_long_for_a_socket_is_said(one: ScriptedServer, tmp_p
     directory.mkdir()
     with pytest.raises(AssertionError, match="too long for a socket: give --envoy-admin-address"):
         Gateway(directory, [entry("ns/one", one.url)], envoy=False)
+
+
+@pytest.mark.duty("security.local-sockets")
+def test_broker_and_router_are_for_whoever_may_enter_envoys_directory(one: ScriptedServer, tmp_path: Path) -> None:
+    """On loopback any program of the machine asked the broker, around Envoy and its policy."""
+
+    class Default(Gateway):
+        def start_sidecar(self, readiness: int = 200) -> Process:
+            self.ports = {name: port for name, port in self.ports.items() if name in {"gateway", "admin"}}
+            return super().start_sidecar(readiness)
+
+    running = Default(tmp_path, [entry("ns/one", one.url, "a_")])
+    try:
+        with running.client() as client:
+            for _ in range(2):
+                assert succeeded(client.call("a_one"))
+            envoy = tmp_path / "envoy"
+            assert sorted(path.name for path in envoy.glob("*.sock")) == ["admin.sock", "broker.sock", "router.sock"]
+            listening = running.logged("Listening")[0]
+            assert f"broker=unix:{envoy}/broker.sock" in listening
+            assert f"router=unix:{envoy}/router.sock" in listening
+            running.kill()
+            running.start_sidecar()
+            assert succeeded(client.call("a_one"))
+            assert client.tools() == ["a_both", "a_one"]
+    finally:
+        running.stop()
