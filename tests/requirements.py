@@ -251,6 +251,8 @@ BATCHES: Final = (
          "A client that takes no events gets the answers as one array, and 202 without a body when there are none."),
     Duty("batch.initialize", "2025-03-26 basic/lifecycle, Initialization", BROKER,
          "An initialize in a batch gets -32600."),
+    Duty("batch.refused", "interface.md, Command line", ROUTER | BROKER,
+         "With --batches refuse a batch gets 400 and -32600."),
     Duty("batch.later-400", "2025-06-18 basic/transports, Sending Messages to the Server", ROUTER | BROKER,
          "A batch of a client of a later version, or without a session, gets 400 and -32600."),
 )  # fmt: skip

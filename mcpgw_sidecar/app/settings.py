@@ -55,6 +55,7 @@ class Settings:
     drain_time: float = 25.0
     debug: bool = False
     route_memo: bool = True
+    batches: bool = True
 
     @property
     def envoy_admin(self) -> Address:
@@ -85,7 +86,11 @@ def guard(settings: Settings) -> Guard:
     """The allowed hosts and origins."""
     public_hosts = {host_name(host) if not host.startswith("*") else host for host in settings.public_hosts}
     own_hosts = {settings.gateway_address.host} - EVERYWHERE
-    return Guard(hosts=frozenset(LOOPBACK | public_hosts | own_hosts), origins=frozenset(settings.allowed_origins))
+    return Guard(
+        hosts=frozenset(LOOPBACK | public_hosts | own_hosts),
+        origins=frozenset(settings.allowed_origins),
+        batches=settings.batches,
+    )
 
 
 def envoy_settings(settings: Settings, broker: Address, router: Address) -> EnvoySettings:

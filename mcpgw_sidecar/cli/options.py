@@ -234,6 +234,13 @@ run_options = _stack(
             help="redis://… or valkey://… (with TLS rediss://, valkeys://): sessions are shared by replicas.  [default: in memory]",
         ),
         option(
+            "--batches",
+            type=click.Choice(["split", "refuse"]),
+            default="split",
+            callback=lambda _context, _option, value: value == "split",
+            help="JSON-RPC batches of 2025-03-26 clients: each message is carried alone, around Envoy's policy, or -32600.",
+        ),
+        option(
             "--route-memo",
             type=click.Choice(["on", "off"]),
             default="on",

@@ -7,7 +7,7 @@ The first failure wins:
 3. the HTTP method is POST, GET or DELETE                                    else 405
 4. POST: the body is declared as JSON                                        else 415
 5. POST: the body is one JSON-RPC message, or a batch of them from a client
-   whose version has batches (2025-03-26)                                    else 400
+   whose version has batches (2025-03-26), where the operator allows them    else 400
 6. an element of a batch is no batch and no initialize                       else 400
 7. the message is none of the stateless era, which is not spoken here yet    else 400, -32601: every
                                                                              SDK then initializes
@@ -53,6 +53,7 @@ from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import BATCHED, LATEST_STATEFUL, META_VERSION
 
 MAX_BATCH = 100  # messages; each may be a call, and they run at the same time
+_NO_BATCHES = "Invalid Request: batches are switched off here (--batches refuse): send each message alone"
 _EVENT_STREAM = ("text/event-stream", "text/*", "*/*")
 _NOT_FOUND = 404
 _METHODS = frozenset({"POST", "GET", "DELETE"})
@@ -107,7 +108,7 @@ def classify(
     scope = _scope(request, guard)
     if isinstance(scope, Reject):
         return _with_names(scope, request, catalog)
-    message = None if request.method != "POST" else _message(request, session, element=element)
+    message = None if request.method != "POST" else _message(request, session, guard, element=element)
     if isinstance(message, Reject):
         return _with_names(message, request, catalog)
     inbound = _inbound(request, message, session, catalog, scope)
@@ -182,10 +183,12 @@ def _scope(request: HttpRequest, guard: Guard) -> Scope | Reject:
     return scope
 
 
-def _message(request: HttpRequest, session: SessionState | SessionFault, *, element: bool) -> Message | Batch | Reject:
+def _message(
+    request: HttpRequest, session: SessionState | SessionFault, guard: Guard, *, element: bool
+) -> Message | Batch | Reject:
     """Rungs 5 to 7."""
     if not element and is_batch(request.body) and _has_batches(session):
-        return _batch(request.body)
+        return _batch(request.body) if guard.batches else refusal(INVALID_REQUEST, _NO_BATCHES)
     message = parse_message(request.body)
     if isinstance(message, Malformed):
         return Reject(status=400, code=message.code, message=message.message, id=message.id)

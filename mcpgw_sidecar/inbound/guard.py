@@ -30,11 +30,12 @@ class Guard:
     """The allowed hosts and origins.
 
     `hosts` are names without port; `*` allows all, `*.x` every name below x. `origins` are
-    `scheme://host[:port]`.
+    `scheme://host[:port]`. Without `batches` no client may send one.
     """
 
     hosts: frozenset[str]
     origins: frozenset[str] = frozenset()
+    batches: bool = True
 
     def refuses(self, authority: str, origin: str | None) -> Reject | None:
         """The rejection of a request; None for a request that is allowed."""

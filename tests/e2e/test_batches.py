@@ -167,6 +167,24 @@ def test_what_is_no_batch(client: Client, body: str, code: int) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (400, code)
 
 
+@pytest.mark.duty("batch.refused")
+def test_an_operator_may_refuse_them(
+    servers: tuple[ScriptedServer, ScriptedServer], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Envoy's log, counters and policy see one request, whatever is in it."""
+    directory = tmp_path_factory.mktemp("refuse")
+    with (
+        gateway(directory, [entry("ns/one", servers[0].url, "a_")], "--batches=refuse") as refusing,
+        Client(refusing.url, version="2025-03-26") as other,
+    ):
+        called = len(servers[0].calls("tools/call"))
+        response = other.send([call("a_one", 1)])
+        assert (response.status_code, response.json()["error"]["code"]) == (400, -32600)
+        assert "--batches refuse" in response.json()["error"]["message"]
+        assert other.send(call("a_one", 1)).status_code == 200
+        assert len(servers[0].calls("tools/call")) == called + 1
+
+
 @pytest.mark.duty("batch.later-400")
 @pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25"])
 def test_later_versions_have_none(running: Gateway, version: str) -> None:
