@@ -40,9 +40,6 @@ and decides what a server may answer with.
 ACCEPTED: Final = h.VERSION
 """A header that decisions depend on, but all accepted values give the same decision."""
 
-LOOK: Final = "look"
-"""A value of X_MEMO on an answer of a server that is not trusted, from our routes to events.lua."""
-
 SMALL: Final = 65536
 """Bytes of a JSON answer that events.lua holds until it is there as a whole."""
 
@@ -235,6 +232,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "X_OWNER": h.X_OWNER,
     "X_PASSED": h.X_PASSED,
     "X_SIZE": h.X_SIZE,
+    "X_ID": h.X_ID,
     "PASSES": PASSES,
     "PARAMS": PARAMS,
     "ATTEMPT": h.ATTEMPT,

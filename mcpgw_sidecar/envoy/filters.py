@@ -174,7 +174,7 @@ def messages(source: str) -> Resource:
     nothing = all_of(
         _answer("content-type", {"prefix": "application/json"}),
         _answer(":status", {"exact": "200"}),
-        {"not_matcher": _answer(h.X_MEMO, {"safe_regex": {"google_re2": {}, "regex": ".*"}})},
+        *({"not_matcher": _answer(name, {"safe_regex": {"google_re2": {}, "regex": ".*"}})} for name in (h.X_MEMO, h.X_ID)),
     )
     return unless("mcpgw_messages", lua("mcpgw_messages", source), _any_of(nothing, listening))
 

@@ -9,7 +9,7 @@ without an extra rule, and two servers may share a host name.
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
-from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, LOOK, METADATA, RESTART, RETRY_ON
+from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, ID, METADATA, RESTART, RETRY_ON
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
@@ -19,9 +19,12 @@ from mcpgw_sidecar.protocol.passing import PROTO
 ROUTES = "mcpgw_routes"
 _NOT_FOUND = '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Not found: the endpoint is /mcp"}}'
 _CORS = "envoy.filters.http.cors"
-# For events.lua, which takes it away; heal.lua may have set another value. Clients see it where
+# For events.lua, which takes it away; metadata cost it ten times as much. Clients see it where
 # Envoy answers for a server that breaks off while events.lua waits for the rest.
-_LOOKED_AT: Resource = {"header": {"key": h.X_MEMO, "value": LOOK}, "append_action": "ADD_IF_ABSENT"}
+_LOOKED_AT: Resource = {
+    "header": {"key": h.X_ID, "value": f"%DYNAMIC_METADATA({METADATA}:{ID})%"},
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+}
 # "*" is for mcp-param-* and whatever a later version brings; it never stands for Authorization, and
 # for nothing at all where credentials of the browser go along.
 _ALLOWED_HEADERS = (

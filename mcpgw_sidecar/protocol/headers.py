@@ -46,6 +46,9 @@ X_PASSED: Final = "x-mcp-passed"
 X_SIZE: Final = "x-mcp-size"
 """How long a client's headers are, from Envoy to memo.lua (envoy/listener.py)."""
 
+X_ID: Final = "x-mcp-id"
+"""The id of a call on the answer of a server that is not trusted, for events.lua."""
+
 OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO, X_PASSED, X_SIZE)
 """Headers that only the router, the broker and the filters set.
 

@@ -116,14 +116,14 @@ end
 
 -- A JSON answer that is not this call's does not reach the client: one that is known to be small is looked
 -- at as a whole, any other as it passes.
-local function own_json(handle, call)
+local function own_json(handle, id)
   local size = tonumber(handle:headers():get('content-length') or '')
   if size and size <= SMALL then
     local body = handle:body()
     local text = body and body:getBytes(0, body:length()) or ''
-    if not walk_on(new_walk(), text, 1, #text, call[ID]) then
+    if not walk_on(new_walk(), text, 1, #text, id) then
       fail(handle, BAD_ANSWER)
-      body:setBytes(not_own(call))
+      body:setBytes(not_own(handle:streamInfo():dynamicMetadata():get(METADATA)))
     end
     return
   end
@@ -131,7 +131,7 @@ local function own_json(handle, call)
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local bytes = length > 0 and chunk:getBytes(0, length) or ''
-    if is_fine and not walk_on(walk, bytes, 1, length, call[ID]) then
+    if is_fine and not walk_on(walk, bytes, 1, length, id) then
       is_fine = false
       fail(handle, BAD_ANSWER)
     end
@@ -196,23 +196,28 @@ end
 -- of servers that are trusted.
 function envoy_on_response(handle)
   local headers = handle:headers()
-  local mark, status, kind = headers:get(X_MEMO), headers:get(':status'), (headers:get('content-type') or ''):lower()
+  local mark, id, status = headers:get(X_MEMO), headers:get(X_ID), headers:get(':status')
+  local kind = (headers:get('content-type') or ''):lower()
   if mark then headers:remove(X_MEMO) end -- a word of ours to Envoy, whoever else may say it
+  if id then headers:remove(X_ID) end
+  if STAMPS == '' then id = nil end -- in Istio nobody but a server says it
+  local is_stream, is_plain = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM, not headers:get('content-encoding')
+  if id and not mark and not is_stream and is_plain and status == '200' then -- a hit, most often
+    if find(kind, EVENT_STREAM, 1, true) then headers:replace('content-type', JSON) end -- some clients take that for a stream
+    return own_json(handle, id)
+  end
   local call = handle:streamInfo():dynamicMetadata():get(METADATA)
   if not call then return end -- in Istio: a request that is not for us
   if mark and call[ASKED] then return remember_list(handle, call[ASKED], mark) end -- lists.lua
   if not call[OWNER] then return end -- the broker's, which names owners itself
   if remember and (mark == KEPT or status == AGAIN) then remember(handle, call, status) end -- memo.lua
   if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
-  local is_stream = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM
   local token, owner = call[OWNER]:match('^([^ ]*) (.*)')
-  local is_looked_at = token ~= '' and (mark or STAMPS == '') and not call[TRUSTED] -- else no call, or a server that is trusted
-  if headers:get('content-encoding') then -- nobody has asked for it
-    return is_looked_at and instead(handle, not_readable(call))
-  end
+  local is_looked_at = token ~= '' and (id or mark or STAMPS == '') and not call[TRUSTED] -- else no call, or a server that is trusted
+  if not is_plain then return is_looked_at and instead(handle, not_readable(call)) end -- nobody has asked for it
   if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
   if is_stream then return name_stream(handle, owner, is_looked_at and own_lines(call[ID])) end
   if not is_looked_at then return end
-  if find(kind, EVENT_STREAM, 1, true) then headers:replace('content-type', JSON) end -- some clients take that for a stream
-  own_json(handle, call)
+  if find(kind, EVENT_STREAM, 1, true) then headers:replace('content-type', JSON) end
+  own_json(handle, call[ID])
 end
