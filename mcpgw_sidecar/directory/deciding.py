@@ -134,7 +134,9 @@ class Decider:
         last_event_id = request.headers.get(h.LAST_EVENT, "") if request.method == "GET" else ""
         decision = decide(inbound, last_event_id)
         if isinstance(decision, OpenSession | Forward) and decision.method:  # answers and streams go on
-            missing = [each.name for each in decision.server.forwarded if each.required and each.name not in request.headers]
+            missing = [
+                each.name for each in decision.server.forwarded if each.required and not request.headers.get(each.name)
+            ]
             if missing:
                 return inbound, _without(decision, missing)
         return inbound, decision

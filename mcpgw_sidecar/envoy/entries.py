@@ -19,7 +19,7 @@ from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.gzipped import Packed
 from mcpgw_sidecar.protocol.jsontext import dumps
-from mcpgw_sidecar.protocol.passing import passed_text
+from mcpgw_sidecar.protocol.passing import brought_text, passed_text
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +59,7 @@ class MemoEntry:
     kind: str | None
     shown: str
     passed: str
+    brought: str
 
 
 def shown_to(session: Session) -> str:
@@ -102,5 +103,6 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         kind=None if headers.get("content-type") == h.JSON else h.JSON,
         shown=shown_to(decision.session),
         passed=passed_text(server.forwarded),
+        brought=brought_text(headers, server.forwarded),
         accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
     )

@@ -45,11 +45,14 @@ def for_server(headers: Mapping[str, str], forwarded: Iterable[ForwardedHeader])
 
 def changes(headers: Mapping[str, str], forwarded: Iterable[ForwardedHeader]) -> tuple[list[str], dict[str, str]]:
     """What a request loses on the way to a server, and what it gets instead (passed.lua)."""
-    kept = frozenset((*PASSED, *h.OURS, PROTO))
-    lost = [
-        name for name in headers if name not in kept and not name.startswith((":", PARAMS, "x-envoy-", "transfer-encoding"))
-    ]
+    kept = frozenset((*PASSED, *h.OURS, PROTO, "transfer-encoding"))
+    lost = [name for name in headers if name not in kept and not name.startswith((":", PARAMS, "x-envoy-"))]
     return lost, {each.sent: headers[each.name] for each in forwarded if each.name in headers}
+
+
+def brought_text(headers: Mapping[str, str], forwarded: Iterable[ForwardedHeader]) -> str:
+    """The values of a client's headers that a server wants; with another one Envoy asks again."""
+    return "\n".join(headers.get(each.name, "") for each in forwarded)
 
 
 def passed_text(forwarded: Iterable[ForwardedHeader]) -> str:

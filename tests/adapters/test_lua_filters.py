@@ -162,8 +162,11 @@ def test_a_server_gets_of_a_client_what_all_get_and_what_it_wants(memo: Memo) ->
     again = memo.request(headers, call(), memo.metadata())
     passed = {name: value for name, value in again.headers.items() if name in {*mine, "traceparent", "mcp-param-x"}}
     assert passed == {"authorization": "a", "x-user": "b", "traceparent": "00", "mcp-param-x": "1"}
-    without = {name: value for name, value in headers.items() if name != "x-user"}
-    assert memo.decided(without, call(), server=wanted) == "miss", "the router refuses it"
+    for other in ({}, {"x-user": ""}, {"x-user": "c"}, {"x-tenant": "b"}):
+        changed = {name: value for name, value in headers.items() if other or name != "x-user"} | other
+        assert memo.decided(changed, call(), server=wanted, session_id=None) == "miss", "the router refuses or learns it"
+        assert memo.decided(headers, call(), server=wanted) == "miss"
+        assert memo.decided(headers, call(), server=wanted) == "hit"
 
 
 @pytest.mark.duty("header.to-server")

@@ -10,7 +10,7 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.protocol.headers import is_header_value, value_of
 from mcpgw_sidecar.protocol.owners import hearing_text, read_hearing
-from mcpgw_sidecar.protocol.passing import for_server, passed_text, read_forwarded
+from mcpgw_sidecar.protocol.passing import brought_text, changes, for_server, passed_text, read_forwarded
 from mcpgw_sidecar.protocol.sse import Event, SseError, SseParser, event_bytes, one_line
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, STATEFUL, negotiate, next_version
 
@@ -109,6 +109,19 @@ def test_the_gateways_own_requests_say_of_the_client_what_its_server_may_know() 
     assert for_server(sent, wanted) == {"user-agent": "c", "traceparent": "00-1", "authorization": "Bearer t", "x-org": "a"}
     assert passed_text(wanted) == "authorization=authorization x-tenant=x-org x-other!=x-other"
     assert passed_text(()) == "-"
+    odd = sent | {
+        "transfer-encoding": "chunked",
+        "transfer-encoding-x": "s",
+        "mcp-param-a": "1",
+        "x-forwarded-proto": "http",
+    }
+    lost, given = changes(odd, wanted)
+    assert set(lost) == {
+        *("host", "authorization", "cookie", "x-tenant", "connection", "x-forwarded-for", "origin", "sec-fetch-mode"),
+        "transfer-encoding-x",
+    }
+    assert given == {"authorization": "Bearer t", "x-org": " a"}
+    assert brought_text(sent, wanted) == "Bearer t\n a\n"
 
 
 @pytest.mark.parametrize(

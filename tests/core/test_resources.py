@@ -178,6 +178,7 @@ def test_urls(objects: tuple[Any, ...], url: str, hostname: str) -> None:
         ((mcp(toolPrefix="-x"), route(), service()), "InvalidSpec"),
         ((mcp(path="/a#b"), route(), service()), "InvalidSpec"),
         ((mcp(path="mcp"), route(), service()), "InvalidSpec"),
+        ((mcp(forwardHeaders=["host"]), route(), service()), "InvalidSpec"),
         ((mcp(route="r" * 250), route("r" * 250), service()), "InvalidSpec"),
         ((mcp(), route(hosts=("a..b",)), service()), "InvalidSpec"),
         ((mcp(), route(), service(type="ExternalName", externalName="x" * 64 + ".example.com")), "InvalidSpec"),

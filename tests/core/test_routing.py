@@ -172,6 +172,12 @@ def test_an_answer_goes_to_the_server_that_its_id_names(named: str, raw: str, co
     assert (decision.server, decision.kind, decision.session_id, decision.owner) == (SERVER, None, "up-1", "ns/one:t1")
 
 
+def test_an_answer_to_a_ping_of_the_broker_is_the_brokers() -> None:
+    assert ask('{"jsonrpc":"2.0","id":"mcpgw-ping-0a-1","result":{}}') == ToBroker(
+        method="", id=JsonText('"mcpgw-ping-0a-1"')
+    )
+
+
 @pytest.mark.duty("ask.nobody-waits-400")
 @pytest.mark.parametrize(
     "ident", ["4", '"x"', '"mcpgw:ns/other:t1:1"', '"mcpgw:ns/one:t2:1"', '"mcpgw:ns/one:t1:[]"', '"mcpgw:ns/one:1"']

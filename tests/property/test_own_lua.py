@@ -45,7 +45,7 @@ def is_own(pairs: list[tuple[str, Any]], ident: Any) -> bool:
     if keys.count("id") > 1:
         return False
     value = dict(pairs).get("id")
-    if "id" not in keys or value is None or not {"result", "error"} & set(keys):
+    if "id" not in keys or value is None or ("method" in keys and not {"result", "error"} & set(keys)):
         return True
     return type(value) in {int, str} and type(value) is type(ident) and value == ident
 
@@ -100,11 +100,59 @@ def test_what_does_not_pass(text: bytes) -> None:
     assert not passes(text, "5", [len(text) // 2])
 
 
+FORGED = b'data: {"id":6,"result":{}}\n\n'
+LONG = b"x" * (1 << 20)
+WHOLE = Filter(messages(""))
+
+
+@pytest.mark.duty("security.own-answer")
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [b"foo: x\r", b": " + LONG[2:], b"x", b"\n" + FORGED],
+        [b"data: {}\n\n", b"data: " + LONG, b"y\r", b"\n\n" + FORGED],
+        [b"\xef\xbb\xbf\xef\xbb\xbf" + FORGED],
+        [b"\xef", b"\xbb\xbf" + FORGED],
+        [b"\xef\xbb\xbf", FORGED[:3], FORGED[3:]],
+        [b'data: {"jsonrpc":"2.0","id":6,\r"result":{}}\n\n'],
+        [b'data: {"jsonrpc":"2.0","id":6}\n\n'],
+        [b": hi\x0b" + FORGED.replace(b"\n", b"\x0b") + b"\n\n"],
+        [b": hi\xe2\x80\xa8" + FORGED.replace(b"\n", b"\xe2\x80\xa8") + b"\n\n"],
+        [b"data: {\x0b\x0b" + FORGED.replace(b"\n", b"\x0b") + b"\n\n"],
+        [b"data: []" + FORGED[6:]],
+        [b": " + LONG, b"\x0b\x0b" + FORGED[:-2] + b"\x0b\x0b", b"\n\n"],
+    ],
+    ids=lambda chunks: str(chunks[0][:30]),
+)
+@pytest.mark.parametrize("kind", ["text/event-stream", "text/event-stream; charset=utf-7"])
+def test_ways_past_it_that_were_found(chunks: list[bytes], kind: str) -> None:
+    """Each reached a waiting call: lines end at LF alone for Go, at more for others."""
+    metadata = WHOLE.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
+    answer = WHOLE.response({":status": "200", "content-type": kind}, [*chunks, OWN, b""], metadata)
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.body.endswith(OWN)
+    text = answer.body.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+    for lines in (text.split("\n"), text.replace("\r", "\n").split("\n"), text.splitlines()):
+        data = [line[5:].strip() for line in lines if line.startswith("data:")]
+        assert not [each for each in data if re.search(r'"id":\s*6', each) and each.endswith("}")]
+
+
+def test_ends_of_lines_stay_and_a_last_line_without_one_goes_out() -> None:
+    metadata = WHOLE.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
+    head = {":status": "200", "content-type": "text/event-stream"}
+    stream = b': a\r\ndata: {"id":5,"result":{}}\r\n\r\n'
+    for cut in range(len(stream)):
+        out = WHOLE.response(head, [stream[:cut], stream[cut:], b""], metadata).body
+        assert out == stream
+    out = WHOLE.response(head, [b'data: {"id":5,"result":{}}\r\rdata: {"id":5,"result":1}', b""], metadata).body
+    assert out == b'data: {"id":5,"result":{}}\n\ndata: {"id":5,"result":1}\n'
+
+
 def through(stream: bytes) -> bytes:
     """The lines of a stream that reach the client of the call 5."""
     lines, out = own_lines(b"5"), b""
     for line in re.findall(rb"[^\r\n]*[\r\n]", stream):
-        out += lines.whole(line)
+        out += b"".join(reversed(lines.whole(line)))
     return out
 
 
@@ -128,7 +176,7 @@ def test_an_event_for_another_call_is_none(stream: bytes) -> None:
     assert out.startswith(OWN)
     assert out.endswith(OWN)
     assert b'"result":{}}' not in out.removeprefix(OWN).removesuffix(OWN)
-    assert out.count(b"event: dropped\n") == 1
+    assert out.count(b"event: dropped") == 1
 
 
 def test_lines_for_clients_that_end_lines_elsewhere() -> None:

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mcpgw_sidecar.config.decode import decode
 from mcpgw_sidecar.model.names import ServerName, VirtualName
-from mcpgw_sidecar.model.servers import Server, VirtualServer
+from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.resources.configmap import render
 from mcpgw_sidecar.resources.index import Index
 from mcpgw_sidecar.resources.kinds import GRANT, HTTP_ROUTE, MCP_SERVER, SECRET, SERVICE
@@ -80,16 +80,24 @@ TestIncrementalIsWhole.settings = settings(max_examples=60, stateful_step_count=
 
 _LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 _SERVERS = st.builds(
-    lambda space, name, prefix, path: Server(
+    lambda space, name, prefix, path, forwarded: Server(
         name=ServerName(f"{space}/{name}"),
         url=f"http://{name}.{space}.svc.cluster.local:9090{path}",
         hostname=f"{name}.mcp.local",
         tool_prefix=prefix,
+        forwarded=tuple(forwarded),
     ),
     _LABEL,
     _LABEL,
     st.from_regex(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31})?", fullmatch=True),
     st.from_regex(r"/[!-\"$-~]{0,20}", fullmatch=True),
+    st.sampled_from(
+        [
+            [],
+            [ForwardedHeader("authorization", "authorization")],
+            [ForwardedHeader("x-a", "authorization"), ForwardedHeader("yes", "yes", required=True)],
+        ]
+    ),
 )
 _VIRTUAL = st.builds(
     lambda space, name, tools: VirtualServer(name=VirtualName(f"{space}/{name}"), tools=tuple(dict.fromkeys(tools))),

@@ -78,14 +78,15 @@ function name_owners(unfinished, chunk, owner, own)
     if not stop then break end
     local line = text:sub(from, stop)
     local is_tail = own and own.is_inside() -- of a line over LIMIT
-    if own then line = own.whole(line) end
+    if own then line, out[#out + 1] = own.whole(line) end
     if is_tail then -- it has begun to pass
     elseif line:sub(1, 5) == 'data:' and line:find('"method"', 1, true) then
-      local message = line:sub(6, -2)
+      local ending = line:match('[\r\n]?$') -- which own.lua may have taken away for a moment
+      local message = line:sub(6, -1 - #ending)
       if find(message, 'list_changed"', 1, true) and is_change(message) then
         line, lists_changed = '', true -- an event without data is none
       else
-        line = 'data:' .. name_owner(message, owner) .. line:sub(-1)
+        line = 'data:' .. name_owner(message, owner) .. ending
       end
     elseif line:find('^id: ?[^ \r\n]') then
       local _, last = line:find('^id: ?')
@@ -158,21 +159,16 @@ end
 local function name_stream(handle, owner, own)
   handle:headers():remove('content-length') -- the stream gets longer
   -- The pieces of an unfinished line are put together once, when it ends: a server may send it byte by byte.
-  local pieces, size, is_first = {}, 0, true
+  local pieces, size = {}, 0
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local bytes = length > 0 and chunk:getBytes(0, length) or ''
-    if is_first and length > 0 then
-      is_first = false
-      if byte(bytes) == 239 and sub(bytes, 1, 3) == '\239\187\191' then -- a mark that clients do not see
-        bytes, length = sub(bytes, 4), length - 3
-        chunk:setBytes(bytes)
-      end
-    end
     if length == 0 then
-      if size > 0 then chunk:setBytes('') end -- the stream has ended: no client takes an unfinished line
+      local rest = table.concat(pieces)
+      if own then rest = own.last(rest) end
+      if rest ~= '' then chunk:setBytes(rest) end
       pieces, size = {}, 0
-    elseif size > 0 or may_name(bytes) or own and (own.is_inside() or not own.all(bytes)) then
+    elseif size > 0 or may_name(bytes) or own and not own.all(bytes) then
       if size + length <= LIMIT and not find(bytes, '[\r\n]') then
         pieces[#pieces + 1], size = bytes, size + length
         chunk:setBytes('')
@@ -192,6 +188,9 @@ local function name_stream(handle, owner, own)
   end
 end
 
+-- Of any other type some clients read other characters (a charset), or a stream.
+local USUAL_JSON = {[JSON] = true, [JSON .. '; charset=utf-8'] = true, [JSON .. ';charset=utf-8'] = true}
+
 -- In listeners of ours Envoy skips this for some answers (filters.py, `messages`): for JSON of the broker, and
 -- of servers that are trusted.
 function envoy_on_response(handle)
@@ -201,9 +200,10 @@ function envoy_on_response(handle)
   if mark then headers:remove(X_MEMO) end -- a word of ours to Envoy, whoever else may say it
   if id then headers:remove(X_ID) end
   if STAMPS == '' then id = nil end -- in Istio nobody but a server says it
-  local is_stream, is_plain = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM, not headers:get('content-encoding')
-  if id and not mark and not is_stream and is_plain and status == '200' then -- a hit, most often
-    if find(kind, EVENT_STREAM, 1, true) then headers:replace('content-type', JSON) end -- some clients take that for a stream
+  local is_stream, encoding = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM, headers:get('content-encoding')
+  local is_plain = not encoding or encoding:lower() == 'identity'
+  if id and id ~= 'null' and not mark and not is_stream and is_plain and status == '200' then -- a hit, most often
+    if not USUAL_JSON[kind] then headers:replace('content-type', JSON) end
     return own_json(handle, id)
   end
   local call = handle:streamInfo():dynamicMetadata():get(METADATA)
@@ -212,12 +212,12 @@ function envoy_on_response(handle)
   if not call[OWNER] then return end -- the broker's, which names owners itself
   if remember and (mark == KEPT or status == AGAIN) then remember(handle, call, status) end -- memo.lua
   if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
-  local token, owner = call[OWNER]:match('^([^ ]*) (.*)')
-  local is_looked_at = token ~= '' and (id or mark or STAMPS == '') and not call[TRUSTED] -- else no call, or a server that is trusted
+  local is_looked_at = call[ID] ~= 'null' and (id or mark or STAMPS == '') and not call[TRUSTED] -- else a resumed stream, or trusted
   if not is_plain then return is_looked_at and instead(handle, not_readable(call)) end -- nobody has asked for it
   if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
-  if is_stream then return name_stream(handle, owner, is_looked_at and own_lines(call[ID])) end
-  if not is_looked_at then return end
-  if find(kind, EVENT_STREAM, 1, true) then headers:replace('content-type', JSON) end
+  if is_stream and is_looked_at and kind ~= EVENT_STREAM then headers:replace('content-type', EVENT_STREAM) end
+  if is_stream then return name_stream(handle, call[OWNER]:match(' (.*)'), is_looked_at and own_lines(call[ID])) end
+  if not is_looked_at or status ~= '200' then return end
+  if not USUAL_JSON[kind] then headers:replace('content-type', JSON) end
   own_json(handle, call[ID])
 end

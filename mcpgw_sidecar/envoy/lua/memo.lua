@@ -216,8 +216,10 @@ local function removed(values)
   for _, name in ipairs(REMOVED) do
     if values[name] or not IS_DEPENDED[name] then names[#names + 1] = name end
   end
-  for _, name in ipairs(STAMPS ~= '' and PERSONAL or {}) do
-    if values[name] and not is_passed[name] then names[#names + 1] = name end
+  for _, known in ipairs(STAMPS ~= '' and {DEPENDS, PERSONAL} or {}) do
+    for _, name in ipairs(known) do
+      if values[name] and not is_passed[name] then names[#names + 1] = name end
+    end
   end
   return names
 end
@@ -331,7 +333,7 @@ function envoy_on_request(handle)
     local session, version = session_of(headers)
     local tool = session and session.view.tools[sub(text, name, name_end)]
     local upstream = tool and session.servers[tool.server]
-    if upstream and serves(handle, session, tool, upstream) and (not tool.wanted or brings(headers, tool.wanted)) then
+    if upstream and serves(handle, session, tool, upstream) and (not tool.wanted or brought_by(headers, tool.wanted) == upstream.brought) then
       forward(handle, buffer, text, session, version, tool, upstream)
     else
       handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, MISS)
@@ -358,6 +360,6 @@ function remember(handle, call, status)
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
     part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed),
   }
-  local upstream = {id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at}
+  local upstream = {id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at, brought = entry.brought}
   by_owner[call[OWNER]], session.servers[entry.server] = upstream, upstream
 end

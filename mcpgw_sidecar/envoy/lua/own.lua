@@ -3,9 +3,12 @@
 -- A walk takes JSON of any depth and size in pieces, byte by byte, so that LuaJIT compiles it. It does not
 -- ask whether the text is JSON: a client takes no other. Strict where clients could read it in two ways: a
 -- member that decides, twice or in other letters, is an answer to another call.
+do -- a filter has 200 local names at most
 local MAX_TOKEN_HELD = 8192 -- bytes of a key or an id that two pieces share
 local ENDS = {[11] = true, [12] = true, [28] = true, [29] = true, [30] = true} -- of lines, for clients on old versions of httpx-sse
 local BREAKS = {['\194\133'] = '\\u0085', ['\226\128\168'] = '\\u2028', ['\226\128\169'] = '\\u2029'} -- likewise, and JSON may hold them
+local BREAKING = '[\11\12\28-\30\194\226]' -- in a line that is no data: not there in what servers write
+local MARK, IN_MARK = '\239\187\191', {[239] = true, [187] = true, [191] = true} -- of byte order
 local DECIDES = {id = true, result = true, error = true, method = true}
 local USUAL = {jsonrpc = true, params = true, id = true, result = true, error = true, method = true}
 
@@ -39,7 +42,7 @@ local function is_same(one, other)
 end
 
 local function begin(walk)
-  walk.wants_key, walk.id, walk.answers, walk.odd = true, nil, false, false
+  walk.wants_key, walk.id, walk.answers, walk.asks, walk.odd = true, nil, false, false, false
 end
 
 local function take_key(walk, key)
@@ -50,6 +53,7 @@ local function take_key(walk, key)
     if walk.id then walk.odd = true end
     walk.reading = 'id'
   elseif key == 'result' or key == 'error' then walk.answers = true
+  elseif key == 'method' then walk.asks = true
   end
 end
 
@@ -61,7 +65,7 @@ end
 local function is_own(walk, id)
   if walk.odd then return false end
   local text = walk.id -- as it stands behind its key
-  if not walk.answers or not text or text == ':' .. id then return true end
+  if not text or walk.asks and not walk.answers or text == ':' .. id then return true end
   local raw = text:match('^%s*:%s*(.-)%s*$') or ''
   return raw == 'null' or is_same(raw, id)
 end
@@ -102,7 +106,9 @@ function walk_on(walk, s, first, last, id)
         if c == 125 and not is_own(walk, id) then return false end
       end
       if c ~= 44 then depth = depth - 1 end
-    elseif c == 0 then return false -- UTF-16, which some clients read
+      if depth == 0 then top = 1 end
+    elseif c == 0 or ENDS[c] or c > 127 and (depth > 0 or not IN_MARK[c]) then
+      return false -- no JSON, but some clients read UTF-16, or end lines there
     end
   end
   walk.depth, walk.top, walk.quoted, walk.escaped = depth, top, quoted, escaped
@@ -114,9 +120,10 @@ function walk_on(walk, s, first, last, id)
 end
 
 -- A filter for the lines of an event stream: what goes to the client of each line, with its end. `part`
--- is for a line that is too long to be held: a part of it that is not its end.
+-- is for a line that is too long to be held: a part of it that is not its end. A CR alone, which is no end
+-- of a line for all clients, becomes LF.
 function own_lines(id)
-  local walk, dropped, inside, after_cr, count = new_walk(), false, nil, false, 0
+  local walk, dropped, inside, after_cr, is_first, count = new_walk(), false, nil, false, true, 0
   local lines = {}
 
   local function is_fine(text, first, last)
@@ -125,24 +132,21 @@ function own_lines(id)
     return false
   end
 
-  function lines.part(text)
-    local first = 1
-    if not inside then inside, first = sub(text, 1, 5) == 'data:' and 'data' or 'other', 6 end
-    return (inside == 'other' or not dropped and is_fine(text, first, #text)) and text or ''
+  -- A text without the marks at the beginning of the stream, which clients do not see.
+  local function unmarked(text)
+    is_first = false
+    while sub(text, 1, 3) == MARK do text = sub(text, 4) end
+    return text
   end
 
-  function lines.whole(line)
-    local stop = byte(line, -1)
-    local is_rest = after_cr and line == '\n'
-    after_cr = stop == 13
-    if is_rest then return line end
+  local function take(line)
     if inside then
       local kind, was_dropped = inside, dropped
       inside = nil
       if kind == 'data' and (was_dropped or not is_fine(line, 1, #line - 1)) then
-        return sub(line, -1) .. 'event: dropped\n' -- behind what has gone out of it: no client takes such an event
+        return '\nevent: dropped\n' -- behind what has gone out of it: no client takes such an event
       end
-      return line
+      return kind == 'data' and line or (line:gsub(BREAKING, '?'))
     end
     if #line == 1 then -- the event's end
       if walk.depth ~= 0 or walk.quoted or dropped then walk = new_walk() end
@@ -150,10 +154,44 @@ function own_lines(id)
       return line
     end
     if dropped then return '' end
-    if sub(line, 1, 5) ~= 'data:' then return line end
+    if sub(line, 1, 5) ~= 'data:' then return find(line, BREAKING) and '' or line end
     walk.breaks = false
     if not is_fine(line, 6, #line - 1) then return 'event: dropped\n' end
-    return walk.breaks and line:gsub('\194\133', BREAKS):gsub('\226\128[\168\169]', BREAKS) or line
+    return walk.breaks and (line:gsub('\194\133', BREAKS):gsub('\226\128[\168\169]', BREAKS)) or line
+  end
+
+  -- The end of a line that was held, because CR may be one half of it.
+  local function held(is_other_half)
+    local text = after_cr and (is_other_half and '\r\n' or '\n') or ''
+    after_cr = false
+    return text
+  end
+
+  function lines.part(text)
+    local before = held(false)
+    if is_first then text = unmarked(text) end
+    local first = 1
+    if not inside then inside, first = sub(text, 1, 5) == 'data:' and 'data' or 'other', 6 end
+    if inside == 'other' then return before .. (text:gsub(BREAKING, '?')) end
+    return before .. (not dropped and is_fine(text, first, #text) and text or '')
+  end
+
+  -- The line, and what goes before it.
+  function lines.whole(line)
+    if after_cr and line == '\n' then return '', held(true) end
+    local before = held(false)
+    if is_first then line = unmarked(line) end
+    if byte(line, -1) ~= 13 then return take(line), before end
+    local out = take(sub(line, 1, -2) .. '\n')
+    after_cr = out ~= ''
+    return sub(out, 1, -2), before
+  end
+
+  -- What is left at the end of the stream, with the line that has no end.
+  function lines.last(text)
+    if text == '' then return held(false) end
+    local line, before = lines.whole(text .. '\n')
+    return before .. line
   end
 
   function lines.is_inside() return inside ~= nil end
@@ -168,19 +206,22 @@ function own_lines(id)
   -- Whether all lines of a text that ends with a line may go as they are. If not, or if an event begins or
   -- ends elsewhere, nothing is taken: `whole` takes the lines one by one.
   function lines.all(text)
-    if walk.depth ~= 0 or dropped or byte(text, -1) ~= 10 or byte(text, -2) ~= 10 or find(text, '\r', 1, true) then return false end
+    if walk.depth ~= 0 or dropped or inside or after_cr or is_first and byte(text) == 239 then return false end
+    if byte(text, -1) ~= 10 or byte(text, -2) ~= 10 or find(text, '\r', 1, true) then return false end
     local from, own = 1, new_walk()
     while from <= #text do
       local stop = find(text, '\n', from, true)
       if sub(text, from, from + 4) == 'data:' then
         if not walk_on(own, text, from + 5, stop - 1, id) or own.breaks then return false end
       elseif stop == from then own = new_walk()
+      elseif find(sub(text, from, stop), BREAKING) then return false
       end
       from = stop + 1
     end
-    after_cr = false
+    is_first = false
     return true
   end
 
   return lines
+end
 end

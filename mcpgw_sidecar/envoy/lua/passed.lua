@@ -13,12 +13,15 @@ function wanted_of(text)
   return wanted
 end
 
--- Whether a request has all that its server requires: else the router refuses it.
-function brings(headers, wanted)
+-- The values of the headers that a server wants (protocol/passing.py, brought_text); nil without one that it
+-- requires: the router refuses such a request. It has to learn each new value, for requests of its own.
+function brought_by(headers, wanted)
+  local values = {}
   for i = 1, #wanted do
-    if wanted[i].required and not headers:get(wanted[i].name) then return false end
+    values[i] = headers:get(wanted[i].name) or ''
+    if wanted[i].required and values[i] == '' then return nil end
   end
-  return true
+  return table.concat(values, '\n')
 end
 
 -- Removes what the server does not get (`gone`; nil: a walk over all headers finds it, which costs a call as

@@ -14,7 +14,7 @@ local function response_in(data, id)
     return stop
   end)
   if whole then return is_response and first and data:sub(1, first - 1) .. id .. data:sub(last + 1) or nil end
-  return not find(data, '"method"', 1, true) and data or nil -- deeper than json.lua looks
+  return not find(data, '"method"', 1, true) and walk_on(new_walk(), data, 1, #data, id) and data or nil -- deeper than json.lua looks
 end
 
 function json_instead(handle, call)

@@ -130,3 +130,20 @@ def test_the_messages_of_a_batch(running: Gateway, one: ScriptedServer, two: Scr
         assert client.send(json.dumps(calls)).text.count('"result"') == 2
     assert not any(seen(one).values())
     assert two.calls("tools/call")[-1].headers["x-user-token"] == "Bearer mine"
+
+
+@pytest.mark.duty("session.newest-credentials")
+def test_the_gateway_learns_the_newest_of_every_header_that_a_server_wants(running: Gateway, two: ScriptedServer) -> None:
+    """Also from repeated calls: a stream was opened again with a key that was revoked."""
+    with asking(running) as client, listening(client):
+        for key in ("k1", "k2"):
+            client.headers["x-api-key"] = key
+            for _ in range(3):
+                assert succeeded(client.call("b_two"))
+                assert two.calls("tools/call")[-1].headers["x-api-key"] == key
+        session = two.calls("tools/call")[-1].headers["mcp-session-id"]
+        opened = len([r for r in two.requests if r.http == "GET"])
+        two.drop_streams()
+        wait_until(lambda: two.streams(session) and len([r for r in two.requests if r.http == "GET"]) > opened)
+        again = [r for r in two.requests if r.http == "GET" and r.headers.get("mcp-session-id") == session][-1]
+        assert (again.headers["x-api-key"], again.headers["x-user-token"]) == ("k2", "Bearer mine")
