@@ -107,8 +107,8 @@ def test_a_server_answers_no_other_call(one: ScriptedServer, two: ScriptedServer
                 assert "forged" not in told
                 one.answers["tools/call"] = answering(forged, stream=False)
                 response = client.call("a_one", 7)
-                if size:
-                    assert response.text.strip() == ""
+                if size:  # what is known to be foreign only at its end is not whole
+                    assert not response.text.rstrip().endswith("}")
                 else:
                     error = response.json()
                     assert (response.status_code, error["id"], error["error"]["code"]) == (200, 7, -32000)
