@@ -138,7 +138,11 @@ class Leases:
             return False
         given_back, self._given_back = self._given_back, []
         for name in given_back:
-            if name not in self._held and await self.wait_script(_FREE, [name], [self.me]) == [1]:
+            if name in self._held:
+                continue
+            if await self.wait_script(_FREE, [name], [self.me]) is None:
+                self._given_back.append(name)  # the store may still have it, for a replica that listens no more
+            else:
                 await self.wait_free(name)
         living = await self.wait_script(_ALIVE, [REPLICAS], self._arguments)
         if living is None:
