@@ -6,6 +6,7 @@ when the merged lists have changed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -15,6 +16,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request, notification_text
@@ -95,10 +97,10 @@ class Hearing:
 
     async def _wait_leased(self) -> int | None:
         """Listen while no other replica listens to this session with the server."""
-        server = self.upstream.server.name
+        place = self._place
         try:
             while True:
-                self.resumed |= await self.store.wait_lease(self.key, server, self.opened.set)
+                self.resumed |= await self.store.wait_lease(self.key, place, self.opened.set)
                 status, is_lost = None, True
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._wait_lost, nursery.cancel_scope)
@@ -107,11 +109,22 @@ class Hearing:
                 if not is_lost:
                     return status
         finally:
-            self.store.release(self.key, server)
+            self.store.release(self.key, place)
 
     async def _wait_lost(self, listening: trio.CancelScope) -> None:
-        await self.store.wait_lease_lost(self.key, self.upstream.server.name)
+        await self.store.wait_lease_lost(self.key, self._place)
         listening.cancel()
+
+    @property
+    def _place(self) -> ServerName:
+        """A name for the session with the server.
+
+        While the store was away, two replicas may have opened one each: a subscription stands in
+        one of them, and each has to be heard.
+        """
+        ident = self.upstream.session.id
+        mark = "" if ident is None else f"#{hashlib.sha256(ident.encode()).hexdigest()[:16]}"
+        return ServerName(f"{self.upstream.server.name}{mark}")
 
     def _open(self) -> None:
         """The stream is open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import attrs
 import pytest
@@ -13,8 +14,9 @@ from mcpgw_sidecar.directory.store import LEASE
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import SessionState
+from mcpgw_sidecar.model.sessions import Session, SessionState
 from mcpgw_sidecar.protocol.jsonrpc import Notification, parse_message
 from tests.adapters.replicas import ASKED, ONE, FakeServer, born, dead_session, opened, running
 from tests.contract.memory import MemoryStore, Shared
@@ -287,6 +289,28 @@ async def test_delete_is_answered_once_the_store_knows(autojump_clock: MockClock
         _, session = born(replica)
         await replica.directory.wait_ended(session)
         assert list(shared.ended) == [session.key]
+
+
+async def test_two_sessions_with_a_server_are_both_heard(autojump_clock: MockClock) -> None:
+    """Replicas opened one each while the store was away; a subscription stands in one of them."""
+
+    class Away(MemoryStore):
+        async def wait_ticket(self, *_: Any) -> str | None:
+            await trio.lowlevel.checkpoint()
+            return None
+
+        async def wait_keep(self, _session: Session, _server: ServerName, ticket: str, **_: Any) -> str:
+            await trio.lowlevel.checkpoint()
+            return ticket
+
+    server, shared = FakeServer(), Shared()
+    async with running(server, Away(shared)) as first, running(server, Away(shared)) as second:
+        token, session = born(first, ASKED)
+        second.state(token)
+        await opened(first, session)
+        await opened(second, session)
+        await trio.sleep(2 * LEASE)
+        assert sorted(server.heard) == ["u1", "u2"]
 
 
 async def test_a_lease_is_handed_over_to_the_replica_that_is_left(autojump_clock: MockClock) -> None:
