@@ -3,9 +3,9 @@
 The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `x:<its end>:<server>` those
 of sessions besides, `l` the log level, `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a
 list of messages, `mcpgw:r:<session>:<server>#<hash>`, a lease, `mcpgw:ended`, a sorted set by
-expiry, `mcpgw:replicas`, a hash with the time at which each replica was last alive (directory/leases.py),
-and the channel `mcpgw:news`. All but the set and that hash expire with their session. Tickets are
-sealed with the gateway's key; messages of servers are stored as they are.
+expiry, `mcpgw:replicas`, a hash with the time at which each replica was last alive
+(directory/leases.py), and the channel `mcpgw:news`. All but the set and that hash expire with their
+session. Tickets are sealed with the gateway's key; messages of servers are stored as they are.
 """
 
 from __future__ import annotations
