@@ -267,13 +267,11 @@ def _check_tls(settings: Settings) -> None:
 
 def _check_addresses(settings: Settings) -> None:
     options_by_address: dict[tuple[str, int], str] = {}
-    names = ("gateway_address", "broker_address", "router_address", "admin_address", "envoy_admin_address")
-    for name in names:
-        address, option = (
-            getattr(settings, name.removesuffix("_address"), getattr(settings, name)),
-            f"--{name.replace('_', '-')}",
-        )
-        if address is not None and address.path is None and address.port:
+    addresses = {"--gateway-address": settings.gateway_address, "--broker-address": settings.broker}
+    addresses |= {"--router-address": settings.router, "--admin-address": settings.admin_address}
+    addresses |= {"--envoy-admin-address": settings.envoy_admin}
+    for option, address in addresses.items():
+        if address.path is None and address.port:
             other = options_by_address.setdefault((address.host, address.port), option)
             if other != option:
                 raise click.UsageError(f"{option} and {other} are the same address, {address}: change one")
@@ -286,13 +284,12 @@ def _check_socket(settings: Settings) -> None:
 
 
 def _warn_of_exposed(settings: Settings) -> None:
+    log = logs.get_logger(__name__)
     for name, address in (("broker_address", settings.broker), ("router_address", settings.router)):
         if address.path is None and host_name(str(address)) not in LOOPBACK:
-            log = logs.get_logger(__name__)
             log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(address))
     gateway = settings.gateway_address
     if settings.envoy_dir is not None and host_name(str(gateway)) not in LOOPBACK:
-        log = logs.get_logger(__name__)
         log.warning(
             "The gateway is open to the network and asks nobody who they are: bind loopback, or put a proxy that asks in front",
             address=str(gateway),

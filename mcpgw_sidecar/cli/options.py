@@ -69,6 +69,12 @@ def _setting(flag: str, name: str, **how: Any) -> Decorator:  # noqa: ANN401
     return option(flag, default=_text(_DEFAULTS[name]), **how)
 
 
+def _switch(flag: str, on: str, off: str, text: str) -> Decorator:
+    """An option with two words, `on` by default; its value is whether it is on."""
+    choice = click.Choice([on, off])
+    return option(flag, type=choice, default=on, callback=lambda _context, _option, value: value == on, help=text)
+
+
 def _text(default: Any) -> str:  # noqa: ANN401  # of any type
     match default:
         case float():
@@ -233,19 +239,17 @@ run_options = _stack(
             "--session-store",
             help="redis://… or valkey://… (with TLS rediss://, valkeys://): sessions are shared by replicas.  [default: in memory]",
         ),
-        option(
+        _switch(
             "--batches",
-            type=click.Choice(["split", "refuse"]),
-            default="split",
-            callback=lambda _context, _option, value: value == "split",
-            help="JSON-RPC batches of 2025-03-26 clients: each message is carried alone, around Envoy's policy, or -32600.",
+            "split",
+            "refuse",
+            "JSON-RPC batches of 2025-03-26 clients: each message is carried alone, around Envoy's policy, or -32600.",
         ),
-        option(
+        _switch(
             "--route-memo",
-            type=click.Choice(["on", "off"]),
-            default="on",
-            callback=lambda _context, _option, value: value == "on",
-            help="Envoy repeats decisions of the router; off, and log level debug: every request goes to the router.",
+            "on",
+            "off",
+            "Envoy repeats decisions of the router; off, and log level debug: every request goes to the router.",
         ),
         _setting("--drain-time", "drain_time", type=DURATION, help="For requests in flight at SIGTERM."),
         log_options,

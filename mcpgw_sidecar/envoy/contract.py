@@ -21,7 +21,7 @@ from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH
 from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
 from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
-from mcpgw_sidecar.protocol.passing import PARAMS, PASSED, PROTO
+from mcpgw_sidecar.protocol.passing import KEPT, PARAMS
 
 DEPENDS: Final = (":authority", ":path", "origin", h.X_VIRTUAL, "content-type", "content-encoding")
 """The request headers that every decision depends on.
@@ -51,23 +51,11 @@ With Accept-Encoding, event streams would be compressed, and the owner could not
 the ids of servers' requests.
 """
 
-_ENVOYS: Final = (
-    ":method",
-    ":path",
-    ":authority",
-    ":scheme",
-    "transfer-encoding",
-    "x-envoy-retry-on",
-    "x-envoy-max-retries",
-)
 PASSES: Final = (
-    *PASSED,
-    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED}),
-    *_ENVOYS,
-    "x-envoy-retriable-status-codes",
-    PROTO,
-    "x-envoy-peer-metadata",
-    "x-envoy-peer-metadata-id",
+    *KEPT,
+    *(":method", ":path", ":authority", ":scheme"),
+    *("x-envoy-retry-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes"),  # istio.lua
+    *("x-envoy-peer-metadata", "x-envoy-peer-metadata-id"),  # Istio
 )
 """The request headers that passed.lua leaves: for servers, Envoy and Istio."""
 

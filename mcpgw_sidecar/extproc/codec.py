@@ -119,7 +119,6 @@ def _phase(response: ProcessingResponse, with_body: bool) -> CommonResponse:  # 
 
 
 def _forward(common: CommonResponse, decision: Forward, headers: Mapping[str, str]) -> None:
-    common.header_mutation.remove_headers.extend(REMOVED)
     values = [
         (h.X_SERVER, decision.server.name.encode()),
         (h.VERSION, decision.protocol_version.encode()),
@@ -144,6 +143,7 @@ def _forward(common: CommonResponse, decision: Forward, headers: Mapping[str, st
         common.header_mutation.remove_headers.extend(lost)
         values += [(name, value.encode("latin-1")) for name, value in sent.items()]
     else:
+        common.header_mutation.remove_headers.extend(REMOVED)
         values.append((h.X_PASSED, passed_text(decision.server.forwarded).encode()))
     _set(common.header_mutation, values)
     common.clear_route_cache = True

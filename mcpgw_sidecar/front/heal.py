@@ -41,12 +41,11 @@ class Healer:
                 ticket=headers.get(h.X_OWNER, "").rpartition(":")[2],
             )
             # passed.lua has taken away and renamed what this server does not get as it was.
-            passed = [attrs.evolve(each, name=each.sent) for each in server.forwarded]
-            self.directory.bring(
-                state.session, {each.name: headers[each.sent] for each in server.forwarded if each.sent in headers}
-            )
+            brought = {each.name: headers[each.sent] for each in server.forwarded if each.sent in headers}
+            self.directory.bring(state.session, brought)
+            passed = for_server({**headers, **brought}, server.forwarded)
             with self.work.waiting():
-                upstream = await self.directory.wait_healed(state.session, server, dead, for_server(headers, passed))
+                upstream = await self.directory.wait_healed(state.session, server, dead, passed)
         if server is None or upstream is None or upstream.id is None:
             await wait_sent(send, 404, b"")
         else:

@@ -73,8 +73,7 @@ class Streams:
             stream.send(message)
         for method in changes(client.state, live_state):
             stream.tell(method, live_state)
-        hearing = self._hearing(session)
-        if hearing and not primed and not last_event_id.endswith(f".{hearing}"):
+        if not primed and (hearing := self._hearing(session)) and not last_event_id.endswith(f".{hearing}"):
             stream.mark()
         return stream
 

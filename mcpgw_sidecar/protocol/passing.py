@@ -23,6 +23,14 @@ PROTO: Final = "x-forwarded-proto"
 PARAMS: Final = "mcp-param-"
 """How the names of other headers begin that all servers get."""
 
+KEPT: Final = (
+    *PASSED,
+    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED}),
+    PROTO,
+    "transfer-encoding",
+)
+"""What a request keeps on the way to a server, besides PARAMS: Envoy's headers and ours, too."""
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,98}[a-z0-9])?")
 _RESERVED: Final = re.compile(
     "|".join(
@@ -34,6 +42,7 @@ _RESERVED: Final = re.compile(
         )
     )
 )
+_KEPT: Final = frozenset(KEPT)
 _KEYS: Final = {"name": str, "as": str, "required": bool}
 
 
@@ -45,8 +54,7 @@ def for_server(headers: Mapping[str, str], forwarded: Iterable[ForwardedHeader])
 
 def changes(headers: Mapping[str, str], forwarded: Iterable[ForwardedHeader]) -> tuple[list[str], dict[str, str]]:
     """What a request loses on the way to a server, and what it gets instead (passed.lua)."""
-    kept = frozenset((*PASSED, *h.OURS, PROTO, "transfer-encoding"))
-    lost = [name for name in headers if name not in kept and not name.startswith((":", PARAMS, "x-envoy-"))]
+    lost = [name for name in headers if name not in _KEPT and not name.startswith((":", PARAMS, "x-envoy-"))]
     return lost, {each.sent: headers[each.name] for each in forwarded if each.name in headers}
 
 

@@ -105,12 +105,10 @@ class Connection:
         headers = own_headers(server)
         standing: list[UpstreamSession] = []
         try:
-            shake = await self._wait_opened(headers, standing)
-            upstream = Upstream(server, shake.session, headers)
+            upstream, shake = await self._wait_opened(headers, standing)
             if not await self._wait_listed(upstream, shake):
                 # Forgotten between two requests: the server restarted just now. Once is no failure.
-                shake = await self._wait_opened(headers, standing)
-                upstream = Upstream(server, shake.session, headers)
+                upstream, shake = await self._wait_opened(headers, standing)
                 self.discovered(await wait_discovered(self.client, upstream, shake, lives=True))
             backoff.reset()
             async with trio.open_nursery() as nursery:
@@ -131,12 +129,12 @@ class Connection:
                 for session in standing:
                     await self.client.wait_closed(Upstream(server, session, headers))
 
-    async def _wait_opened(self, headers: Mapping[str, str], standing: list[UpstreamSession]) -> Handshake:
+    async def _wait_opened(self, headers: Mapping[str, str], standing: list[UpstreamSession]) -> tuple[Upstream, Handshake]:
         """Open a session; `standing` gets it, and any that a handshake left behind."""
-        opened = self.client.wait_initialized(self.server, client=_OWN_WORDS, headers=headers, left=standing.append)
-        shake = await opened
+        server, left = self.server, standing.append
+        shake = await self.client.wait_initialized(server, client=_OWN_WORDS, headers=headers, left=left)
         standing.append(shake.session)
-        return shake
+        return Upstream(server, shake.session, headers), shake
 
     async def _wait_listed(self, upstream: Upstream, shake: Handshake) -> bool:
         """List what it offers. False if the session has ended: servers do that to idle ones."""

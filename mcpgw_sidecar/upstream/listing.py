@@ -57,7 +57,10 @@ def _costs_its_list_alone(kind: Kind, error: UpstreamError) -> bool:
 
 
 async def _wait_over(client: UpstreamClient, upstream: Upstream) -> bool:
-    """Whether the session is over: a server that forgets it while it is listed would lose lists."""
+    """Whether the session is over: a server that forgets it while it is listed would lose lists.
+
+    Unlike `wait_alive`, whatever else is wrong with the ping costs a server nothing.
+    """
     try:
         await client.wait_result(upstream, "ping", "{}")
     except UpstreamError as error:

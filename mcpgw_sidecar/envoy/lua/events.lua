@@ -115,16 +115,23 @@ local function instead(handle, text)
   end
 end
 
+-- Of any other type some clients read other characters (a charset), or a stream.
+local USUAL_JSON = {[JSON] = true, [JSON .. '; charset=utf-8'] = true, [JSON .. ';charset=utf-8'] = true}
+
+local ENCODED = 'answered with a content-encoding that nobody asked for: its operator can turn that off, or that of this '
+  .. 'gateway can trust it'
+
 -- A JSON answer that is not this call's does not reach the client: one that is known to be small is looked
 -- at as a whole, any other as it passes.
-local function own_json(handle, id)
+local function own_json(handle, id, kind)
+  if not USUAL_JSON[kind] then handle:headers():replace('content-type', JSON) end
   local size = tonumber(handle:headers():get('content-length') or '')
   if size and size <= SMALL then
     local body = handle:body()
     local text = body and body:getBytes(0, body:length()) or ''
     if not walk_on(new_walk(), text, 1, #text, id) then
       fail(handle, BAD_ANSWER)
-      body:setBytes(not_own(handle:streamInfo():dynamicMetadata():get(METADATA)))
+      body:setBytes(kept_back(handle:streamInfo():dynamicMetadata():get(METADATA), 'answered another call than this'))
     end
     return
   end
@@ -188,9 +195,6 @@ local function name_stream(handle, owner, own)
   end
 end
 
--- Of any other type some clients read other characters (a charset), or a stream.
-local USUAL_JSON = {[JSON] = true, [JSON .. '; charset=utf-8'] = true, [JSON .. ';charset=utf-8'] = true}
-
 -- In listeners of ours Envoy skips this for some answers (filters.py, `messages`): for JSON of the broker, and
 -- of servers that are trusted.
 function envoy_on_response(handle)
@@ -203,8 +207,7 @@ function envoy_on_response(handle)
   local is_stream, encoding = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM, headers:get('content-encoding')
   local is_plain = not encoding or encoding:lower() == 'identity'
   if id and id ~= 'null' and not mark and not is_stream and is_plain and status == '200' then -- a hit, most often
-    if not USUAL_JSON[kind] then headers:replace('content-type', JSON) end
-    return own_json(handle, id)
+    return own_json(handle, id, kind)
   end
   local call = handle:streamInfo():dynamicMetadata():get(METADATA)
   if not call then return end -- in Istio: a request that is not for us
@@ -213,11 +216,10 @@ function envoy_on_response(handle)
   if remember and (mark == KEPT or status == AGAIN) then remember(handle, call, status) end -- memo.lua
   if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
   local is_looked_at = call[ID] ~= 'null' and (id or mark or STAMPS == '') and not call[TRUSTED] -- else a resumed stream, or trusted
-  if not is_plain then return is_looked_at and instead(handle, not_readable(call)) end -- nobody has asked for it
+  if not is_plain then return is_looked_at and instead(handle, kept_back(call, ENCODED)) end -- nobody has asked for it
   if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
   if is_stream and is_looked_at and kind ~= EVENT_STREAM then headers:replace('content-type', EVENT_STREAM) end
   if is_stream then return name_stream(handle, call[OWNER]:match(' (.*)'), is_looked_at and own_lines(call[ID])) end
   if not is_looked_at or status ~= '200' then return end
-  if not USUAL_JSON[kind] then headers:replace('content-type', JSON) end
-  own_json(handle, call[ID])
+  own_json(handle, call[ID], kind)
 end

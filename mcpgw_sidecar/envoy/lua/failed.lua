@@ -28,19 +28,13 @@ local function error_text(id, server, reason, said, status)
     '","data":{"server":"' .. server .. '","reason":"' .. reason .. '"' .. (status and ',"status":' .. status or '') .. '}}}'
 end
 
+local function server_of(call) return call[OWNER]:match(' ([^:]*)') end
+
 -- The error for an event stream without the answer; `said` is what the server did.
-function broken_off(call, said)
-  return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BROKEN_OFF, said)
-end
+function broken_off(call, said) return error_text(call[ID], server_of(call), BROKEN_OFF, said) end
 
--- The errors for an answer to another call, and for one in an encoding that nobody has asked for.
-function not_own(call)
-  return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BAD_ANSWER, 'answered another call than this')
-end
-
-function not_readable(call)
-  return error_text(call[ID], call[OWNER]:match(' ([^:]*)'), BAD_ANSWER, 'answered with a content-encoding that nobody asked for: its operator can turn that off, or that of this gateway can trust it')
-end
+-- The error for an answer that does not reach the client.
+function kept_back(call, said) return error_text(call[ID], server_of(call), BAD_ANSWER, said) end
 
 -- Whether a server's words, which refused.lua has kept, are its own answer to this call.
 function is_own(call)
@@ -49,7 +43,7 @@ end
 
 -- The status, the body and the reason (for log and counters) that a client gets for what refused.lua has kept.
 function failure(call)
-  local status, server = call[REFUSED].status, call[OWNER]:match(' ([^:]*)')
+  local status, server = call[REFUSED].status, server_of(call)
   local class, reason = sub(status, 1, 1), BAD_ANSWER
   if status == '401' or status == '403' then reason = UNAUTHORIZED elseif class == '3' then reason = REDIRECT end
   if call[OWNER]:sub(1, 1) == ' ' then -- a stream that cannot be resumed, or a client's answer, which nobody answers

@@ -210,15 +210,13 @@ local function serves(handle, session, tool, upstream)
 end
 
 -- Request headers that a session's calls lose on the way to a server: those of REMOVED that it may have, and
--- in listeners of ours those of PERSONAL that servers do not get.
+-- in listeners of ours those of DEPENDS and PERSONAL that servers do not get.
 local function removed(values)
-  local names = {}
-  for _, name in ipairs(REMOVED) do
-    if values[name] or not IS_DEPENDED[name] then names[#names + 1] = name end
-  end
-  for _, known in ipairs(STAMPS ~= '' and {DEPENDS, PERSONAL} or {}) do
+  local names, is_there = {}, {}
+  for i, known in ipairs(STAMPS ~= '' and {REMOVED, DEPENDS, PERSONAL} or {REMOVED}) do
     for _, name in ipairs(known) do
-      if values[name] and not is_passed[name] then names[#names + 1] = name end
+      local may_be = values[name] or i == 1 and not IS_DEPENDED[name]
+      if may_be and not is_passed[name] and not is_there[name] then names[#names + 1], is_there[name] = name, true end
     end
   end
   return names
@@ -333,7 +331,8 @@ function envoy_on_request(handle)
     local session, version = session_of(headers)
     local tool = session and session.view.tools[sub(text, name, name_end)]
     local upstream = tool and session.servers[tool.server]
-    if upstream and serves(handle, session, tool, upstream) and (not tool.wanted or brought_by(headers, tool.wanted) == upstream.brought) then
+    if upstream and serves(handle, session, tool, upstream)
+      and (not tool.wanted or brought_by(headers, tool.wanted) == upstream.brought) then
       forward(handle, buffer, text, session, version, tool, upstream)
     else
       handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, MISS)
@@ -360,6 +359,9 @@ function remember(handle, call, status)
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
     part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed),
   }
-  local upstream = {id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at, brought = entry.brought}
+  local upstream = {
+    id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at,
+    brought = entry.brought,
+  }
   by_owner[call[OWNER]], session.servers[entry.server] = upstream, upstream
 end

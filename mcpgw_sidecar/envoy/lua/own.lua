@@ -62,7 +62,7 @@ local function take_id(walk, text)
 end
 
 -- Whether the message that ends here may reach the client of a call.
-local function is_own(walk, id)
+local function may_pass(walk, id)
   if walk.odd then return false end
   local text = walk.id -- as it stands behind its key
   if not text or walk.asks and not walk.answers or text == ':' .. id then return true end
@@ -103,7 +103,7 @@ function walk_on(walk, s, first, last, id)
           walk.held = ''
         end
         walk.wants_key = c == 44
-        if c == 125 and not is_own(walk, id) then return false end
+        if c == 125 and not may_pass(walk, id) then return false end
       end
       if c ~= 44 then depth = depth - 1 end
       if depth == 0 then top = 1 end
@@ -150,7 +150,7 @@ function own_lines(id)
     end
     if #line == 1 then -- the event's end
       if walk.depth ~= 0 or walk.quoted or dropped then walk = new_walk() end
-      walk.top, dropped = 1, false
+      dropped = false
       return line
     end
     if dropped then return '' end

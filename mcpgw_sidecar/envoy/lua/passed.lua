@@ -1,5 +1,5 @@
 -- What a server gets of a client's headers: PASSES, PARAMS, and what its `forwardHeaders` names
--- (mcpgw_sidecar/protocol/headers.py). memo.lua and last.lua use it.
+-- (mcpgw_sidecar/protocol/passing.py). memo.lua and last.lua use it.
 is_passed = {}
 for _, name in ipairs(PASSES) do is_passed[name] = true end
 
