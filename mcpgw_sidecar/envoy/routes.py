@@ -19,8 +19,8 @@ from mcpgw_sidecar.protocol.passing import PROTO
 ROUTES = "mcpgw_routes"
 _NOT_FOUND = '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Not found: the endpoint is /mcp"}}'
 _CORS = "envoy.filters.http.cors"
-# For events.lua, which takes it away; metadata cost it ten times as much. Clients see it where
-# Envoy answers for a server that breaks off while events.lua waits for the rest.
+# For events.lua, which takes it away, and needs no metadata then. Clients see it where Envoy
+# answers for a server that breaks off while events.lua waits for the rest.
 _LOOKED_AT: Resource = {
     "header": {"key": h.X_ID, "value": f"%DYNAMIC_METADATA({METADATA}:{ID})%"},
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",

@@ -121,7 +121,7 @@ PARTS: dict[str, Edit] = {
     ),
     "the name's exchange": lua(("  if tool.renamed then", "  if false then")),
     "the look at the answer (`trusted: true`)": _trusted,
-    "the walk over the answer": lua(("    if not walk_on(new_walk(), text, 1, #text, call[ID]) then", "    if false then")),
+    "the walk over the answer": lua(("    if not walk_on(new_walk(), text, 1, #text, id) then", "    if false then")),
     "the native look at the answer of a trusted server (with Lua instead)": lambda manager: (_trusted(manager), _answers_seen(manager))[0],
     "headers that the server does not get": lua(
         ("  if STAMPS ~= '' then pass(headers, tool.wanted, is_known(headers, session, version) and session.removed)", "  if STAMPS ~= '' then")
