@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import json
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import unquote
 
 import httpx2
@@ -38,6 +40,9 @@ class AdminApp:
     `facts` returns the current state, `waiting_for` why the process is not ready yet. `hosts` are
     names that a request may have as its Host, besides addresses: a page that was made to resolve
     its own name to this machine must not read the status.
+
+    The status names every server, so only this machine reads it, and whoever has the token in
+    `token_file`. (In a pod the port is open to the network, for probes and Prometheus.)
     """
 
     def __init__(
@@ -48,8 +53,10 @@ class AdminApp:
         waiting_for: Callable[[], str | None],
         envoy_admin: Address | None,
         hosts: frozenset[str] = frozenset(),
+        token_file: Path | None = None,
     ) -> None:
         self._hosts = hosts | {"localhost", socket.gethostname().lower()}
+        self._token_file = token_file
         self._metrics = metrics
         self._facts = facts
         self._waiting_for = waiting_for
@@ -62,7 +69,8 @@ class AdminApp:
         try:
             if await wait_body(receive, MAX_BODY) is None:
                 return  # no path takes a body: hypercorn closes a connection that sends more
-            status, kind, body = self._misdirected(scope) or await self._wait_answer(scope["method"], scope["path"])
+            refusal = self._misdirected(scope) or self._forbidden(scope)
+            status, kind, body = refusal or await self._wait_answer(scope["method"], scope["path"])
         except Exception:
             log.exception("Admin failed on a request")
             status, kind, body = 500, _JSON, b'{"error":"internal error: see the log"}'
@@ -78,6 +86,18 @@ class AdminApp:
         return _json(
             421, {"error": f"Misdirected Request: the admin port does not serve {host[:200]!r}; name it with --admin-host"}
         )
+
+    def _forbidden(self, scope: Scope) -> tuple[int, str, bytes] | None:
+        """403 for the status, unless it is asked for on this machine or with the token."""
+        is_here = _is_loopback((scope.get("client") or ("",))[0])
+        if is_here or not f"{scope['path']}/".startswith("/status/"):
+            return None
+        token = b"" if self._token_file is None else self._token_file.read_bytes().strip()
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        if token and hmac.compare_digest(given, b"Bearer " + token):
+            return None
+        hint = "ask on its own machine (in Kubernetes: kubectl port-forward), or with the Bearer token of --admin-token-file"
+        return _json(403, {"error": f"Forbidden: /status is not for the network; {hint}"})
 
     async def _wait_answer(self, method: str, path: str) -> tuple[int, str, bytes]:
         if method not in {"GET", "HEAD"}:
@@ -138,6 +158,15 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _json(status: int, value: object) -> tuple[int, str, bytes]:

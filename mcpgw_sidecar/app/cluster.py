@@ -52,7 +52,8 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
         config_map = ConfigMapSource(api, ref, values.desired, publish)
         config_loaded, tasks = config_map.loaded, [config_map.wait_following]
     else:
-        source, lease = KubernetesSource(api, values.desired, publish, settings.external_names), _lease(api, namespace)
+        lease = _lease(api, namespace)
+        source = KubernetesSource(api, values.desired, publish, settings.external_names, settings.secrets_in)
         config_loaded, tasks = source.loaded, [source.wait_following, *_writer_tasks(api, source, lease, values)]
         more = {"writes": partial(_writes, lease), "incomplete": source.incomplete}
     if settings.session_key_file is not None:

@@ -119,6 +119,7 @@ class _Parts:
             waiting_for=self.waiting_for,
             envoy_admin=envoy_admin,
             hosts=frozenset(self.settings.admin_hosts),
+            token_file=self.settings.admin_token_file,
         )
 
     def waiting_for(self) -> str | None:

@@ -42,9 +42,11 @@ class Settings:
     router_address: Address | None = None
     admin_address: Address = Address("127.0.0.1", 9090)
     admin_hosts: tuple[str, ...] = ()
+    admin_token_file: Path | None = None
     public_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     external_names: tuple[str, ...] = ()
+    secrets_in: tuple[str, ...] = ()
     session_key_file: Path | None = None
     session_store: str | None = attrs.field(default=None, repr=False)
     session_lifetime: float = 86400.0

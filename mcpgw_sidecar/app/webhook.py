@@ -10,7 +10,7 @@ import trio
 from mcpgw_sidecar.errors import ApiError, UnavailableError
 from mcpgw_sidecar.kube.api import KubeApi
 from mcpgw_sidecar.kube.webhook import Certificates, WebhookApp, service_names
-from mcpgw_sidecar.manifests.sidecar import Sidecar
+from mcpgw_sidecar.manifests.container import Sidecar
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime import http
 from mcpgw_sidecar.runtime.backoff import Backoff

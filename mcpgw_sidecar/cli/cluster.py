@@ -14,8 +14,9 @@ import trio
 from mcpgw_sidecar.cli import manifests, options
 from mcpgw_sidecar.cli.types import ADDRESS, HOST, NAMED
 from mcpgw_sidecar.errors import ConfigurationError, RefusedError
+from mcpgw_sidecar.manifests.container import Sidecar
 from mcpgw_sidecar.manifests.gateways import Gateway
-from mcpgw_sidecar.manifests.sidecar import Injected, Sidecar
+from mcpgw_sidecar.manifests.sidecar import Injected
 from mcpgw_sidecar.manifests.webhook import PORT as WEBHOOK_PORT
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.runtime.files import replace_text
@@ -64,6 +65,7 @@ def manifests_command(sections: tuple[str, ...], **values: Any) -> None:  # noqa
       rbac     the namespace of the sidecars, and the least rights of gateway pods
       istio    EnvoyFilter, the clients' route, and the sidecar for gateways that Istio deploys
       envoy    a gateway of a plain Envoy, with the sidecar
+      network  NetworkPolicy: the admin port for namespaces labelled mcpgw.dev/scrapes: "true"
       webhook  the admission webhook that injects the sidecar
       samples  the guide's Gateway, HTTPRoutes, MCPServers and test servers
     """
@@ -161,6 +163,8 @@ def _sidecar(values: Mapping[str, Any]) -> Sidecar:
         image=values["image"],
         namespace=values["namespace"],
         public_hosts=values["public_hosts"],
+        external_names=values["external_names"],
+        secrets_in=values["secrets_in"],
         envoy_container=values["envoy_container"],
         max_body=values["max_body"],
         given=frozenset(name for name in values if _is_given(name)),

@@ -184,11 +184,13 @@ def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
 
 @cli.command()
 @options.admin_option
+@options.admin_token_option
 @click.option("--watch", is_flag=True, help="Stay and refresh every second.")
 @click.option("--json", "as_json", is_flag=True, help="The document of /status as it is.")
-def status(admin_address: Any, watch: bool, as_json: bool) -> None:  # noqa: ANN401, FBT001  # click hands in what it parsed
+def status(admin_address: Any, admin_token_file: Path | None, watch: bool, as_json: bool) -> None:  # noqa: ANN401, FBT001  # click's
     """Show the servers of a running sidecar: reachable or why not, tools, conflicts, sessions."""
-    follow_status(str(admin_address), watch=watch, as_json=as_json)
+    token = "" if admin_token_file is None else admin_token_file.read_text(encoding="utf-8").strip()
+    follow_status(str(admin_address), token=token, watch=watch, as_json=as_json)
 
 
 def main() -> None:

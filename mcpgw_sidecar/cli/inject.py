@@ -13,7 +13,8 @@ from ruamel.yaml.tokens import AliasToken
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.manifests.sidecar import Injected, Sidecar, inject
+from mcpgw_sidecar.manifests.container import Sidecar
+from mcpgw_sidecar.manifests.sidecar import Injected, inject
 
 _DOCUMENTS = re.compile(r"^(?=---(?:\s|$))", re.MULTILINE)
 

@@ -11,9 +11,9 @@ import attrs
 import yaml
 
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
-from mcpgw_sidecar.manifests.gateways import Gateway, istio, plain_envoy
+from mcpgw_sidecar.manifests.container import Sidecar
+from mcpgw_sidecar.manifests.gateways import Gateway, istio, network, plain_envoy
 from mcpgw_sidecar.manifests.rights import sidecar_rights, webhook_rights
-from mcpgw_sidecar.manifests.sidecar import Sidecar
 from mcpgw_sidecar.manifests.webhook import webhook
 
 Document = dict[str, Any]
@@ -47,16 +47,17 @@ def scripts() -> dict[str, str]:
 
 def _rights(request: Request) -> list[Document]:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": request.sidecar.namespace}}
-    return [namespace, *sidecar_rights(request.sidecar.namespace, request.accounts)]
+    return [namespace, *sidecar_rights(request.sidecar.namespace, request.accounts, request.sidecar.secrets_in)]
 
 
 GENERATED: dict[str, Callable[[Request], list[Document]]] = {
     "rbac": _rights,
     "istio": lambda request: istio(request.gateway, request.sidecar, dump),
     "envoy": lambda request: plain_envoy(request.gateway, request.sidecar),
+    "network": lambda request: network(request.gateway),
     "webhook": lambda request: [*webhook_rights(request.sidecar.namespace), *webhook(request.sidecar)],
 }
-SECTIONS = ("crds", "rbac", "istio", "envoy", "webhook", "samples")
+SECTIONS = ("crds", "rbac", "istio", "envoy", "network", "webhook", "samples")
 
 
 def text_of(section: str, request: Request) -> str:

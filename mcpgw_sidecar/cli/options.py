@@ -22,12 +22,13 @@ from mcpgw_sidecar.cli.types import (
     INTERVAL,
     LIMIT,
     NAMESPACE as NAMESPACE_NAME,
+    NAMESPACE_OR_ALL,
     ORIGIN,
     UNIX_OR_ADDRESS,
 )
 from mcpgw_sidecar.config.units import duration_text, size_text
 from mcpgw_sidecar.demo import GUIDE_HOST
-from mcpgw_sidecar.manifests.sidecar import NAMESPACE, Sidecar
+from mcpgw_sidecar.manifests.container import NAMESPACE, Sidecar
 from mcpgw_sidecar.observability.logs import LEVELS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -125,6 +126,11 @@ router_option = option(
     type=UNIX_OR_ADDRESS,
     help="Where the router listens (gRPC); by default router.sock in --envoy-dir, without it 127.0.0.1:50051.",
 )
+admin_token_option = option(
+    "--admin-token-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Bearer token with which /status is read from other machines; read again when it changes.  [default: not at all]",
+)
 admin_option = _setting(
     "--admin-address", "admin_address", type=ADDRESS, help="Where /healthz, /readyz, /status and /metrics are served."
 )
@@ -132,6 +138,20 @@ envoy_dir_option = option(
     "--envoy-dir",
     type=click.Path(path_type=Path, file_okay=False),
     help="Write Envoy's bootstrap and dynamic resources there, and keep them up to date.",
+)
+
+external_names_option = option(
+    "--allow-external-names",
+    "external_names",
+    multiple=True,
+    help="Name, or suffix, that a Service of type ExternalName may stand for; * for all. Repeatable.  [default: none]",
+)
+secrets_option = option(
+    "--secrets-in",
+    "secrets_in",
+    multiple=True,
+    type=NAMESPACE_OR_ALL,
+    help="Namespace whose labelled Secrets MCPServers may name as their credentials; * for all. Repeatable.  [default: none]",
 )
 
 shared_options = _stack(
@@ -202,6 +222,8 @@ sidecar_options = _stack(
             envvar="MCPGW_PUBLIC_HOST",
             help="Host name that clients of the gateway use. Repeatable.",
         ),
+        external_names_option,
+        secrets_option,
         option("--envoy-container", help="Name of Envoy's container.  [default: istio-proxy, else envoy]"),
         _setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
     ]
@@ -220,12 +242,8 @@ run_options = _stack(
             type=NAMESPACE_NAME,
             help="Where sidecars keep ConfigMap, Lease and session keys in Kubernetes.  [default: their own namespace]",
         ),
-        option(
-            "--allow-external-names",
-            "external_names",
-            multiple=True,
-            help="Name, or suffix, that a Service of type ExternalName may stand for; * for all. Repeatable.  [default: none]",
-        ),
+        external_names_option,
+        secrets_option,
         envoy_dir_option,
         shared_options,
         option("--gateway-tls-cert", type=_ENVOYS_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
@@ -251,6 +269,7 @@ run_options = _stack(
             "off",
             "Envoy repeats decisions of the router; off, and log level debug: every request goes to the router.",
         ),
+        admin_token_option,
         _setting("--drain-time", "drain_time", type=DURATION, help="For requests in flight at SIGTERM."),
         log_options,
     ]

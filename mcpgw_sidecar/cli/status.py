@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -17,15 +19,17 @@ from mcpgw_sidecar.errors import UnavailableError
 
 REFRESH = 1.0  # seconds
 _PIPED = 240  # columns
+_FORBIDDEN = 403
 
 
-def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
-    """Print the status once, or keep it on the screen.
+def follow_status(admin: str, *, token: str = "", watch: bool, as_json: bool) -> None:
+    """Print the status once, or keep it on the screen. `token` is for a sidecar elsewhere.
 
     Raises UnavailableError when there is no sidecar.
     """
+    fetch = partial(_fetch, admin, token)
     if not watch:
-        document = _fetch(admin)
+        document = fetch()
         if as_json:
             click.echo(json.dumps(document, indent=2))
         else:
@@ -33,12 +37,12 @@ def follow_status(admin: str, *, watch: bool, as_json: bool) -> None:
         return
     if as_json:
         while True:
-            click.echo(json.dumps(_fetch(admin)))
+            click.echo(json.dumps(fetch()))
             time.sleep(REFRESH)
     console = _console()
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
-            view = _view(admin)
+            view = _view(fetch)
             if console.is_terminal:
                 live.update(view, refresh=True)
             else:
@@ -52,9 +56,9 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=_PIPED)
 
 
-def _view(admin: str) -> RenderableType:
+def _view(fetch: Callable[[], dict[str, Any]]) -> RenderableType:
     try:
-        return render(_fetch(admin))
+        return render(fetch())
     except UnavailableError as error:  # the sidecar may come back, and --watch has to show that
         return Text(str(error), style="red")
 
@@ -122,14 +126,17 @@ def _lines(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _fetch(admin: str) -> dict[str, Any]:
+def _fetch(admin: str, token: str) -> dict[str, Any]:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
         # Plain HTTP: there is no certificate to verify.
-        answer = httpx2.get(f"http://{admin}/status", timeout=5.0, trust_env=False, verify=False)
+        answer = httpx2.get(f"http://{admin}/status", headers=headers, timeout=5.0, trust_env=False, verify=False)
         answer.raise_for_status()
         document: dict[str, Any] = answer.json()
     except (httpx2.HTTPError, ValueError) as error:
         why = f"HTTP {error.response.status_code}" if isinstance(error, httpx2.HTTPStatusError) else type(error).__name__
         msg = f"no sidecar answers at {admin} ({why}); is it running? name its admin port with --admin-address"
+        if isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == _FORBIDDEN:
+            msg = f"the sidecar at {admin} tells its status to its own machine alone: go there, or give --admin-token-file"
         raise UnavailableError(msg) from None
     return document

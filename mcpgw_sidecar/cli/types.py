@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration, parse_size
+from mcpgw_sidecar.resources.kinds import EVERYWHERE
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address, parse_address
 
@@ -87,6 +88,10 @@ def _namespace(text: str) -> str:
     return text
 
 
+def _namespace_or_all(text: str) -> str:
+    return text if text == EVERYWHERE else _namespace(text)
+
+
 def _image(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
         raise ValueError(f"{text!r} is no image: write it like registry.example.com/mcpgw-sidecar:1.0")
@@ -110,6 +115,7 @@ CONFIG = Parsed("FILE|configmap:NS/NAME", _config)
 NAMED = Parsed("NAMESPACE/NAME", _namespaced_name)
 HOST = Parsed("HOST", _host)
 NAMESPACE = Parsed("NAMESPACE", _namespace)
+NAMESPACE_OR_ALL = Parsed("NAMESPACE|*", _namespace_or_all)
 IMAGE = Parsed("IMAGE", _image)
 DURATION = Parsed("DURATION", parse_duration)
 ADDRESS = Parsed("HOST:PORT", parse_address)

@@ -18,7 +18,17 @@ from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources import objects
 from mcpgw_sidecar.resources.configmap import KEY
 from mcpgw_sidecar.resources.index import Index
-from mcpgw_sidecar.resources.kinds import CONFIG_MAP, ESSENTIAL, MCP_SERVER, VIRTUAL_SERVER, WATCHED, ResourceKind
+from mcpgw_sidecar.resources.kinds import (
+    CONFIG_MAP,
+    ESSENTIAL,
+    EVERYWHERE,
+    MCP_SERVER,
+    SECRET,
+    VIRTUAL_SERVER,
+    WATCHED,
+    ResourceKind,
+    watch_name,
+)
 from mcpgw_sidecar.resources.objects import Ref, read, ref_of
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -41,22 +51,26 @@ class KubernetesSource:
         desired: Watched[Desired],
         publish: Callable[[Desired], None],
         external_names: Collection[str] = (),
+        secrets_in: Collection[str] = (),
     ) -> None:
         self._api = api
         self._desired = desired
         self._push = publish
-        self.index = Index(external_names)
+        self.index = Index(external_names, secrets_in)
         self.targets = Targets()
         self.loaded = trio.Event()
-        self._unlisted_kinds = {kind.name for kind in WATCHED}
-        self._absent_kinds: set[str] = set()
+        namespaces: list[str | None] = [None] if EVERYWHERE in secrets_in else [*dict.fromkeys(secrets_in)]
+        self._sinks = [_KindSink(self, kind) for kind in WATCHED] + [_KindSink(self, SECRET, each) for each in namespaces]
+        self._unlisted = {sink.name for sink in self._sinks}
+        self._absent: set[str] = set()
         self._dirty = trio.Event()
 
     async def wait_following(self) -> None:
         """Publish the configuration after each change of the objects, for ever."""
         async with trio.open_nursery() as nursery:
-            for kind in WATCHED:
-                nursery.start_soon(Reflector(self._api, kind, _KindSink(self, kind)).wait_reflecting)
+            for sink in self._sinks:
+                reflector = Reflector(self._api, sink.kind, sink, namespace=sink.namespace)
+                nursery.start_soon(reflector.wait_reflecting)
             await self._wait_first()
             while True:
                 self._publish()
@@ -66,11 +80,11 @@ class KubernetesSource:
 
     async def _wait_first(self) -> None:
         """Wait for the essential kinds, and up to `PATIENCE` seconds for the others."""
-        while self._unlisted_kinds & ESSENTIAL:
+        while self._unlisted & ESSENTIAL:
             await self._dirty.wait()
             self._dirty = trio.Event()
         with trio.move_on_after(PATIENCE):
-            while self._unlisted_kinds:
+            while self._unlisted:
                 await self._dirty.wait()
                 self._dirty = trio.Event()
 
@@ -85,19 +99,19 @@ class KubernetesSource:
         if servers or kind is VIRTUAL_SERVER:
             self._dirty.set()
 
-    def synced(self, kind: ResourceKind) -> None:
-        """The list of a kind is complete."""
-        self._unlisted_kinds.discard(kind.name)
+    def synced(self, watch: str) -> None:
+        """The first list of a watch is complete."""
+        self._unlisted.discard(watch)
         self._dirty.set()
 
-    def absent(self, kind: ResourceKind) -> None:
+    def absent(self, watch: str) -> None:
         """The API has no such kind: there is nothing to list."""
-        self._absent_kinds.add(kind.name)
+        self._absent.add(watch)
 
     def incomplete(self) -> str | None:
         """The kinds that were never listed: servers may be missing. None if there are none."""
-        kinds = sorted(self._unlisted_kinds - self._absent_kinds)
-        return f"a first list of {', '.join(kinds)}" if kinds else None
+        watches = sorted(self._unlisted - self._absent)
+        return f"a first list of {', '.join(watches)}" if watches else None
 
     def troubled(self) -> None:
         """A kind cannot be watched, or can be again: publish that for `/status`."""
@@ -132,16 +146,24 @@ class KubernetesSource:
 
 @attrs.define
 class _KindSink:
-    """The index as the sink of one kind. An object that cannot be read is left out alone."""
+    """The index as the sink of one kind, or of one kind in a namespace.
+
+    An object that cannot be read is left out alone.
+    """
 
     source: KubernetesSource
     kind: ResourceKind
+    namespace: str | None = None
+
+    @property
+    def name(self) -> str:
+        return watch_name(self.kind.name, self.namespace)
 
     def reset(self, raws: list[Raw]) -> None:
         values = [value for value in map(self._value, raws) if value is not None]
-        self.source.changed(self.kind, None, self.source.index.reset(self.kind.name, values))
+        self.source.changed(self.kind, None, self.source.index.reset(self.kind.name, values, self.namespace))
         self.source.targets.add(self.kind.name, {value.ref for value in values})
-        self.source.synced(self.kind)
+        self.source.synced(self.name)
 
     def apply(self, raw: Raw) -> None:
         value = self._value(raw)
@@ -156,9 +178,9 @@ class _KindSink:
 
     def trouble(self, reason: str | None, status: int = 0) -> None:
         if status == _NO_SUCH_KIND:
-            self.source.absent(self.kind)
-        if self.source.index.troubles.get(self.kind.name) != reason:
-            self.source.targets.add(MCP_SERVER.name, self.source.index.trouble(self.kind.name, reason))
+            self.source.absent(self.name)
+        if self.source.index.troubles.get(self.name) != reason:
+            self.source.targets.add(MCP_SERVER.name, self.source.index.trouble(self.kind.name, reason, self.namespace))
             self.source.troubled()
 
     def _value(self, raw: Raw) -> objects.WatchedObject | None:

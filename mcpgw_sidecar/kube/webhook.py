@@ -23,8 +23,9 @@ from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.errors import ApiError
 from mcpgw_sidecar.kube.api import KubeApi, Raw
 from mcpgw_sidecar.kube.authority import Authority, ServerIdentity, make_authority, make_server
+from mcpgw_sidecar.manifests.container import Sidecar
 from mcpgw_sidecar.manifests.rights import WEBHOOK
-from mcpgw_sidecar.manifests.sidecar import INJECT_LABEL, Sidecar, patch
+from mcpgw_sidecar.manifests.sidecar import INJECT_LABEL, patch
 from mcpgw_sidecar.manifests.webhook import PATH
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources.kinds import ANY_SECRET, SECRET, WEBHOOK_CA_NAME, ResourceKind

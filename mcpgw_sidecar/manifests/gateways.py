@@ -13,13 +13,15 @@ from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.envoy.clusters import Resource
 from mcpgw_sidecar.envoy.istio import IstioSettings, envoy_filter
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT
-from mcpgw_sidecar.manifests.sidecar import BROKER, ENVOY_CONTAINER, ROUTER, Sidecar, inject, overlay
+from mcpgw_sidecar.manifests.container import ADMIN_PORT, BROKER, ROUTER, Sidecar
+from mcpgw_sidecar.manifests.sidecar import ENVOY_CONTAINER, inject, overlay
 from mcpgw_sidecar.model.names import ENDPOINT
-from mcpgw_sidecar.resources.kinds import GATEWAY_GROUP
+from mcpgw_sidecar.resources.kinds import GATEWAY_GROUP, GROUP
 
 NAMESPACE, GATEWAY = "gateway-system", "mcp-gateway"
 BROKER_HOST = f"broker.{PROGRAM}.internal"
 DEFAULTS = f"{PROGRAM}-gateway"
+SCRAPES = f"{GROUP}/scrapes"  # the label of namespaces whose pods may read the metrics
 ENVOY_IMAGE = "envoyproxy/envoy:v1.40.0"
 Document = dict[str, Any]
 
@@ -98,6 +100,30 @@ def plain_envoy(gateway: Gateway, sidecar: Sidecar) -> list[Document]:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": labels, "ports": ports}}
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
     return [_namespace(gateway), account, deployment, service]
+
+
+def network(gateway: Gateway) -> list[Document]:
+    """NetworkPolicies for the pods of both gateways: the admin port is for those who are named.
+
+    Every other port stays open: clients come by ports that only the Gateway knows. Probes come from
+    the node, which no policy keeps out.
+    """
+    below, above = ({"port": 1, "endPort": ADMIN_PORT - 1}, {"port": ADMIN_PORT + 1, "endPort": 65535})
+    metrics = {"from": [{"namespaceSelector": {"matchLabels": {SCRAPES: "true"}}}], "ports": [{"port": ADMIN_PORT}]}
+    pods = {f"{PROGRAM}-istio": gateway.labels, PROGRAM: {"app.kubernetes.io/name": gateway.name}}
+    return [
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": name, "namespace": gateway.namespace},
+            "spec": {
+                "podSelector": {"matchLabels": dict(labels)},
+                "policyTypes": ["Ingress"],
+                "ingress": [{"ports": [below, above]}, metrics],
+            },
+        }
+        for name, labels in pods.items()
+    ]
 
 
 def _namespace(gateway: Gateway) -> Document:

@@ -10,6 +10,7 @@ from typing import Any
 from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.resources.kinds import (
     CONFIG_MAP_NAME,
+    EVERYWHERE,
     GATEWAY_GROUP,
     GROUP,
     LEASE,
@@ -24,11 +25,15 @@ Document = dict[str, Any]
 _WATCH = ["list", "watch"]
 
 
-def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> list[Document]:
+def sidecar_rights(
+    namespace: str, accounts: tuple[tuple[str, str], ...], secrets_in: tuple[str, ...] = ()
+) -> list[Document]:
     """The rights of the service accounts (namespace, name) of gateway pods.
 
-    The sidecars share a Lease, a ConfigMap and a Secret in `namespace`.
+    The sidecars share a Lease, a ConfigMap and a Secret in `namespace`, and read the Secrets of the
+    namespaces `secrets_in`.
     """
+    credentials = [None] if EVERYWHERE in secrets_in else [*dict.fromkeys(secrets_in)]
     everywhere = [
         _rule(GROUP, ["mcpservers", "mcpvirtualservers"], _WATCH),
         _rule(GROUP, ["mcpservers/status", "mcpvirtualservers/status"], ["patch"]),
@@ -49,12 +54,11 @@ def sidecar_rights(namespace: str, accounts: tuple[tuple[str, str], ...]) -> lis
     return [
         _secret(SESSION_KEY_NAME, namespace),
         _role("ClusterRole", PROGRAM, None, everywhere),
-        # A role of its own, so that a user can leave it out or bind it by namespace: RBAC knows no
-        # labels, so this role may read every Secret where it is bound.
+        # RBAC knows no labels, so this role may read every Secret of a namespace where it is bound.
         _role("ClusterRole", CREDENTIALS, None, [_rule("", ["secrets"], _WATCH)]),
         _role("Role", PROGRAM, namespace, shared),
         _binding("ClusterRole", PROGRAM, None, accounts),
-        _binding("ClusterRole", CREDENTIALS, None, accounts),
+        *(_binding("ClusterRole", CREDENTIALS, each, accounts) for each in credentials),
         _binding("Role", PROGRAM, namespace, accounts),
         _role(
             "Role",
@@ -97,7 +101,7 @@ def _role(kind: str, name: str, namespace: str | None, rules: list[Document]) ->
 def _binding(kind: str, name: str, namespace: str | None, accounts: tuple[tuple[str, str], ...]) -> Document:
     return {
         "apiVersion": f"{_RBAC}/v1",
-        "kind": f"{kind}Binding",
+        "kind": "RoleBinding" if namespace is not None else "ClusterRoleBinding",
         "metadata": _meta(name, namespace),
         "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": name},
         "subjects": [

@@ -1,6 +1,4 @@
-"""The sidecar container beside Envoy, and its injection into pods.
-
-It is a native sidecar container (an init container with restartPolicy Always).
+"""The injection of the sidecar into pods.
 
 `inject` changes a manifest in place: a Pod, an object with a pod template, or a List of these. It
 is idempotent. It takes any kind of mapping, so that the comments and the order of a file survive.
@@ -15,41 +13,14 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.envoy.settings import MAX_BODY, Endpoint
+from mcpgw_sidecar.manifests.container import BOOTSTRAP, Sidecar, container, mount, volume
 
 Manifest = MutableMapping[str, Any]
 
-NAMESPACE = "mcp-system"
-RUN_DIR = "/run/mcpgw"
-VOLUME = "mcpgw-run"
-ENVOY_DIR = f"{RUN_DIR}/envoy"
-BOOTSTRAP = f"{ENVOY_DIR}/bootstrap.yaml"
-ROUTER = Endpoint(path=f"{RUN_DIR}/router.sock")
-BROKER = Endpoint(host="127.0.0.1", port=9091)  # gateways often listen on 8080, the default
-ADMIN_PORT = 9090
 INJECT_LABEL = "mcpgw.dev/inject"
 INJECTED = "mcpgw.dev/injected"
 ISTIO_CONTAINER, ENVOY_CONTAINER = "istio-proxy", "envoy"
-_USER = 65532  # the user `nonroot` of distroless images
 _TEMPLATED = frozenset({"Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"})
-
-
-@attrs.frozen(kw_only=True)
-class Sidecar:
-    """The settings of the sidecar. `max_body` is in bytes.
-
-    `envoy_container` is the name of Envoy's container. Without it, `inject` looks for the names
-    that Istio and this program use. `given` holds the names of the fields that the user set: when a
-    pod has a sidecar already, that one keeps its values of the other fields, and what somebody
-    added to it by hand.
-    """
-
-    image: str = f"{PROGRAM}:{__version__}"
-    namespace: str = NAMESPACE
-    public_hosts: tuple[str, ...] = ()
-    envoy_container: str | None = None
-    max_body: int = MAX_BODY
-    given: frozenset[str] = frozenset()
 
 
 @attrs.frozen(kw_only=True)
@@ -65,57 +36,11 @@ class Injected:
     remark: str | None = None
 
 
-def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
-    """The container. With `writes_envoy` it writes files for a plain Envoy.
-
-    Istio configures its own Envoy.
-    """
-    arguments = [
-        "run",
-        "--kubernetes",
-        f"--namespace={sidecar.namespace}",
-        f"--router-address=unix:{ROUTER.path}",
-        f"--broker-address={BROKER.host}:{BROKER.port}",
-        f"--admin-address=0.0.0.0:{ADMIN_PORT}",
-        *(f"--public-host={host}" for host in sidecar.public_hosts),
-        *([f"--envoy-dir={ENVOY_DIR}"] if writes_envoy else []),
-        *([f"--max-body={sidecar.max_body}"] if sidecar.max_body != MAX_BODY else []),
-    ]
-    fields = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
-    return {
-        "name": PROGRAM,
-        "image": sidecar.image,
-        "restartPolicy": "Always",  # as an init container: it starts before Envoy and ends after it
-        "args": arguments,
-        "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()],
-        "ports": [{"name": "mcpgw-admin", "containerPort": ADMIN_PORT}],
-        "startupProbe": _probe("/healthz", periodSeconds=1, failureThreshold=60),
-        "readinessProbe": _probe("/readyz", periodSeconds=2),
-        "livenessProbe": _probe("/healthz", periodSeconds=10),
-        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "2", "memory": "512Mi"}},
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "volumeMounts": [_mount()],
-    }
-
-
-def volume() -> dict[str, Any]:
-    """The volume that sidecar and Envoy share: the router's socket, and Envoy's files."""
-    return {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}
-
-
 def overlay(sidecar: Sidecar) -> dict[str, Any]:
     """The values that Istio merges into the Deployment that it makes for a Gateway."""
     spec = {
         "initContainers": [container(sidecar, writes_envoy=False)],
-        "containers": [{"name": ISTIO_CONTAINER, "volumeMounts": [_mount()]}],
+        "containers": [{"name": ISTIO_CONTAINER, "volumeMounts": [mount()]}],
         "volumes": [volume()],
     }
     return {"spec": {"template": {"metadata": {"annotations": {INJECTED: __version__}}, "spec": spec}}}
@@ -178,7 +103,7 @@ def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
     old_container = next((item for item in spec.get("initContainers") or () if item.get("name") == PROGRAM), None)
     _put(spec, "initContainers", _merged_container(container(sidecar, writes_envoy=is_plain), old_container, sidecar))
     _put(spec, "volumes", volume())
-    _put(envoy, "volumeMounts", _mount())
+    _put(envoy, "volumeMounts", mount())
     remark = _start_with_bootstrap(envoy) if is_plain else None
     for key in ("metadata", "annotations"):
         owner = pod if key == "metadata" else pod["metadata"]
@@ -188,7 +113,13 @@ def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
     return Injected(name=name, changed=pod != original, remark=remark)
 
 
-_FIELDS = {"namespace": "--namespace", "public_hosts": "--public-host", "max_body": "--max-body"}
+_FIELDS = {
+    "namespace": "--namespace",
+    "public_hosts": "--public-host",
+    "external_names": "--allow-external-names",
+    "secrets_in": "--secrets-in",
+    "max_body": "--max-body",
+}
 
 
 def _merged_container(new_container: dict[str, Any], old_container: Manifest | None, sidecar: Sidecar) -> dict[str, Any]:
@@ -289,11 +220,3 @@ def _put(owner: Manifest, key: str, item: dict[str, Any]) -> None:
                 items[index] = item
             return
     items.append(item)
-
-
-def _mount() -> dict[str, Any]:
-    return {"name": VOLUME, "mountPath": RUN_DIR}
-
-
-def _probe(path: str, **more: int) -> dict[str, Any]:
-    return {"httpGet": {"path": path, "port": ADMIN_PORT}, **more}

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 from mcpgw_sidecar import PROGRAM
+from mcpgw_sidecar.manifests.container import Sidecar
 from mcpgw_sidecar.manifests.rights import WEBHOOK
-from mcpgw_sidecar.manifests.sidecar import INJECT_LABEL, Sidecar
+from mcpgw_sidecar.manifests.sidecar import INJECT_LABEL
 
 PORT = 9443
 PATH = "/inject"

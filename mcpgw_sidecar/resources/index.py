@@ -18,7 +18,16 @@ import attrs
 
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Refused, Server, VirtualServer
-from mcpgw_sidecar.resources.kinds import GRANT, HTTP_ROUTE, MCP_SERVER, SECRET, SERVICE, VIRTUAL_SERVER
+from mcpgw_sidecar.resources.kinds import (
+    EVERYWHERE,
+    GRANT,
+    HTTP_ROUTE,
+    MCP_SERVER,
+    SECRET,
+    SERVICE,
+    VIRTUAL_SERVER,
+    watch_name,
+)
 from mcpgw_sidecar.resources.objects import (
     Grant,
     HttpRoute,
@@ -70,6 +79,9 @@ class _RecordingLookup:
         self.dependencies.add((GRANT.name, namespace, ""))
         return self._index.grants.get(namespace, {}).values()
 
+    def reads_secrets(self, namespace: str) -> bool:
+        return bool({EVERYWHERE, namespace} & set(self._index.secrets_in))
+
     def troubles(self) -> Mapping[str, str]:
         return self._index.troubles
 
@@ -86,11 +98,13 @@ class Index:
     """`apply`, `delete` and `reset` return the MCPServers whose row may have changed.
 
     An object that equals the one in the index changes nothing. `external_names` are allowed for
-    Services of type ExternalName.
+    Services of type ExternalName; `secrets_in` are the namespaces whose Secrets are watched.
+    `troubles` has the reason why a watch fails, by `watch_name`.
     """
 
-    def __init__(self, external_names: Collection[str] = ()) -> None:
+    def __init__(self, external_names: Collection[str] = (), secrets_in: Collection[str] = ()) -> None:
         self.external_names = external_names
+        self.secrets_in = secrets_in
         self.objects: dict[str, dict[Ref, WatchedObject]] = defaultdict(dict)
         self.grants: dict[str, dict[Ref, Grant]] = defaultdict(dict)
         self.troubles: dict[str, str] = {}
@@ -116,24 +130,26 @@ class Index:
             del self.grants[ref.namespace][ref]
         return self._changed(kind, ref)
 
-    def reset(self, kind: str, values: Iterable[WatchedObject]) -> set[Ref]:
-        """These objects are all that exist of a kind."""
+    def reset(self, kind: str, values: Iterable[WatchedObject], namespace: str | None = None) -> set[Ref]:
+        """These objects are all that exist of a kind, or of a kind in a namespace."""
         by_ref = {value.ref: value for value in values}
         changed: set[Ref] = set()
-        for ref in [ref for ref in self.objects[kind] if ref not in by_ref]:
+        there = [ref for ref in self.objects[kind] if namespace in {None, ref.namespace}]
+        for ref in [ref for ref in there if ref not in by_ref]:
             changed |= self.delete(kind, ref)
         for value in by_ref.values():
             changed |= self.apply(kind, value)
         return changed
 
-    def trouble(self, kind: str, reason: str | None) -> set[Ref]:
-        """The watch of a kind fails for `reason`, or works again (None)."""
-        if self.troubles.get(kind) == reason:
+    def trouble(self, kind: str, reason: str | None, namespace: str | None = None) -> set[Ref]:
+        """The watch of a kind (in a namespace) fails for `reason`, or works again (None)."""
+        watch = watch_name(kind, namespace)
+        if self.troubles.get(watch) == reason:
             return set()
         if reason is None:
-            del self.troubles[kind]
+            del self.troubles[watch]
         else:
-            self.troubles[kind] = reason
+            self.troubles[watch] = reason
         refs = [
             ref
             for ref, dependencies in self._dependencies.items()

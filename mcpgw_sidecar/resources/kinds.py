@@ -56,8 +56,11 @@ SESSION_KEY_NAME = "mcpgw-sidecar-session-key"
 WEBHOOK_CA_NAME = "mcpgw-sidecar-webhook-ca"
 """The objects that the sidecars share in their namespace."""
 
-WATCHED = (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE, GRANT, SERVICE, SECRET)
-"""The kinds from which the servers are resolved."""
+WATCHED = (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE, GRANT, SERVICE)
+"""The kinds from which the servers are resolved, besides the Secrets of some namespaces."""
+
+EVERYWHERE = "*"
+"""Stands for all namespaces."""
 
 ESSENTIAL = frozenset({MCP_SERVER.name, HTTP_ROUTE.name, SERVICE.name})
 """Without these kinds there is no configuration.
@@ -65,3 +68,8 @@ ESSENTIAL = frozenset({MCP_SERVER.name, HTTP_ROUTE.name, SERVICE.name})
 Without one of the others there is a smaller configuration, and the status of each object says what
 it lacks.
 """
+
+
+def watch_name(kind: str, namespace: str | None) -> str:
+    """The name of a watch: of all objects of a kind, or of those in a namespace."""
+    return kind if namespace is None else f"{kind} in {namespace}"

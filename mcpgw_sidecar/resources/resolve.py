@@ -36,7 +36,17 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.passing import read_forwarded
 from mcpgw_sidecar.resources import external
-from mcpgw_sidecar.resources.kinds import CREDENTIAL_LABEL, GATEWAY_GROUP, GRANT, GROUP, HTTP_ROUTE, MCP_SERVER, SERVICE
+from mcpgw_sidecar.resources.kinds import (
+    CREDENTIAL_LABEL,
+    GATEWAY_GROUP,
+    GRANT,
+    GROUP,
+    HTTP_ROUTE,
+    MCP_SERVER,
+    SECRET,
+    SERVICE,
+    watch_name,
+)
 from mcpgw_sidecar.resources.objects import Backend, Grant, HttpRoute, McpServer, Ref, Secret, Service
 
 CLUSTER_DOMAIN = "cluster.local"
@@ -76,6 +86,9 @@ class Lookup(Protocol):
 
     def grants(self, namespace: str) -> Iterable[Grant]:
         """The ReferenceGrants of a namespace."""
+
+    def reads_secrets(self, namespace: str) -> bool:
+        """Whether the Secrets of a namespace are watched."""
 
     def troubles(self) -> Mapping[str, str]:
         """The kinds that cannot be watched, each with the reason."""
@@ -223,9 +236,15 @@ def _credential(mcp_server: McpServer, lookup: Lookup) -> str | Problem | None:
         return None
     name, key = mcp_server.credential
     ref = Ref(mcp_server.ref.namespace, name)
+    if not lookup.reads_secrets(ref.namespace):
+        return _invalid_credential(
+            f"the sidecars read no Secret of namespace {ref.namespace}: give --secrets-in {ref.namespace} "
+            "to `mcpgw-sidecar manifests`, for the rights, and to `run`"
+        )
     secret = lookup.secret(ref)
     if secret is None:
-        trouble = lookup.troubles().get("Secret")
+        troubles = lookup.troubles()
+        trouble = troubles.get(watch_name(SECRET.name, ref.namespace)) or troubles.get(SECRET.name)
         fault = f'Secret {ref} not found, or without the label {CREDENTIAL_LABEL}: "true": create it, or label it'
         return _invalid_credential(fault if trouble is None else f"Secrets cannot be read ({trouble})")
     value = secret.text(key)

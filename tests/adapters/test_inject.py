@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from mcpgw_sidecar.cli.entry import cli
 from mcpgw_sidecar.cli.inject import injected
 from mcpgw_sidecar.errors import ConfigurationError, RefusedError
-from mcpgw_sidecar.manifests.sidecar import Sidecar
+from mcpgw_sidecar.manifests.container import Sidecar
 
 GATEWAY = """\
 # The gateway of team platform.

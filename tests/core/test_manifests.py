@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from mcpgw_sidecar.manifests.sidecar import BOOTSTRAP, INJECTED, Sidecar, container, inject, patch
+from mcpgw_sidecar.manifests.container import BOOTSTRAP, Sidecar, container
+from mcpgw_sidecar.manifests.sidecar import INJECTED, inject, patch
 
 SIDECAR = Sidecar(image="x:1", public_hosts=("gw.example.com",))
 

@@ -72,8 +72,10 @@ def secret(name: str = "key", **values: str) -> Any:
 KINDS = {McpServer: MCP_SERVER, HttpRoute: HTTP_ROUTE, VirtualServerObject: VIRTUAL_SERVER}
 
 
-def filled(*objects: Any, external_names: tuple[str, ...] = ("example.com",)) -> Index:
-    index = Index(external_names)
+def filled(
+    *objects: Any, external_names: tuple[str, ...] = ("example.com",), secrets_in: tuple[str, ...] = (NS, "second")
+) -> Index:
+    index = Index(external_names, secrets_in)
     for obj in objects:
         index.apply(kind_of(obj), obj)
     return index
@@ -235,6 +237,33 @@ def test_credentials() -> None:
     assert "Secrets cannot be read (forbidden)" in index_row.problem.message
     assert index.trouble(SECRET.name, "forbidden") == set()
     assert index.trouble(SECRET.name, None) == {Ref(NS, "s")}
+
+
+@pytest.mark.duty("kube.credential")
+def test_secrets_are_read_in_the_namespaces_that_are_named() -> None:
+    base = (mcp(credentialRef={"name": "key"}), route(), service(), secret(token="Bearer x"))
+    for named, is_read in (((), False), (("other",), False), ((NS,), True), (("*",), True)):
+        index_row = filled(*base, secrets_in=named).row(Ref(NS, "s"))
+        assert index_row is not None
+        assert index_row.server is not None
+        assert (index_row.server.credential == "Bearer x") == is_read
+        assert is_read or (index_row.problem is not None and f"give --secrets-in {NS}" in index_row.problem.message)
+
+
+@pytest.mark.duty("kube.credential")
+def test_the_watches_of_two_namespaces_know_nothing_of_each_other() -> None:
+    index = filled(mcp(credentialRef={"name": "key"}), route(), service(), secret(token="Bearer x"))
+    assert index.reset(SECRET.name, [], "second") == set()
+    assert index.trouble(SECRET.name, "forbidden", "second") == {Ref(NS, "s")}
+    assert (index_row := index.row(Ref(NS, "s"))) is not None
+    assert index_row.problem is None
+    assert index.reset(SECRET.name, [], NS) == {Ref(NS, "s")}
+    assert index.trouble(SECRET.name, "forbidden", NS) == {Ref(NS, "s")}
+    assert (index_row := index.row(Ref(NS, "s"))) is not None
+    assert index_row.problem is not None
+    assert "Secrets cannot be read (forbidden)" in index_row.problem.message
+    index.trouble(SECRET.name, None, NS)
+    assert set(index.troubles) == {"Secret in second"}
 
 
 def test_what_cannot_be_watched_may_be_there() -> None:

@@ -20,13 +20,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         new_cluster.install()
         for namespace in (NAMESPACE, "gateway-system"):
             new_cluster.kubectl("create", "namespace", namespace)
-        new_cluster.apply(shipped("rbac"))
+        new_cluster.apply(shipped("rbac", f"--secrets-in={NAMESPACE}"))
         yield new_cluster
 
 
-def shipped(*sections: str) -> str:
+def shipped(*arguments: str) -> str:
     """What `mcpgw-sidecar manifests` prints."""
-    command = [*PROGRAM, "manifests", *sections]
+    command = [*PROGRAM, "manifests", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
 
 

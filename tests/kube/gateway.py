@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.e2e.stack import SOURCE, Gateway
 from tests.kube.cluster import Cluster
 from tests.kube.dns import ClusterDns
+from tests.kube.objects import NAMESPACE
 
 RESOLVER = str(Path(__file__).parent / "resolver")
 SYSTEM = "mcp-system"
@@ -31,7 +32,7 @@ class KubeGateway(Gateway):
         kubeconfig: Path,
         *options: str,
         dns: ClusterDns | None = None,
-        source: tuple[str, ...] = ("--kubernetes", f"--namespace={SYSTEM}"),
+        source: tuple[str, ...] = ("--kubernetes", f"--namespace={SYSTEM}", f"--secrets-in={NAMESPACE}"),
     ) -> None:
         self.source = source
         self.env = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": os.pathsep.join([RESOLVER])}

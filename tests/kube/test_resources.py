@@ -158,6 +158,24 @@ def test_a_credential_is_used_rotated_and_missing(cluster: Cluster, client: Clie
     remove(cluster, "keyed")
 
 
+@pytest.mark.duty("kube.credential")
+def test_secrets_of_a_namespace_that_is_not_named_are_not_read(
+    cluster: Cluster, running: KubeGateway, two: ScriptedServer
+) -> None:
+    del running
+    objects = server_objects("far", two.port, "far_", credentialRef={"name": "the-key"})
+    for each in objects:
+        each["metadata"]["namespace"] = "gateway-system"
+    cluster.apply(*objects, secret("gateway-system", "the-key", token="Bearer third"))
+    condition = wait_until(lambda: (c := cluster.ready("mcpserver", "far", "gateway-system")) and c, "a verdict")
+    assert condition["reason"] == "InvalidCredential"
+    assert "read no Secret of namespace gateway-system: give --secrets-in gateway-system" in condition["message"]
+    account = "--as=system:serviceaccount:gateway-system:mcp-gateway"
+    assert cluster.kubectl("auth", "can-i", "list", "secrets", "-n", NAMESPACE, account).strip() == "yes"
+    assert "no" in cluster.kubectl("auth", "can-i", "list", "secrets", "-n", "gateway-system", account, check=False)
+    cluster.delete("mcpserver", "far", "gateway-system")
+
+
 @pytest.mark.duty("security.credentials")
 def test_secrets_are_never_logged(running: KubeGateway) -> None:
     assert "first-secret" not in running.sidecar.text

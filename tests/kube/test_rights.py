@@ -26,7 +26,7 @@ from tests.servers.scripted import ScriptedServer, tool
 
 ACCOUNT = ("gateway-system", "mcp-gateway")
 Right = tuple[str, str, str]  # name of the role, resource, verb
-SHIPPED = sidecar_rights(SYSTEM, (ACCOUNT,))
+SHIPPED = sidecar_rights(SYSTEM, (ACCOUNT,), (NAMESPACE,))
 SIGNS = {  # what the log says without a right, by resource and verb; list and watch are the same to an operator
     "leases": "WARN Lease not renewed",
     "configmaps list": "not allowed to watch configmaps",
@@ -54,12 +54,6 @@ def rights() -> list[tuple[str, int, str, str]]:
 def without(name: str, index: int, resource: str, verb: str) -> list[dict[str, Any]]:
     documents = copy.deepcopy(SHIPPED)
     for role in documents:
-        if (
-            role["metadata"]["name"] == "mcpgw-sidecar-credentials"
-            and role["kind"] == "ClusterRole"
-            and name.startswith("Role/")
-        ):
-            role["rules"] = []  # who may read every Secret may read the session keys: here they are bound by name alone
         if f"{role['kind']}/{role['metadata']['name']}" == name:
             rule = role["rules"][index]
             rest = {**rule, "resources": [each for each in rule["resources"] if each != resource]}

@@ -26,7 +26,7 @@ class IncrementalIsWhole(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.index = Index()
+        self.index = Index(secrets_in="*")
         self.known: dict[tuple[str, Ref], Any] = {}
 
     def put(self, kind: str, found: Any) -> None:
@@ -68,7 +68,7 @@ class IncrementalIsWhole(RuleBasedStateMachine):
 
     @invariant()
     def whole(self) -> None:
-        fresh = Index()
+        fresh = Index(secrets_in="*")
         for kind in {kind for kind, _ in self.known}:
             fresh.reset(kind, [obj for (of, _), obj in self.known.items() if of == kind])
         assert self.index.rows() == fresh.rows()
