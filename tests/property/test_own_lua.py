@@ -100,6 +100,12 @@ def test_what_does_not_pass(text: bytes) -> None:
     assert not passes(text, "5", [len(text) // 2])
 
 
+def test_ids_that_differ_in_an_escaped_backslash_are_two() -> None:
+    assert passes(b'{"id":"a\\\\u0041","result":{}}', '"a\\\\u0041"')
+    assert not passes(b'{"id":"a\\\\A","result":{}}', '"a\\\\u0041"')
+    assert passes(b'{"id":"a\\u005cA","result":{}}', '"a\\\\A"')
+
+
 FORGED = b'data: {"id":6,"result":{}}\n\n'
 LONG = b"x" * (1 << 20)
 WHOLE = Filter(messages(""))

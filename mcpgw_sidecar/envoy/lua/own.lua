@@ -27,10 +27,12 @@ end
 
 -- A JSON string without its escapes, for a comparison.
 local function spelled(raw)
-  local text = raw:gsub('\\u[dD]([89abAB]%x%x)\\u[dD]([c-fC-F]%x%x)', function(high, low)
+  local text = raw:gsub('\\\\', '\255') -- a backslash that escapes nothing: this byte is in no string
+  text = text:gsub('\\u[dD]([89abAB]%x%x)\\u[dD]([c-fC-F]%x%x)', function(high, low)
     return character((tonumber(high, 16) - 2048) * 1024 + tonumber(low, 16) - 3072 + 65536)
   end)
-  return (text:gsub('\\u(%x%x%x%x)', function(code) return character(tonumber(code, 16)) end):gsub('\\(/)', '%1'))
+  text = text:gsub('\\u(%x%x%x%x)', function(code) return code:lower() == '005c' and '\255' or character(tonumber(code, 16)) end)
+  return (text:gsub('\\(/)', '%1'))
 end
 
 -- Whether two ids are the same, however they are written.
