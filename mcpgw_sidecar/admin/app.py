@@ -21,7 +21,7 @@ from mcpgw_sidecar.admin.status import Facts, document, gauges, not_ready, serve
 from mcpgw_sidecar.inbound.guard import host_name
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
-from mcpgw_sidecar.runtime.envoyadmin import admin_client
+from mcpgw_sidecar.runtime.envoyclient import envoy_client
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 from mcpgw_sidecar.runtime.listeners import Address
 
@@ -145,7 +145,7 @@ class AdminApp:
         if self._envoy is None:
             return ""
         try:
-            async with admin_client(self._envoy, ENVOY_TIMEOUT) as http:
+            async with envoy_client(self._envoy, ENVOY_TIMEOUT) as http:
                 answer = await http.get("/stats/prometheus", params={"filter": "mcpgw_call|mcpgw.call"})
                 return answer.text
         except httpx2.HTTPError:

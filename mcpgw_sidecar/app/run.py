@@ -17,6 +17,7 @@ import os
 from functools import partial
 
 import attrs
+import httpx2
 import trio
 
 from mcpgw_sidecar import __version__
@@ -39,7 +40,6 @@ from mcpgw_sidecar.envoyfiles.stamps import Brief, StampFile
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory
 from mcpgw_sidecar.extproc.service import Router
-from mcpgw_sidecar.front import stateful
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.heal import Healer
@@ -48,10 +48,10 @@ from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime import http
+from mcpgw_sidecar.runtime.envoyclient import envoy_client
 from mcpgw_sidecar.runtime.systemd import ServiceManager
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.upstream.carrier import Carrier
 from mcpgw_sidecar.upstream.exchange import Exchanger
 from mcpgw_sidecar.upstream.pool import HttpClients
 from mcpgw_sidecar.upstream.stateful import UpstreamClient
@@ -79,6 +79,7 @@ class _Parts:
     manager: ServiceManager
     stamps: StampFile | Brief | None
     work: Work
+    inner: httpx2.AsyncClient | None
 
     def router(self) -> Router:
         """Make the router."""
@@ -86,23 +87,11 @@ class _Parts:
 
     def broker(self) -> BrokerApp:
         """Make the application of the broker."""
-        carrier = Carrier(
-            client=self.client,
-            heal=self.directory.wait_healed,
-            silence=self.settings.call_timeout,
-            stale=self.supervisor.list_again,
-        )
-        batches = BatchRunner(
-            decider=self.decider,
-            carrier=carrier,
-            metrics=self.metrics,
-            answer_own=lambda inbound, headers: stateful.answer(inbound, self.directory, headers),
-        )
         return BrokerApp(
             decider=self.decider,
             directory=self.directory,
             streams=self.streams,
-            batches=batches,
+            batches=BatchRunner(inner=self.inner, metrics=self.metrics) if self.inner is not None else None,
             healer=Healer(self.directory, lambda: self.values.live.value.servers, self.work),
             metrics=self.metrics,
             max_body=self.settings.max_body,
@@ -234,6 +223,8 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
             parts.start(forever)
         log.info("Drained")
         await parts.directory.wait_all_closed()
+        if parts.inner is not None:
+            await parts.inner.aclose()
         forever.cancel_scope.cancel()
     await clients.aclose()
 
@@ -296,4 +287,5 @@ def _parts(
         manager=manager,
         stamps=stamps,
         work=work,
+        inner=envoy_client(settings.inner, None) if settings.inner is not None else None,
     )

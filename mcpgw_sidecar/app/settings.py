@@ -74,9 +74,18 @@ class Settings:
         """Where the router listens, likewise."""
         return self.router_address or self._beside("router.sock", 50051)
 
+    @property
+    def inner(self) -> Address | None:
+        """Where Envoy takes the messages of batches from the broker; None where there are none."""
+        return self._socket("inner.sock") if self.batches else None
+
     def _beside(self, name: str, port: int) -> Address:
+        return self._socket(name) or Address("127.0.0.1", port)
+
+    def _socket(self, name: str) -> Address | None:
+        """A socket in Envoy's directory; None without the directory, or if its name is too long."""
         beside = None if self.envoy_dir is None else Address(path=str(self.envoy_dir.resolve() / name))
-        return beside if beside is not None and beside.fits else Address("127.0.0.1", port)
+        return beside if beside is not None and beside.fits else None
 
     @property
     def remembers(self) -> bool:
@@ -91,7 +100,7 @@ def guard(settings: Settings) -> Guard:
     return Guard(
         hosts=frozenset(LOOPBACK | public_hosts | own_hosts),
         origins=frozenset(settings.allowed_origins),
-        batches=settings.batches,
+        batches=settings.inner is not None,
     )
 
 
@@ -104,6 +113,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         admin=_endpoint(settings.envoy_admin),
         broker=_endpoint(broker),
         router=_endpoint(router),
+        inner=_endpoint(settings.inner) if settings.inner is not None else None,
         max_body=settings.max_body,
         call_timeout=settings.call_timeout,
         discovery_timeout=settings.discovery_timeout,

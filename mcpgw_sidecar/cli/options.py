@@ -261,7 +261,7 @@ run_options = _stack(
             "--batches",
             "split",
             "refuse",
-            "JSON-RPC batches of 2025-03-26 clients: each message is carried alone, around Envoy's policy, or -32600.",
+            "JSON-RPC batches of 2025-03-26 clients: each message goes through Envoy as if it had come alone, or -32600.",
         ),
         _switch(
             "--route-memo",

@@ -49,10 +49,10 @@ class Decider:
     request: float = timeouts.REQUEST
     work: Work = attrs.field(factory=Work)
 
-    def climb(self, request: HttpRequest, *, element: bool = False) -> Inbound | Reject:
+    def climb(self, request: HttpRequest) -> Inbound | Reject:
         """Take a request through the ladder, with its session and the current catalog."""
         session = self.directory.lookup(request.headers.get(h.SESSION))
-        inbound = classify(request, session, self.snapshot(), self.guard, element=element)
+        inbound = classify(request, session, self.snapshot(), self.guard)
         if isinstance(inbound, Inbound) and inbound.session is not None:
             self.directory.bring(inbound.session.session, request.headers)
         return inbound
@@ -64,18 +64,18 @@ class Decider:
                 await self.started.wait_over()
         return self.started.is_over()
 
-    async def wait_decided(self, request: HttpRequest, *, element: bool = False) -> Settled:
+    async def wait_decided(self, request: HttpRequest) -> Settled:
         """Decide one request, after opening the upstream session that it needs.
 
         It takes `timeouts.decision` at most.
         """
         start = trio.current_time()
-        inbound, decision = self._decide(request, element=element)
+        inbound, decision = self._decide(request)
         if isinstance(decision, Reject | FindServer) and not self.started.is_tried():
-            inbound, decision = await self._wait_tried(inbound, decision, request, start, element=element)
+            inbound, decision = await self._wait_tried(inbound, decision, request, start)
         openings = 0
         if isinstance(decision, FindServer):
-            inbound, decision = await self._wait_found(decision, request, start, element=element)
+            inbound, decision = await self._wait_found(decision, request, start)
         while isinstance(decision, OpenSession):
             if openings == _MAX_OPENINGS:
                 name = decision.server.name
@@ -84,7 +84,7 @@ class Decider:
             refused = await self._wait_open(decision, request, start)
             if refused is not None:
                 return _refusal(decision, refused)
-            inbound, decision = self._decide(request, element=element)
+            inbound, decision = self._decide(request)
         if isinstance(decision, FindServer):
             return _unknown(decision)
         if isinstance(decision, Forward):
@@ -92,7 +92,7 @@ class Decider:
         return decision
 
     async def _wait_tried(
-        self, inbound: Inbound | None, early: Reject | FindServer, request: HttpRequest, start: float, *, element: bool
+        self, inbound: Inbound | None, early: Reject | FindServer, request: HttpRequest, start: float
     ) -> tuple[Inbound | None, Decision]:
         """Decide again what was decided too early.
 
@@ -102,11 +102,11 @@ class Decider:
             return None, early
         if not await self.wait_started(timeouts.START):
             return None, attrs.evolve(NOT_STARTED, id=early.id, method=early.method)
-        inbound, decision = self._decide(request, element=element)
+        inbound, decision = self._decide(request)
         if inbound is not None and isinstance(decision, Reject | FindServer):
             with trio.move_on_at(start + timeouts.START), self.work.waiting():
                 await self.started.wait_tried()
-            return self._decide(request, element=element)
+            return self._decide(request)
         return inbound, decision
 
     async def _wait_open(self, decision: OpenSession, request: HttpRequest, start: float) -> Reject | None:
@@ -118,17 +118,15 @@ class Decider:
             refused = await self.directory.wait_open(decision.session, server, request.headers)
         return failure(server.name, UNREACHABLE, _RESTARTING.format(server.name)) if waiting.cancelled_caught else refused
 
-    async def _wait_found(
-        self, decision: FindServer, request: HttpRequest, start: float, *, element: bool
-    ) -> tuple[Inbound | None, Decision]:
+    async def _wait_found(self, decision: FindServer, request: HttpRequest, start: float) -> tuple[Inbound | None, Decision]:
         """Find the server of a URI that no list has, and decide again."""
         found = None
         with trio.move_on_at(start + timeouts.decision(self.request)), self.work.waiting():
             found = await self.directory.wait_found(decision.session, decision.servers, decision.uri, request.headers)
-        return (None, _unknown(decision)) if found is None else self._decide(request, element=element)
+        return (None, _unknown(decision)) if found is None else self._decide(request)
 
-    def _decide(self, request: HttpRequest, *, element: bool) -> tuple[Inbound | None, Decision]:
-        inbound = self.climb(request, element=element)
+    def _decide(self, request: HttpRequest) -> tuple[Inbound | None, Decision]:
+        inbound = self.climb(request)
         if isinstance(inbound, Reject):
             return None, inbound
         last_event_id = request.headers.get(h.LAST_EVENT, "") if request.method == "GET" else ""

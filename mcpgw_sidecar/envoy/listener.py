@@ -1,4 +1,4 @@
-"""The gateway's listener and its filters (LDS), and the bootstrap of a plain Envoy.
+"""The gateway's listeners and their filters (LDS), and the bootstrap of a plain Envoy.
 
 The filters, in the order of a request. "The router" is the sidecar's; Envoy's own comes last:
 
@@ -23,13 +23,12 @@ asked for the headers at LOG_LEVEL debug).
 
 from __future__ import annotations
 
+from mcpgw_sidecar.envoy.accesslog import access_log, counters
 from mcpgw_sidecar.envoy.clusters import Resource, address, type_url
 from mcpgw_sidecar.envoy.filters import (
     HTTP,
-    access_log,
     all_of,
     buffer,
-    counters,
     decided,
     header_hygiene,
     last,
@@ -44,7 +43,7 @@ from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 
-LISTENER = "mcpgw_gateway"
+LISTENER, INNER = "mcpgw_gateway", "mcpgw_inner"
 # Without a limit one client could take all file descriptors, and Envoy warns of that.
 MAX_CONNECTIONS = 50_000
 # So memo.lua knows, without a walk over them, whether it knows all of a client's. Envoy adds or
@@ -61,13 +60,44 @@ _SIZE: Resource = {
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listener(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
-    """The one listener. It knows of the servers how long opening a session with them may take."""
+def listeners(settings: EnvoySettings, servers: tuple[Server, ...]) -> list[Resource]:
+    """The clients' listener, and the inner one, where the broker hands in the messages of batches.
+
+    A message of a batch passes the same filters as one that came alone, with its client's address.
+    The listeners know of the servers how long opening a session with them may take.
+    """
     request = max((server.discovery_timeout or 0.0 for server in servers), default=0.0)
     manager = _manager(settings, max(request, settings.discovery_timeout))
+    inner = [] if settings.inner is None else [_listener(INNER, settings.inner, manager | _inner())]
+    return [_listener(LISTENER, settings.gateway, manager, settings), *inner]
+
+
+def _hygiene(kept: str = "") -> Resource:
+    return header_hygiene({"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}, _SIZE, kept=kept)
+
+
+def _inner() -> Resource:
+    """How the inner listener differs: the broker says whose the message is.
+
+    Envoy looks for the address behind the early mutations. No server gets the header (passed.lua).
+    """
+    custom_header = {
+        "@type": type_url("envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig"),
+        "header_name": h.X_CLIENT,
+    }
+    name = "envoy.extensions.http.original_ip_detection.custom_header"
+    return {
+        "stat_prefix": INNER,
+        "use_remote_address": False,
+        "original_ip_detection_extensions": [{"name": name, "typed_config": custom_header}],
+        "early_header_mutation_extensions": [_hygiene(kept=h.X_CLIENT)],
+    }
+
+
+def _listener(name: str, endpoint: Endpoint, manager: Resource, tls: EnvoySettings | None = None) -> Resource:
     chain: Resource = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-    if settings.tls_cert and settings.tls_key:
-        certificate = {"certificate_chain": {"filename": settings.tls_cert}, "private_key": {"filename": settings.tls_key}}
+    if tls is not None and tls.tls_cert and tls.tls_key:
+        certificate = {"certificate_chain": {"filename": tls.tls_cert}, "private_key": {"filename": tls.tls_key}}
         chain["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
@@ -77,8 +107,8 @@ def listener(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
         }
     return {
         "@type": type_url("envoy.config.listener.v3.Listener"),
-        "name": LISTENER,
-        "address": address(settings.gateway),
+        "name": name,
+        "address": _open(endpoint),
         "filter_chains": [chain],
     }
 
@@ -87,7 +117,7 @@ def bootstrap(settings: EnvoySettings) -> Resource:
     """The bootstrap for `envoy -c`. Envoy finds everything else in the files, and follows them."""
     return {
         "node": {"id": "mcpgw-envoy", "cluster": "mcpgw"},
-        "admin": {"address": _admin(settings.admin)},
+        "admin": {"address": _open(settings.admin)},
         "dynamic_resources": {
             "lds_config": _source(f"{settings.directory}/lds.yaml"),
             "cds_config": _source(f"{settings.directory}/cds.yaml"),
@@ -108,8 +138,11 @@ def bootstrap(settings: EnvoySettings) -> Resource:
     }
 
 
-def _admin(endpoint: Endpoint) -> Resource:
-    """The sidecar may be another user, so its directory says who may connect."""
+def _open(endpoint: Endpoint) -> Resource:
+    """An address where Envoy listens.
+
+    The sidecar may be another user, so the directory of a socket says who may connect.
+    """
     where = address(endpoint)
     return {"pipe": where["pipe"] | {"mode": 0o666}} if "pipe" in where else where
 
@@ -139,9 +172,7 @@ def _manager(settings: EnvoySettings, request: float) -> Resource:
         "stream_idle_timeout": "300s",
         "rds": {"route_config_name": ROUTES, "config_source": _source(f"{settings.directory}/rds.yaml")},
         "skip_xff_append": True,  # no server gets it
-        "early_header_mutation_extensions": [
-            header_hygiene({"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}, _SIZE)
-        ],
+        "early_header_mutation_extensions": [_hygiene()],
         "local_reply_config": local_replies(settings.max_body),
         "access_log": [access_log(), counters(memo=settings.memo)],
         "http_filters": [

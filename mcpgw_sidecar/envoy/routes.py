@@ -25,6 +25,10 @@ _LOOKED_AT: Resource = {
     "header": {"key": h.X_ID, "value": f"%DYNAMIC_METADATA({METADATA}:{ID})%"},
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
+_CLIENT: Resource = {
+    "header": {"key": h.X_CLIENT, "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"},
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+}
 # "*" is for mcp-param-* and whatever a later version brings; it never stands for Authorization, and
 # for nothing at all where credentials of the browser go along.
 _ALLOWED_HEADERS = (
@@ -121,6 +125,7 @@ def _broker() -> list[Resource]:
         {
             "name": "broker",
             "match": each,
+            "request_headers_to_add": [_CLIENT],
             "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s", "retry_policy": dict(policy)},
         }
         for each, policy in [*routes, (match, RESTART)]

@@ -21,7 +21,7 @@ class Endpoint:
 class EnvoySettings:
     """`directory` is Envoy's path to its files; `max_body` is in bytes, times are in seconds.
 
-    `ca_bundle` is the system's.
+    `ca_bundle` is the system's. At `inner` the broker hands in the messages of batches.
 
     `refused`, `heal` and `messages` are the texts of Lua filters (envoyfiles/scripts.py). `refused`
     and `heal` replace a session that its server has forgotten. `messages` repeats decisions of the
@@ -34,6 +34,7 @@ class EnvoySettings:
     admin: Endpoint
     broker: Endpoint
     router: Endpoint
+    inner: Endpoint | None
     max_body: int
     call_timeout: float
     discovery_timeout: float

@@ -14,7 +14,7 @@ import trio
 
 from mcpgw_sidecar.envoyfiles.writer import CDS, LDS, RDS, EnvoyFiles
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.runtime.envoyadmin import admin_client
+from mcpgw_sidecar.runtime.envoyclient import envoy_client
 from mcpgw_sidecar.runtime.listeners import Address
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -47,7 +47,7 @@ class Verdict:
 
 async def wait_reading(admin: Address, files: EnvoyFiles, verdict: Watched[Verdict]) -> None:
     """Publish Envoy's verdict for ever."""
-    async with admin_client(admin, TIMEOUT) as http:
+    async with envoy_client(admin, TIMEOUT) as http:
         logged = Verdict()
         while True:
             versions = dict(files.versions)

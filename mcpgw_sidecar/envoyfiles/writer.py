@@ -16,7 +16,7 @@ import trio
 import yaml
 
 from mcpgw_sidecar.envoy.clusters import Resource, clusters
-from mcpgw_sidecar.envoy.listener import bootstrap, listener
+from mcpgw_sidecar.envoy.listener import bootstrap, listeners
 from mcpgw_sidecar.envoy.routes import routes
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.errors import UnavailableError
@@ -92,7 +92,7 @@ class EnvoyFiles:
         self._write_resources(CDS, cluster_resources)
         self.clusters = frozenset(cluster["name"] for cluster in cluster_resources)
         self._write_resources(RDS, [routes(self._settings, servers)])
-        self._write_resources(LDS, [listener(self._settings, servers)])
+        self._write_resources(LDS, listeners(self._settings, servers))
 
     def _write_resources(self, name: str, resources: list[Resource]) -> None:
         body = _dump({"resources": resources})

@@ -1,4 +1,4 @@
-"""The one ladder for every request, whether the router, the broker or a batch receives it first.
+"""The one ladder for every request, whether the router or the broker receives it first.
 
 The first failure wins:
 
@@ -8,13 +8,12 @@ The first failure wins:
 4. POST: the body is declared as JSON                                        else 415
 5. POST: the body is one JSON-RPC message, or a batch of them from a client
    whose version has batches (2025-03-26), where the operator allows them    else 400
-6. an element of a batch is no batch and no initialize                       else 400
-7. the message is none of the stateless era, which is not spoken here yet    else 400, -32601: every
+6. the message is none of the stateless era, which is not spoken here yet    else 400, -32601: every
                                                                              SDK then initializes
-8. the protocol version is spoken here (eras.py); initialize negotiates      else 400, -32022
-9. there is a virtual server of that name                                    else 404
-10. the session lives; initialize needs none                                 else 400, 404 (-32001)
-11. GET: the client takes an event stream                                    else 406
+7. the protocol version is spoken here (eras.py); initialize negotiates      else 400, -32022
+8. there is a virtual server of that name                                    else 404
+9. the session lives; initialize needs none                                  else 400, 404 (-32001)
+10. GET: the client takes an event stream                                    else 406
 
 The size of a body (413) is measured where the body is read, before this ladder.
 """
@@ -53,7 +52,7 @@ from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import BATCHED, LATEST_STATEFUL, META_VERSION
 
 MAX_BATCH = 100  # messages; each may be a call, and they run at the same time
-_NO_BATCHES = "Invalid Request: batches are switched off here (--batches refuse): send each message alone"
+_NO_BATCHES = "Invalid Request: this gateway takes no batches (--batches refuse, or an Envoy that is not its own): send each message alone"
 _EVENT_STREAM = ("text/event-stream", "text/*", "*/*")
 _NOT_FOUND = 404
 _METHODS = frozenset({"POST", "GET", "DELETE"})
@@ -97,18 +96,12 @@ def classify(
     session: SessionState | SessionFault,
     catalog: Snapshot,
     guard: Guard,
-    *,
-    element: bool = False,
 ) -> Inbound | Reject:
-    """Take a request through the ladder.
-
-    `session` is that of the request's `Mcp-Session-Id`. `element` says that the request is an
-    element of a batch.
-    """
+    """Take a request through the ladder. `session` is that of the request's `Mcp-Session-Id`."""
     scope = _scope(request, guard)
     if isinstance(scope, Reject):
         return _with_names(scope, request, catalog)
-    message = None if request.method != "POST" else _message(request, session, guard, element=element)
+    message = None if request.method != "POST" else _message(request, session, guard)
     if isinstance(message, Reject):
         return _with_names(message, request, catalog)
     inbound = _inbound(request, message, session, catalog, scope)
@@ -183,18 +176,13 @@ def _scope(request: HttpRequest, guard: Guard) -> Scope | Reject:
     return scope
 
 
-def _message(
-    request: HttpRequest, session: SessionState | SessionFault, guard: Guard, *, element: bool
-) -> Message | Batch | Reject:
-    """Rungs 5 to 7."""
-    if not element and is_batch(request.body) and _has_batches(session):
+def _message(request: HttpRequest, session: SessionState | SessionFault, guard: Guard) -> Message | Batch | Reject:
+    """Rungs 5 and 6."""
+    if is_batch(request.body) and _has_batches(session):
         return _batch(request.body) if guard.batches else refusal(INVALID_REQUEST, _NO_BATCHES)
     message = parse_message(request.body)
     if isinstance(message, Malformed):
         return Reject(status=400, code=message.code, message=message.message, id=message.id)
-    if element and isinstance(message, Request) and message.method == INITIALIZE:
-        fault = "Invalid Request: initialize cannot be part of a batch"
-        return attrs.evolve(refusal(INVALID_REQUEST, fault, id=message.id), method=INITIALIZE)
     if isinstance(message, Request) and _is_stateless(message):
         fault = f"Method not found: this gateway speaks up to {LATEST_STATEFUL}; send initialize first"
         return Reject(status=400, code=METHOD_NOT_FOUND, message=fault, id=message.id, method=message.method)
@@ -228,7 +216,7 @@ def _inbound(
     catalog: Snapshot,
     scope: Scope,
 ) -> Inbound | Reject:
-    """Rungs 8 to 11."""
+    """Rungs 7 to 10."""
     is_initialize = isinstance(message, Request) and message.method == INITIALIZE
     era = Era.STATEFUL if is_initialize else era_of(request.headers.get(h.VERSION))
     if isinstance(era, Reject):

@@ -49,7 +49,10 @@ X_SIZE: Final = "x-mcp-size"
 X_ID: Final = "x-mcp-id"
 """The id of a call on the answer of a server that is not trusted, for events.lua."""
 
-OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO, X_PASSED, X_SIZE)
+X_CLIENT: Final = "x-mcp-client"
+"""The address of the client, from Envoy to the broker, and back with each message of a batch."""
+
+OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO, X_PASSED, X_SIZE, X_CLIENT)
 """Headers that only the router, the broker and the filters set.
 
 A client's headers with these names are removed before anything reads them.

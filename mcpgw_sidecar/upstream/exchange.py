@@ -174,6 +174,21 @@ async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Respo
             raise UpstreamError("BadAnswer", f"answered with content type {other or 'none'!r} instead of JSON or events")
 
 
+async def messages_of(answer: httpx2.Response) -> AsyncGenerator[Message, None]:
+    """The messages of an answer, JSON or events; none in an empty one. Raises UpstreamError."""
+    if media_type(answer) == h.EVENT_STREAM:
+        async with contextlib.aclosing(events_of(answer)) as messages:
+            async for message in messages:
+                yield message
+        return
+    body = (await _wait_body(answer)).removeprefix(_BOM)
+    for text in _texts(body.decode("utf-8", "replace")) if body else ():
+        parsed = parse_message(text)
+        if isinstance(parsed, Malformed):
+            raise UpstreamError("BadAnswer", f"is no JSON-RPC: {parsed.message}")
+        yield parsed
+
+
 async def events_of(answer: httpx2.Response, position: Position | None = None) -> AsyncGenerator[Message, None]:
     """The messages of an event stream. Raises UpstreamError.
 

@@ -33,12 +33,10 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 from mcpgw_sidecar.protocol.jsontext import Member
 from mcpgw_sidecar.protocol.methods import INITIALIZE, INITIALIZED
 from mcpgw_sidecar.protocol.passing import for_server
-from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.protocol.versions import OLDER, STATEFUL, next_version
 from mcpgw_sidecar.upstream.exchange import (
     Exchanger,
     Position,
-    WaitHeard,
     events_of,
     media_type,
     result_members,
@@ -158,20 +156,6 @@ class UpstreamClient:
                 await wait_checked(answer)
                 message = await wait_response(answer, partial(self._wait_replied, upstream))
         return message.text, result_members(message)
-
-    async def wait_forwarded(
-        self, upstream: Upstream, message: bytes, wait_heard: WaitHeard, *, silence: float | None
-    ) -> bytes:
-        """Send a client's request as it is; returns the text of its answer.
-
-        `wait_heard` gets the server's messages before the answer; `silence` is the server's longest
-        pause in seconds, None for no limit.
-        """
-        exchange = self.http.exchange(upstream.server, "POST", message, upstream.with_session(), silence=silence)
-        async with exchange as answer:
-            await wait_checked(answer)
-            response = await wait_response(answer, wait_heard)
-        return one_line(response.text)
 
     async def wait_events(
         self,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import attrs
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock
@@ -19,8 +20,6 @@ from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.deciding import Decider
-from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.front import stateful
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.heal import Healer
@@ -29,9 +28,10 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
+from mcpgw_sidecar.runtime.envoyclient import envoy_client
+from mcpgw_sidecar.runtime.listeners import Address
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.runtime.work import Work
-from mcpgw_sidecar.upstream.carrier import Carrier
 from tests.adapters.replicas import ONE, FakeServer, Replica, running
 
 JSON = {"content-type": "application/json"}
@@ -110,19 +110,13 @@ class Front:
 async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Front]:
     live, metrics, started = Watched(catalog("greet")), Metrics(), Started(over=over)
     async with running(server) as replica:
-        directory, client = replica.directory, replica.directory.driver.client
+        directory = replica.directory
         decider = Decider(snapshot=lambda: live.value, started=started, directory=directory, guard=Guard(hosts=LOOPBACK))
-        batches = BatchRunner(
-            decider=decider,
-            carrier=Carrier(client=client, heal=directory.wait_healed, silence=10.0, stale=print),
-            metrics=metrics,
-            answer_own=lambda inbound, headers: stateful.answer(inbound, directory, headers),
-        )
         app = BrokerApp(
             decider=decider,
             directory=directory,
             streams=replica.streams,
-            batches=batches,
+            batches=BatchRunner(inner=envoy_client(Address(path="/nowhere"), None), metrics=metrics),
             healer=Healer(directory, lambda: replica.servers, Work()),
             metrics=metrics,
             max_body=10_000,
@@ -172,38 +166,24 @@ async def test_a_batch_waits_for_the_keys_that_say_whose_session_it_is(autojump_
         assert [status for status, _ in answers] == [421, 400]
 
 
-async def test_an_answer_in_a_batch_whose_server_is_away_is_not_swallowed(autojump_clock: MockClock) -> None:
-    server = FakeServer()
-    async with fronted(server) as front:
-        token = token_of(front)
-        session = front.replica.state(token).session
-        await front.replica.directory.wait_open(session, ONE, {})
-        ticket = front.replica.state(token).upstreams[ONE.name].ticket
-        server.fails = UpstreamError("Unreachable", "cannot be reached: no")
-        given_back = {"jsonrpc": "2.0", "id": f"mcpgw:ns/one:{ticket}:7", "result": {}}
-        status, body = await front.ask("POST", JSON | {"mcp-session-id": token}, [given_back])
+async def test_a_batch_without_envoy(autojump_clock: MockClock) -> None:
+    async with fronted(FakeServer()) as front:
+        status, body = await front.ask(
+            "POST", JSON | {"mcp-session-id": token_of(front)}, [CALL, 7, {"jsonrpc": "2.0", "method": "x"}]
+        )
         assert status == 200
-        (error,) = json.loads(body)
-        assert (error["id"], error["error"]["data"]["reason"]) == (given_back["id"], "Unreachable")
+        answers = {answer["id"]: answer["error"]["code"] for answer in json.loads(body)}
+        assert answers == {1: -32000, None: -32600}
 
 
 async def test_a_bug_in_a_message_of_a_batch_costs_that_message(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with fronted(FakeServer()) as front:
-        token, wait_decided = token_of(front), Decider.wait_decided
-
-        async def wait_broken(self: Decider, request: Any, *, element: bool = False) -> Any:
-            if b"tools/call" in request.body:
-                raise ZeroDivisionError
-            return await wait_decided(self, request, element=element)
-
-        monkeypatch.setattr(Decider, "wait_decided", wait_broken)
-        ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
-        status, body = await front.ask("POST", JSON | {"mcp-session-id": token}, [CALL, ping])
+        monkeypatch.setattr(httpx2.AsyncClient, "stream", lambda *_args, **_more: 1 / 0)
+        status, body = await front.ask("POST", JSON | {"mcp-session-id": token_of(front)}, [CALL, 7])
         assert status == 200
-        answers = {answer["id"]: answer for answer in json.loads(body)}
-        assert (answers[1]["error"]["code"], answers[2]["result"]) == (-32603, {})
+        assert {answer["id"]: answer["error"]["code"] for answer in json.loads(body)} == {1: -32603, None: -32600}
 
 
 async def test_a_bug_ends_in_500_and_counts_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,18 +33,14 @@ MODERN = {"mcp-protocol-version": "2026-07-28"}
 NOBODY = {"x-mcp-virtualserver": "ns/none"}
 
 
-def climb(
-    body: str = PING, session: SessionState | SessionFault = LIVE, element: bool = False, **headers: str
-) -> Inbound | Reject:
+def climb(body: str = PING, session: SessionState | SessionFault = LIVE, **headers: str) -> Inbound | Reject:
     sent = DEFAULTS | {name.replace("__", ":").replace("_", "-"): value for name, value in headers.items()}
-    return climb_with(sent, body, session, element=element)
+    return climb_with(sent, body, session)
 
 
-def climb_with(
-    headers: dict[str, str], body: str = PING, session: SessionState | SessionFault = LIVE, *, element: bool = False
-) -> Inbound | Reject:
+def climb_with(headers: dict[str, str], body: str = PING, session: SessionState | SessionFault = LIVE) -> Inbound | Reject:
     request = HttpRequest(headers=DEFAULTS | headers, body=body.encode())
-    return classify(request, session, CATALOG, GUARD, element=element)
+    return classify(request, session, CATALOG, GUARD)
 
 
 @pytest.mark.parametrize("http", ["POST", "GET", "DELETE"])
@@ -176,15 +172,6 @@ def test_a_batch_is_taken_from_the_version_that_has_them() -> None:
     reject = climb_with(MODERN, f"[{PING}]", BATCHING)
     assert isinstance(reject, Reject)
     assert reject.code == -32022
-
-
-def test_an_element_of_a_batch_is_no_batch_and_no_initialize() -> None:
-    for body in (f"[{PING}]", INITIALIZE):
-        reject = climb(body, BATCHING, element=True)
-        assert isinstance(reject, Reject)
-        assert (reject.status, reject.code) == (400, -32600)
-        assert reject.method == ("initialize" if body == INITIALIZE else "")
-    assert isinstance(climb(PING, BATCHING, element=True), Inbound)
 
 
 @pytest.mark.parametrize(

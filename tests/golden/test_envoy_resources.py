@@ -14,7 +14,7 @@ import yaml
 
 from mcpgw_sidecar.config.decode import decode
 from mcpgw_sidecar.envoy.clusters import clusters
-from mcpgw_sidecar.envoy.listener import bootstrap, listener
+from mcpgw_sidecar.envoy.listener import bootstrap, listeners
 from mcpgw_sidecar.envoy.routes import routes
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 
@@ -32,6 +32,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "admin": Endpoint(path="/run/mcpgw/admin.sock"),
         "broker": Endpoint(host="127.0.0.1", port=8080),
         "router": Endpoint(host="127.0.0.1", port=50051),
+        "inner": Endpoint(path="/run/mcpgw/inner.sock"),
         "max_body": 4 << 20,
         "call_timeout": 300.0,
         "discovery_timeout": 10.0,
@@ -43,7 +44,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
     servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden").servers
     result = {
         "bootstrap": bootstrap(settings),
-        "lds": listener(settings, servers),
+        "lds": listeners(settings, servers),
         "rds": routes(settings, servers),
         "cds": clusters(settings, servers),
     }

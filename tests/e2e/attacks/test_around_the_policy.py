@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +113,28 @@ def test_notifications_are_no_tunnel(client: Client, one: ScriptedServer) -> Non
     assert [request.json for request in one.requests[seen:-1]] == [
         {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
     ]
+
+
+@pytest.mark.duty("batch.each", "security.one-reading")
+def test_a_batch_is_no_way_around_envoy(running: Gateway, one: ScriptedServer) -> None:
+    """It was one request without method, tool and server for Envoy's log, counters and limits."""
+    messages = [json.loads(CALL) | {"id": number} for number in range(3)]
+    with running.client(version="2025-03-26") as client:
+        answers = client.send(messages, accept="application/json").json()
+        assert sorted(answer["id"] for answer in answers if "result" in answer) == [0, 1, 2]
+        danger = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {"name": "a_safe", "Name": "danger"}}
+        (refused,) = client.send([danger], accept="application/json").json()
+        assert refused["error"]["code"] == -32600
+
+    def lines() -> list[dict[str, Any]]:
+        texts = [line for line in running.envoy.text.splitlines() if line.startswith("{")]
+        return [line for line in map(json.loads, texts) if line["tool"] == "a_safe" and line["server"] == "ns/one"]
+
+    wait_until(lambda: len(lines()) == 3, "a line of each message")
+    assert {(line["client"], line["method"]) for line in lines()} == {("127.0.0.1", "tools/call")}
+    assert "x-mcp-client" not in one.calls("tools/call")[-1].headers
+    calls = 'mcpgw_requests_total{method="tools/call",outcome="ok",server="ns/one",tool="a_safe"} 3.0'
+    wait_until(lambda: calls in running.metrics(), "each is counted")
 
 
 @pytest.mark.duty("list.clash", "security.no-shadowing")

@@ -1,0 +1,91 @@
+"""What Envoy writes down of each request: a line on its output, and counters."""
+
+from __future__ import annotations
+
+from mcpgw_sidecar.envoy.clusters import Resource, type_url
+from mcpgw_sidecar.envoy.contract import ANSWER, ANSWERED, BROKEN, FAILED, LOOKUP, METADATA, NONSENSE, UNREACHABLE
+from mcpgw_sidecar.model.names import BROKER
+from mcpgw_sidecar.protocol import headers as h
+
+
+def access_log() -> Resource:
+    """One JSON object a request on stdout."""
+    fields = {
+        "time": "%START_TIME%",
+        "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "http": "%REQ(:METHOD)%",
+        "method": f"%REQ({h.X_METHOD})%",
+        "tool": f"%REQ({h.X_TOOL})%",
+        "server": f"%REQ({h.X_SERVER})%",
+        "reason": f"%DYNAMIC_METADATA({METADATA}:{FAILED})%",
+        "status": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "duration_ms": "%DURATION%",
+        "upstream_ms": "%RESPONSE_DURATION%",
+        "bytes_in": "%BYTES_RECEIVED%",
+        "bytes_out": "%BYTES_SENT%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+    }
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": type_url("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"),
+            "log_format": {"json_format": fields},
+        },
+    }
+
+
+def counters(*, memo: bool) -> Resource:
+    """Counters of the requests that Envoy answers or carries, by server, tool and status.
+
+    The sidecar never sees these; `/metrics` reads the counters. With `memo` they also count by
+    lookup: memo.lua sets `miss` or `declined`, and nothing for a hit.
+    """
+    values = {
+        "method": f"%REQ({h.X_METHOD})%",
+        "server": f"%REQ({h.X_SERVER})%",
+        "tool": f"%REQ({h.X_TOOL})%",
+        # Each tag costs, so these are one. A stream may break off, or fall silent, after its start.
+        ANSWER: f"%RESPONSE_CODE% %RESPONSE_FLAGS% %DYNAMIC_METADATA({METADATA}:{FAILED})%",
+    }
+    tags = [{"name": name, "value_format": value} for name, value in values.items()]
+    lookup = [{"name": LOOKUP, "value_format": f"%DYNAMIC_METADATA({METADATA}:{LOOKUP})%"}] if memo else []
+    return {
+        "name": "mcpgw_counters",
+        "filter": _not_counted_by_the_sidecar(),
+        "typed_config": {
+            "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
+            "stats_scope": {"prefix": "mcpgw"},
+            "counters": [{"stat": {"name": "calls", "tags": tags + lookup}, "value_fixed": 1}],
+            "histograms": [
+                {"stat": {"name": "call_duration", "tags": tags}, "value_format": "%DURATION%", "unit": "Milliseconds"}
+            ],
+        },
+    }
+
+
+def _not_counted_by_the_sidecar() -> Resource:
+    """An access log's filter. The router bounds the tags' values: it sets known names alone."""
+    present = _logged(h.X_SERVER, {"present_match": True})
+    elsewhere = _logged(h.X_SERVER, {"string_match": {"exact": BROKER}, "invert_match": True})
+    # The metadata filter of an access log cannot be inverted (seen with Envoy 1.40): no value there
+    # is "never".
+    never = {"string_match": {"exact": "never"}}
+    answered = {"filter": METADATA, "path": [{"key": ANSWERED}], "value": never}
+    # Envoy's own answer to a POST that was never decided: too large a body, or no router.
+    undecided_post = {
+        "and_filter": {
+            "filters": [
+                _logged(":method", {"string_match": {"exact": "POST"}}),
+                _logged(h.X_SERVER, {"present_match": True, "invert_match": True}),
+                {"metadata_filter": {"matcher": answered, "match_if_key_not_found": True}},
+            ]
+        }
+    }
+    # The same where the broker should have answered, and cannot be reached.
+    without_broker = {"response_flag_filter": {"flags": [*UNREACHABLE, *BROKEN, *NONSENSE]}}
+    return {"or_filter": {"filters": [{"and_filter": {"filters": [present, elsewhere]}}, undecided_post, without_broker]}}
+
+
+def _logged(name: str, value: Resource) -> Resource:
+    return {"header_filter": {"header": {"name": name, **value}}}
