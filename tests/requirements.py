@@ -312,6 +312,8 @@ SECURITY: Final = (
          "What a server sends on a call's answer answers that call alone, unless the server is trusted."),
     Duty("security.local-sockets", "interface.md, Ports and sockets", BROKER | ROUTER,
          "Broker and router are sockets in --envoy-dir, for whoever may enter it, unless other addresses are given."),
+    Duty("security.descriptors", "issue 19", BROKER,
+         "However many streams and notifications clients send, there are sockets left for calls, Envoy and the admin port."),
     Duty("security.status-here", "issue 19", ADMIN,
          "/status is for the sidecar's own machine, and for whoever has the token of --admin-token-file."),
     Duty("security.admin-host", "interface.md, Command line", ADMIN,

@@ -28,7 +28,7 @@ from mcpgw_sidecar.app.ports import wait_ports
 from mcpgw_sidecar.app.readiness import Readiness
 from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, stamps_of
 from mcpgw_sidecar.app.store import opened_store
-from mcpgw_sidecar.app.tasks import raise_file_limit, wait_finished, wait_left, wait_signals
+from mcpgw_sidecar.app.tasks import wait_finished, wait_left, wait_signals
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
@@ -47,7 +47,7 @@ from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
-from mcpgw_sidecar.runtime import http
+from mcpgw_sidecar.runtime import descriptors, http
 from mcpgw_sidecar.runtime.envoyclient import envoy_client
 from mcpgw_sidecar.runtime.systemd import ServiceManager
 from mcpgw_sidecar.runtime.work import Work
@@ -186,7 +186,7 @@ async def wait_running(settings: Settings) -> None:
 
     Raises ConfigurationError or UnavailableError when it cannot start.
     """
-    raise_file_limit()
+    descriptors.raise_limit()
     metrics, manager = Metrics(), ServiceManager.of_environment(os.environ, os.getpid())
     if settings.envoy_dir is not None:
         make_directory(settings.envoy_dir)  # before the session key, which may be in it, so each error names its own option

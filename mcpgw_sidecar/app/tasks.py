@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 from pathlib import Path
 
@@ -26,13 +25,6 @@ log = get_logger(__name__)
 PATIENCE = 1.0  # seconds that a request waits for a server during the drain
 LAST = 3.0  # seconds of the drain that are left for the last requests and for streams
 KEY_LOOK = 1.0  # seconds between two checks of the key file
-
-
-def raise_file_limit() -> None:
-    """Raise the soft limit of file descriptors, usually 1,024: each stream of a client is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def wait_signals(stop: trio.Event, ready: Readiness, manager: ServiceManager) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 
 import attrs
 import trio
@@ -10,6 +12,7 @@ import trio
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.sharing import Sharing
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session, SessionState
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import Notification
@@ -23,6 +26,9 @@ from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
 log = get_logger(__name__)
 
+AT_ONCE = 32  # notifications that one server is told at a time: each takes a connection
+MAX_WAITING = 256  # notifications of one client on their way; a flood of them is dropped
+
 
 @attrs.frozen(kw_only=True)
 class Teller:
@@ -33,6 +39,10 @@ class Teller:
     sharing: Sharing
     client: UpstreamClient
     nursery: trio.Nursery
+    _places: dict[ServerName, trio.CapacityLimiter] = attrs.field(
+        factory=lambda: defaultdict(lambda: trio.CapacityLimiter(AT_ONCE)), init=False
+    )
+    _waiting: Counter[str] = attrs.field(factory=Counter, init=False)
 
     def tell(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         """Send a notification to servers.
@@ -43,22 +53,36 @@ class Teller:
         names only a request id. It need not be known: the ids of one client are unique in its
         session, so a server ignores an id that it does not know, as the specification asks.
         """
-        message = rebuilt(notification)
-        if message is None:
+        message, key = rebuilt(notification), state.session.key
+        if self._waiting[key] >= MAX_WAITING:
+            log.warning("Notification of a client dropped: too many of it wait for their servers", session=short(key))
+        elif message is None:
             log.debug("Notification not relayed: servers have none of this method", session=short(state.session.key))
         elif notification.method == PROGRESS:
             self._tell_progress(state, notification, headers)
         else:
             self.nursery.start_soon(self._wait_sent_to_all, state.session, message, headers)
 
+    @contextlib.contextmanager
+    def _counted(self, key: str) -> Iterator[None]:
+        """Count what waits, by session."""
+        self._waiting[key] += 1
+        try:
+            yield
+        finally:
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key]
+
     async def _wait_sent_to_all(self, session: Session, message: bytes, headers: Mapping[str, str]) -> None:
-        await self.sharing.wait_adopted(session)
-        servers = self.sessions.servers()
-        async with trio.open_nursery() as nursery:
-            for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
-                if name in servers:
-                    passed = for_server(headers, servers[name].forwarded)
-                    nursery.start_soon(self._wait_sent, Upstream(servers[name], upstream, passed), message)
+        with self._counted(session.key):
+            await self.sharing.wait_adopted(session)
+            servers = self.sessions.servers()
+            async with trio.open_nursery() as nursery:
+                for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
+                    if name in servers:
+                        passed = for_server(headers, servers[name].forwarded)
+                        nursery.start_soon(self._wait_sent, Upstream(servers[name], upstream, passed), message)
 
     def _tell_progress(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         token: Member | None = only(notification.params or [], "progressToken")
@@ -71,11 +95,16 @@ class Teller:
         message = rebuilt(notification, {"progressToken": owner.id})
         if message is not None:
             passed = for_server(headers, server.forwarded)
-            self.nursery.start_soon(self._wait_sent, Upstream(server, session, passed), message)
+            self.nursery.start_soon(self._wait_progress, state.session.key, Upstream(server, session, passed), message)
+
+    async def _wait_progress(self, key: str, upstream: Upstream, message: bytes) -> None:
+        with self._counted(key):
+            await self._wait_sent(upstream, message)
 
     async def _wait_sent(self, upstream: Upstream, message: bytes) -> None:
         try:
-            await self.client.wait_posted(upstream, message)
+            async with self._places[upstream.server.name]:
+                await self.client.wait_posted(upstream, message)
         except UpstreamError as error:
             name = upstream.server.name
             log.debug("Notification not relayed", server=name, reason=error.reason, error=str(error))

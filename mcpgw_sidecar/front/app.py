@@ -32,13 +32,20 @@ from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, error_text
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, error_text
 from mcpgw_sidecar.protocol.methods import INITIALIZE
 from mcpgw_sidecar.protocol.versions import PRIMED
+from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 
 log = get_logger(__name__)
 
+TOO_MANY_STREAMS = Reject(
+    status=503,
+    code=SERVER_ERROR,
+    message="The gateway has too many open streams: calls go on without one; try again later",
+    method="GET",
+)
 SMALL_BODY = 65536  # bytes of the body of a request that needs none
 
 
@@ -70,8 +77,7 @@ class BrokerApp:
         try:
             reject = await self._wait_request(headers, record, receive, send)
             if reject is not None:
-                record.refuse(reject)
-                await wait_rejected(send, reject)
+                await wait_refused(send, record, reject)
         except Exception:
             log.exception("Broker failed on a request")
             record.close("rejected")
@@ -84,12 +90,8 @@ class BrokerApp:
         request = await self._wait_whole_request(headers, receive)
         if isinstance(request, Reject):
             return request
-        if request.path == HEAL_PATH:
-            await self.healer.wait_answered(headers, send)
-            return None
-        if request.path == CHANGED_PATH:
-            self.stale(ServerName(headers.get(h.X_SERVER, "")))
-            await wait_sent(send, 202, b"")
+        if request.path in {HEAL_PATH, CHANGED_PATH}:
+            await self._wait_for_envoy(request.path, headers, send)
             return None
         inbound = self.decider.climb(request)
         if not self.decider.started.is_over():
@@ -105,6 +107,8 @@ class BrokerApp:
             return inbound
         record.server = BROKER
         match request.method, inbound.session:
+            case "GET", _ if not descriptors.has_room(descriptors.STREAMS_OF_CLIENTS):
+                await wait_refused(send, record, TOO_MANY_STREAMS)
             case "GET", SessionState():
                 stream = self._open_stream(inbound, headers)
                 # The stream may live for days: it must keep neither its request nor the catalog of
@@ -120,6 +124,14 @@ class BrokerApp:
             case _:
                 return await self._wait_post(inbound, headers, record, send)
         return None
+
+    async def _wait_for_envoy(self, path: str, headers: dict[str, str], send: Send) -> None:
+        """What the filters of Envoy ask for themselves; no client gets here."""
+        if path == HEAL_PATH:
+            await self.healer.wait_answered(headers, send)
+        else:
+            self.stale(ServerName(headers.get(h.X_SERVER, "")))
+            await wait_sent(send, 202, b"")
 
     async def _wait_whole_request(self, headers: dict[str, str], receive: Receive) -> HttpRequest | Reject:
         """The request with its body, or 413."""
@@ -178,6 +190,12 @@ class BrokerApp:
         stream = self.streams.open(session.key, last_event_id, inbound.scope, primed=primed)
         self.directory.stream_here(session, last_event_id)
         return stream
+
+
+async def wait_refused(send: Send, record: RequestRecord, reject: Reject) -> None:
+    """Send a refusal and count it."""
+    record.refuse(reject)
+    await wait_rejected(send, reject)
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -31,6 +31,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, parse_array, parse_object
 from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError
+from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.upstream.pool import HttpClients
 
 DRAIN = 0.1  # seconds in which the rest of an answer is read
@@ -105,6 +106,8 @@ class Exchanger:
         `silence` is the longest pause of the server, None for no limit. Raises UpstreamError.
         """
         silence = self._limit(server) if silence == OWN else silence
+        if not descriptors.has_room():
+            raise UpstreamError("Busy", "was not asked: the gateway has too many open connections at the moment")
         http = await self.http.wait_for(server)
         fields = {name.encode("latin-1"): value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
         if body is not None:

@@ -34,6 +34,7 @@ from mcpgw_sidecar.protocol.jsontext import Member
 from mcpgw_sidecar.protocol.methods import INITIALIZE, INITIALIZED
 from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.versions import OLDER, STATEFUL, next_version
+from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.upstream.exchange import (
     Exchanger,
     Position,
@@ -172,6 +173,8 @@ class UpstreamClient:
         server's requests; in a client's session it passes them to `handle`, too. The stream resumes
         at `position`, which is updated; `opened` is called when the server has accepted.
         """
+        if not own and not descriptors.has_room(descriptors.STREAMS_TO_SERVERS):
+            raise UpstreamError("Busy", "was not asked for its stream: this process has too many open files")
         headers = {**upstream.with_session(), **position.headers, "accept": h.EVENT_STREAM}
         position.last_id = None  # after a server refuses to resume, the next request asks for a new stream
         async with self.http.exchange(upstream.server, "GET", None, headers, silence=None) as answer:

@@ -19,9 +19,11 @@ from mcpgw_sidecar.protocol.statuses import failure
 
 _WORDS = {
     reasons.UNREACHABLE: "is unreachable: try again, and tell its operator if that lasts",
+    "Busy": "was not asked: the gateway is at the limit of its open connections; try again",
     reasons.REDIRECT: "redirects instead of answering: tell the operator of this gateway",
     reasons.UNAUTHORIZED: "refused this client's credentials: send the Authorization that it asks for, if its forwardHeaders names it",
 }
+_LIKE = {"Busy": reasons.UNREACHABLE}
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +67,7 @@ def rejection(server: Server, error: UpstreamError) -> Reject:
 
     The message has no address: where a server lives is its operator's business.
     """
-    reason = error.reason if error.reason in reasons.OUTCOMES else reasons.BAD_ANSWER
+    reason = error.reason if error.reason in reasons.OUTCOMES else _LIKE.get(error.reason, reasons.BAD_ANSWER)
     message = f"MCP server {server.name} {_WORDS.get(error.reason, str(error))}"
     reject = failure(server.name, reason, message)
     return reject if error.status is None else attrs.evolve(reject, data={**reject.data, "status": error.status})
