@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from mcpgw_sidecar.envoy.contract import ANSWER, BROKEN, NONSENSE, SILENT, UNREACHABLE as UNREACHABLE_FLAGS
-from mcpgw_sidecar.model.reasons import BROKEN_OFF, OUTCOMES, TIMEOUT, UNREACHABLE
+from mcpgw_sidecar.envoy.contract import ANSWER, BROKEN, NONSENSE, SILENT, TOO_MANY, UNREACHABLE as UNREACHABLE_FLAGS
+from mcpgw_sidecar.model.reasons import BROKEN_OFF, LIMITED, OUTCOMES, TIMEOUT, UNREACHABLE
 
 CALLS = "envoy_mcpgw_calls"
 DURATION = "envoy_mcpgw_call_duration"
@@ -75,9 +75,11 @@ def outcome_of(answer: str) -> str:
     code, flags, reason = (_tag_value(value) for value in [*answer.split(" "), "-", "-"][:3])
     if reason:
         return OUTCOMES.get(reason, "unavailable")
+    of_answer = set(flags.split(","))
+    if not of_answer.isdisjoint(TOO_MANY):
+        return OUTCOMES[LIMITED]
     if not code.startswith("2"):
         return _OUTCOMES.get(code, "rejected")
-    of_answer = set(flags.split(","))
     for flags_of_reason, found in (
         ((*BROKEN, *NONSENSE), BROKEN_OFF),
         (UNREACHABLE_FLAGS, UNREACHABLE),

@@ -59,7 +59,7 @@ def document(facts: Facts) -> dict[str, Any]:
             "source": desired.source,
             "generation": desired.generation,
             "loadedAt": _time(desired.loaded_at),
-            "error": desired.error,
+            "error": "\n".join(filter(None, desired.errors)) or None,
         },
         "servers": [server(status) for status in facts.statuses],
         "sessions": {

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-from mcpgw_sidecar.app.inputs import Inputs, Task
+from mcpgw_sidecar.app.inputs import Inputs, Task, access_tasks, with_access
 from mcpgw_sidecar.app.keyfile import KeyFile
 from mcpgw_sidecar.app.settings import Settings
-from mcpgw_sidecar.app.tasks import loaded, wait_keys
+from mcpgw_sidecar.app.tasks import publisher, wait_keys
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.kube.api import KubeApi
 from mcpgw_sidecar.kube.configmap import ConfigMapWriter
@@ -39,13 +39,9 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
     """The inputs from the watched objects, or from the ConfigMap that another sidecar writes."""
     ref = settings.config if isinstance(settings.config, Ref) else None
     namespace = settings.namespace or (ref.namespace if ref is not None else api.namespace)
-    values = Values(Watched(Desired(source="kubernetes" if ref is None else f"configmap:{ref}")))
-
-    def publish(new: Desired) -> None:
-        old = values.desired.value
-        if values.desired.publish(new):
-            loaded(metrics, new, old)
-
+    first = Desired(source="kubernetes" if ref is None else f"configmap:{ref}")
+    values = Values(Watched(with_access(first, settings.access)))
+    publish = publisher(metrics, values.desired)
     more: dict[str, Any] = {}
     tasks: list[Task]
     if ref is not None:
@@ -56,6 +52,7 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
         source = KubernetesSource(api, values.desired, publish, settings.external_names, settings.secrets_in)
         config_loaded, tasks = source.loaded, [source.wait_following, *_writer_tasks(api, source, lease, values)]
         more = {"writes": partial(_writes, lease), "incomplete": source.incomplete}
+    tasks += access_tasks(settings.access, values, publish)
     if settings.session_key_file is not None:
         file = KeyFile(settings.session_key_file)
         tasks.append(partial(wait_keys, file))

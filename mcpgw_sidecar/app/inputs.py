@@ -12,9 +12,10 @@ import trio
 
 from mcpgw_sidecar.app.keyfile import KeyFile
 from mcpgw_sidecar.app.settings import Settings, key_file
-from mcpgw_sidecar.app.tasks import loaded, wait_configuration, wait_keys
+from mcpgw_sidecar.app.tasks import loaded, publisher, wait_keys
 from mcpgw_sidecar.app.values import Values
-from mcpgw_sidecar.config.source import load
+from mcpgw_sidecar.config.source import load, load_access, wait_following, wait_following_access
+from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.tokens import SessionKeys
@@ -54,13 +55,24 @@ async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Inputs]:
 
 
 def _of_files(settings: Settings, config: Path, metrics: Metrics) -> Inputs:
-    values = Values(Watched(load(config)))
+    desired = load(config, has_access=settings.access is not None)
+    values = Values(Watched(with_access(desired, settings.access)))
     loaded(metrics, values.desired.value, None)
-    keys = KeyFile(key_file(settings))
-    follow_file = partial(wait_configuration, config, values.desired, metrics)
+    keys, publish = KeyFile(key_file(settings)), publisher(metrics, values.desired)
+    follow_file = partial(wait_following, config, values.current, publish, has_access=settings.access is not None)
     return Inputs(
         values=values,
         keys=lambda: keys.keys,
         keys_error=lambda: keys.error,
-        tasks=(follow_file, partial(wait_keys, keys)),
+        tasks=(follow_file, *access_tasks(settings.access, values, publish), partial(wait_keys, keys)),
     )
+
+
+def with_access(desired: Desired, path: Path | None) -> Desired:
+    """A configuration with the access document of another file. Raises ConfigurationError."""
+    return desired if path is None else attrs.evolve(desired, access=load_access(path))
+
+
+def access_tasks(path: Path | None, values: Values, publish: Callable[[Desired], None]) -> list[Task]:
+    """The tasks that follow the access document."""
+    return [] if path is None else [partial(wait_following_access, path, values.current, publish)]

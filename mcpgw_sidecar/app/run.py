@@ -203,7 +203,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
     manager.check_all_taken()
     envoy_files = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
     if envoy_files is not None:
-        envoy_files.write_first(inputs.values.desired.value.enabled, anew=not inputs.loaded)
+        envoy_files.write_first(inputs.values.desired.value, anew=not inputs.loaded)
     clients = HttpClients()
     async with opened_store(settings, inputs.keys) as store, trio.open_nursery() as forever:
         parts = _parts(settings, inputs, metrics, envoy_files, clients, store, forever, manager)

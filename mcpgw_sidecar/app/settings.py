@@ -33,6 +33,7 @@ class Settings:
 
     config: Path | Ref | None = None
     namespace: str | None = None
+    access: Path | None = None
     envoy_dir: Path | None = None
     gateway_address: Address = Address("0.0.0.0", LISTENER_PORT)  # noqa: S104  # the gateway is there to be reached
     gateway_tls_cert: Path | None = None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
+from collections.abc import Callable
 
 import trio
 
 from mcpgw_sidecar.app.keyfile import KeyFile
 from mcpgw_sidecar.app.readiness import Readiness
-from mcpgw_sidecar.config.source import wait_following
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.errors import EXIT_SIGNAL_BASE
 from mcpgw_sidecar.model.servers import Desired
@@ -56,22 +55,23 @@ async def wait_left(closing: trio.Event, directory: Directory) -> None:
     await directory.wait_left()
 
 
-async def wait_configuration(path: Path, desired: Watched[Desired], metrics: Metrics) -> None:
-    """Publish the servers of the configuration file after each change, for ever."""
+def publisher(metrics: Metrics, desired: Watched[Desired]) -> Callable[[Desired], None]:
+    """Publishes a configuration, and logs and counts the load."""
 
     def publish(new: Desired) -> None:
         old = desired.value
         if desired.publish(new):
             loaded(metrics, new, old)
 
-    await wait_following(path, desired.value, publish)
+    return publish
 
 
 def loaded(metrics: Metrics, new: Desired, old: Desired | None) -> None:
     """Log and count a load of the configuration."""
     if old is not None and new.failed_loads > old.failed_loads:
         metrics.reloads.labels("failed").inc()
-        for problem in (new.error or "").splitlines():
+        fresh = [error for error, before in zip(new.errors, old.errors, strict=True) if error and error != before]
+        for problem in "\n".join(fresh or filter(None, new.errors)).splitlines():
             message = "Configuration not reloaded, the last good one stays" if new.generation else "No configuration yet"
             log.error(message, problem=problem)
         return

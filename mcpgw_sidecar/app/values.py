@@ -19,3 +19,7 @@ class Values:
     live: Watched[Snapshot] = attrs.field(factory=lambda: Watched(EMPTY))
     statuses: Watched[Statuses] = attrs.field(factory=lambda: Watched(()))
     verdict: Watched[Verdict] = attrs.field(factory=lambda: Watched(Verdict(None, None)))
+
+    def current(self) -> Desired:
+        """The configuration that was published last."""
+        return self.desired.value

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import attrs
 import cattrs
 import yaml
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
-from mcpgw_sidecar.config.schema import CHECKS, SECRET, ConfigFile
+from mcpgw_sidecar.config.limits import read_limits
+from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, ConfigFile
 from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.access import Access, Limits
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.passing import read_forwarded
 
+T = TypeVar("T", bound=AccessFile)
 Path = tuple[str | int, ...]
 _KINDS = {"str": "a text", "bool": "true or false", "list": "a list", "dict": "keys and values"}
 MAX_DEPTH = 20  # the file needs three
@@ -73,10 +76,27 @@ class Content:
 
     servers: tuple[Server, ...]
     virtual_servers: tuple[VirtualServer, ...]
+    access: Access | None
+    """None if no key of the access document is there."""
 
 
 def decode(text: str, source: str) -> Content:
     """The content of a configuration file. Raises ConfigurationError with every problem found."""
+    config, keys = _decoded(text, source, ConfigFile, "write 'servers: []' for a gateway without servers")
+    return Content(
+        tuple(entry.server() for entry in config.servers),
+        tuple(entry.virtual_server() for entry in config.virtualServers),
+        config.access() if keys & {field.name for field in attrs.fields(AccessFile)} else None,
+    )
+
+
+def decode_access(text: str, source: str) -> Access:
+    """The content of an access document. Raises ConfigurationError with every problem found."""
+    return _decoded(text, source, AccessFile, "write '{}' for a document that says nothing")[0].access()
+
+
+def _decoded(text: str, source: str, kind: type[T], remedy: str) -> tuple[T, set[str]]:
+    """A file of a kind, and its top-level keys; `remedy` is for an empty one."""
     if len(text) > MAX_FILE:
         raise ConfigurationError([f"{source}: larger than {MAX_FILE >> 20} MiB: is this the right file?"])
     tree = _Tree()
@@ -89,9 +109,9 @@ def decode(text: str, source: str) -> Content:
     except yaml.YAMLError as error:
         raise ConfigurationError([f"{source}:{_yaml_place(error)}"]) from None
     if node is None:
-        raise ConfigurationError([f"{source}:1: the file is empty: write 'servers: []' for a gateway without servers"])
+        raise ConfigurationError([f"{source}:1: the file is empty: {remedy}"])
     problems = list(tree.problems)
-    config = _structure(value, problems)
+    config = _structure(value, kind, problems)
     for section in CHECKS:
         entries = _entries(value, section)
         problems += _content_problems(section, entries)
@@ -100,10 +120,7 @@ def decode(text: str, source: str) -> Content:
         by_path = {problem.path: problem for problem in reversed(problems)}  # one cause, one line
         in_order = sorted(by_path.values(), key=lambda problem: _line(tree.lines, problem.path))
         raise ConfigurationError([_message(problem, tree.lines, source) for problem in in_order])
-    return Content(
-        tuple(entry.server() for entry in config.servers),
-        tuple(entry.virtual_server() for entry in config.virtualServers),
-    )
+    return config, set(value or ())
 
 
 def _hazard(text: str) -> str | None:
@@ -146,9 +163,9 @@ def _content_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -
                 yield _Problem((section, index, key), start + check.remedy)
 
 
-def _structure(value: Any, problems: list[_Problem]) -> ConfigFile | None:  # noqa: ANN401  # whatever the file holds
+def _structure(value: Any, kind: type[T], problems: list[_Problem]) -> T | None:  # noqa: ANN401  # whatever the file holds
     try:
-        return _converter.structure(value, ConfigFile)
+        return _converter.structure(value, kind)
     except Exception as error:  # noqa: BLE001  # cattrs raises the errors of the hooks, in groups
         problems += _problems(error, ())
         return None
@@ -194,6 +211,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(str, _strict(str))
     converter.register_structure_hook(bool, _strict(bool))
     converter.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is list, _strict_list)
+    converter.register_structure_hook(Limits, lambda value, _: read_limits(value))
     converter.register_structure_hook_func(
         lambda kind: kind == tuple[ForwardedHeader, ...], lambda value, _: read_forwarded(value)
     )

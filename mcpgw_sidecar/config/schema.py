@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
+from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Limits
 from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
 from mcpgw_sidecar.model.patterns import NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
@@ -148,8 +149,19 @@ class VirtualServerEntry:
 
 
 @attrs.frozen(kw_only=True)
-class ConfigFile:
-    """The whole file."""
+class AccessFile:
+    """The access document."""
+
+    limits: Limits = USUAL_LIMITS  # config/limits.py reads it
+
+    def access(self) -> Access:
+        """The document as a value of the model."""
+        return Access(limits=self.limits)
+
+
+@attrs.frozen(kw_only=True)
+class ConfigFile(AccessFile):
+    """The whole configuration file, which may hold the keys of the access document, too."""
 
     servers: list[ServerEntry]
     virtualServers: list[VirtualServerEntry] = attrs.field(factory=list)  # noqa: N815

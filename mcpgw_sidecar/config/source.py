@@ -17,33 +17,50 @@ from pathlib import Path
 import attrs
 import trio
 
-from mcpgw_sidecar.config.decode import decode
+from mcpgw_sidecar.config.decode import decode, decode_access
 from mcpgw_sidecar.errors import ConfigurationError, UnreadableError
+from mcpgw_sidecar.model.access import OPEN, Access
 from mcpgw_sidecar.model.servers import Desired, Server
 
 LOOK = 0.1  # seconds between two polls
 RESTLESS = 10  # polls in a row with a change, after which a file that was replaced is loaded anyway
 
 _Stamp = tuple[int, int, int, int] | None
+Refuse = Callable[..., None]
+"""Takes why a file is refused, and `is_new`: whether that is said again although it was said."""
 _NEVER: _Stamp = (0, 0, 0, 0)  # the stamp of no file
 
 
-def load(path: Path) -> Desired:
-    """Read and decode the file. Raises ConfigurationError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError([f"{path}: not UTF-8 (byte {error.start}): save it as UTF-8"]) from None
-    except OSError as error:
-        raise UnreadableError([f"{path}: cannot be read: {error.strerror}"]) from None
-    content = decode(text, str(path))
+def load(path: Path, *, has_access: bool = False) -> Desired:
+    """Read and decode a configuration file. Raises ConfigurationError.
+
+    With `has_access` the access document is another file, and its keys may not stand here.
+    """
+    content = decode(_text(path), str(path))
+    if has_access and content.access is not None:
+        raise ConfigurationError([f"{path}: limits stand in the file of --access: move them there, or give no --access"])
     return Desired(
         source=f"file:{path}",
         servers=tuple(_with_absolute_paths(server, path.parent) for server in content.servers),
         virtual_servers=content.virtual_servers,
         generation=1,
         loaded_at=time.time(),
+        access=content.access or OPEN,
     )
+
+
+def load_access(path: Path) -> Access:
+    """Read and decode an access document. Raises ConfigurationError."""
+    return decode_access(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError([f"{path}: not UTF-8 (byte {error.start}): save it as UTF-8"]) from None
+    except OSError as error:
+        raise UnreadableError([f"{path}: cannot be read: {error.strerror}"]) from None
 
 
 def _with_absolute_paths(server: Server, directory: Path) -> Server:
@@ -58,16 +75,49 @@ def _with_absolute_paths(server: Server, directory: Path) -> Server:
     return attrs.evolve(server, ca_file=absolute(server.ca_file), credential_file=absolute(server.credential_file))
 
 
-def _with_error(current: Desired, error: ConfigurationError) -> Desired:
-    """The old servers, with the error that kept new ones away."""
-    return attrs.evolve(current, error=str(error), failed_loads=current.failed_loads + 1)
-
-
-async def wait_following(path: Path, current: Desired, publish: Callable[[Desired], None]) -> None:
+async def wait_following(
+    path: Path, current: Callable[[], Desired], publish: Callable[[Desired], None], *, has_access: bool = False
+) -> None:
     """Publish the configuration after each change of the file, for ever.
 
-    `current` is the one from the start.
+    `current` returns the last one that was published.
     """
+
+    def read() -> None:
+        old, new = current(), load(path, has_access=has_access)
+        publish(
+            attrs.evolve(
+                new,
+                generation=old.generation + 1,
+                failed_loads=old.failed_loads,
+                access=old.access if has_access else new.access,
+                access_error=old.access_error,
+            )
+        )
+
+    def refuse(reason: str, *, is_new: bool) -> None:
+        if is_new or reason != current().error:
+            publish(attrs.evolve(current(), error=reason, failed_loads=current().failed_loads + 1))
+
+    await _wait_changes(path, read, refuse)
+
+
+async def wait_following_access(path: Path, current: Callable[[], Desired], publish: Callable[[Desired], None]) -> None:
+    """Publish the access document after each change of its file, for ever."""
+
+    def read() -> None:
+        old, access = current(), load_access(path)
+        publish(attrs.evolve(old, access=access, access_error=None, generation=old.generation + 1, loaded_at=time.time()))
+
+    def refuse(reason: str, *, is_new: bool) -> None:
+        if is_new or reason != current().access_error:
+            publish(attrs.evolve(current(), access_error=reason, failed_loads=current().failed_loads + 1))
+
+    await _wait_changes(path, read, refuse)
+
+
+async def _wait_changes(path: Path, read: Callable[[], None], refuse: Refuse) -> None:
+    """Read a file after each change, for ever. What was good before stays when it is refused."""
     loaded_stamp = last_stamp = _stamp(path)
     changes = 0
     while True:
@@ -83,18 +133,13 @@ async def wait_following(path: Path, current: Desired, publish: Callable[[Desire
                 continue  # the file is still being written: poll again
         loaded_stamp, changes = stamp, 0
         try:
-            desired = load(path)
-            next_desired = attrs.evolve(desired, generation=current.generation + 1, failed_loads=current.failed_loads)
+            read()
         except UnreadableError as error:
             # The reason may pass (no descriptor left, a mount that is still to come): poll again.
             loaded_stamp = _NEVER
-            if str(error) == current.error:
-                continue  # published already
-            next_desired = _with_error(current, error)
+            refuse(str(error), is_new=False)
         except ConfigurationError as error:
-            next_desired = _with_error(current, error)
-        current = next_desired
-        publish(current)
+            refuse(str(error), is_new=True)
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, type_url
-from mcpgw_sidecar.envoy.contract import ANSWER, ANSWERED, BROKEN, FAILED, LOOKUP, METADATA, NONSENSE, UNREACHABLE
+from mcpgw_sidecar.envoy.contract import ANSWER, ANSWERED, BROKEN, FAILED, LOOKUP, METADATA, NONSENSE, TOO_MANY, UNREACHABLE
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 
@@ -82,8 +82,8 @@ def _not_counted_by_the_sidecar() -> Resource:
             ]
         }
     }
-    # The same where the broker should have answered, and cannot be reached.
-    without_broker = {"response_flag_filter": {"flags": [*UNREACHABLE, *BROKEN, *NONSENSE]}}
+    # The same where the broker should have answered, and cannot be reached, or is not asked.
+    without_broker = {"response_flag_filter": {"flags": [*UNREACHABLE, *BROKEN, *NONSENSE, *TOO_MANY]}}
     return {"or_filter": {"filters": [{"and_filter": {"filters": [present, elsewhere]}}, undecided_post, without_broker]}}
 
 

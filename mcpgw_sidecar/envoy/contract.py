@@ -166,6 +166,9 @@ NONSENSE: Final = ["UPE"]
 BROKEN: Final = ["UC", "UR", "LR"]
 """Envoy's flags of a response that broke off."""
 
+TOO_MANY: Final = ["RL"]
+"""Envoy's flag of a request above a limit."""
+
 SILENT: Final = ["UT", "SI", "UMSDR"]
 """Envoy's flags of a response that did not go on in time."""
 

@@ -12,8 +12,10 @@ The filters, in the order of a request. "The router" is the sidecar's; Envoy's o
                in the answer's event stream (events.lua), and keeps back what answers another call
                (own.lua); skipped for JSON of the broker, and of servers that are trusted
 4. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
-               server's stream; other requests go to the broker, whatever they contain
-5. router      Envoy's own
+               server's stream; other requests go to the broker, whatever they contain. New sessions
+               are counted before it
+5. limits      of calls, if there are any (limits.py)
+6. router      Envoy's own
 
 Answers pass the filters in reverse order. No filter after the Lua filter may hold back the headers
 of an answer: what the Lua filter writes into a body it also writes into content-length, and headers
@@ -27,19 +29,18 @@ from mcpgw_sidecar.envoy.accesslog import access_log, counters
 from mcpgw_sidecar.envoy.clusters import Resource, address, type_url
 from mcpgw_sidecar.envoy.filters import (
     HTTP,
-    all_of,
     buffer,
-    decided,
+    decider,
     header_hygiene,
     last,
-    lazily,
     messages,
     router,
-    undecided,
 )
+from mcpgw_sidecar.envoy.limits import filters as limit_filters
 from mcpgw_sidecar.envoy.replies import local_replies
 from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+from mcpgw_sidecar.model.access import Limits
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 
@@ -60,14 +61,14 @@ _SIZE: Resource = {
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listeners(settings: EnvoySettings, servers: tuple[Server, ...]) -> list[Resource]:
+def listeners(settings: EnvoySettings, servers: tuple[Server, ...], limits: Limits) -> list[Resource]:
     """The clients' listener, and the inner one, where the broker hands in the messages of batches.
 
     A message of a batch passes the same filters as one that came alone, with its client's address.
     The listeners know of the servers how long opening a session with them may take.
     """
     request = max((server.discovery_timeout or 0.0 for server in servers), default=0.0)
-    manager = _manager(settings, max(request, settings.discovery_timeout))
+    manager = _manager(settings, max(request, settings.discovery_timeout), limits)
     inner = [] if settings.inner is None else [_listener(INNER, settings.inner, manager | _inner())]
     return [_listener(LISTENER, settings.gateway, manager, settings), *inner]
 
@@ -122,6 +123,8 @@ def bootstrap(settings: EnvoySettings) -> Resource:
             "lds_config": _source(f"{settings.directory}/lds.yaml"),
             "cds_config": _source(f"{settings.directory}/cds.yaml"),
         },
+        # Globs of limits; Envoy's own limit is 100.
+        "layered_runtime": {"layers": [{"name": "mcpgw", "static_layer": {"re2.max_program_size.error_level": 5000}}]},
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -151,7 +154,7 @@ def _source(path: str) -> Resource:
     return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
 
 
-def _manager(settings: EnvoySettings, request: float) -> Resource:
+def _manager(settings: EnvoySettings, request: float, limits: Limits) -> Resource:
     return {
         "@type": type_url(_HCM),
         "stat_prefix": "mcpgw",
@@ -179,7 +182,8 @@ def _manager(settings: EnvoySettings, request: float) -> Resource:
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             buffer(settings.max_body),
             messages(settings.messages),
-            lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
+            decider(router(debug=settings.debug, request=request), limits.new_sessions),
+            *limit_filters(limits.calls),
             last(settings.refused, settings.heal),
         ],
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource
 from mcpgw_sidecar.envoy.contract import ANSWERED, BROKEN, ID, METADATA, NONSENSE, REFUSED, SILENT, UNREACHABLE, WHAT
+from mcpgw_sidecar.envoy.limits import LIMITED, RETRY_AFTER, WORDS
 from mcpgw_sidecar.model import reasons
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
@@ -19,6 +20,7 @@ _ID = f"%DYNAMIC_METADATA({METADATA}:{ID})%"
 _SERVER = f"%REQ({h.X_SERVER})%"
 _WHAT = f"%DYNAMIC_METADATA({METADATA}:{WHAT})%"
 _TOOL = f"%REQ({h.X_TOOL})%"
+_WORDS, _AFTER = f"%RESP({WORDS})%", f"%RESP({RETRY_AFTER})%"
 _LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
 
 
@@ -63,6 +65,8 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
     broken = f"MCP server {_SERVER} broke the connection before it answered"
     slow = f"MCP server {_SERVER} was silent for {limit} in a call of "
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
+    limited = f"Limited: {_WORDS}; try again in {_AFTER} s"
+    limited_data = f',"data":{{"reason":"{reasons.LIMITED}","retryAfterSeconds":{_AFTER}}}'
     large = f"Request body too large: at most {max_body} bytes"
     return [
         _mapper(_has(ANSWERED), None, "%LOCAL_REPLY_BODY%"),
@@ -75,6 +79,9 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
         _mapper(_all(_flags(SILENT), at_server), 200, _failure(reasons.TIMEOUT, slow + _TOOL)),
         # The server's own answer, which refused.lua has kept, and heal.lua gives back.
         _mapper(_all(_has(REFUSED), at_server), None, "%LOCAL_REPLY_BODY%"),
+        _mapper(_all(_status(LIMITED), at_server), 200, _error(_ID, -32000, limited, limited_data)),
+        _mapper(_all(_status(LIMITED), _has(ID)), LIMITED, _error(_ID, -32000, limited, limited_data)),
+        _mapper(ours(LIMITED), LIMITED, _error("null", -32000, limited, limited_data)),
         _mapper(_all(_status(503), at_server), 200, _failure(reasons.UNREACHABLE, unknown)),
         _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, not_running)),
         _mapper(ours(503), 503, _error("null", -32000, not_running)),

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
 from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, ID, METADATA, RESTART, RETRY_ON
+from mcpgw_sidecar.envoy.limits import per_route
 from mcpgw_sidecar.envoy.settings import EnvoySettings
+from mcpgw_sidecar.model.access import Limits
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
@@ -41,7 +43,7 @@ REPEATED = r"ping|initialize|logging/setLevel|notifications/initialized|.+/list"
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
 
-def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
+def routes(settings: EnvoySettings, servers: tuple[Server, ...], limits: Limits) -> Resource:
     """The route configuration."""
     return {
         "@type": type_url("envoy.config.route.v3.RouteConfiguration"),
@@ -51,7 +53,7 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...]) -> Resource:
                 "name": "gateway",
                 "domains": ["*"],
                 "include_request_attempt_count": True,
-                "typed_per_filter_config": {_CORS: _cors(settings)},
+                "typed_per_filter_config": {_CORS: _cors(settings), **per_route(limits.calls)},
                 "matcher": _by_server(servers, settings),
             }
         ],

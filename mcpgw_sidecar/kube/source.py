@@ -232,7 +232,8 @@ class ConfigMapSource:
         except ConfigurationError as error:
             self._refuse(str(error))
             return
-        unchanged = (content.servers, content.virtual_servers) == (now.servers, now.virtual_servers)
+        access = content.access or now.access
+        unchanged = (content.servers, content.virtual_servers, access) == (now.servers, now.virtual_servers, now.access)
         if unchanged and now.error is None and self.loaded.is_set():
             return
         self.loaded.set()
@@ -241,6 +242,7 @@ class ConfigMapSource:
                 now,
                 servers=content.servers,
                 virtual_servers=content.virtual_servers,
+                access=access,
                 generation=now.generation + 1,
                 loaded_at=time.time(),
                 error=None,

@@ -12,6 +12,9 @@ REDIRECT: Final = "Redirect"
 UNAUTHORIZED: Final = "Unauthorized"
 BAD_ANSWER: Final = "BadAnswer"
 
+LIMITED: Final = "Limited"
+"""No server was asked: the caller has asked too much."""
+
 RPC_ERROR: Final = "RpcError"
 """The server's own JSON-RPC error, with an HTTP status that is no success. Clients get it."""
 
@@ -23,5 +26,6 @@ OUTCOMES: Final[Mapping[str, str]] = {
     UNAUTHORIZED: "unauthorized",
     BAD_ANSWER: "unavailable",
     RPC_ERROR: "rpc_error",
+    LIMITED: "limited",
 }
 """The outcome of a request in the metrics, by reason."""

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from mcpgw_sidecar.model.access import OPEN, Access
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 
 
@@ -83,7 +84,8 @@ class Desired:
     """A whole configuration: the published value of the configuration source.
 
     `generation` counts the loads that took effect; `error` is the reason why a later load was
-    refused, if one was. `loaded_at` is in seconds since the epoch.
+    refused, if one was, `access_error` the same of the access document. `loaded_at` is in seconds
+    since the epoch.
     """
 
     source: str
@@ -94,6 +96,13 @@ class Desired:
     loaded_at: float = 0.0
     error: str | None = None
     failed_loads: int = 0
+    access: Access = OPEN
+    access_error: str | None = None
+
+    @property
+    def errors(self) -> tuple[str | None, str | None]:
+        """Why the last load of the configuration was refused, and that of the access document."""
+        return self.error, self.access_error
 
     @property
     def enabled(self) -> tuple[Server, ...]:

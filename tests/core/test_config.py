@@ -46,7 +46,7 @@ servers:
 
 @pytest.mark.duty("config.keys")
 def test_no_servers_is_a_configuration() -> None:
-    assert decode("servers: []", "c.yaml") == Content((), ())
+    assert decode("servers: []", "c.yaml") == Content((), (), None)
 
 
 @pytest.mark.duty("config.errors-placed")

@@ -135,11 +135,14 @@ class Process:
         self._file.close()
 
 
+UNLIMITED = {"newSessions": {"perSecond": 0}}  # for those who open thousands
+
+
 class Gateway:
     """A sidecar and, with `envoy`, a real Envoy that follows its files.
 
     `options` are added to `run`. `source` are the options with the source of the configuration;
-    `env` is added to the sidecar's environment.
+    `env` is added to the sidecar's environment, `more` to the configuration.
     """
 
     source: tuple[str, ...] = ()
@@ -150,8 +153,10 @@ class Gateway:
     program: tuple[str, ...] = tuple(PROGRAM)
     fds: tuple[int, ...] = ()
 
-    def __init__(self, directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True) -> None:
-        self.directory = directory
+    def __init__(
+        self, directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True, **more: Any
+    ) -> None:
+        self.directory, self.more = directory, more
         self.config = directory / "config.yaml"
         self.options = options
         names = ("gateway", "broker", "router", "admin")
@@ -222,7 +227,7 @@ class Gateway:
     def write(self, servers: list[dict[str, Any]]) -> None:
         """Replace the configuration, atomically."""
         new = self.config.with_suffix(".new")
-        new.write_text(yaml.safe_dump({"servers": servers}))
+        new.write_text(yaml.safe_dump({"servers": servers, **self.more}))
         new.replace(self.config)
 
     def ask_envoy(self, path: str) -> httpx2.Response:
@@ -261,8 +266,10 @@ class Gateway:
 
 
 @contextmanager
-def gateway(directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True) -> Iterator[Gateway]:
-    running = Gateway(directory, servers, *options, envoy=envoy)
+def gateway(
+    directory: Path, servers: list[dict[str, Any]], *options: str, envoy: bool = True, **more: Any
+) -> Iterator[Gateway]:
+    running = Gateway(directory, servers, *options, envoy=envoy, **more)
     try:
         yield running
     finally:

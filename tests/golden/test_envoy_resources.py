@@ -17,6 +17,7 @@ from mcpgw_sidecar.envoy.clusters import clusters
 from mcpgw_sidecar.envoy.listener import bootstrap, listeners
 from mcpgw_sidecar.envoy.routes import routes
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+from mcpgw_sidecar.model.access import OPEN
 
 HERE = Path(__file__).parent
 
@@ -41,11 +42,13 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "messages": "-- json.lua, memo.lua, failed.lua, events.lua\n",
     }
     settings = EnvoySettings(**(defaults | values))
-    servers = decode(yaml.safe_dump({"servers": document["servers"]}), "golden").servers
+    shown = {key: value for key, value in document.items() if key in {"servers", "limits"}}
+    content = decode(yaml.safe_dump(shown), "golden")
+    servers, limits = content.servers, (content.access or OPEN).limits
     result = {
         "bootstrap": bootstrap(settings),
-        "lds": listeners(settings, servers),
-        "rds": routes(settings, servers),
+        "lds": listeners(settings, servers, limits),
+        "rds": routes(settings, servers, limits),
         "cds": clusters(settings, servers),
     }
     return {name: result[name] for name in document.get("show", result)}

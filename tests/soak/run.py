@@ -14,7 +14,7 @@ import trio
 import trio.lowlevel
 
 from tests.e2e.servers import RealServer, real_server
-from tests.e2e.stack import Gateway, Process, entry, free_ports, gateway, wait_until
+from tests.e2e.stack import UNLIMITED, Gateway, Process, entry, free_ports, gateway, wait_until
 from tests.e2e.test_replicas import redis_process
 from tests.soak.account import resources, wait_account, wait_left
 from tests.soak.chaos import Chaos
@@ -80,7 +80,7 @@ class World:
             for number in range(1 if self.setting == "single" else 2):
                 place = self.directory / f"gateway{number}"
                 place.mkdir()
-                self.gateways.append(stack.enter_context(gateway(place, self.entries, *options)))
+                self.gateways.append(stack.enter_context(gateway(place, self.entries, *options, limits=UNLIMITED)))
             for running in self.gateways:
                 wait_until(lambda running=running: all(each["ready"] for each in running.status()["servers"]), "all servers")
             yield

@@ -1,0 +1,80 @@
+"""How much may be called: the access document, or the same keys of a configuration file."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import attrs
+
+CALLER, TOOL, SERVER = "caller", "tool", "server"
+EACH: Final = (CALLER, TOOL, SERVER)
+"""What a limit may be counted by. A caller is a client address as long as nobody logs in."""
+
+_LEAST_FILL = 0.05  # seconds: Envoy fills a bucket no more often
+
+
+@attrs.frozen(kw_only=True)
+class Rate:
+    """At most `count` in `seconds`, evenly; after a silence up to `burst` at once."""
+
+    count: int
+    seconds: float
+    burst: int
+
+    @property
+    def fill(self) -> tuple[int, float]:
+        """How a token bucket is filled: tokens, and the seconds after which they come."""
+        interval = max(self.seconds / self.count, _LEAST_FILL)
+        return max(1, round(self.count * interval / self.seconds)), interval
+
+    @property
+    def retry_after(self) -> int:
+        """Whole seconds after which there is room again."""
+        return math.ceil(self.fill[1])
+
+
+@attrs.frozen(kw_only=True)
+class CallLimit:
+    """A limit of calls of tools, counted apart for `each`; of the `tools` and `servers` named.
+
+    Both are globs of whole names, as clients call a tool; without any they are all.
+    """
+
+    rate: Rate
+    each: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What a client is told."""
+        of_each = f" for each {' and '.join(self.each)}" if self.each else ""
+        return f"at most {self.rate.count} calls a minute{of_each}"
+
+
+SESSIONS: Final = Rate(count=50, seconds=1.0, burst=1000)
+"""New sessions of one client address, unless the configuration says otherwise."""
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """The limits; `new_sessions` is None for none."""
+
+    new_sessions: Rate | None = SESSIONS
+    calls: tuple[CallLimit, ...] = ()
+
+
+USUAL_LIMITS: Final = Limits()
+"""What holds without any configuration."""
+
+
+@attrs.frozen(kw_only=True)
+class Access:
+    """The whole document."""
+
+    limits: Limits = USUAL_LIMITS
+
+
+OPEN: Final = Access()
+"""What holds without a document."""

@@ -1,0 +1,90 @@
+"""Limits of an access document: read, and as Envoy counts them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mcpgw_sidecar.config.decode import decode, decode_access
+from mcpgw_sidecar.envoy.limits import per_route
+from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.access import OPEN, SESSIONS, CallLimit, Rate
+
+
+@pytest.mark.duty("limits.configured")
+def test_what_is_limited_unless_somebody_says_otherwise() -> None:
+    assert decode("servers: []", "f").access is None
+    assert OPEN.limits.new_sessions == SESSIONS == Rate(count=50, seconds=1.0, burst=1000)
+    assert decode_access("{}", "f") == OPEN
+    none = decode_access("limits: {newSessions: {perSecond: 0}}", "f")
+    assert none.limits.new_sessions is None
+    assert decode("{servers: [], limits: {newSessions: {perSecond: 7}}}", "f").access == decode_access(
+        "limits: {newSessions: {perSecond: 7, burst: 7}}", "f"
+    )
+
+
+@pytest.mark.duty("limits.configured")
+def test_limits_of_calls() -> None:
+    text = "limits: {calls: [{perMinute: 600, each: [tool, caller], burst: 5, tools: ['a_*'], servers: [ns/one]}, {perMinute: 1}]}"
+    first, second = decode_access(text, "f").limits.calls
+    rate = Rate(count=600, seconds=60.0, burst=5)
+    assert first == CallLimit(rate=rate, each=("caller", "tool"), tools=("a_*",), servers=("ns/one",))
+    assert first.words == "at most 600 calls a minute for each caller and tool"
+    assert second == CallLimit(rate=Rate(count=1, seconds=60.0, burst=1))
+    assert (first.rate.fill, first.rate.retry_after) == ((1, 0.1), 1)
+    assert (second.rate.fill, second.rate.retry_after) == ((1, 60.0), 60)
+    assert Rate(count=60_000, seconds=60.0, burst=1).fill == (50, 0.05)
+
+
+@pytest.mark.duty("limits.configured")
+@pytest.mark.parametrize(
+    ("limits", "remedy"),
+    [
+        ("7", "limits must hold keys and values, like"),
+        ("{newSession: {}}", "unknown key 'newSession', did you mean 'newSessions'?"),
+        ("{newSessions: 50}", "newSessions must hold keys and values"),
+        ("{newSessions: {}}", "newSessions needs perSecond"),
+        ("{newSessions: {perSecond: -1}}", "newSessions.perSecond must be a whole number from 0 to 1000000"),
+        ("{newSessions: {perSecond: true}}", "must be a whole number"),
+        ("{newSessions: {perSecond: 1, burst: 0}}", "newSessions.burst must be a whole number from 1"),
+        ("{calls: {perMinute: 1}}", "calls must be a list of at most 16 limits"),
+        ("{calls: [{each: [tool]}]}", "calls[0] needs perMinute"),
+        ("{calls: [{perMinute: 1, each: tool}]}", "calls[0].each must be a list of texts"),
+        ("{calls: [{perMinute: 1, each: [session]}]}", "'session' is none of caller, tool, server"),
+        ("{calls: [{perMinute: 1, tools: [1]}]}", "calls[0].tools must be a list of texts"),
+        (f"{{calls: [{{perMinute: 1, tools: ['{'x' * 101}']}}]}}", "at most 20 names, each of at most 100"),
+    ],
+)
+def test_mistakes(limits: str, remedy: str) -> None:
+    for read in (decode_access, decode):
+        with pytest.raises(ConfigurationError) as error:
+            read(f"servers: []\nlimits: {limits}" if read is decode else f"limits: {limits}", "file.yaml")
+        assert f":{1 + (read is decode)}: limits: " in error.value.problems[0]
+        assert remedy in error.value.problems[0]
+
+
+def test_an_access_document_has_no_servers() -> None:
+    with pytest.raises(ConfigurationError, match="unknown key"):
+        decode_access("servers: []", "f")
+    with pytest.raises(ConfigurationError, match="the file is empty: write"):
+        decode_access("", "f")
+
+
+@pytest.mark.duty("limits.configured")
+def test_globs_as_envoy_reads_them() -> None:
+    rate = Rate(count=1, seconds=60.0, burst=1)
+    limit = CallLimit(rate=rate, tools=("a_*", "b.c", "*"), servers=("ns/*",))
+    (config,) = per_route((limit,)).values()
+    actions = config["rate_limits"][0]["actions"]
+    tools, servers = (
+        action["header_value_match"]["headers"][0]["string_match"]["safe_regex"]["regex"] for action in actions
+    )
+    assert re.fullmatch(servers, "ns/one/more")
+    assert not re.fullmatch(servers, "other/one")
+    assert re.fullmatch(tools, "x")
+    without_all = CallLimit(rate=rate, tools=("a_*", "b.c"))
+    (config,) = per_route((without_all,)).values()
+    (action,) = config["rate_limits"][0]["actions"]
+    pattern = action["header_value_match"]["headers"][0]["string_match"]["safe_regex"]["regex"]
+    assert [bool(re.fullmatch(pattern, name)) for name in ("a_x", "a_", "b.c", "bxc", "ba_", "")] == [1, 1, 1, 0, 0, 0]

@@ -1,0 +1,101 @@
+"""Limits as users configure them, counted by Envoy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.stack import Client, Gateway, entry, gateway, succeeded, wait_until
+from tests.servers.scripted import ScriptedServer, tool
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[ScriptedServer]:
+    with ScriptedServer(tool("safe"), tool("dear")) as server:
+        yield server
+
+
+def limited(response: Any) -> dict[str, Any]:
+    """The error of a limited call."""
+    assert response.status_code == 200
+    error: dict[str, Any] = response.json()["error"]
+    assert error["code"] == -32000
+    assert error["data"]["reason"] == "Limited"
+    return error
+
+
+@pytest.mark.duty("limits.calls")
+@pytest.mark.parametrize("memo", ["on", "off"])
+def test_calls_of_one_tool(one: ScriptedServer, tmp_path: Path, memo: str) -> None:
+    limits = {"calls": [{"perMinute": 1, "burst": 3, "each": ["caller", "tool"], "tools": ["a_d*"]}]}
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")], f"--route-memo={memo}", limits=limits) as running:
+        with running.client() as client:
+            before = len(one.calls("tools/call"))
+            for _ in range(3):
+                assert succeeded(client.call("a_dear", "x"))
+            refused = client.call("a_dear", "x")
+            error = limited(refused)
+            assert refused.json()["id"] == "x"
+            assert error["data"] == {"reason": "Limited", "retryAfterSeconds": 60}
+            assert error["message"] == "Limited: at most 1 calls a minute for each caller and tool; try again in 60 s"
+            assert refused.headers["retry-after"] == "60"
+            assert len(one.calls("tools/call")) == before + 3
+            for _ in range(5):
+                assert succeeded(client.call("a_safe"))
+            assert "a_dear" in client.tools()
+        with running.client(version="2025-03-26") as client:
+            call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "a_dear", "arguments": {}}}
+            (answer,) = client.send([call], accept="application/json").json()
+            assert answer["error"]["data"]["reason"] == "Limited", "a batch is no way around"
+        counted = 'mcpgw_requests_total{method="tools/call",outcome="limited",server="ns/one",tool="a_dear"} 2.0'
+        wait_until(lambda: counted in running.metrics(), "they are counted")
+
+
+@pytest.mark.duty("limits.calls", "limits.configured")
+def test_limits_are_followed(one: ScriptedServer, tmp_path: Path) -> None:
+    access = tmp_path / "access.yaml"
+    access.write_text("limits: {calls: [{perMinute: 1, each: [server]}]}")
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")], f"--access={access}") as running, running.client() as client:
+        assert succeeded(client.call("a_safe"))
+        limited(client.call("a_safe"))
+        generation = running.status()["config"]["generation"]
+        access.write_text("limits: {calls: [{perMinute: 0}]}")
+        wait_until(lambda: "calls[0].perMinute must be" in (running.status()["config"]["error"] or ""), "refused")
+        limited(client.call("a_safe"))
+        access.write_text("{}")
+        wait_until(lambda: succeeded(client.call("a_safe")), "no limit any more")
+        config = running.status()["config"]
+        assert (config["error"], config["generation"]) == (None, generation + 1)
+
+
+@pytest.mark.duty("limits.sessions")
+@pytest.mark.parametrize("memo", ["on", "off"])
+def test_new_sessions_of_one_address(one: ScriptedServer, tmp_path: Path, memo: str) -> None:
+    limits = {"newSessions": {"perSecond": 1, "burst": 3}}
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")], f"--route-memo={memo}", limits=limits) as running:
+        clients = [running.client() for _ in range(3)]
+        refused = Client(running.url).initialized
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["data"] == {"reason": "Limited", "retryAfterSeconds": 1}
+        assert "at most 1 new sessions a second of one address" in refused.json()["error"]["message"]
+        for client in clients:
+            for _ in range(5):
+                assert succeeded(client.call("a_safe")), "sessions go on"
+            client.close()
+        wait_until(lambda: Client(running.url).initialized.status_code == 200, "a new one later")
+        method = "initialize" if memo == "on" else ""  # nobody has read it
+        counted = f'mcpgw_requests_total{{method="{method}",outcome="limited"'
+        wait_until(lambda: counted in running.metrics(), "they are counted")
+
+
+def test_limits_stand_in_one_file(tmp_path: Path, one: ScriptedServer) -> None:
+    access = tmp_path / "access.yaml"
+    access.write_text("limits: {}")
+    with pytest.raises(AssertionError, match="limits stand in the file of --access"):
+        Gateway(tmp_path, [entry("ns/one", one.url)], f"--access={access}", envoy=False, limits={})
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["limits"] == {}
