@@ -311,7 +311,7 @@ SECURITY: Final = (
     Duty("security.own-answer", "interface.md, Errors", ENVOY,
          "What a server sends on a call's answer answers that call alone, unless the server is trusted."),
     Duty("security.local-sockets", "interface.md, Ports and sockets", BROKER | ROUTER,
-         "Broker and router are sockets in --envoy-dir, for whoever may enter it, unless other addresses are given."),
+         "Broker and router are sockets in --envoy-dir, unless other addresses are given; Envoy's own questions have a secret."),
     Duty("limits.configured", "issue 19", SOURCE,
          "Limits are read from the configuration or --access, followed, and refused with the remedy where they are wrong."),
     Duty("limits.sessions", "issue 19", ROUTER,

@@ -38,7 +38,7 @@ from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.directory.telling import Teller
 from mcpgw_sidecar.envoyfiles.stamps import Brief, StampFile
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
-from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory
+from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory, secret_of
 from mcpgw_sidecar.extproc.service import Router
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
@@ -85,8 +85,8 @@ class _Parts:
         """Make the router."""
         return Router(decider=self.decider, metrics=self.metrics, debug=self.settings.debug, stamps=self.stamps)
 
-    def broker(self) -> BrokerApp:
-        """Make the application of the broker."""
+    def broker(self, secret: str) -> BrokerApp:
+        """Make the application of the broker; `secret` is what Envoy's own questions have."""
         return BrokerApp(
             decider=self.decider,
             directory=self.directory,
@@ -97,6 +97,7 @@ class _Parts:
             max_body=self.settings.max_body,
             stamps=self.stamps if isinstance(self.stamps, StampFile) else None,
             stale=self.supervisor.list_again,
+            secret=secret,
         )
 
     def admin(self) -> AdminApp:
@@ -201,7 +202,8 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
         ports, recurse=False
     )
     manager.check_all_taken()
-    envoy_files = EnvoyFiles(envoy_settings(settings, broker_at, router_at)) if settings.envoy_dir else None
+    secret = secret_of(settings.envoy_dir) if settings.envoy_dir else ""
+    envoy_files = EnvoyFiles(envoy_settings(settings, broker_at, router_at, secret)) if settings.envoy_dir else None
     if envoy_files is not None:
         envoy_files.write_first(inputs.values.desired.value, anew=not inputs.loaded)
     clients = HttpClients()
@@ -215,7 +217,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
             await serving.start(partial(server.serve, router_listener, closing, work=work))
             drain = http.Drain(work.seconds_left, parts.streams.count, parts.streams.close_all, lambda: server.is_drained)
             await serving.start(
-                partial(http.serve, http.counted(parts.broker(), work), broker_listener, closing, drain=drain)
+                partial(http.serve, http.counted(parts.broker(secret), work), broker_listener, closing, drain=drain)
             )
             serving.start_soon(wait_finished, stop, work, settings.drain_time, closing)
             forever.start_soon(wait_left, closing, parts.directory)

@@ -105,8 +105,8 @@ def guard(settings: Settings) -> Guard:
     )
 
 
-def envoy_settings(settings: Settings, broker: Address, router: Address) -> EnvoySettings:
-    """The settings that Envoy's resources depend on."""
+def envoy_settings(settings: Settings, broker: Address, router: Address, secret: str = "") -> EnvoySettings:
+    """The settings that Envoy's resources depend on. `secret` is for its own questions."""
     directory = (settings.envoy_dir or Path()).resolve()
     return EnvoySettings(
         directory=str(directory),
@@ -119,8 +119,8 @@ def envoy_settings(settings: Settings, broker: Address, router: Address) -> Envo
         call_timeout=settings.call_timeout,
         discovery_timeout=settings.discovery_timeout,
         refused=script("refused"),
-        heal=script("heal", request=settings.discovery_timeout),
-        messages=messages(str(directory / FILE) if settings.remembers else None),
+        heal=script("heal", request=settings.discovery_timeout, secret=secret),
+        messages=messages(str(directory / FILE) if settings.remembers else None, secret=secret),
         tls_cert=str(settings.gateway_tls_cert.resolve()) if settings.gateway_tls_cert else None,
         tls_key=str(settings.gateway_tls_key.resolve()) if settings.gateway_tls_key else None,
         ca_bundle=system_bundle(),

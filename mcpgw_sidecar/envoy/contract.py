@@ -117,7 +117,10 @@ DECLINED, MISS = "declined", "miss"
 
 BROKER_CLUSTER, ROUTER_CLUSTER = "mcpgw_broker", "mcpgw_router"
 HEAL_PATH: Final = "/heal"
-"""Path of the broker's answer to heal.lua; Envoy routes no client there."""
+"""Path of the broker's answer to heal.lua; Envoy routes no client there.
+
+A secret follows it, if Envoy's files hold one: other processes of the machine cannot ask then.
+"""
 
 CHANGED_PATH: Final = "/changed"
 """Path at which events.lua says that a server's lists changed; Envoy routes no client there."""
@@ -234,8 +237,6 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "BROKER": BROKER,
     "ENVOY": ENVOY,
     "BROKER_CLUSTER": BROKER_CLUSTER,
-    "HEAL_PATH": HEAL_PATH,
-    "CHANGED_PATH": CHANGED_PATH,
     "CHANGED": 1000,
     "CHANGES": CHANGES,
     "FORGOTTEN": tuple(map(str, FORGOTTEN)),
@@ -264,15 +265,17 @@ _SHARED: Final[Mapping[str, _Value]] = {
 }
 
 
-def prelude(stamps: str = "", *, request: float = timeouts.REQUEST) -> str:
+def prelude(stamps: str = "", *, request: float = timeouts.REQUEST, secret: str = "") -> str:
     """The first lines of a Lua filter.
 
     `stamps` is the path of the stamps' file, "" for none; `request` the longest time of one of the
-    gateway's own requests to a server, in seconds.
+    gateway's own requests to a server, in seconds. `secret` follows the paths of the filters' own
+    questions.
     """
     # DEPENDS is read at each call, so that a test may add a header to it.
     limit = int(timeouts.healing(request) * 1000)
     names = {**_SHARED, "HEALING": limit, "DEPENDS": DEPENDS, "PERSONAL": PERSONAL, "STAMPS": stamps}
+    names |= {"HEAL_PATH": HEAL_PATH + secret, "CHANGED_PATH": CHANGED_PATH + secret}
     lines = (f"local {name} = {_lua(value)}\n" for name, value in names.items())
     return "-- Written by mcpgw_sidecar/envoy/contract.py: what the sidecar knows, too.\n" + "".join(lines)
 

@@ -1,6 +1,7 @@
 """The texts of the Lua filters for Envoy.
 
-A text is the prelude with the names that Python and Lua share, and then files of envoy/lua.
+A text is the prelude with the names that Python and Lua share, and then files of envoy/lua. With
+`secret` the broker knows Envoy's own questions from those of other processes.
 """
 
 from __future__ import annotations
@@ -11,23 +12,25 @@ from mcpgw_sidecar.envoy.contract import prelude
 from mcpgw_sidecar.model import timeouts
 
 
-def script(name: str, *, request: float = timeouts.REQUEST) -> str:
+def script(name: str, *, request: float = timeouts.REQUEST, secret: str = "") -> str:
     """The text of the filter `refused`, `heal`, `last` or `istio`.
 
     `request` is the longest time of one of the gateway's own requests to a server, in seconds.
     """
     before = {"heal": ("json", "failed"), "last": ("passed",)}
-    return prelude(request=request) + "".join(_file(part) for part in (*before.get(name, ()), name))
+    return prelude(request=request, secret=secret) + "".join(_file(part) for part in (*before.get(name, ()), name))
 
 
-def messages(stamps: str | None) -> str:
+def messages(stamps: str | None, *, secret: str = "") -> str:
     """The text of the filter that reads requests before the router, and answers after it.
 
     `stamps` is the path of the stamps' file, which says how long an entry of the memo is valid, ""
     for none. With None the filter has no memo (passed.lua, memo.lua, gzip.lua, lists.lua).
     """
     memo = ("passed", "memo", "gzip", "lists") if stamps is not None else ()
-    return prelude(stamps or "") + "".join(_file(name) for name in ("json", *memo, "failed", "plain", "own", "events"))
+    return prelude(stamps or "", secret=secret) + "".join(
+        _file(name) for name in ("json", *memo, "failed", "plain", "own", "events")
+    )
 
 
 def _file(name: str) -> str:

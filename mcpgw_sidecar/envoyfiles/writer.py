@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
+PROOF = "secret"
 LDS, RDS, CDS, BOOTSTRAP = "lds.yaml", "rds.yaml", "cds.yaml", "bootstrap.yaml"
 LINGER = 1.0  # seconds that the route and cluster of a removed server stay
 RETRY = 5.0  # seconds until a failed write (a full disk) is tried again
@@ -105,6 +107,21 @@ class EnvoyFiles:
 
     def _write(self, name: str, text: str) -> None:
         replace_text(self._directory / name, _HEAD + text)
+
+
+def secret_of(directory: Path) -> str:
+    """What follows the paths of Envoy's own questions to the broker: the same as long as its files.
+
+    It is in them, so whoever may read these may ask. Raises UnavailableError.
+    """
+    path = directory / PROOF
+    try:
+        if not path.exists():
+            replace_text(path, f"/{secrets.token_hex(16)}", mode=0o600)
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        msg = f"cannot keep {path}: {error.strerror}; choose another directory with --envoy-dir"
+        raise UnavailableError(msg) from None
 
 
 def make_directory(directory: Path) -> None:

@@ -54,7 +54,7 @@ class BrokerApp:
     """The ASGI application.
 
     `max_body` is in bytes; with `stamps` Envoy may keep lists. `stale` is called with a server that
-    says on a call's stream that its lists changed.
+    says on a call's stream that its lists changed. `secret` follows the paths of Envoy's questions.
     """
 
     decider: Decider
@@ -66,6 +66,7 @@ class BrokerApp:
     max_body: int
     stamps: Stamps | None
     stale: Callable[[ServerName], None]
+    secret: str = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. After a bug of ours that is a 500, and the log has the traceback."""
@@ -90,7 +91,7 @@ class BrokerApp:
         request = await self._wait_whole_request(headers, receive)
         if isinstance(request, Reject):
             return request
-        if request.path in {HEAL_PATH, CHANGED_PATH}:
+        if request.path in {HEAL_PATH + self.secret, CHANGED_PATH + self.secret}:
             await self._wait_for_envoy(request.path, headers, send)
             return None
         inbound = self.decider.climb(request)
@@ -127,7 +128,7 @@ class BrokerApp:
 
     async def _wait_for_envoy(self, path: str, headers: dict[str, str], send: Send) -> None:
         """What the filters of Envoy ask for themselves; no client gets here."""
-        if path == HEAL_PATH:
+        if path.startswith(HEAL_PATH):
             await self.healer.wait_answered(headers, send)
         else:
             self.stale(ServerName(headers.get(h.X_SERVER, "")))

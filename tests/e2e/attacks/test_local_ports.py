@@ -85,3 +85,25 @@ def test_broker_and_router_are_for_whoever_may_enter_envoys_directory(one: Scrip
             assert client.tools() == ["a_both", "a_one"]
     finally:
         running.stop()
+
+
+@pytest.mark.duty("security.local-sockets")
+def test_envoys_own_questions_are_known_by_a_secret(one: ScriptedServer, tmp_path: Path) -> None:
+    """Whoever reached the broker's port could have servers listed again and again."""
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")]) as running, running.client() as client:
+        assert succeeded(client.call("a_one"))
+        broker = running.broker_url.removesuffix("/mcp")
+        listed = len(one.calls("tools/list"))
+        for path in ("/heal", "/changed", "/changed/", "/heal/0"):
+            answered = httpx2.post(f"{broker}{path}", headers={"x-mcp-servername": "ns/one"}, trust_env=False)
+            assert answered.status_code in {404, 415}, path
+        secret = (tmp_path / "envoy" / "secret").read_text()
+        assert (tmp_path / "envoy" / "secret").stat().st_mode & 0o777 == 0o600
+        assert len(one.calls("tools/list")) == listed
+        headers = {"x-mcp-servername": "ns/one"}
+        assert httpx2.post(f"{broker}/changed{secret}", headers=headers, trust_env=False).status_code == 202
+        running.kill()
+        running.start_sidecar()
+        assert (tmp_path / "envoy" / "secret").read_text() == secret, "Envoy's files stay as they are"
+        one.sessions.clear()
+        assert succeeded(client.call("a_one")), "healed"
