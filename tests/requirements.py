@@ -312,6 +312,8 @@ SECURITY: Final = (
          "What a server sends on a call's answer answers that call alone, unless the server is trusted."),
     Duty("security.local-sockets", "interface.md, Ports and sockets", BROKER | ROUTER,
          "Broker and router are sockets in --envoy-dir, unless other addresses are given; Envoy's own questions have a secret."),
+    Duty("security.list-budget", "issue 19", BROKER,
+         "The lists of a server, and those of all servers, take bounded room; what does not fit is said in /status."),
     Duty("limits.configured", "issue 19", SOURCE,
          "Limits are read from the configuration or --access, followed, and refused with the remedy where they are wrong."),
     Duty("limits.sessions", "issue 19", ROUTER,

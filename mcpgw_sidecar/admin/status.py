@@ -104,11 +104,15 @@ def gauges(facts: Facts) -> Iterator[Metric]:
     """The gauges of interface.md, from the same facts."""
     ready = GaugeMetricFamily("mcpgw_server_ready", "1 for a server whose tools can be called", labels=["server"])
     tools = GaugeMetricFamily("mcpgw_server_tools", "Tools that clients see of a server", labels=["server"])
+    words = "Items that cannot be used, and lists that were cut, of a server"
+    left_out = GaugeMetricFamily("mcpgw_server_left_out", words, labels=["server"])
     for status in facts.statuses:
         ready.add_metric([status.server.name], float(status.health.ready))
         tools.add_metric([status.server.name], status.tools)
+        left_out.add_metric([status.server.name], len(status.invalid))
     yield ready
     yield tools
+    yield left_out
     build = GaugeMetricFamily("mcpgw_build_info", "1, with the program's version and commit", labels=["version", "commit"])
     build.add_metric([__version__, _COMMIT], 1.0)
     yield build

@@ -33,7 +33,7 @@ from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.upstream.exchange import Position
-from mcpgw_sidecar.upstream.listing import wait_discovered
+from mcpgw_sidecar.upstream.listing import ListBudget, wait_discovered
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
 from mcpgw_sidecar.upstream.words import ClientWords, own_headers
 
@@ -76,6 +76,7 @@ class Connection:
 
     client: UpstreamClient
     server: Server
+    budget: ListBudget
     refresh: float
     discovered: Callable[[Discovered], None]
     failed: Callable[[UpstreamError], None]
@@ -109,7 +110,7 @@ class Connection:
             if not await self._wait_listed(upstream, shake):
                 # Forgotten between two requests: the server restarted just now. Once is no failure.
                 upstream, shake = await self._wait_opened(headers, standing)
-                self.discovered(await wait_discovered(self.client, upstream, shake, lives=True))
+                self.discovered(await wait_discovered(self.client, upstream, shake, self.budget, lives=True))
             backoff.reset()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_listening, upstream)
@@ -139,7 +140,7 @@ class Connection:
     async def _wait_listed(self, upstream: Upstream, shake: Handshake) -> bool:
         """List what it offers. False if the session has ended: servers do that to idle ones."""
         try:
-            self.discovered(await wait_discovered(self.client, upstream, shake))
+            self.discovered(await wait_discovered(self.client, upstream, shake, self.budget))
         except UpstreamError as error:
             if shake.session.id is None or error.status not in FORGOTTEN:
                 raise

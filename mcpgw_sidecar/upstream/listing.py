@@ -4,41 +4,75 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.protocol.jsonrpc import METHOD_NOT_FOUND
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_array
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
 
 _NOT_FOUND = 404
-MAX_LIST = 64 << 20  # bytes of one list over all pages
 MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
 MAX_ITEMS = 10_000  # items of one list; beyond it the list is cut
+# Bytes of all lists of a server, and of all servers. In memory they take nearly three times as
+# much, and a pod of the sidecar has 512 MiB.
+MAX_SERVER, MAX_ALL = 24 << 20, 80 << 20
+
+
+class ListBudget:
+    """How much room the lists of each server have left."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[ServerName, int] = {}
+        self._all = 0
+
+    def hold(self, name: ServerName, size: int) -> str | None:
+        """Hold the room for so many bytes of a server; why there is none, or None."""
+        self.release(name)
+        if size > MAX_SERVER:
+            return f"its lists have more than {MAX_SERVER >> 20} MiB"
+        if self._all + size > MAX_ALL:
+            return f"the lists of all servers have more than {MAX_ALL >> 20} MiB"
+        self._sizes[name] = size
+        self._all += size
+        return None
+
+    def size(self, name: ServerName) -> int:
+        """The room that a server has."""
+        return self._sizes.get(name, 0)
+
+    def release(self, name: ServerName) -> None:
+        """The lists of a server are gone."""
+        self._all -= self._sizes.pop(name, 0)
 
 
 async def wait_discovered(
-    client: UpstreamClient, upstream: Upstream, shake: Handshake, *, lives: bool = False
+    client: UpstreamClient, upstream: Upstream, shake: Handshake, budget: ListBudget, *, lives: bool = False
 ) -> Discovered:
-    """Read the lists of a server. Raises UpstreamError.
+    """Read the lists of a server, as far as the budget goes. Raises UpstreamError.
 
     Tools are requested in any case, because not every server declares its capabilities. `lives`
     says that a refused list is not to be taken for the end of the session.
     """
     items: dict[str, tuple[Item, ...]] = {}
+    room = _Room(budget, upstream.server.name, budget.size(upstream.server.name))
     unusable: list[Unusable] = []
     for kind in KINDS:
         if kind is TOOL or kind.capability in shake.capabilities:
             try:
-                items[kind.name] = await _wait_list(client, kind, upstream, unusable)
+                items[kind.name] = await _wait_list(client, kind, upstream, room, unusable)
             except UpstreamError as error:
                 if not _costs_its_list_alone(kind, error):
                     raise
                 if error.status in FORGOTTEN and not lives and await _wait_over(client, upstream):
                     raise
                 unusable.append(Unusable(kind.name, "", f"{kind.list_method}: {error}"))
+    budget.hold(room.name, room.size)
     versions = (shake.session.protocol_version,)
     return Discovered(items, tuple(unusable), shake.instructions, shake.capabilities, versions)
 
@@ -68,17 +102,44 @@ async def _wait_over(client: UpstreamClient, upstream: Upstream) -> bool:
     return False
 
 
-async def _wait_list(client: UpstreamClient, kind: Kind, upstream: Upstream, unusable: list[Unusable]) -> tuple[Item, ...]:
+@attrs.define
+class _Room:
+    """The room of one server while it is listed.
+
+    `size` is what its lists have so far, in bytes; `before` is what they had, which nobody else
+    gets meanwhile.
+    """
+
+    budget: ListBudget
+    name: ServerName
+    before: int
+    size: int = 0
+
+    def fault(self, more: int) -> str | None:
+        """Take `more` bytes; why they do not fit, or None."""
+        self.size += more
+        fault = self.budget.hold(self.name, max(self.before, self.size))
+        self.size -= more if fault is not None else 0
+        return fault
+
+
+async def _wait_list(
+    client: UpstreamClient, kind: Kind, upstream: Upstream, room: _Room, unusable: list[Unusable]
+) -> tuple[Item, ...]:
     """Read all pages of one list.
 
     A list with repeated cursors, or without an end, is cut, and `unusable` says so.
     """
     texts: list[str] = []
     cursors: set[str] = set()
-    size, params = 0, "{}"
+    params = "{}"
     for _ in range(MAX_PAGES):
         text, members = await client.wait_result(upstream, kind.list_method, params)
         values = {member.key: member for member in members}
+        fault = room.fault(len(text))
+        if fault is not None:
+            unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {fault}"))
+            break
         try:
             texts += parse_array(text[values[kind.member].start : values[kind.member].end])
         except (KeyError, JsonTextError):
@@ -87,10 +148,8 @@ async def _wait_list(client: UpstreamClient, kind: Kind, upstream: Upstream, unu
         cursor: Any = values["nextCursor"].value if "nextCursor" in values else None
         if not isinstance(cursor, str) or not cursor:
             break
-        size += len(text)
-        if cursor in cursors or len(texts) > MAX_ITEMS or size > MAX_LIST:
+        if cursor in cursors or len(texts) > MAX_ITEMS:
             reason = "its cursors repeat" if cursor in cursors else f"it has more than {MAX_ITEMS} {kind.name}s"
-            reason = f"it has more than {MAX_LIST >> 20} MiB" if size > MAX_LIST else reason
             unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {reason}"))
             break
         cursors.add(cursor)

@@ -24,6 +24,7 @@ from mcpgw_sidecar.model.statuses import Health, ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.upstream.connection import Connection
+from mcpgw_sidecar.upstream.listing import ListBudget
 from mcpgw_sidecar.upstream.stateful import UpstreamClient
 
 log = get_logger(__name__)
@@ -63,6 +64,7 @@ class Supervisor:
         self._statuses = statuses
         self._refresh = refresh_interval
         self._changed = changed
+        self._budget = ListBudget()
         self._entries: dict[ServerName, _Entry] = {}
         self._rows: tuple[Server, ...] = ()
         self._virtual: tuple[VirtualServer, ...] = ()
@@ -91,6 +93,7 @@ class Supervisor:
             gone = self._entries.pop(name)
             gone.scope.cancel()
             self._changed(gone.server)
+            self._budget.release(name)
             log.info("Server unregistered", server=name, totalServers=len(servers))
         for name, server in servers.items():
             entry = self._entries.get(name)
@@ -149,6 +152,7 @@ class Supervisor:
         entry.connection = Connection(
             client=self._client,
             server=entry.server,
+            budget=self._budget,
             refresh=self._refresh,
             discovered=partial(self._discovered, entry),
             failed=partial(self._failed, entry),
@@ -198,6 +202,7 @@ class Supervisor:
             log.warning("Tools removed until the server answers again", server=entry.server.name)
         if failures >= LOSE_AFTER:
             entry.offer = Discovered()
+            self._budget.release(entry.server.name)
         self._dirty.set()
 
 

@@ -18,8 +18,10 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
 from mcpgw_sidecar.protocol.jsontext import Member, parse_object
+from mcpgw_sidecar.upstream import listing
 from mcpgw_sidecar.upstream.connection import LISTEN_AGAIN, PACE, RETRY_CAP, Connection
 from mcpgw_sidecar.upstream.exchange import Position
+from mcpgw_sidecar.upstream.listing import ListBudget, wait_discovered
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
 
 SERVER = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one")
@@ -40,6 +42,8 @@ class FakeClient:
     ends: bool = False
     ended: int | None = None
     """The HTTP status of its answer to a session that it has forgotten."""
+    tools: str = ""
+    """The items of its list, as JSON."""
     forgets: int = 0
     """How many of its next sessions it forgets at once."""
 
@@ -61,7 +65,7 @@ class FakeClient:
         if self.ended is not None:
             raise UpstreamError("HttpError", f"answered HTTP {self.ended}", status=self.ended)
         self.lists += 1
-        text = '{"tools":[]}'
+        text = f'{{"tools":[{self.tools}]}}'
         return text, parse_object(text)
 
     async def wait_events(
@@ -94,6 +98,7 @@ async def watched(client: FakeClient, seconds: float, server: Server = SERVER, r
     connection = Connection(
         client=client,  # type: ignore[arg-type]
         server=server,
+        budget=ListBudget(),
         refresh=60.0,
         discovered=report.discovered.append,
         failed=lambda _error: report.failed.append(trio.current_time()),
@@ -189,3 +194,26 @@ async def test_a_bug_costs_this_server_alone(autojump_clock: MockClock) -> None:
             raise ZeroDivisionError(server)
 
     assert len((await watched(Broken(), 1.5)).failed) >= 2
+
+
+@pytest.mark.duty("security.list-budget")
+async def test_the_lists_of_a_server_and_of_all_have_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One server just under every limit took 700 MB, more than its pod has."""
+    monkeypatch.setattr(listing, "MAX_SERVER", 300)
+    monkeypatch.setattr(listing, "MAX_ALL", 500)
+    budget, shake = ListBudget(), Handshake(UpstreamSession(id="u", protocol_version="2025-11-25"), "", frozenset())
+
+    async def tools(name: str, size: int) -> tuple[int, str]:
+        item = '{"name":"a","inputSchema":{"type":"object"},"description":"%s"}'
+        client = FakeClient(tools=item % ("x" * (size - len(item) - 10)))
+        server = attrs.evolve(SERVER, name=ServerName(name))
+        found = await wait_discovered(client, Upstream(server, shake.session, {}), shake, budget)  # type: ignore[arg-type]
+        return len(found.items["tool"]), " ".join(each.reason for each in found.unusable)
+
+    assert await tools("a", 280) == (1, "")
+    assert await tools("b", 310) == (0, "the list was cut after 0 tools: its lists have more than 0 MiB")
+    assert await tools("b", 200) == (1, "")
+    assert await tools("c", 200) == (0, "the list was cut after 0 tools: the lists of all servers have more than 0 MiB")
+    assert await tools("a", 290) == (1, ""), "its own room counts once"
+    budget.release(ServerName("a"))
+    assert await tools("c", 200) == (1, "")
