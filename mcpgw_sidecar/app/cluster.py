@@ -17,9 +17,10 @@ from mcpgw_sidecar.app.tasks import publisher, wait_keys
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.kube.api import KubeApi
 from mcpgw_sidecar.kube.configmap import ConfigMapWriter
+from mcpgw_sidecar.kube.follower import ConfigMapSource
 from mcpgw_sidecar.kube.keys import SecretKeys
 from mcpgw_sidecar.kube.lease import LeaseHolder
-from mcpgw_sidecar.kube.source import ConfigMapSource, KubernetesSource
+from mcpgw_sidecar.kube.source import KubernetesSource
 from mcpgw_sidecar.kube.writer import Writer
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.metrics import Metrics

@@ -64,7 +64,7 @@ def own_cluster(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
     """The cluster of the sidecar's broker or router."""
     there = attrs.evolve(endpoint, host=reachable(endpoint.host))
     options = {"explicit_http_config": protocol, "common_http_protocol_options": {"idle_timeout": "60s"}}
-    return _cluster(name, there, options) | {"connect_timeout": "1s"}
+    return _cluster(name, [there], options) | {"connect_timeout": "1s"}
 
 
 def _upstream(server: Server, settings: EnvoySettings) -> Resource:
@@ -77,17 +77,18 @@ def _upstream(server: Server, settings: EnvoySettings) -> Resource:
         **protocol,
         "common_http_protocol_options": {"idle_timeout": _IDLE},
     }
-    cluster = _cluster(cluster_name(server.name), endpoint, options)
+    found = [attrs.evolve(endpoint, host=each) for each in server.addresses] or [endpoint]
+    cluster = _cluster(cluster_name(server.name), found, options)
     if url.scheme == "https":
         cluster["transport_socket"] = _tls(endpoint.host, server.ca_file or settings.ca_bundle)
     return cluster
 
 
-def _cluster(name: str, endpoint: Endpoint, options: Resource) -> Resource:
+def _cluster(name: str, endpoints: list[Endpoint], options: Resource) -> Resource:
     return {
         "@type": type_url("envoy.config.cluster.v3.Cluster"),
         "name": name,
-        "type": "STATIC" if endpoint.path is not None or _is_ip(endpoint.host) else "STRICT_DNS",
+        "type": "STATIC" if all(each.path is not None or _is_ip(each.host) for each in endpoints) else "STRICT_DNS",
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": _CONNECT_TIMEOUT,
         "circuit_breakers": {
@@ -103,7 +104,7 @@ def _cluster(name: str, endpoint: Endpoint, options: Resource) -> Resource:
         "typed_extension_protocol_options": {_HTTP_OPTIONS: {"@type": type_url(_HTTP_OPTIONS), **options}},
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(endpoint)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(each)}} for each in endpoints]}],
         },
     }
 

@@ -29,7 +29,8 @@ class Server:
     Times are in seconds, None for the gateway's own. A `call_timeout` of 0 means none;
     `discovery_timeout` is that of one of the gateway's own requests. `forwarded` are the headers of
     clients that the server gets besides those that all servers get (protocol/passing.py). Nobody
-    looks at the answers of a `trusted` one.
+    looks at the answers of a `trusted` one. `addresses` are those of the URL's host where they were
+    judged (resources/external.py): nobody resolves it again.
     """
 
     name: ServerName
@@ -44,6 +45,7 @@ class Server:
     discovery_timeout: float | None = None
     forwarded: tuple[ForwardedHeader, ...] = ()
     trusted: bool = False
+    addresses: tuple[str, ...] = ()
 
     def moved_from(self, other: Server) -> bool:
         """Whether a session with `other` is not valid here: the URL differs, or the CA file."""

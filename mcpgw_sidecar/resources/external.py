@@ -2,14 +2,17 @@
 
 Whoever may write a Service must not reach through it what the gateway's pod or node can reach: the
 loopback, a metadata service, a Service of another namespace. So names are allowed by the operator
-(`--allow-external-names`), and some never are.
+(`--allow-external-names`), and some never are. The addresses of an allowed name are judged, too,
+and those that were judged are used: a name may stand for others a moment later.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+
+import attrs
 
 ANY = "*"  # every name is allowed, but for those that never are
 _HERE = frozenset(
@@ -17,6 +20,9 @@ _HERE = frozenset(
 )
 _ATON = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}")
 _IS_HERE = "is the gateway's own pod or node, where no MCP server is"
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Metadata services with addresses of other kinds: AWS (IPv6), Alibaba, Oracle.
+_METADATA = frozenset({"fd00:ec2::254", "100.100.100.200", "192.0.0.192"})
 _NEVER = frozenset({"metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"})
 
 
@@ -38,6 +44,29 @@ def refusal(host: str, allowed: Collection[str], domain: str) -> str | None:
     return None
 
 
+@attrs.frozen
+class Resolved:
+    """The addresses of a name that was allowed, or why it cannot be used."""
+
+    addresses: tuple[str, ...] = ()
+    fault: str | None = None
+
+
+def judged(found: Iterable[str], before: Resolved | None = None) -> Resolved:
+    """The verdict on what a name stands for now. One bad address is enough to refuse it.
+
+    Some of the addresses of `before` are enough to stay with these, for some names stand for others
+    at each look.
+    """
+    addresses = sorted(set(found))
+    faults = (f"stands for {address}, which {fault}" for address in addresses if (fault := _address_fault(address)))
+    fault = next(faults, None)
+    if fault is not None or not addresses:
+        return Resolved(fault=fault or "stands for no address")
+    kept = [address for address in addresses if before is not None and address in before.addresses]
+    return Resolved(tuple(kept or addresses))
+
+
 def _address_fault(host: str) -> str | None:
     """What is wrong with an address; None for names, and addresses that are somewhere else.
 
@@ -49,9 +78,16 @@ def _address_fault(host: str) -> str | None:
         if not _ATON.fullmatch(host):
             return None
         return "is an address in an unusual form: write it as four decimal numbers"
+    if isinstance(address, ipaddress.IPv6Address):
+        carried = address.ipv4_mapped or address.sixtofour or (_nat64(address) if address in _NAT64 else None)
+        address = carried or address
     if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
         return _IS_HERE
-    return None
+    return _IS_HERE if str(address) in _METADATA else None
+
+
+def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 
 def _covers(suffix: str, host: str) -> bool:

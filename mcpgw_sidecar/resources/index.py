@@ -18,6 +18,7 @@ import attrs
 
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Refused, Server, VirtualServer
+from mcpgw_sidecar.resources.external import Resolved
 from mcpgw_sidecar.resources.kinds import (
     EVERYWHERE,
     GRANT,
@@ -41,6 +42,7 @@ from mcpgw_sidecar.resources.objects import (
 from mcpgw_sidecar.resources.resolve import Dependency, Problem, Resolution, resolve
 
 T = TypeVar("T")
+_NAME = "name"  # the kind of dependency that is a name outside of the cluster
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +90,10 @@ class _RecordingLookup:
     def external_names(self) -> Collection[str]:
         return self._index.external_names
 
+    def resolved(self, host: str) -> Resolved | None:
+        self.dependencies.add((_NAME, "", host))
+        return self._index.resolved.get(host)
+
     def _object(self, kind: str, ref: Ref, expected: type[T]) -> T | None:
         self.dependencies.add((kind, ref.namespace, ref.name))
         value = self._index.objects[kind].get(ref)
@@ -108,6 +114,7 @@ class Index:
         self.objects: dict[str, dict[Ref, WatchedObject]] = defaultdict(dict)
         self.grants: dict[str, dict[Ref, Grant]] = defaultdict(dict)
         self.troubles: dict[str, str] = {}
+        self.resolved: dict[str, Resolved] = {}
         self._resolutions: dict[Ref, Resolution] = {}
         self._dependencies: dict[Ref, set[Dependency]] = {}
         self._dependents: dict[Dependency, set[Ref]] = defaultdict(set)
@@ -156,6 +163,21 @@ class Index:
             if any(dependency[0] == kind for dependency in dependencies)
         ]
         return self._resolve_all(refs)
+
+    def external_hosts(self) -> set[str]:
+        """The names outside of the cluster that are to be resolved."""
+        return {dependency[2] for dependency in self._dependents if dependency[0] == _NAME}
+
+    def resolve_name(self, host: str, resolved: Resolved) -> set[Ref]:
+        """A name stands for these addresses now."""
+        if self.resolved.get(host) == resolved:
+            return set()
+        self.resolved[host] = resolved
+        return self._resolve_all(list(self._dependents.get((_NAME, "", host), ())))
+
+    def forget_names(self, hosts: Collection[str]) -> None:
+        """Forget what all names but these stand for."""
+        self.resolved = {host: resolved for host, resolved in self.resolved.items() if host in hosts}
 
     def row(self, ref: Ref) -> Row | None:
         """The row of one MCPServer; None without such an object."""

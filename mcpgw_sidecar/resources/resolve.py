@@ -96,6 +96,9 @@ class Lookup(Protocol):
     def external_names(self) -> Collection[str]:
         """The names outside of the cluster that are allowed."""
 
+    def resolved(self, host: str) -> external.Resolved | None:
+        """What a name outside of the cluster stands for; None as long as nobody has looked."""
+
 
 @attrs.frozen(kw_only=True)
 class Resolution:
@@ -116,8 +119,7 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
     address = _backend_address(route, lookup)
     if isinstance(address, Problem):
         return Resolution(server=None, problem=address)
-    origin, hostname = address
-    fault = _fault(mcp_server, str(route.ref), urlsplit(origin).hostname or "", hostname)
+    fault = _fault(mcp_server, str(route.ref), urlsplit(address.origin).hostname or "", address.hostname)
     if fault is not None:
         return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=fault))
     try:
@@ -127,8 +129,9 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
     credential = _credential(mcp_server, lookup)
     server = Server(
         name=ServerName(str(route.ref)),
-        url=f"{origin}{mcp_server.path}",
-        hostname=hostname,
+        url=f"{address.origin}{mcp_server.path}",
+        hostname=address.hostname,
+        addresses=address.addresses,
         tool_prefix=mcp_server.prefix,
         credential=credential if isinstance(credential, str) else None,
         forwarded=forwarded,
@@ -153,8 +156,16 @@ def _route(mcp_server: McpServer, lookup: Lookup) -> HttpRoute | Problem:
     return route
 
 
-def _backend_address(route: HttpRoute, lookup: Lookup) -> tuple[str, str] | Problem:
-    """The server's origin (scheme, host, port), and the host name by which Envoy routes to it."""
+@attrs.frozen
+class _Address:
+    """The origin of a server (scheme, host, port), the host name by which Envoy routes to it."""
+
+    origin: str
+    hostname: str
+    addresses: tuple[str, ...] = ()
+
+
+def _backend_address(route: HttpRoute, lookup: Lookup) -> _Address | Problem:
     backend = route.backend
     if backend is None:
         message = f"HTTPRoute {route.ref} has no backend references: its first rule needs a Service as backend"
@@ -174,7 +185,7 @@ def _backend_address(route: HttpRoute, lookup: Lookup) -> tuple[str, str] | Prob
     return _service_address(route, backend, service, lookup)
 
 
-def _service_address(route: HttpRoute, backend: Backend, service: Service, lookup: Lookup) -> tuple[str, str] | Problem:
+def _service_address(route: HttpRoute, backend: Backend, service: Service, lookup: Lookup) -> _Address | Problem:
     https = any("https" in str(parent.get("sectionName", "")) for parent in route.parent_refs)
     port = f":{backend.port}" if backend.port is not None else ""
     if service.external_name is not None:
@@ -182,15 +193,19 @@ def _service_address(route: HttpRoute, backend: Backend, service: Service, looku
         refused = external.refusal(host, lookup.external_names(), CLUSTER_DOMAIN)
         if refused is not None:
             return Problem(reason="InvalidBackend", message=f"Service {service.ref}: externalName {host} {refused}")
+        verdict = lookup.resolved(host)
+        if verdict is None or verdict.fault is not None:
+            fault = "is being resolved" if verdict is None else verdict.fault
+            return Problem(reason="InvalidBackend", message=f"Service {service.ref}: externalName {host} {fault}")
         scheme = "https" if https or backend.port in service.https else "http"
-        return f"{scheme}://{host}{port}", host
+        return _Address(f"{scheme}://{host}{port}", host, verdict.addresses)
     hostname = route.hostnames[0] if route.hostnames else ""
     if not hostname or hostname.startswith("*"):
         what = f"its first is {hostname}, a wildcard" if hostname else "it has none"
         message = f"HTTPRoute {route.ref} must have at least one hostname for MCP backend routing: {what}"
         return Problem(reason="NoHostname", message=message)
     scheme = "https" if https else "http"
-    return f"{scheme}://{service.ref.name}.{service.ref.namespace}.svc.{CLUSTER_DOMAIN}{port}", hostname
+    return _Address(f"{scheme}://{service.ref.name}.{service.ref.namespace}.svc.{CLUSTER_DOMAIN}{port}", hostname)
 
 
 def _is_permitted(source: tuple[str, str, str], target: Ref, group: str, kind: str, lookup: Lookup) -> bool:

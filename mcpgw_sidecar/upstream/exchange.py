@@ -7,8 +7,10 @@ server becomes an UpstreamError with a reason; this module raises no other error
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Final
+from urllib.parse import urlsplit
 
 import attrs
 import httpx2
@@ -114,7 +116,8 @@ class Exchanger:
             fields[b"content-type"] = h.JSON.encode()
         timeout = httpx2.Timeout(self._limit(server), connect=timeouts.CONNECT, read=silence)
         try:
-            async with http.stream(method, server.url, content=body, headers=fields, timeout=timeout) as answer:
+            url, more = _target(server, fields)
+            async with http.stream(method, url, content=body, headers=fields, timeout=timeout, extensions=more) as answer:
                 yield answer
                 await _wait_drained(answer)
         except httpx2.TimeoutException as error:
@@ -130,6 +133,17 @@ class Exchanger:
             raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
+
+
+def _target(server: Server, fields: dict[bytes, bytes]) -> tuple[str, dict[str, str]]:
+    """Where to ask a server: at its URL, or at an address that was judged, by the URL's name."""
+    if not server.addresses:
+        return server.url, {}
+    parts, address = urlsplit(server.url), random.choice(server.addresses)  # noqa: S311  # not a secret
+    fields[b"host"] = parts.netloc.encode()
+    host = f"[{address}]" if ":" in address else address
+    port = f":{parts.port}" if parts.port is not None else ""
+    return parts._replace(netloc=host + port).geturl(), {"sni_hostname": parts.hostname or ""}
 
 
 async def wait_unheard(_message: Request | Notification) -> None:

@@ -18,9 +18,10 @@ from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.snapshot import EMPTY
 from mcpgw_sidecar.errors import ApiError
 from mcpgw_sidecar.kube.configmap import ConfigMapWriter
+from mcpgw_sidecar.kube.follower import ConfigMapSource
 from mcpgw_sidecar.kube.keys import SecretKeys
 from mcpgw_sidecar.kube.lease import LET_GO, LeaseHolder
-from mcpgw_sidecar.kube.source import ConfigMapSource, KubernetesSource, _KindSink
+from mcpgw_sidecar.kube.source import KubernetesSource, _KindSink
 from mcpgw_sidecar.kube.writer import Writer
 from mcpgw_sidecar.model.names import VirtualName
 from mcpgw_sidecar.model.servers import Desired, VirtualServer

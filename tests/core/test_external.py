@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from mcpgw_sidecar.resources.external import ANY, refusal
+from mcpgw_sidecar.resources.external import ANY, Resolved, judged, refusal
 
 HERE = "is the gateway's own pod or node, where no MCP server is"
 
@@ -68,3 +68,30 @@ def test_the_operator_names_what_is_allowed(
     assert all(refusal(host, allowed, "cluster.local") for host in refused)
     if not allowed:
         assert "--allow-external-names example.com" in (refusal("example.com", allowed, "cluster.local") or "")
+
+
+@pytest.mark.duty("security.external-names")
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "224.0.0.1", "100.100.100.200", "192.0.0.192"),
+        *("::1", "::", "fe80::1", "ff02::1", "fd00:ec2::254"),
+        *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::"),
+    ],
+)
+def test_a_name_that_stands_for_the_pod_or_its_node(address: str) -> None:
+    """A zone of the attacker's, or a second look (rebinding), led to loopback and metadata."""
+    for found in ([address], ["198.51.100.7", address]):
+        verdict = judged(found, Resolved(("198.51.100.7",)))
+        assert verdict.addresses == ()
+        assert verdict.fault is not None
+        assert verdict.fault.endswith(HERE)
+
+
+def test_what_a_name_stands_for() -> None:
+    first = judged(["198.51.100.9", "198.51.100.7", "198.51.100.7"])
+    assert first == Resolved(("198.51.100.7", "198.51.100.9"))
+    assert judged(["198.51.100.9", "198.51.100.8"], first) == Resolved(("198.51.100.9",)), "one that stays is enough"
+    assert judged(["198.51.100.8"], first) == Resolved(("198.51.100.8",))
+    assert judged(["10.0.0.1", "2001:db8::1"]) == Resolved(("10.0.0.1", "2001:db8::1"))
+    assert judged([]) == Resolved(fault="stands for no address")

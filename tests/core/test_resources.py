@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from mcpgw_sidecar.envoy.clusters import clusters
+from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.statuses import Conflict, Health, Invalid, ServerStatus
@@ -17,6 +19,7 @@ from mcpgw_sidecar.resources.conditions import (
     server_status,
     virtual_status,
 )
+from mcpgw_sidecar.resources.external import judged
 from mcpgw_sidecar.resources.index import Index, Row
 from mcpgw_sidecar.resources.kinds import (
     GRANT,
@@ -78,6 +81,8 @@ def filled(
     index = Index(external_names, secrets_in)
     for obj in objects:
         index.apply(kind_of(obj), obj)
+    for host in index.external_hosts():
+        index.resolve_name(host, judged(["198.51.100.7"]))
     return index
 
 
@@ -218,6 +223,32 @@ def test_grants_on_both_hops() -> None:
     assert reason(*there, service(namespace="third"), to_route) == "RefNotPermitted"
     another = grant("third", ("gateway.networking.k8s.io", "HTTPRoute", "other"), ("", "Service"), "another")
     assert reason(*there, service(namespace="third"), to_route, another) == "RefNotPermitted"
+
+
+@pytest.mark.duty("security.external-names")
+def test_the_addresses_of_a_name_are_judged_and_are_those_that_are_used() -> None:
+    index = Index(("example.com",))
+    for each in (mcp(), route(), service(type="ExternalName", externalName="api.example.com")):
+        index.apply(kind_of(each), each)
+    ref = Ref(NS, "s")
+
+    def problem() -> str:
+        index_row = index.row(ref)
+        assert index_row is not None
+        return index_row.problem.message if index_row.problem is not None else ""
+
+    assert "api.example.com is being resolved" in problem()
+    assert index.resolve_name("api.example.com", judged(["198.51.100.7", "2001:db8::1"])) == {ref}
+    assert not problem()
+    assert index.servers()[0].addresses == ("198.51.100.7", "2001:db8::1")
+    assert index.resolve_name("api.example.com", judged(["198.51.100.7", "2001:db8::1"])) == set()
+    assert index.resolve_name("api.example.com", judged(["127.0.0.1"])) == {ref}
+    assert "stands for 127.0.0.1, which is the gateway's own pod or node" in problem()
+    assert index.servers() == ()
+    index.delete(SERVICE.name, Ref(NS, "svc"))
+    assert index.external_hosts() == set()
+    index.forget_names(())
+    assert index.resolved == {}
 
 
 @pytest.mark.duty("kube.credential")
@@ -500,3 +531,20 @@ def test_who_holds_the_lease() -> None:
     first = leases.taken({"metadata": {"resourceVersion": ""}}, "me", "now")
     assert first["spec"]["leaseTransitions"] == 0
     assert leases.DURATION + leases.LOOK + leases.RENEW <= 15.0  # the holder's death is noticed within 15 s
+
+
+@pytest.mark.duty("security.external-names")
+def test_envoy_gets_the_addresses_that_were_judged() -> None:
+    settings = EnvoySettings(
+        directory="/d", gateway=Endpoint(port=1), admin=Endpoint(path="/a"), broker=Endpoint(path="/b"), router=Endpoint(path="/r"),
+        inner=None, max_body=1, call_timeout=1.0, discovery_timeout=1.0, refused="", heal="", messages="",
+    )  # fmt: skip
+    spec = {"type": "ExternalName", "externalName": "api.example.com", "ports": [{"port": 443, "appProtocol": "https"}]}
+    external = server(mcp(), route(backend={"name": "svc", "port": 443}), service(**spec))
+    (cluster,) = (each for each in clusters(settings, (external,)) if each["name"].startswith("mcp_server/"))
+    assert cluster["type"] == "STATIC"
+    (endpoints,) = (each["lb_endpoints"] for each in cluster["load_assignment"]["endpoints"])
+    assert [each["endpoint"]["address"]["socket_address"] for each in endpoints] == [
+        {"address": "198.51.100.7", "port_value": 443}
+    ]
+    assert cluster["transport_socket"]["typed_config"]["sni"] == "api.example.com"

@@ -14,7 +14,7 @@ import yaml
 from tests.e2e.conftest import quiet
 from tests.e2e.stack import Client, succeeded, wait_until
 from tests.kube.cluster import Cluster, secret
-from tests.kube.gateway import SYSTEM, KubeGateway
+from tests.kube.gateway import SYSTEM, KubeGateway, kube_gateway
 from tests.kube.objects import NAMESPACE, mcp_server, route, server_objects, service
 from tests.servers.scripted import ScriptedServer, tool
 
@@ -174,6 +174,26 @@ def test_secrets_of_a_namespace_that_is_not_named_are_not_read(
     assert cluster.kubectl("auth", "can-i", "list", "secrets", "-n", NAMESPACE, account).strip() == "yes"
     assert "no" in cluster.kubectl("auth", "can-i", "list", "secrets", "-n", "gateway-system", account, check=False)
     cluster.delete("mcpserver", "far", "gateway-system")
+
+
+@pytest.mark.duty("security.external-names")
+def test_a_name_that_is_allowed_and_stands_for_the_pod_itself(
+    cluster: Cluster, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It stands for 127.0.0.1: a URL of it ended Envoy, or read what only the pod may read."""
+    service, *others = server_objects("inside", two.port, "i_")
+    service["spec"] = {"type": "ExternalName", "externalName": "inside.example.com"}
+    cluster.apply(service, *others)
+    two.requests.clear()
+    options = ("--allow-external-names=example.com",)
+    with kube_gateway(cluster, tmp_path_factory.mktemp("names"), *options, envoy=False) as running:
+        refused = wait_until(lambda: running.status().get("refused"), "a verdict")
+        (message,) = (each["message"] for each in refused if each["name"] == f"{NAMESPACE}/inside")
+        assert "externalName inside.example.com" in message
+        wait_until(lambda: "stands for " in str(running.status()["refused"]), "it is resolved")
+        assert "the gateway's own pod or node" in str(running.status()["refused"])
+        assert not two.requests
+    remove(cluster, "inside")
 
 
 @pytest.mark.duty("security.credentials")

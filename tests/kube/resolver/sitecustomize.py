@@ -1,4 +1,5 @@
-"""The cluster's DNS for the sidecar under test: every Service is on this machine.
+"""The cluster's DNS for the sidecar under test: every Service is on this machine, and whatever
+a tenant names example.com.
 
 Envoy asks tests/kube/dns.py.
 """
@@ -13,7 +14,7 @@ _resolve = socket.getaddrinfo
 
 def _getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
     name = host.decode() if isinstance(host, bytes) else host
-    return _resolve("127.0.0.1" if name and name.endswith(".svc.cluster.local") else host, *args, **kwargs)
+    return _resolve("127.0.0.1" if name and name.endswith((".svc.cluster.local", ".example.com")) else host, *args, **kwargs)
 
 
 socket.getaddrinfo = _getaddrinfo
