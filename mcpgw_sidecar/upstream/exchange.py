@@ -7,10 +7,8 @@ server becomes an UpstreamError with a reason; this module raises no other error
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Final
-from urllib.parse import urlsplit
 
 import attrs
 import httpx2
@@ -34,7 +32,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, parse_array, parse_object
 from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError
 from mcpgw_sidecar.runtime import descriptors
-from mcpgw_sidecar.upstream.pool import HttpClients
+from mcpgw_sidecar.upstream.pool import HttpClients, target
 
 DRAIN = 0.1  # seconds in which the rest of an answer is read
 MAX_DRAINED = 65536  # bytes of it
@@ -116,7 +114,7 @@ class Exchanger:
             fields[b"content-type"] = h.JSON.encode()
         timeout = httpx2.Timeout(self._limit(server), connect=timeouts.CONNECT, read=silence)
         try:
-            url, more = _target(server, fields)
+            url, more = target(server, fields)
             async with http.stream(method, url, content=body, headers=fields, timeout=timeout, extensions=more) as answer:
                 yield answer
                 await _wait_drained(answer)
@@ -133,17 +131,6 @@ class Exchanger:
             raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
-
-
-def _target(server: Server, fields: dict[bytes, bytes]) -> tuple[str, dict[str, str]]:
-    """Where to ask a server: at its URL, or at an address that was judged, by the URL's name."""
-    if not server.addresses:
-        return server.url, {}
-    parts, address = urlsplit(server.url), random.choice(server.addresses)  # noqa: S311  # not a secret
-    fields[b"host"] = parts.netloc.encode()
-    host = f"[{address}]" if ":" in address else address
-    port = f":{parts.port}" if parts.port is not None else ""
-    return parts._replace(netloc=host + port).geturl(), {"sni_hostname": parts.hostname or ""}
 
 
 async def wait_unheard(_message: Request | Notification) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from urllib.parse import urlsplit
 
 import attrs
 import httpx2
@@ -51,3 +53,17 @@ class HttpClients:
         # One HTTP client serves many MCP clients: a cookie for one of them must not reach another.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         return httpx2.AsyncClient(verify=context, limits=limits, cookies=no_cookies, trust_env=False)
+
+
+def target(server: Server, fields: dict[bytes, bytes]) -> tuple[str, dict[str, str]]:
+    """Where to ask a server: at its URL, or at an address that was judged, by the URL's name.
+
+    `fields` are the headers of the request, which get the name then.
+    """
+    if not server.addresses:
+        return server.url, {}
+    parts, address = urlsplit(server.url), random.choice(server.addresses)  # noqa: S311  # not a secret
+    fields[b"host"] = parts.netloc.encode()
+    host = f"[{address}]" if ":" in address else address
+    port = f":{parts.port}" if parts.port is not None else ""
+    return parts._replace(netloc=host + port).geturl(), {"sni_hostname": parts.hostname or ""}
