@@ -9,6 +9,7 @@ id in the server's stream                  the client sends it back as
 `requestId` of a server's cancellation     (nothing: it names a request that the client has)
 `params._meta.progressToken` of a request  `params.progressToken` of notifications/progress
 `id:` of an event                          `Last-Event-ID`, when it resumes the stream of a call
+                                           (with the call's id before it, `~<in hex>~`)
 =========================================  ======================================================
 
 Envoy writes the owner into the server's event stream (envoy/lua/events.lua), and this module
@@ -19,11 +20,12 @@ ticket opens only a session that was sealed for the client's own session.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import attrs
 
-from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.names import NULL, JsonText, ServerName
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response, parse_message
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, last, parse_object
 
@@ -31,6 +33,7 @@ PREFIX = "mcpgw:"
 PING = "mcpgw-ping-"
 """The ids of the broker's own requests begin so: pings, whose answers nobody waits for."""
 
+_OF_CALL = re.compile(r"~((?:[0-9a-f]{2})*)~")
 MAX_HEARING = 4000  # characters of the tickets in an event's id, which has to come back as a header
 
 
@@ -83,6 +86,17 @@ def read_event_owner(text: str) -> Owner | None:
     server, _, rest = text.removeprefix(PREFIX).partition(":")
     ticket, colon, raw = rest.partition(":")
     return Owner(ServerName(server), ticket, JsonText(raw)) if server and colon else None
+
+
+def read_call(text: JsonText) -> tuple[JsonText, JsonText]:
+    """The id of the call whose stream an event was in, or null, and the server's own id of it."""
+    found = _OF_CALL.match(text)
+    if found is None:
+        return NULL, text
+    ident = bytes.fromhex(found[1]).decode("utf-8", "replace")
+    message = parse_message(f'{{"jsonrpc":"2.0","id":{ident},"result":0}}')
+    is_id = isinstance(message, Response) and message.id == ident
+    return JsonText(ident) if is_id else NULL, JsonText(text[found.end() :])
 
 
 def hearing_text(tickets: Mapping[ServerName, str], wishes: str) -> str:

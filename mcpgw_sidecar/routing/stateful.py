@@ -32,7 +32,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only, parse_object
 from mcpgw_sidecar.protocol.methods import COMPLETE, TARGETS
-from mcpgw_sidecar.protocol.owners import PING, Owner, owner_text, read_event_owner, read_owner
+from mcpgw_sidecar.protocol.owners import PING, Owner, owner_text, read_call, read_event_owner, read_owner
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.routing.links import candidates
 
@@ -179,7 +179,8 @@ def decide_resume(event_id: str, snapshot: Snapshot, session: SessionState) -> F
     origin = find_owner(owner, snapshot, session)
     if owner is None or origin is None:
         return ToBroker(method="")
-    return _back(origin, session, last_event_id=owner.id)
+    call, event_id = read_call(owner.id)
+    return _back(origin, session, ident=call, last_event_id=event_id)
 
 
 def _target(request: Request) -> _Target | Reject:

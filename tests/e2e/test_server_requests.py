@@ -249,8 +249,9 @@ def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gatewa
 
     def go_on(handler: Any) -> bool:
         resumed.append({name.lower(): value for name, value in handler.headers.items()})
+        forged = b'data: {"jsonrpc":"2.0","id":6,"result":{"content":[]}}\n\n'
         body = b'id: s1/8\ndata: {"jsonrpc":"2.0","id":5,"result":{"content":[]}}\n\n'
-        handler.send(200, body, kind="text/event-stream")
+        handler.send(200, forged + body, kind="text/event-stream")
         return True
 
     one.answers["tools/call"] = cut
@@ -264,7 +265,8 @@ def test_a_stream_that_the_server_closed_is_resumed_where_it_was(running: Gatewa
         accept = {"accept": "text/event-stream", "last-event-id": event.id}
         second = client.http.get(client.url, headers={**client.headers, **accept})
         assert '"id":5' in second.text
-        assert second.text.startswith(f"id: {event.id.removesuffix('s1/7')}s1/8")
+        assert f"id: {event.id.removesuffix('s1/7')}s1/8" in second.text
+        assert '"id":6' not in second.text, "it resumes the answer to call 5, and answers no other"
         (headers,) = resumed
         assert headers["last-event-id"] == "s1/7"
         assert headers["mcp-session-id"] == one.calls("tools/call")[-1].headers["mcp-session-id"]
@@ -301,7 +303,7 @@ def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway,
         for event_id in (event.id, owner):
             accept = {"accept": "text/event-stream", "last-event-id": event_id}
             resumed = client.http.get(client.url, headers={**client.headers, **accept})
-            assert resumed.text == f'id: {owner}s1/8\ndata: {{"jsonrpc":"2.0","id":"{owner}5","method":"ping"}}\n\n'
+            assert resumed.text == f'id: {owner}s1/8\ndata: {{"jsonrpc":"2.0","id":"{owner.removesuffix("~35~")}5","method":"ping"}}\n\n'
 
 
 @pytest.mark.duty("notify.from-client")

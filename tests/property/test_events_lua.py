@@ -12,9 +12,10 @@ from hypothesis import given
 from lupa.luajit21 import LuaRuntime
 
 from mcpgw_sidecar.envoyfiles.scripts import messages
+from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.protocol import owners
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, parse_message
-from mcpgw_sidecar.protocol.owners import read_event_owner, read_owner
+from mcpgw_sidecar.protocol.owners import read_call, read_event_owner, read_owner
 from tests.property.test_laws import JSON, TEXT
 
 LUA = LuaRuntime(encoding=None)
@@ -85,7 +86,7 @@ def test_bytes_come_out_in_their_order_however_they_are_cut(parts: list[bytes], 
         out += done
     assert (out, held) == (whole, rest)
     assert whole.endswith(
-        b'id: mcpgw:ns/one:tick-et_:7\ndata: {"jsonrpc":"2.0","id":"mcpgw:ns/one:tick-et_:1","method":"ping"}\r\n\n'
+        b'id: mcpgw:ns/one:tick-et_:~~7\ndata: {"jsonrpc":"2.0","id":"mcpgw:ns/one:tick-et_:1","method":"ping"}\r\n\n'
     )
 
 
@@ -160,7 +161,27 @@ def test_the_id_of_an_event_names_its_owner_and_comes_back(ident: str) -> None:
         return
     owner = read_event_owner(text.decode().removeprefix("id: ").removesuffix("\n"))
     assert owner is not None
-    assert (owner.server, owner.ticket, owner.id) == ("ns/one", "tick-et_", ident)
+    assert (owner.server, owner.ticket, read_call(owner.id)) == ("ns/one", "tick-et_", (NULL, ident))
+
+
+@pytest.mark.duty("resume.at-server", "security.own-answer")
+@given(
+    st.integers() | st.text(st.characters(blacklist_categories=("Cs",)), max_size=90),
+    st.sampled_from(["7", "~36~x", "~~", ""]),
+)
+def test_the_id_of_an_event_says_whose_stream_it_is_in(call: Any, event_id: str) -> None:
+    ident = json.dumps(call)
+    text, _ = name_owners(b"", f"id: s{event_id}\n".encode(), OWNER, None, ident.encode())
+    owner = read_event_owner(text.decode().removeprefix("id: ").removesuffix("\n"))
+    assert owner is not None
+    known = ident if len(ident) <= 256 else NULL
+    assert read_call(owner.id) == (known, f"s{event_id}")
+
+
+def test_what_a_client_made_up_is_no_call() -> None:
+    for text in ("~zz~1", "~", "~6e756c6c~1", "~7b7d~1", "~352c~1", "~ff~1"):
+        call, _ = read_call(JsonText(text))
+        assert call == NULL
 
 
 @pytest.mark.duty("notify.client-progress")

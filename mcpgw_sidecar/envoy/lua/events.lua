@@ -69,9 +69,17 @@ local function is_change(message)
   return false
 end
 
+local MAX_CALL = 256 -- bytes of a call's id in the id of an event, which has to come back as a header
+
+-- What the id of an event says of the call whose stream it is in: what is resumed answers that call alone.
+local function of_call(ident)
+  if not ident or ident == 'null' or #ident > MAX_CALL then return '~~' end
+  return '~' .. ident:gsub('.', function(char) return ('%02x'):format(byte(char)) end) .. '~'
+end
+
 -- The lines that `unfinished .. chunk` completes, rewritten, and what is left of the last one. `own` lets
--- through what is the call's own (own.lua); nil lets through all.
-function name_owners(unfinished, chunk, owner, own)
+-- through what is the call's own (own.lua); nil lets through all. `ident` is the id of the call.
+function name_owners(unfinished, chunk, owner, own, ident)
   local text, out, from = unfinished .. chunk, {}, 1
   while true do
     local stop = text:find('[\r\n]', from)
@@ -90,7 +98,7 @@ function name_owners(unfinished, chunk, owner, own)
       end
     elseif line:find('^id: ?[^ \r\n]') then
       local _, last = line:find('^id: ?')
-      line = line:sub(1, last) .. PREFIX .. owner .. ':' .. line:sub(last + 1)
+      line = line:sub(1, last) .. PREFIX .. owner .. ':' .. of_call(ident) .. line:sub(last + 1)
     end
     out[#out + 1], from = line, stop + 1
   end
@@ -163,7 +171,7 @@ local function may_name(bytes)
 end
 
 -- `own` lets through what is the call's own; without it all passes.
-local function name_stream(handle, owner, own)
+local function name_stream(handle, owner, own, ident)
   handle:headers():remove('content-length') -- the stream gets longer
   -- The pieces of an unfinished line are put together once, when it ends: a server may send it byte by byte.
   local pieces, size = {}, 0
@@ -180,7 +188,7 @@ local function name_stream(handle, owner, own)
         pieces[#pieces + 1], size = bytes, size + length
         chunk:setBytes('')
       else
-        local out, rest = name_owners(table.concat(pieces), bytes, owner, own)
+        local out, rest = name_owners(table.concat(pieces), bytes, owner, own, ident)
         pieces, size = {rest}, #rest
         if out ~= bytes then chunk:setBytes(out) end
       end
@@ -215,11 +223,11 @@ function envoy_on_response(handle)
   if not call[OWNER] then return end -- the broker's, which names owners itself
   if remember and (mark == KEPT or status == AGAIN) then remember(handle, call, status) end -- memo.lua
   if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
-  local is_looked_at = call[ID] ~= 'null' and (id or mark or STAMPS == '') and not call[TRUSTED] -- else a resumed stream, or trusted
+  local is_looked_at = call[ID] ~= 'null' and (id or mark or STAMPS == '') and not call[TRUSTED] -- else trusted, or resumed, and of no call
   if not is_plain then return is_looked_at and instead(handle, kept_back(call, ENCODED)) end -- nobody has asked for it
   if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
   if is_stream and is_looked_at and kind ~= EVENT_STREAM then headers:replace('content-type', EVENT_STREAM) end
-  if is_stream then return name_stream(handle, call[OWNER]:match(' (.*)'), is_looked_at and own_lines(call[ID])) end
+  if is_stream then return name_stream(handle, call[OWNER]:match(' (.*)'), is_looked_at and own_lines(call[ID]), call[ID]) end
   if not is_looked_at or status ~= '200' then return end
   own_json(handle, call[ID], kind)
 end
