@@ -316,6 +316,8 @@ SECURITY: Final = (
          "The lists of a server, and those of all servers, take bounded room; what does not fit is said in /status."),
     Duty("limits.configured", "issue 19", SOURCE,
          "Limits are read from the configuration or --access, followed, and refused with the remedy where they are wrong."),
+    Duty("limits.heap", "issue 19", ROUTER,
+         "With --envoy-heap Envoy refuses requests near that limit of its memory, instead of being ended."),
     Duty("limits.sessions", "issue 19", ROUTER,
          "New sessions of one address above the limit get 429 with Retry-After."),
     Duty("limits.calls", "interface.md, Line of each request; issue 19", ROUTER,

@@ -52,6 +52,7 @@ class Settings:
     session_store: str | None = attrs.field(default=None, repr=False)
     session_lifetime: float = 86400.0
     max_body: int = MAX_BODY
+    envoy_heap: int | None = None
     call_timeout: float = 300.0
     discovery_timeout: float = timeouts.REQUEST
     refresh_interval: float = 60.0
@@ -127,6 +128,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address, secret:
         allowed_origins=settings.allowed_origins,
         debug=settings.debug,
         memo=settings.remembers,
+        heap=settings.envoy_heap,
     )
 
 

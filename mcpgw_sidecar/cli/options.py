@@ -17,6 +17,7 @@ from mcpgw_sidecar.cli.types import (
     BODY_SIZE,
     CONFIG,
     DURATION,
+    HEAP,
     HOST,
     IMAGE,
     INTERVAL,
@@ -187,6 +188,11 @@ shared_options = _stack(
         ),
         _setting("--session-lifetime", "session_lifetime", type=INTERVAL, help="How long a client's session lives."),
         _setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
+        option(
+            "--envoy-heap",
+            type=HEAP,
+            help="Memory that Envoy may take (in its bootstrap): near it Envoy refuses requests instead of being ended.  [default: no limit]",
+        ),
         _setting(
             "--call-timeout",
             "call_timeout",

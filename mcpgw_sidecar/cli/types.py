@@ -58,6 +58,13 @@ def _body_size(text: str) -> int:
     return size
 
 
+def _heap(text: str) -> int:
+    size = parse_size(text)
+    if size < LEAST_HEAP:
+        raise ValueError(f"{text!r} is too little for Envoy: at least {LEAST_HEAP >> 20}MiB")
+    return size
+
+
 def _origin(text: str) -> str:
     if text == "*":
         return text
@@ -106,10 +113,12 @@ def _host(text: str) -> str:
 
 _CONFIG_MAP = "configmap:"
 LEAST = 0.1  # seconds
+LEAST_HEAP = 64 << 20  # bytes
 LEAST_BODY, MOST_BODY = 1 << 10, 1 << 30  # bytes; Envoy counts in 32 bits
 LIMIT = Parsed("DURATION", _limit)
 INTERVAL = Parsed("DURATION", _positive_duration)
 BODY_SIZE = Parsed("SIZE", _body_size)
+HEAP = Parsed("SIZE", _heap)
 ORIGIN = Parsed("ORIGIN", _origin)
 CONFIG = Parsed("FILE|configmap:NS/NAME", _config)
 NAMED = Parsed("NAMESPACE/NAME", _namespaced_name)

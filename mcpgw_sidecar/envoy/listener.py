@@ -125,19 +125,34 @@ def bootstrap(settings: EnvoySettings) -> Resource:
         },
         # Globs of limits; Envoy's own limit is 100.
         "layered_runtime": {"layers": [{"name": "mcpgw", "static_layer": {"re2.max_program_size.error_level": 5000}}]},
-        "overload_manager": {
-            "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": type_url(
-                            "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
-                        ),
-                        "max_active_downstream_connections": MAX_CONNECTIONS,
-                    },
-                }
-            ]
+        "overload_manager": _overload(settings.heap),
+    }
+
+
+def _overload(heap: int | None) -> Resource:
+    """What Envoy refuses before it is full: connections, and with a limit of its heap requests."""
+    connections = {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {
+            "@type": type_url("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"),
+            "max_active_downstream_connections": MAX_CONNECTIONS,
         },
+    }
+    if heap is None:
+        return {"resource_monitors": [connections]}
+    name = "envoy.resource_monitors.fixed_heap"
+    kind = type_url("envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig")
+    steps = {"shrink_heap": 0.85, "disable_http_keepalive": 0.9, "stop_accepting_requests": 0.95}
+    return {
+        "refresh_interval": "0.250s",
+        "resource_monitors": [
+            connections,
+            {"name": name, "typed_config": {"@type": kind, "max_heap_size_bytes": heap}},
+        ],
+        "actions": [
+            {"name": f"envoy.overload_actions.{step}", "triggers": [{"name": name, "threshold": {"value": value}}]}
+            for step, value in steps.items()
+        ],
     }
 
 

@@ -21,7 +21,8 @@ class Endpoint:
 class EnvoySettings:
     """`directory` is Envoy's path to its files; `max_body` is in bytes, times are in seconds.
 
-    `ca_bundle` is the system's. At `inner` the broker hands in the messages of batches.
+    `heap` is the limit of Envoy's own memory in bytes, None for none. `ca_bundle` is the system's.
+    At `inner` the broker hands in the messages of batches.
 
     `refused`, `heal` and `messages` are the texts of Lua filters (envoyfiles/scripts.py). `refused`
     and `heal` replace a session that its server has forgotten. `messages` repeats decisions of the
@@ -47,3 +48,4 @@ class EnvoySettings:
     allowed_origins: tuple[str, ...] = ()
     debug: bool = False
     memo: bool = True
+    heap: int | None = None

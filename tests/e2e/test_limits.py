@@ -99,3 +99,15 @@ def test_limits_stand_in_one_file(tmp_path: Path, one: ScriptedServer) -> None:
     with pytest.raises(AssertionError, match="limits stand in the file of --access"):
         Gateway(tmp_path, [entry("ns/one", one.url)], f"--access={access}", envoy=False, limits={})
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["limits"] == {}
+
+
+@pytest.mark.duty("limits.heap")
+def test_envoys_memory_has_a_limit(one: ScriptedServer, tmp_path: Path) -> None:
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--envoy-heap=512MiB") as running, running.client() as client:
+        assert succeeded(client.call("a_safe"))
+
+        def pressure() -> int:
+            name, _, value = running.ask_envoy("/stats?filter=fixed_heap.pressure").text.partition(": ")
+            return int(value) if name else 0
+
+        assert 0 < wait_until(pressure, "Envoy looks") < 80

@@ -303,7 +303,10 @@ def test_a_resumed_stream_names_its_server_wherever_it_goes_on(running: Gateway,
         for event_id in (event.id, owner):
             accept = {"accept": "text/event-stream", "last-event-id": event_id}
             resumed = client.http.get(client.url, headers={**client.headers, **accept})
-            assert resumed.text == f'id: {owner}s1/8\ndata: {{"jsonrpc":"2.0","id":"{owner.removesuffix("~35~")}5","method":"ping"}}\n\n'
+            assert (
+                resumed.text
+                == f'id: {owner}s1/8\ndata: {{"jsonrpc":"2.0","id":"{owner.removesuffix("~35~")}5","method":"ping"}}\n\n'
+            )
 
 
 @pytest.mark.duty("notify.from-client")
