@@ -53,6 +53,7 @@ from mcpgw_sidecar.runtime.systemd import ServiceManager
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.sessions.hub import SessionHub
 from mcpgw_sidecar.upstream.exchange import Exchanger
+from mcpgw_sidecar.upstream.issuers import IssuerKeys
 from mcpgw_sidecar.upstream.pool import HttpClients
 from mcpgw_sidecar.upstream.stateful import UpstreamClient
 from mcpgw_sidecar.upstream.supervisor import Supervisor
@@ -80,6 +81,7 @@ class _Parts:
     stamps: StampFile | Brief | None
     work: Work
     inner: httpx2.AsyncClient | None
+    issuers: IssuerKeys
 
     def router(self) -> Router:
         """Make the router."""
@@ -98,6 +100,7 @@ class _Parts:
             stamps=self.stamps if isinstance(self.stamps, StampFile) else None,
             stale=self.supervisor.list_again,
             secret=secret,
+            keys=self.issuers.of,
         )
 
     def admin(self) -> AdminApp:
@@ -151,6 +154,7 @@ class _Parts:
             nursery.start_soon(task)
         nursery.start_soon(self._wait_ready)
         nursery.start_soon(self.manager.wait_alive)
+        nursery.start_soon(self.issuers.wait_following)
         if isinstance(self.stamps, StampFile):
             nursery.start_soon(self.stamps.wait_following, values.live, self.ready, self._dependencies)
         if self.envoy_files is not None:
@@ -289,5 +293,6 @@ def _parts(
         manager=manager,
         stamps=stamps,
         work=work,
+        issuers=IssuerKeys(lambda: values.desired.value.access),
         inner=envoy_client(settings.inner, None) if settings.inner is not None else None,
     )

@@ -129,6 +129,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address, secret:
         debug=settings.debug,
         memo=settings.remembers,
         heap=settings.envoy_heap,
+        secret=secret,
     )
 
 

@@ -16,6 +16,7 @@ from mcpgw_sidecar.catalog.apps import is_for_apps, with_pages
 from mcpgw_sidecar.catalog.items import MAX_NAME
 from mcpgw_sidecar.catalog.offers import Discovered, joined_capabilities, joined_instructions, offer_of
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot, build
+from mcpgw_sidecar.model.access import OPEN, Access
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.patterns import long_name
@@ -62,6 +63,7 @@ def federate(
     servers: tuple[Server, ...],
     discovered: Mapping[ServerName, Discovered],
     virtual_servers: tuple[VirtualServer, ...] = (),
+    access: Access = OPEN,
 ) -> Federation:
     """Merge the items of the enabled servers, in the order of the configuration."""
     owners: dict[str, dict[str, Owned]] = {kind.name: {} for kind in KINDS}
@@ -74,6 +76,7 @@ def federate(
         instructions=joined_instructions(offers.values()),
         capabilities=joined_capabilities(offers.values()),
         virtual_servers={virtual.name: virtual for virtual in virtual_servers},
+        access=access,
     )
     return Federation(snapshot, shares)
 

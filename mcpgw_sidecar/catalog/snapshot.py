@@ -16,6 +16,7 @@ from mcpgw_sidecar.catalog import templates
 from mcpgw_sidecar.catalog.aliases import read_alias, write_alias
 from mcpgw_sidecar.catalog.items import MAX_URI
 from mcpgw_sidecar.catalog.offers import Offer
+from mcpgw_sidecar.model.access import OPEN, Access
 from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText, Scope, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server, VirtualServer
@@ -88,7 +89,8 @@ class Snapshot:
 
     `offers` are its servers, with their answers about themselves. `capabilities` are those of the
     servers that answer, besides the lists. `virtual_servers` are definitions: catalog/views.py
-    makes the view of their clients at its first use, and keeps it in `views`.
+    makes the view of their clients at its first use, and keeps it in `views`. `access` says who may
+    call; views have none of their own.
     """
 
     offers: Mapping[ServerName, Offer]
@@ -98,6 +100,7 @@ class Snapshot:
     capabilities: frozenset[str]
     virtual_servers: Mapping[VirtualName, VirtualServer] = attrs.field(factory=dict)
     has_app_tools: bool = False
+    access: Access = OPEN
     views: dict[Scope, Snapshot] = attrs.field(factory=dict, init=False, repr=False, eq=False)
     brought: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
 
@@ -183,7 +186,12 @@ def fingerprint(snapshot: Snapshot) -> Fingerprint:
         item = tools.owned[key]
         servers[item.server.name].append(f"{item.key}\t{item.upstream_key}\t{item.for_apps}")
     return Fingerprint(
-        all=repr([(name, virtual.tools) for name, virtual in sorted(snapshot.virtual_servers.items())]),
+        all=repr(
+            (
+                [(name, virtual.tools) for name, virtual in sorted(snapshot.virtual_servers.items())],
+                snapshot.access.authentication,
+            )
+        ),
         servers={name: "\n".join(lines) for name, lines in servers.items()},
         lists=" ".join(snapshot.of(kind).digest for kind in KINDS),
     )
@@ -196,12 +204,13 @@ def build(
     instructions: str = "",
     capabilities: frozenset[str] = frozenset(),
     virtual_servers: Mapping[VirtualName, VirtualServer] | None = None,
+    access: Access = OPEN,
 ) -> Snapshot:
     """Make a snapshot and serialise its lists; `owned` is by kind's name, then by key."""
     lists = {kind.name: _listing(kind, owned.get(kind.name, {})) for kind in KINDS}
     servers = {name: offer.server for name, offer in offers.items()}
     has_app_tools = any(tool.for_apps for tool in lists[TOOL.name].owned.values())
-    return Snapshot(offers, servers, lists, instructions, capabilities, virtual_servers or {}, has_app_tools)
+    return Snapshot(offers, servers, lists, instructions, capabilities, virtual_servers or {}, has_app_tools, access)
 
 
 def _listing(kind: Kind, owned: Mapping[str, Owned]) -> Listing:

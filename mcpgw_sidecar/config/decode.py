@@ -15,9 +15,10 @@ import yaml
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
 from mcpgw_sidecar.config.limits import read_limits
+from mcpgw_sidecar.config.login import read_authentication
 from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, ConfigFile
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.model.access import Access, Limits
+from mcpgw_sidecar.model.access import Access, Authentication, Limits
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.passing import read_forwarded
 
@@ -212,6 +213,9 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(bool, _strict(bool))
     converter.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is list, _strict_list)
     converter.register_structure_hook(Limits, lambda value, _: read_limits(value))
+    converter.register_structure_hook_func(
+        lambda kind: kind == Authentication | None, lambda value, _: read_authentication(value)
+    )
     converter.register_structure_hook_func(
         lambda kind: kind == tuple[ForwardedHeader, ...], lambda value, _: read_forwarded(value)
     )

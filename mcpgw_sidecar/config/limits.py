@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
+from mcpgw_sidecar.config.plain import mapping, texts
 from mcpgw_sidecar.model.access import EACH, CallLimit, Limits, Rate
 
 MAX_COUNT = 1_000_000
@@ -15,7 +15,7 @@ _FORM = "{newSessions: {perSecond: 50, burst: 1000}, calls: [{perMinute: 600, ea
 
 def read_limits(value: Any) -> Limits:  # noqa: ANN401  # whatever the file holds
     """The limits. Raises ValueError with the remedy."""
-    given = _mapping(value, "limits", ("newSessions", "calls"))
+    given = mapping(value, "limits", ("newSessions", "calls"), _FORM)
     calls = given.get("calls", [])
     if not isinstance(calls, list) or len(calls) > MAX_CALLS:
         raise ValueError(f"calls must be a list of at most {MAX_CALLS} limits, like {_FORM}")
@@ -28,7 +28,7 @@ def read_limits(value: Any) -> Limits:  # noqa: ANN401  # whatever the file hold
 
 
 def _sessions(value: Any) -> Rate | None:  # noqa: ANN401
-    given = _mapping(value, "newSessions", ("perSecond", "burst"))
+    given = mapping(value, "newSessions", ("perSecond", "burst"), _FORM)
     if "perSecond" not in given:
         raise ValueError("newSessions needs perSecond: how many sessions of one address; 0 for no limit")
     count = _count(given["perSecond"], "newSessions.perSecond", least=0)
@@ -36,11 +36,11 @@ def _sessions(value: Any) -> Rate | None:  # noqa: ANN401
 
 
 def _call_limit(value: Any, place: str) -> CallLimit:  # noqa: ANN401
-    given = _mapping(value, place, ("perMinute", "burst", "each", "tools", "servers"))
+    given = mapping(value, place, ("perMinute", "burst", "each", "tools", "servers"), _FORM)
     if "perMinute" not in given:
         raise ValueError(f"{place} needs perMinute: how many calls")
     count = _count(given["perMinute"], f"{place}.perMinute")
-    each = _texts(given.get("each", []), f"{place}.each")
+    each = texts(given.get("each", []), f"{place}.each")
     if unknown := set(each) - set(EACH):
         raise ValueError(f"{place}.each: {min(unknown)!r} is none of {', '.join(EACH)}")
     return CallLimit(
@@ -51,32 +51,14 @@ def _call_limit(value: Any, place: str) -> CallLimit:  # noqa: ANN401
     )
 
 
-def _mapping(value: Any, place: str, keys: tuple[str, ...]) -> dict[str, Any]:  # noqa: ANN401
-    if not isinstance(value, dict):
-        raise ValueError(f"{place} must hold keys and values, like {_FORM}")  # noqa: TRY004  # the collector of errors takes one kind
-    for key in value:
-        if key not in keys:
-            match = difflib.get_close_matches(str(key), keys, 1, 0.6)
-            raise ValueError(
-                f"{place}: unknown key {key!r}{f', did you mean {match[0]!r}?' if match else ''} (known: {', '.join(keys)})"
-            )
-    return value
-
-
 def _count(value: Any, place: str, least: int = 1) -> int:  # noqa: ANN401
     if type(value) is not int or not least <= value <= MAX_COUNT:
         raise ValueError(f"{place} must be a whole number from {least} to {MAX_COUNT}")
     return value
 
 
-def _texts(value: Any, place: str) -> list[str]:  # noqa: ANN401
-    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
-        raise ValueError(f"{place} must be a list of texts")
-    return value
-
-
 def _globs(value: Any, place: str) -> tuple[str, ...]:  # noqa: ANN401
-    globs = _texts(value, place)
+    globs = texts(value, place)
     if len(globs) > MAX_GLOBS or any(len(each) > MAX_GLOB or not each.isprintable() for each in globs):
         raise ValueError(f"{place}: at most {MAX_GLOBS} names, each of at most {MAX_GLOB} printable characters")
     return tuple(globs)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
-from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Limits
+from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Authentication, Limits
 from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
 from mcpgw_sidecar.model.patterns import NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
@@ -153,10 +153,11 @@ class AccessFile:
     """The access document."""
 
     limits: Limits = USUAL_LIMITS  # config/limits.py reads it
+    authentication: Authentication | None = None  # config/login.py reads it
 
     def access(self) -> Access:
         """The document as a value of the model."""
-        return Access(limits=self.limits)
+        return Access(limits=self.limits, authentication=self.authentication)
 
 
 @attrs.frozen(kw_only=True)

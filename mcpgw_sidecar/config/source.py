@@ -45,13 +45,13 @@ def load(path: Path, *, has_access: bool = False) -> Desired:
         virtual_servers=content.virtual_servers,
         generation=1,
         loaded_at=time.time(),
-        access=content.access or OPEN,
+        access=_with_absolute_files(content.access or OPEN, path.parent),
     )
 
 
 def load_access(path: Path) -> Access:
     """Read and decode an access document. Raises ConfigurationError."""
-    return decode_access(_text(path), str(path))
+    return _with_absolute_files(decode_access(_text(path), str(path)), path.parent)
 
 
 def _text(path: Path) -> str:
@@ -68,11 +68,23 @@ def _with_absolute_paths(server: Server, directory: Path) -> Server:
 
     They are relative to the file, and Envoy may run in another directory.
     """
+    credential_file = _absolute(server.credential_file, directory)
+    return attrs.evolve(server, ca_file=_absolute(server.ca_file, directory), credential_file=credential_file)
 
-    def absolute(path: str | None) -> str | None:
-        return os.path.abspath(directory / path) if path else path
 
-    return attrs.evolve(server, ca_file=absolute(server.ca_file), credential_file=absolute(server.credential_file))
+def _with_absolute_files(access: Access, directory: Path) -> Access:
+    """Make the paths of issuers absolute."""
+    if access.authentication is None:
+        return access
+    issuers = tuple(
+        attrs.evolve(each, jwks_file=_absolute(each.jwks_file, directory), ca_file=_absolute(each.ca_file, directory))
+        for each in access.authentication.issuers
+    )
+    return attrs.evolve(access, authentication=attrs.evolve(access.authentication, issuers=issuers))
+
+
+def _absolute(path: str | None, directory: Path) -> str | None:
+    return os.path.abspath(directory / path) if path else path
 
 
 async def wait_following(

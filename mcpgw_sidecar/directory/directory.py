@@ -46,14 +46,17 @@ class Directory:
     keys: Callable[[], SessionKeys]
     lifetime: float
 
-    def create(self, *, protocol_version: str, client_info: JsonText, capabilities: JsonText) -> tuple[str, Session]:
-        """Create a session; returns its id, and the session."""
+    def create(
+        self, *, protocol_version: str, client_info: JsonText, capabilities: JsonText, owner: str = ""
+    ) -> tuple[str, Session]:
+        """Create a session of a caller; returns its id, and the session."""
         session = Session(
             key=secrets.token_urlsafe(RANDOM_BYTES),
             expires=int(time.time() + self.lifetime),
             protocol_version=protocol_version,
             client_info=client_info,
             capabilities=capabilities,
+            owner=owner,
         )
         self.driver.feed(e.Seen(session))
         return self.keys().seal(session), session

@@ -125,6 +125,9 @@ A secret follows it, if Envoy's files hold one: other processes of the machine c
 CHANGED_PATH: Final = "/changed"
 """Path at which events.lua says that a server's lists changed; Envoy routes no client there."""
 
+JWKS_PATH: Final = "/jwks"
+"""Path of the issuers' public keys, for Envoy; with the secret, and the issuer's place."""
+
 FORGOTTEN: Final = (400, 401, 403, 404, 410)
 """The statuses of servers that do not know a session (any more).
 

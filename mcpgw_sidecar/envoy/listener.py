@@ -6,16 +6,17 @@ The filters, in the order of a request. "The router" is the sidecar's; Envoy's o
                removes the headers that only the router may set, and Envoy's control headers; says
                how long the others are
 1. cors        answers preflights, and lets pages read answers
-2. buffer      413 above the limit; makes the whole body one message for the router
-3. lua         repeats earlier decisions of the router and lists of the broker (memo.lua, gzip.lua,
+2. jwt_authn   verifies the tokens of clients, if the access document wants them (login.py)
+3. buffer      413 above the limit; makes the whole body one message for the router
+4. lua         repeats earlier decisions of the router and lists of the broker (memo.lua, gzip.lua,
                lists.lua); puts the name of the server into the requests of servers to the client,
                in the answer's event stream (events.lua), and keeps back what answers another call
                (own.lua); skipped for JSON of the broker, and of servers that are trusted
-4. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
+5. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
                server's stream; other requests go to the broker, whatever they contain. New sessions
                are counted before it
-5. limits      of calls, if there are any (limits.py)
-6. router      Envoy's own
+6. limits      of calls, if there are any (limits.py)
+7. router      Envoy's own
 
 Answers pass the filters in reverse order. No filter after the Lua filter may hold back the headers
 of an answer: what the Lua filter writes into a body it also writes into content-length, and headers
@@ -37,10 +38,11 @@ from mcpgw_sidecar.envoy.filters import (
     router,
 )
 from mcpgw_sidecar.envoy.limits import filters as limit_filters
+from mcpgw_sidecar.envoy.login import login
 from mcpgw_sidecar.envoy.replies import local_replies
 from mcpgw_sidecar.envoy.routes import ROUTES
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
-from mcpgw_sidecar.model.access import Limits
+from mcpgw_sidecar.model.access import Access
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 
@@ -61,14 +63,14 @@ _SIZE: Resource = {
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listeners(settings: EnvoySettings, servers: tuple[Server, ...], limits: Limits) -> list[Resource]:
+def listeners(settings: EnvoySettings, servers: tuple[Server, ...], access: Access) -> list[Resource]:
     """The clients' listener, and the inner one, where the broker hands in the messages of batches.
 
     A message of a batch passes the same filters as one that came alone, with its client's address.
     The listeners know of the servers how long opening a session with them may take.
     """
     request = max((server.discovery_timeout or 0.0 for server in servers), default=0.0)
-    manager = _manager(settings, max(request, settings.discovery_timeout), limits)
+    manager = _manager(settings, max(request, settings.discovery_timeout), access)
     inner = [] if settings.inner is None else [_listener(INNER, settings.inner, manager | _inner())]
     return [_listener(LISTENER, settings.gateway, manager, settings), *inner]
 
@@ -169,7 +171,7 @@ def _source(path: str) -> Resource:
     return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
 
 
-def _manager(settings: EnvoySettings, request: float, limits: Limits) -> Resource:
+def _manager(settings: EnvoySettings, request: float, access: Access) -> Resource:
     return {
         "@type": type_url(_HCM),
         "stat_prefix": "mcpgw",
@@ -191,14 +193,15 @@ def _manager(settings: EnvoySettings, request: float, limits: Limits) -> Resourc
         "rds": {"route_config_name": ROUTES, "config_source": _source(f"{settings.directory}/rds.yaml")},
         "skip_xff_append": True,  # no server gets it
         "early_header_mutation_extensions": [_hygiene()],
-        "local_reply_config": local_replies(settings.max_body),
+        "local_reply_config": local_replies(settings.max_body, access.authentication),
         "access_log": [access_log(), counters(memo=settings.memo)],
         "http_filters": [
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
+            *([login(access.authentication, settings.secret)] if access.authentication is not None else []),
             buffer(settings.max_body),
             messages(settings.messages),
-            decider(router(debug=settings.debug, request=request), limits.new_sessions),
-            *limit_filters(limits.calls),
+            decider(router(debug=settings.debug, request=request), access.limits.new_sessions),
+            *limit_filters(access.limits.calls),
             last(settings.refused, settings.heal),
         ],
     }

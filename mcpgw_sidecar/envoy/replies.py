@@ -9,10 +9,17 @@ The first match wins. An answer of the router (metadata `answered`) goes to the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
 from mcpgw_sidecar.envoy.clusters import Resource
 from mcpgw_sidecar.envoy.contract import ANSWERED, BROKEN, ID, METADATA, NONSENSE, REFUSED, SILENT, UNREACHABLE, WHAT
 from mcpgw_sidecar.envoy.limits import LIMITED, RETRY_AFTER, WORDS
+from mcpgw_sidecar.envoy.login import FAILED as TOKEN_FAILED, JWT
+from mcpgw_sidecar.inbound.callers import UNAUTHORIZED, WELL_KNOWN
 from mcpgw_sidecar.model import reasons
+from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 
@@ -21,12 +28,16 @@ _SERVER = f"%REQ({h.X_SERVER})%"
 _WHAT = f"%DYNAMIC_METADATA({METADATA}:{WHAT})%"
 _TOOL = f"%REQ({h.X_TOOL})%"
 _WORDS, _AFTER = f"%RESP({WORDS})%", f"%RESP({RETRY_AFTER})%"
+_CHALLENGE = "www-authenticate"
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
 
 
-def local_replies(max_body: int) -> Resource:
+def local_replies(max_body: int, authentication: Authentication | None = None) -> Resource:
     """The local replies of the gateway's own connection manager."""
     mappers = [
+        _of_the_router(),
+        *(_refused_tokens(authentication) if authentication is not None else []),
         *_mappers(max_body, f"more than {_LIMIT}"),
         _mapper(_status(504), 504, _error("null", -32000, "The gateway's sidecar did not decide in time: try again")),
         _mapper(_status(404), 404, "%LOCAL_REPLY_BODY%"),
@@ -35,13 +46,47 @@ def local_replies(max_body: int) -> Resource:
     return {"mappers": mappers, "body_format": {"text_format_source": body, "content_type": "application/json"}}
 
 
+def _of_the_router() -> Resource:
+    """An answer of the router passes unchanged."""
+    return _mapper(_has(ANSWERED), None, "%LOCAL_REPLY_BODY%")
+
+
+def _refused_tokens(authentication: Authentication) -> list[Resource]:
+    """What jwt_authn refuses: 401 with a challenge; 503 while the keys of an issuer are missing."""
+    metadata = {"filter": JWT, "path": [{"key": TOKEN_FAILED}, {"key": "message"}]}
+    no_keys = {"string_match": {"exact": "Jwks remote fetch is failed"}}
+    unknown = {"metadata_filter": {"matcher": metadata | {"value": no_keys}, "match_if_key_not_found": False}}
+    refused: Resource = {"or_filter": {"filters": [_status(401), _status(403)]}}
+    sent = _header("authorization", {"prefix": "Bearer "})
+    away = "The keys of this gateway's authorization server cannot be had at the moment: try again"
+    none = "Unauthorized: send the Bearer token of an authorization server that this gateway trusts"
+    bad = "Unauthorized: the token was refused: get a new one"
+    where = _challenge(authentication)
+    return [
+        _mapper(_all(refused, unknown), 503, _error("null", -32000, away), {"retry-after": "5"}),
+        _mapper(
+            _all(refused, sent), 401, _error("null", UNAUTHORIZED, bad), {_CHALLENGE: f'{where}, error="invalid_token"'}
+        ),
+        _mapper(refused, 401, _error("null", UNAUTHORIZED, none), {_CHALLENGE: where}),
+    ]
+
+
+def _challenge(authentication: Authentication) -> str:
+    """As `inbound.callers.challenge` writes it."""
+    parts = urlsplit(authentication.resource or "")
+    origin = "%REQ(X-FORWARDED-PROTO)%://%REQ(:AUTHORITY)%"
+    if authentication.resource is not None:
+        origin = f"{parts.scheme}://{parts.netloc}"
+    return f'Bearer resource_metadata="{origin}{WELL_KNOWN}%PATH(NQ:PATH)%"'
+
+
 def shared_replies(max_body: int, host: Resource, path: Resource) -> Resource:
     """The local replies of a connection manager that serves other routes, too.
 
     `host` and `path` match the gateway's requests; replies to other requests stay unchanged.
     """
     own_requests = _all(_header(":authority", host), _header(":path", path))
-    return {"mappers": _mappers(max_body, "its limit", own_requests)}
+    return {"mappers": [_of_the_router(), *_mappers(max_body, "its limit", own_requests)]}
 
 
 def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) -> list[Resource]:
@@ -69,7 +114,6 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
     limited_data = f',"data":{{"reason":"{reasons.LIMITED}","retryAfterSeconds":{_AFTER}}}'
     large = f"Request body too large: at most {max_body} bytes"
     return [
-        _mapper(_has(ANSWERED), None, "%LOCAL_REPLY_BODY%"),
         _mapper(_all(_flags(NONSENSE), at_server), 200, _failure(reasons.BAD_ANSWER, nonsense)),
         _mapper(_all(_flags(BROKEN), at_server), 200, _failure(reasons.BROKEN_OFF, broken)),
         _mapper(_all(_flags(UNREACHABLE), at_server), 200, _failure(reasons.UNREACHABLE, unreachable)),
@@ -102,12 +146,13 @@ def _failure(reason: str, message: str) -> str:
     return _error(_ID, -32000, message, f',"data":{{"server":"{_SERVER}","reason":"{reason}"}}')
 
 
-def _mapper(condition: Resource, status: int | None, body: str) -> Resource:
+def _mapper(condition: Resource, status: int | None, body: str, headers: Mapping[str, str] = _NO_HEADERS) -> Resource:
     mapper: Resource = {
         "filter": condition,
         "body_format_override": {"text_format_source": {"inline_string": body}, "content_type": "application/json"},
     }
-    return mapper | ({"status_code": status} if status else {})
+    added = [{"header": {"key": key, "value": value}} for key, value in headers.items()]
+    return mapper | ({"status_code": status} if status else {}) | ({"headers_to_add": added} if added else {})
 
 
 def _has(key: str) -> Resource:

@@ -12,7 +12,8 @@ from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_
 from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, ID, METADATA, RESTART, RETRY_ON
 from mcpgw_sidecar.envoy.limits import per_route
 from mcpgw_sidecar.envoy.settings import EnvoySettings
-from mcpgw_sidecar.model.access import Limits
+from mcpgw_sidecar.inbound.callers import WELL_KNOWN
+from mcpgw_sidecar.model.access import Access
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
@@ -43,7 +44,7 @@ REPEATED = r"ping|initialize|logging/setLevel|notifications/initialized|.+/list"
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
 
-def routes(settings: EnvoySettings, servers: tuple[Server, ...], limits: Limits) -> Resource:
+def routes(settings: EnvoySettings, servers: tuple[Server, ...], access: Access) -> Resource:
     """The route configuration."""
     return {
         "@type": type_url("envoy.config.route.v3.RouteConfiguration"),
@@ -53,21 +54,23 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...], limits: Limits)
                 "name": "gateway",
                 "domains": ["*"],
                 "include_request_attempt_count": True,
-                "typed_per_filter_config": {_CORS: _cors(settings), **per_route(limits.calls)},
-                "matcher": _by_server(servers, settings),
+                "typed_per_filter_config": {_CORS: _cors(settings), **per_route(access.limits.calls)},
+                "matcher": _by_server(servers, settings, access),
             }
         ],
     }
 
 
-def _by_server(servers: tuple[Server, ...], settings: EnvoySettings) -> Resource:
+def _by_server(servers: tuple[Server, ...], settings: EnvoySettings, access: Access) -> Resource:
     """A matcher that finds the route of a server by one lookup of the header.
 
     Envoy would try the routes of a list one after the other, twice a call.
     """
     header_input = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": h.X_SERVER}
-    broker_routes = [*_broker(), _nowhere()]
-    by_name = {server.name: _choice(_server(server, settings)) for server in servers} | {BROKER: _choice(*broker_routes)}
+    broker_routes = [*_broker(), *_metadata(access), _nowhere()]
+    by_name = {
+        server.name: _choice(_server(server, settings, has_login=access.authentication is not None)) for server in servers
+    } | {BROKER: _choice(*broker_routes)}
     return {
         "matcher_tree": {"input": {"name": "server", "typed_config": header_input}, "exact_match_map": {"map": by_name}},
         "on_no_match": _choice(_unknown(), *broker_routes),
@@ -79,14 +82,17 @@ def _choice(*options: Resource) -> Resource:
     return {"action": {"name": "routes", "typed_config": route_list}}
 
 
-def _server(server: Server, settings: EnvoySettings) -> Resource:
+def _server(server: Server, settings: EnvoySettings, *, has_login: bool) -> Resource:
     silence = settings.call_timeout if server.call_timeout is None else server.call_timeout
     return {
         "name": server.name,
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {METADATA: {"limit": f"{silence:g} s"}}},
         # The count on the first attempt; heal.lua reads and removes it on later ones.
-        "request_headers_to_remove": [h.ATTEMPT, h.X_SIZE, PROTO, "x-envoy-internal", "x-envoy-external-address"],
+        "request_headers_to_remove": [
+            *([h.X_CLAIMS] if has_login else []),
+            *(h.ATTEMPT, h.X_SIZE, PROTO, "x-envoy-internal", "x-envoy-external-address"),
+        ],
         "response_headers_to_remove": list(HIDDEN),
         **({} if server.trusted else {"response_headers_to_add": [_LOOKED_AT]}),
         "route": {
@@ -132,6 +138,14 @@ def _broker() -> list[Resource]:
         }
         for each, policy in [*routes, (match, RESTART)]
     ]
+
+
+def _metadata(access: Access) -> list[Resource]:
+    """The route of the metadata that say how to log in."""
+    if access.authentication is None:
+        return []
+    route = {"cluster": BROKER_CLUSTER, "timeout": "10s", "retry_policy": dict(RESTART)}
+    return [{"name": "metadata", "match": {"path_separated_prefix": WELL_KNOWN}, "route": route}]
 
 
 def _nowhere() -> Resource:

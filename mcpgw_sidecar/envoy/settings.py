@@ -21,6 +21,8 @@ class Endpoint:
 class EnvoySettings:
     """`directory` is Envoy's path to its files; `max_body` is in bytes, times are in seconds.
 
+    `secret` follows the paths of Envoy's own questions to the broker.
+
     `heap` is the limit of Envoy's own memory in bytes, None for none. `ca_bundle` is the system's.
     At `inner` the broker hands in the messages of batches.
 
@@ -49,3 +51,4 @@ class EnvoySettings:
     debug: bool = False
     memo: bool = True
     heap: int | None = None
+    secret: str = ""

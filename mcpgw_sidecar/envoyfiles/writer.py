@@ -21,7 +21,7 @@ from mcpgw_sidecar.envoy.listener import bootstrap, listeners
 from mcpgw_sidecar.envoy.routes import routes
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.errors import UnavailableError
-from mcpgw_sidecar.model.access import Limits
+from mcpgw_sidecar.model.access import Access
 from mcpgw_sidecar.model.servers import Desired, Server
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.files import replace_text
@@ -60,7 +60,7 @@ class EnvoyFiles:
         try:
             self._write(BOOTSTRAP, _dump(bootstrap(self._settings)))
             if anew or not are_there:
-                self._write_all(desired.enabled, desired.access.limits)
+                self._write_all(desired.enabled, desired.access)
         except OSError as error:
             self.error = f"cannot write to {self._directory}: {error.strerror}"
             if not are_there:
@@ -75,11 +75,11 @@ class EnvoyFiles:
         """
         version, file_servers = desired.version, desired.value.enabled
         while True:
-            servers, limits = desired.value.enabled, desired.value.access.limits
+            servers, access = desired.value.enabled, desired.value.access
             names = {server.name for server in servers}
             removed_servers = tuple(server for server in file_servers if server.name not in names)
             try:
-                self._write_all(servers + removed_servers, limits)
+                self._write_all(servers + removed_servers, access)
                 self.error = None
             except OSError as error:
                 self.error = f"cannot write to {self._directory}: {error.strerror}"
@@ -90,12 +90,12 @@ class EnvoyFiles:
                 version = await desired.wait_after(version)
             file_servers = servers if patience.cancelled_caught else servers + removed_servers
 
-    def _write_all(self, servers: tuple[Server, ...], limits: Limits) -> None:
+    def _write_all(self, servers: tuple[Server, ...], access: Access) -> None:
         cluster_resources = clusters(self._settings, servers)
         self._write_resources(CDS, cluster_resources)
         self.clusters = frozenset(cluster["name"] for cluster in cluster_resources)
-        self._write_resources(RDS, [routes(self._settings, servers, limits)])
-        self._write_resources(LDS, listeners(self._settings, servers, limits))
+        self._write_resources(RDS, [routes(self._settings, servers, access)])
+        self._write_resources(LDS, listeners(self._settings, servers, access))
 
     def _write_resources(self, name: str, resources: list[Resource]) -> None:
         body = _dump({"resources": resources})

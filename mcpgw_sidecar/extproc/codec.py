@@ -84,6 +84,8 @@ def encode(
             immediate.body = error_text(decision.id, decision.code, decision.message, decision.data)
             immediate.details = f"mcpgw_rejected_{-decision.code}"
             _set(immediate.headers, [("content-type", b"application/json")])
+            if decision.challenge:
+                _set(immediate.headers, [("www-authenticate", decision.challenge.encode("latin-1", "replace"))])
         case ToBroker():
             _describe(response, **{ID: decision.id})
             values = [(h.X_SERVER, BROKER.encode())]

@@ -94,6 +94,8 @@ def reject_text(reject: Reject) -> bytes:
 async def wait_rejected(send: Send, reject: Reject) -> None:
     """Send a refusal."""
     extra = [(b"allow", b"POST, GET, DELETE")] if reject.status == 405 else []  # noqa: PLR2004  # RFC 9110, 15.5.6
+    if reject.challenge:
+        extra.append((b"www-authenticate", reject.challenge.encode("latin-1", "replace")))
     await wait_sent(send, reject.status, reject_text(reject), extra)
 
 

@@ -15,13 +15,14 @@ import attrs
 
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
-from mcpgw_sidecar.envoy.contract import CHANGED_PATH, HEAL_PATH
+from mcpgw_sidecar.envoy.contract import CHANGED_PATH, HEAL_PATH, JWKS_PATH
 from mcpgw_sidecar.front import stateful
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import Streams
+from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata
 from mcpgw_sidecar.inbound.classify import Batch, Inbound, is_final
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
@@ -33,6 +34,7 @@ from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, error_text
+from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import INITIALIZE
 from mcpgw_sidecar.protocol.versions import PRIMED
 from mcpgw_sidecar.runtime import descriptors
@@ -55,6 +57,7 @@ class BrokerApp:
 
     `max_body` is in bytes; with `stamps` Envoy may keep lists. `stale` is called with a server that
     says on a call's stream that its lists changed. `secret` follows the paths of Envoy's questions.
+    `keys` returns the keys of an issuer, by its place in the access document.
     """
 
     decider: Decider
@@ -67,6 +70,7 @@ class BrokerApp:
     stamps: Stamps | None
     stale: Callable[[ServerName], None]
     secret: str = ""
+    keys: Callable[[int], bytes | None] = lambda _place: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. After a bug of ours that is a 500, and the log has the traceback."""
@@ -91,9 +95,8 @@ class BrokerApp:
         request = await self._wait_whole_request(headers, receive)
         if isinstance(request, Reject):
             return request
-        if request.path in {HEAL_PATH + self.secret, CHANGED_PATH + self.secret}:
-            await self._wait_for_envoy(request.path, headers, send)
-            return None
+        if request.path.startswith((HEAL_PATH, CHANGED_PATH, JWKS_PATH, WELL_KNOWN)):
+            return await self._wait_beside(request.path, headers, send)
         inbound = self.decider.climb(request)
         if not self.decider.started.is_over():
             # Before the end of the start a list would lack most servers, and look complete; and the
@@ -126,13 +129,23 @@ class BrokerApp:
                 return await self._wait_post(inbound, headers, record, send)
         return None
 
-    async def _wait_for_envoy(self, path: str, headers: dict[str, str], send: Send) -> None:
-        """What the filters of Envoy ask for themselves; no client gets here."""
-        if path.startswith(HEAL_PATH):
+    async def _wait_beside(self, path: str, headers: dict[str, str], send: Send) -> Reject | None:
+        """What is beside the endpoint: how to log in, and what Envoy asks for itself."""
+        access, (what, _, place) = self.decider.snapshot().access, path.partition(self.secret)
+        if path.startswith(WELL_KNOWN) and access.authentication is not None:
+            refusal = self.decider.guard.refuses(headers[":authority"], headers.get("origin"))
+            if refusal is None:
+                await wait_sent(send, OK, dumps(metadata(headers, access.authentication)).encode())
+            return refusal
+        keys = self.keys(int(place[1:])) if what == JWKS_PATH and place[1:].isdecimal() else None
+        if what == HEAL_PATH and not place:
             await self.healer.wait_answered(headers, send)
-        else:
+        elif what == CHANGED_PATH and not place:
             self.stale(ServerName(headers.get(h.X_SERVER, "")))
             await wait_sent(send, 202, b"")
+        else:
+            await wait_sent(send, OK if keys is not None else 404, keys or b"")
+        return None
 
     async def _wait_whole_request(self, headers: dict[str, str], receive: Receive) -> HttpRequest | Reject:
         """The request with its body, or 413."""

@@ -47,7 +47,7 @@ def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -
     session, message = inbound.session, inbound.message
     try:
         if session is None:
-            return _initialize(message, inbound.view, directory) if isinstance(message, Request) else None
+            return _initialize(message, inbound, directory) if isinstance(message, Request) else None
         match message:
             case Request(method=method) if method == SET_LEVEL:
                 return _set_level(message, session.session, directory)
@@ -68,7 +68,7 @@ def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -
         return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=inbound.id)
 
 
-def _initialize(request: Request, view: Snapshot, directory: Directory) -> Result | Reject:
+def _initialize(request: Request, inbound: Inbound, directory: Directory) -> Result | Reject:
     """Negotiate the version and open a session."""
     version, client_info, capabilities = (
         only(request.params or [], key) for key in ("protocolVersion", "clientInfo", "capabilities")
@@ -83,14 +83,15 @@ def _initialize(request: Request, view: Snapshot, directory: Directory) -> Resul
         protocol_version=protocol_version,
         client_info=_client_info(request.text, client_info),
         capabilities=_client_capabilities(request.text, capabilities),
+        owner=inbound.caller.owner if inbound.caller is not None else "",
     )
     result: dict[str, object] = {
         "protocolVersion": protocol_version,
-        "capabilities": _capabilities(view),
+        "capabilities": _capabilities(inbound.view),
         "serverInfo": {"name": PROGRAM, "version": __version__},
     }
-    if view.instructions:
-        result["instructions"] = view.instructions
+    if inbound.view.instructions:
+        result["instructions"] = inbound.view.instructions
     return Result(dumps(result).encode(), session_id, session=session)
 
 

@@ -6,14 +6,15 @@ The first failure wins:
 2. path and header name the endpoint and one virtual server (virtual.py)     else 404, 400
 3. the HTTP method is POST, GET or DELETE                                    else 405
 4. POST: the body is declared as JSON                                        else 415
-5. POST: the body is one JSON-RPC message, or a batch of them from a client
+5. who has to log in has (callers.py): Envoy has judged the token            else 401, 403
+6. POST: the body is one JSON-RPC message, or a batch of them from a client
    whose version has batches (2025-03-26), where the operator allows them    else 400
-6. the message is none of the stateless era, which is not spoken here yet    else 400, -32601: every
+7. the message is none of the stateless era, which is not spoken here yet    else 400, -32601: every
                                                                              SDK then initializes
-7. the protocol version is spoken here (eras.py); initialize negotiates      else 400, -32022
-8. there is a virtual server of that name                                    else 404
-9. the session lives; initialize needs none                                  else 400, 404 (-32001)
-10. GET: the client takes an event stream                                    else 406
+8. the protocol version is spoken here (eras.py); initialize negotiates      else 400, -32022
+9. there is a virtual server of that name                                    else 404
+10. the session lives, and is the caller's; initialize needs none            else 400, 404 (-32001)
+11. GET: the client takes an event stream                                    else 406
 
 The size of a body (413) is measured where the body is read, before this ladder.
 """
@@ -24,6 +25,7 @@ import attrs
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.catalog.views import view_of
+from mcpgw_sidecar.inbound.callers import Caller, caller_of
 from mcpgw_sidecar.inbound.eras import Era, era_of
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.inbound.virtual import scope_of, unknown
@@ -71,7 +73,7 @@ class Inbound:
     """A request that has passed the ladder: its message, era, session, scope and view.
 
     `message` is None for GET and DELETE. `session` is None for initialize alone. `view` is the part
-    of the catalog that `scope` sees.
+    of the catalog that `scope` sees. `caller` is None where nobody has to say who they are.
     """
 
     message: Message | Batch | None
@@ -79,6 +81,7 @@ class Inbound:
     session: SessionState | None
     scope: Scope
     view: Snapshot
+    caller: Caller | None = None
 
     @property
     def method(self) -> str:
@@ -101,14 +104,20 @@ def classify(
     scope = _scope(request, guard)
     if isinstance(scope, Reject):
         return _with_names(scope, request, catalog)
+    caller = caller_of(request.headers, catalog.access.authentication)
+    if isinstance(caller, Reject):
+        return caller
     message = None if request.method != "POST" else _message(request, session, guard)
     if isinstance(message, Reject):
         return _with_names(message, request, catalog)
+    owner = caller.owner if caller is not None else ""
+    if isinstance(session, SessionState) and session.session.owner != owner:
+        session = SessionFault.UNKNOWN
     inbound = _inbound(request, message, session, catalog, scope)
     if isinstance(inbound, Reject):
         ident = message.id if isinstance(message, Request) else NULL
         return _with_names(attrs.evolve(inbound, id=ident), request, catalog)
-    return inbound
+    return attrs.evolve(inbound, caller=caller)
 
 
 def _has_apps(message: Message | Batch | None, session: SessionState | SessionFault) -> bool:
@@ -177,7 +186,7 @@ def _scope(request: HttpRequest, guard: Guard) -> Scope | Reject:
 
 
 def _message(request: HttpRequest, session: SessionState | SessionFault, guard: Guard) -> Message | Batch | Reject:
-    """Rungs 5 and 6."""
+    """Rungs 6 and 7."""
     if is_batch(request.body) and _has_batches(session):
         return _batch(request.body) if guard.batches else refusal(INVALID_REQUEST, _NO_BATCHES)
     message = parse_message(request.body)
@@ -216,7 +225,7 @@ def _inbound(
     catalog: Snapshot,
     scope: Scope,
 ) -> Inbound | Reject:
-    """Rungs 7 to 10."""
+    """Rungs 8 to 11."""
     is_initialize = isinstance(message, Request) and message.method == INITIALIZE
     era = Era.STATEFUL if is_initialize else era_of(request.headers.get(h.VERSION))
     if isinstance(era, Reject):

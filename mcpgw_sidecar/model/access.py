@@ -1,4 +1,4 @@
-"""How much may be called: the access document, or the same keys of a configuration file."""
+"""Who may call, and how much: the access document, or the same keys of a configuration file."""
 
 from __future__ import annotations
 
@@ -70,10 +70,42 @@ USUAL_LIMITS: Final = Limits()
 
 
 @attrs.frozen(kw_only=True)
+class Issuer:
+    """Who issues tokens. Its keys come from a URL or a file; `skew` is in seconds.
+
+    A token has to have `issuer` as its `iss`, exactly, and one of the audiences. `subject` is the
+    claim that names the caller.
+    """
+
+    issuer: str
+    audiences: tuple[str, ...]
+    jwks_uri: str | None = None
+    jwks_file: str | None = None
+    ca_file: str | None = None
+    skew: float = 60.0
+    subject: str = "sub"
+
+
+@attrs.frozen(kw_only=True)
+class Authentication:
+    """How callers show who they are.
+
+    `resource` is the URL that clients type, None for that of the request. Without `required`,
+    callers without a token may call, too. Every token has to have all `scopes`.
+    """
+
+    issuers: tuple[Issuer, ...]
+    resource: str | None = None
+    required: bool = True
+    scopes: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class Access:
-    """The whole document."""
+    """The whole document. Without `authentication` nobody is asked who they are."""
 
     limits: Limits = USUAL_LIMITS
+    authentication: Authentication | None = None
 
 
 OPEN: Final = Access()

@@ -47,7 +47,8 @@ class Reject:
 
     `method` is the request's, where it could be read. `server` and `tool` are those of the request,
     where the router found them. `reason` says why its server failed (model/reasons.py), "" if none
-    did. All four are for metrics and logs.
+    did. All four are for metrics and logs. `challenge` is the value of WWW-Authenticate, "" for
+    none.
     """
 
     status: int
@@ -59,6 +60,7 @@ class Reject:
     server: str = ""
     tool: str = ""
     reason: str = ""
+    challenge: str = ""
 
     @property
     def outcome(self) -> str:

@@ -20,7 +20,8 @@ class Session:
     """The claims of a sealed session id.
 
     `key` names the session inside the process; `expires` is in epoch seconds. `client_info` and
-    `capabilities` are JSON of the client's initialize, which upstream sessions repeat.
+    `capabilities` are JSON of the client's initialize, which upstream sessions repeat. `owner` is
+    whose session it is (inbound/callers.py), "" for nobody's.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Session:
     protocol_version: str
     client_info: JsonText
     capabilities: JsonText
+    owner: str = ""
 
 
 class SessionFault(enum.Enum):

@@ -52,7 +52,23 @@ X_ID: Final = "x-mcp-id"
 X_CLIENT: Final = "x-mcp-client"
 """The address of the client, from Envoy to the broker, and back with each message of a batch."""
 
-OURS: Final = (X_METHOD, X_TOOL, X_PROMPT, X_RESOURCE, X_SERVER, X_SESSION, X_OWNER, X_MEMO, X_PASSED, X_SIZE, X_CLIENT)
+X_CLAIMS: Final = "x-mcp-claims"
+"""The claims of a token that Envoy has verified, in base64url; for router and broker alone."""
+
+OURS: Final = (
+    X_METHOD,
+    X_TOOL,
+    X_PROMPT,
+    X_RESOURCE,
+    X_SERVER,
+    X_SESSION,
+    X_OWNER,
+    X_MEMO,
+    X_PASSED,
+    X_SIZE,
+    X_CLIENT,
+    X_CLAIMS,
+)
 """Headers that only the router, the broker and the filters set.
 
 A client's headers with these names are removed before anything reads them.

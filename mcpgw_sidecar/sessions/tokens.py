@@ -52,6 +52,8 @@ class SessionKeys:
             "c": session.client_info,
             "a": session.capabilities,
         }
+        if session.owner:
+            claims["o"] = session.owner
         payload = encode(json.dumps(claims, separators=(",", ":")).encode())
         return f"{payload}.{_tag(key, payload)}"
 
@@ -75,6 +77,7 @@ class SessionKeys:
                 protocol_version=claims["v"],
                 client_info=JsonText(claims["c"]),
                 capabilities=JsonText(claims["a"]),
+                owner=claims.get("o", ""),
             )
         except (ValueError, KeyError, TypeError):  # another version of this program sealed it
             return SessionFault.UNKNOWN

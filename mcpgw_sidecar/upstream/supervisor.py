@@ -16,6 +16,7 @@ from mcpgw_sidecar.catalog.federation import Federation, federate
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.access import OPEN
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TEMPLATE, TOOL
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.patterns import long_name
@@ -68,6 +69,7 @@ class Supervisor:
         self._entries: dict[ServerName, _Entry] = {}
         self._rows: tuple[Server, ...] = ()
         self._virtual: tuple[VirtualServer, ...] = ()
+        self._access = OPEN
         self._federation: Federation | None = None
         self._dirty = trio.Event()
         self.all_tried = trio.Event()
@@ -107,7 +109,7 @@ class Supervisor:
                     self._changed(entry.server)
             self._entries[name] = new
             nursery.start_soon(self._wait_connecting, new)
-        self._rows, self._virtual = desired.servers, desired.virtual_servers
+        self._rows, self._virtual, self._access = desired.servers, desired.virtual_servers, desired.access
         self._dirty.set()
 
     async def _wait_federating(self) -> None:
@@ -117,7 +119,7 @@ class Supervisor:
             self._dirty = trio.Event()
             servers = tuple(self._entries[server.name].server for server in self._rows if server.name in self._entries)
             offers = {name: entry.offer for name, entry in self._entries.items()}
-            before, self._federation = self._federation, federate(servers, offers, self._virtual)
+            before, self._federation = self._federation, federate(servers, offers, self._virtual, self._access)
             _log_new_tools(before, self._federation)
             self._live.publish(self._federation.snapshot)
             self._publish_statuses()

@@ -42,13 +42,13 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "messages": "-- json.lua, memo.lua, failed.lua, events.lua\n",
     }
     settings = EnvoySettings(**(defaults | values))
-    shown = {key: value for key, value in document.items() if key in {"servers", "limits"}}
+    shown = {key: value for key, value in document.items() if key in {"servers", "limits", "authentication"}}
     content = decode(yaml.safe_dump(shown), "golden")
-    servers, limits = content.servers, (content.access or OPEN).limits
+    servers, access = content.servers, content.access or OPEN
     result = {
         "bootstrap": bootstrap(settings),
-        "lds": listeners(settings, servers, limits),
-        "rds": routes(settings, servers, limits),
+        "lds": listeners(settings, servers, access),
+        "rds": routes(settings, servers, access),
         "cds": clusters(settings, servers),
     }
     return {name: result[name] for name in document.get("show", result)}

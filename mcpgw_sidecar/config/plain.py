@@ -1,0 +1,33 @@
+"""Reads plain values of YAML. The text of each ValueError names the place and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+
+def mapping(value: Any, place: str, keys: Collection[str], form: str) -> dict[str, Any]:  # noqa: ANN401  # whatever the file holds
+    """Keys and values, of these keys alone; `form` is an example. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{place} must hold keys and values, like {form}")  # noqa: TRY004  # the collector of errors takes one kind
+    for key in value:
+        if key not in keys:
+            match = difflib.get_close_matches(str(key), keys, 1, 0.6)
+            hint = f", did you mean {match[0]!r}?" if match else ""
+            raise ValueError(f"{place}: unknown key {key!r}{hint} (known: {', '.join(keys)})")
+    return value
+
+
+def texts(value: Any, place: str) -> list[str]:  # noqa: ANN401
+    """A list of texts that are not empty. Raises ValueError."""
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise ValueError(f"{place} must be a list of texts")
+    return value
+
+
+def text(value: Any, place: str, remedy: str) -> str:  # noqa: ANN401
+    """One line of text. Raises ValueError."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError(f"{place}: {remedy}")
+    return value

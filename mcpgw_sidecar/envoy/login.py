@@ -1,0 +1,64 @@
+"""Login: Envoy verifies the tokens of clients (jwt_authn), before the memo and the router.
+
+It gets the public keys from the sidecar, which fetches them from the issuers and says in `/status`
+whether it has them; it asks every REFRESH seconds, and goes on with those that it has while the
+sidecar is away. The claims of a good token follow in a header that servers never see.
+"""
+
+from __future__ import annotations
+
+from mcpgw_sidecar.envoy.clusters import Resource, duration, type_url
+from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER, JWKS_PATH
+from mcpgw_sidecar.inbound.callers import WELL_KNOWN
+from mcpgw_sidecar.model.access import Authentication, Issuer
+from mcpgw_sidecar.protocol import headers as h
+
+JWT = "envoy.filters.http.jwt_authn"
+FAILED = "failed"
+"""Member of the filter's metadata that says why a token was refused."""
+
+REFRESH = 4.0  # seconds; with the sidecar's own look, new keys count within ten (interface.md)
+MAX_CACHED = 10_000  # verified tokens that Envoy keeps
+
+
+def login(authentication: Authentication, secret: str) -> Resource:
+    """The filter. `secret` follows the path of Envoy's questions for keys."""
+    providers = {_name(index): _provider(index, issuer, secret) for index, issuer in enumerate(authentication.issuers)}
+    requirements: list[Resource] = [{"provider_name": name} for name in providers]
+    if not authentication.required:
+        requirements.append({"allow_missing": {}})
+    required = requirements[0] if len(requirements) == 1 else {"requires_any": {"requirements": requirements}}
+    config = {
+        "@type": type_url("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"),
+        "providers": providers,
+        "rules": [
+            {"match": {"path_separated_prefix": WELL_KNOWN}},
+            {"match": {"prefix": "/"}, "requires": required},
+        ],
+        "bypass_cors_preflight": True,
+        "strip_failure_response": True,
+    }
+    return {"name": JWT, "typed_config": config}
+
+
+def _name(index: int) -> str:
+    return f"issuer_{index}"
+
+
+def _provider(index: int, issuer: Issuer, secret: str) -> Resource:
+    return {
+        "issuer": issuer.issuer,
+        "audiences": list(issuer.audiences),
+        "clock_skew_seconds": round(issuer.skew),
+        # Its default takes tokens in the query, too.
+        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        "forward": True,  # for servers whose forwardHeaders name it; others get none
+        "forward_payload_header": h.X_CLAIMS,
+        "failed_status_in_metadata": FAILED,
+        "jwt_cache_config": {"jwt_cache_size": MAX_CACHED},
+        "remote_jwks": {
+            "http_uri": {"uri": f"http://localhost{JWKS_PATH}{secret}/{index}", "cluster": BROKER_CLUSTER, "timeout": "2s"},
+            "cache_duration": duration(REFRESH),
+            "async_fetch": {"fast_listener": True, "failed_refetch_duration": "1s"},
+        },
+    }
