@@ -37,6 +37,8 @@ class Facts:
     """URL of the session store, and why it does not answer; None without a store."""
     writes: tuple[bool, str | None] | None = None
     """Whether this sidecar holds the Lease, and the error of the Lease; None without a cluster."""
+    issuers: tuple[tuple[str, bool, str | None], ...] | None = None
+    """Each issuer of tokens, whether its keys are here, and why not; None where nobody logs in."""
     tools: Collection[str] = ()
     """The names of all tools, as clients see them."""
 
@@ -49,6 +51,9 @@ def document(facts: Facts) -> dict[str, Any]:
     )
     if facts.writes is not None:
         shared["kubernetes"] = {"writesStatus": facts.writes[0], "error": facts.writes[1]}
+    if facts.issuers is not None:
+        names = ("issuer", "keys", "error")
+        shared["authentication"] = {"issuers": [dict(zip(names, each, strict=True)) for each in facts.issuers]}
     if desired.refused:
         shared["refused"] = [attrs.asdict(refusal) for refusal in desired.refused]
     if desired.virtual_servers:

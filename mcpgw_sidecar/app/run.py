@@ -136,6 +136,7 @@ class _Parts:
             upstream_sessions=counts.upstream,
             envoy_accepted=verdict.accepted if self.envoy_files is not None else None,
             writes=self.inputs.writes() if self.inputs.writes is not None else None,
+            issuers=self.issuers.facts(),
             tools=self.values.live.value.of(TOOL).owned,
             store=(self.store.name, self.store.error) if self.store.shared or self.store.error else None,
             files_written=self.envoy_files.error is None if self.envoy_files is not None else None,

@@ -16,7 +16,7 @@ from mcpgw_sidecar.catalog import templates
 from mcpgw_sidecar.catalog.aliases import read_alias, write_alias
 from mcpgw_sidecar.catalog.items import MAX_URI
 from mcpgw_sidecar.catalog.offers import Offer
-from mcpgw_sidecar.model.access import OPEN, Access
+from mcpgw_sidecar.model.access import OPEN, Access, allowed_text
 from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText, Scope, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server, VirtualServer
@@ -90,7 +90,8 @@ class Snapshot:
     `offers` are its servers, with their answers about themselves. `capabilities` are those of the
     servers that answer, besides the lists. `virtual_servers` are definitions: catalog/views.py
     makes the view of their clients at its first use, and keeps it in `views`. `access` says who may
-    call; views have none of their own.
+    call; views have none of their own. `readable` are the servers of which a client may read what
+    no list has; None for all.
     """
 
     offers: Mapping[ServerName, Offer]
@@ -101,6 +102,7 @@ class Snapshot:
     virtual_servers: Mapping[VirtualName, VirtualServer] = attrs.field(factory=dict)
     has_app_tools: bool = False
     access: Access = OPEN
+    readable: frozenset[ServerName] | None = None
     views: dict[Scope, Snapshot] = attrs.field(factory=dict, init=False, repr=False, eq=False)
     brought: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
 
@@ -185,12 +187,11 @@ def fingerprint(snapshot: Snapshot) -> Fingerprint:
     for key in tools.keys:
         item = tools.owned[key]
         servers[item.server.name].append(f"{item.key}\t{item.upstream_key}\t{item.for_apps}")
+    access = snapshot.access
+    virtual = [(name, each.tools, allowed_text(each.allow)) for name, each in sorted(snapshot.virtual_servers.items())]
     return Fingerprint(
         all=repr(
-            (
-                [(name, virtual.tools) for name, virtual in sorted(snapshot.virtual_servers.items())],
-                snapshot.access.authentication,
-            )
+            (virtual, access.authentication, [rule.text for rule in access.rules or ()], access.rules is None, access.bare)
         ),
         servers={name: "\n".join(lines) for name, lines in servers.items()},
         lists=" ".join(snapshot.of(kind).digest for kind in KINDS),

@@ -6,10 +6,14 @@ use and kept with its snapshot, because there may be many scopes, and few of the
 
 from __future__ import annotations
 
+import attrs
+
 from mcpgw_sidecar.catalog.offers import joined_capabilities, joined_instructions
+from mcpgw_sidecar.catalog.rights import reads, sees, sees_server
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, build
+from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
-from mcpgw_sidecar.model.names import Scope
+from mcpgw_sidecar.model.names import Scope, VirtualName
 from mcpgw_sidecar.model.servers import VirtualServer
 from mcpgw_sidecar.protocol.extensions import KNOWN
 
@@ -19,7 +23,7 @@ _OF_CALLS = frozenset({"logging", *KNOWN})  # besides lists, what matters to a c
 
 def view_of(snapshot: Snapshot, scope: Scope) -> Snapshot | None:
     """The view of a scope on a snapshot; None if its virtual server does not exist."""
-    if scope.virtual is None and (scope.apps or not snapshot.has_app_tools):
+    if scope.virtual is None and scope.rules is None and (scope.apps or not snapshot.has_app_tools):
         return snapshot
     view = snapshot.views.get(scope)
     if view is None:
@@ -28,7 +32,12 @@ def view_of(snapshot: Snapshot, scope: Scope) -> Snapshot | None:
             return None
         if len(snapshot.views) >= MAX_VIEWS:
             del snapshot.views[next(iter(snapshot.views))]
-        view = _without_app_tools(snapshot) if definition is None else _view(snapshot, definition, apps=scope.apps)
+        if definition is not None:
+            view = _view(snapshot, definition, apps=scope.apps)
+        else:
+            view = snapshot if scope.apps else _without_app_tools(snapshot)
+        if scope.rules is not None:
+            view = _allowed(view, scope.rules, scope.virtual)
         snapshot.views[scope] = view
     return view
 
@@ -52,6 +61,25 @@ def _without_app_tools(snapshot: Snapshot) -> Snapshot:
         capabilities=snapshot.capabilities,
         virtual_servers=snapshot.virtual_servers,
     )
+
+
+def _allowed(view: Snapshot, rules: frozenset[Rule], virtual: VirtualName | None) -> Snapshot:
+    """What rules allow of a view; servers of which they allow nothing are not there."""
+    owned = {
+        kind.name: {key: item for key, item in view.of(kind).owned.items() if sees(rules, virtual, kind, item)}
+        for kind in KINDS
+    }
+    offers = {name: offer for name, offer in view.offers.items() if sees_server(rules, virtual, name)}
+    owners = {item.server.name for items in owned.values() for item in items.values()}
+    seen = [offer for name, offer in offers.items() if name in owners]
+    allowed = build(
+        offers,
+        owned,
+        instructions=joined_instructions(seen),
+        capabilities=joined_capabilities(seen) & view.capabilities,
+        virtual_servers=view.virtual_servers,
+    )
+    return attrs.evolve(allowed, readable=frozenset(name for name in offers if reads(rules, virtual, name)))
 
 
 def _view(snapshot: Snapshot, definition: VirtualServer, *, apps: bool) -> Snapshot:

@@ -16,7 +16,8 @@ from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, Iterabl
 
 from mcpgw_sidecar.config.limits import read_limits
 from mcpgw_sidecar.config.login import read_authentication
-from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, ConfigFile
+from mcpgw_sidecar.config.rules import read_allow, read_rules
+from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, Alternatives, ConfigFile, Rules
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.access import Access, Authentication, Limits
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
@@ -216,6 +217,8 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda kind: kind == Authentication | None, lambda value, _: read_authentication(value)
     )
+    converter.register_structure_hook_func(lambda kind: kind == Rules | None, lambda value, _: read_rules(value))
+    converter.register_structure_hook_func(lambda kind: kind == Alternatives | None, lambda value, _: read_allow(value))
     converter.register_structure_hook_func(
         lambda kind: kind == tuple[ForwardedHeader, ...], lambda value, _: read_forwarded(value)
     )

@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 import attrs
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
-from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Authentication, Limits
+from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Allowed, Authentication, Limits, Rule
 from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
 from mcpgw_sidecar.model.patterns import NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.headers import is_header_value
 
+Rules = tuple[Rule, ...]
+Alternatives = Allowed
 _HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
 
 
@@ -142,10 +144,19 @@ class VirtualServerEntry:
 
     name: str = attrs.field(metadata=_checked(lambda value: bool(NAME.fullmatch(value)), "write it like NAMESPACE/NAME"))
     tools: list[str]
+    allow: Alternatives | None = None  # config/rules.py reads it
 
     def virtual_server(self) -> VirtualServer:
         """The entry as a value of the model."""
-        return VirtualServer(name=VirtualName(self.name), tools=tuple(dict.fromkeys(self.tools)))
+        tools = tuple(dict.fromkeys(self.tools))
+        return VirtualServer(name=VirtualName(self.name), tools=tools, allow=self.allow)
+
+
+@attrs.frozen(kw_only=True)
+class EndpointEntry:
+    """What is served at the endpoint itself."""
+
+    bare: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -154,10 +165,17 @@ class AccessFile:
 
     limits: Limits = USUAL_LIMITS  # config/limits.py reads it
     authentication: Authentication | None = None  # config/login.py reads it
+    authorization: Rules | None = None  # config/rules.py reads it
+    endpoint: EndpointEntry | None = None
 
     def access(self) -> Access:
         """The document as a value of the model."""
-        return Access(limits=self.limits, authentication=self.authentication)
+        return Access(
+            limits=self.limits,
+            authentication=self.authentication,
+            rules=self.authorization,
+            bare=self.endpoint is None or self.endpoint.bare,
+        )
 
 
 @attrs.frozen(kw_only=True)

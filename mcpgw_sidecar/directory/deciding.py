@@ -131,6 +131,8 @@ class Decider:
             return None, inbound
         last_event_id = request.headers.get(h.LAST_EVENT, "") if request.method == "GET" else ""
         decision = decide(inbound, last_event_id)
+        if inbound.scope.rules is not None and isinstance(decision, Forward):
+            decision = attrs.evolve(decision, rules=inbound.scope.rules)
         if isinstance(decision, OpenSession | Forward) and decision.method:  # answers and streams go on
             missing = [
                 each.name for each in decision.server.forwarded if each.required and not request.headers.get(each.name)

@@ -6,12 +6,15 @@ memo.lua reads its fields by the same names.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import attrs
 
 from mcpgw_sidecar.envoy import contract
+from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.decisions import Forward, HttpRequest
 from mcpgw_sidecar.model.ports import Stamp
 from mcpgw_sidecar.model.sessions import Session
@@ -62,15 +65,22 @@ class MemoEntry:
     brought: str
 
 
-def shown_to(session: Session) -> str:
-    """A word for what a session's client sees, besides what DEPENDS says."""
-    return "apps" if declares(session, UI) else "all"
+def shown_to(session: Session, rules: frozenset[Rule] | None) -> str:
+    """A word of small letters for what a session's client sees, besides what DEPENDS says."""
+    apps = "apps" if declares(session, UI) else "all"
+    return apps if rules is None else apps + _word(rules)
+
+
+@lru_cache(maxsize=1024)
+def _word(rules: frozenset[Rule]) -> str:
+    digest = hashlib.sha256("\n".join(sorted(rule.text for rule in rules)).encode()).hexdigest()[:24]
+    return "".join(chr(ord("a") + int(digit, 16)) for digit in digest)
 
 
 MEMO_FIELDS: Final = tuple(field.name for field in attrs.fields(MemoEntry))
 
 
-def list_mark(session: Session, stamp: Stamp, packed: Packed | None) -> str:
+def list_mark(session: Session, stamp: Stamp, packed: Packed | None, rules: frozenset[Rule] | None = None) -> str:
     """The value of X_MEMO on a list: its stamp and expiry, which say how long it is valid.
 
     `shown` says for whom, besides the headers of DEPENDS.
@@ -78,7 +88,7 @@ def list_mark(session: Session, stamp: Stamp, packed: Packed | None) -> str:
     With two checksums gzip.lua can put the compressed list into an answer with another id.
     """
     checksums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
-    return f"{stamp.slot} {stamp.text} {stamp.mark} {session.expires} {shown_to(session)}{checksums}"
+    return f"{stamp.slot} {stamp.text} {stamp.mark} {session.expires} {shown_to(session, rules)}{checksums}"
 
 
 def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
@@ -101,7 +111,7 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         speaks=decision.protocol_version,
         session_id=decision.session_id,
         kind=None if headers.get("content-type") == h.JSON else h.JSON,
-        shown=shown_to(decision.session),
+        shown=shown_to(decision.session, decision.rules),
         passed=passed_text(server.forwarded),
         brought=brought_text(headers, server.forwarded),
         accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,

@@ -10,6 +10,7 @@ import trio
 
 from mcpgw_sidecar.envoy.entries import list_mark
 from mcpgw_sidecar.front.stream import Stream
+from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.ports import Stamps
@@ -71,12 +72,14 @@ def encode(ident: JsonText, result: Result, accept_encoding: str) -> Encoded:
     return Encoded(gzip_around(prefix, packed, suffix), headers, packed)
 
 
-def memo_headers(result: Result, packed: Packed | None, stamps: Stamps | None) -> list[tuple[bytes, bytes]]:
+def memo_headers(
+    result: Result, packed: Packed | None, stamps: Stamps | None, rules: frozenset[Rule] | None
+) -> list[tuple[bytes, bytes]]:
     """The headers that lists.lua, in the Envoy of the request, needs to keep the answer."""
     stamp = stamps.of(result.session.key, None) if stamps is not None and result.session is not None else None
     if stamp is None or result.session is None:
         return []
-    return [(h.X_MEMO.encode(), list_mark(result.session, stamp, packed).encode())]
+    return [(h.X_MEMO.encode(), list_mark(result.session, stamp, packed, rules).encode())]
 
 
 async def wait_sent(send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:

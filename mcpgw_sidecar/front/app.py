@@ -175,7 +175,7 @@ class BrokerApp:
                 encoded = encode(inbound.id, answer, headers.get("accept-encoding", ""))
                 extra = encoded.headers
                 if headers.get(h.X_SERVER) == BROKER:  # the request came through Envoy, which may keep the answer
-                    extra += memo_headers(answer, encoded.packed, self.stamps)
+                    extra += memo_headers(answer, encoded.packed, self.stamps, inbound.scope.rules)
                 await wait_sent(send, OK, encoded.body, extra)
             case None:
                 await wait_sent(send, 202, b"")

@@ -16,9 +16,10 @@ all, it gets all notifications.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import islice
 
+import attrs
 import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot, changes
@@ -26,8 +27,7 @@ from mcpgw_sidecar.catalog.views import state_of
 from mcpgw_sidecar.directory.store import MAX_KEPT
 from mcpgw_sidecar.front.mail import Budget, Mail
 from mcpgw_sidecar.front.stream import EVERYTHING, Client, Stream
-from mcpgw_sidecar.model.names import Scope, VirtualName
-from mcpgw_sidecar.model.servers import VirtualServer
+from mcpgw_sidecar.model.names import Scope
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
 
@@ -142,18 +142,21 @@ class Streams:
 
     async def wait_notifying(self) -> None:
         """Send notifications of changed lists, for ever; changes that come together are one."""
-        version, old_lists = self._live.version, _lists(self._live.value)
+        version, old_lists, rules = self._live.version, _lists(self._live.value), self._live.value.access.rules
         while True:
             version = await self._live.wait_after(version)
             if _lists(self._live.value) == old_lists:
                 continue
             await trio.sleep(COLLECT)
             version, snapshot = self._live.version, self._live.value
-            old_lists = _lists(snapshot)
+            old_lists, have_rules_changed = _lists(snapshot), rules != snapshot.access.rules
+            rules = snapshot.access.rules
             # In slices, so that ten thousand notifications do not delay a call.
             clients = iter(list(self._clients.values()))
             while batch := list(islice(clients, 500)):
                 for client in batch:
+                    if have_rules_changed:  # it is not known here what it may see now: it has to ask
+                        client.scope, client.state = attrs.evolve(client.scope, rules=None), None
                     if client.streams:
                         state = state_of(snapshot, client.scope)
                         for method in changes(client.state, state):
@@ -162,9 +165,9 @@ class Streams:
             await trio.sleep(COALESCE - COLLECT)
 
 
-def _lists(snapshot: Snapshot) -> tuple[str, Mapping[VirtualName, VirtualServer]]:
+def _lists(snapshot: Snapshot) -> tuple[object, ...]:
     """The values that the lists of every scope depend on."""
-    return snapshot.state, snapshot.virtual_servers
+    return snapshot.state, snapshot.virtual_servers, snapshot.access.rules
 
 
 def _read(event_id: str) -> tuple[str, int, str | None]:

@@ -21,8 +21,12 @@ The size of a body (413) is measured where the body is read, before this ladder.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
 
+from mcpgw_sidecar.catalog.rights import allows, rules_of
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.catalog.views import view_of
 from mcpgw_sidecar.inbound.callers import Caller, caller_of
@@ -113,11 +117,19 @@ def classify(
     owner = caller.owner if caller is not None else ""
     if isinstance(session, SessionState) and session.session.owner != owner:
         session = SessionFault.UNKNOWN
-    inbound = _inbound(request, message, session, catalog, scope)
+    inbound = _inbound(request, message, session, catalog, scope, caller.claims if caller is not None else None)
     if isinstance(inbound, Reject):
         ident = message.id if isinstance(message, Request) else NULL
         return _with_names(attrs.evolve(inbound, id=ident), request, catalog)
     return attrs.evolve(inbound, caller=caller)
+
+
+def _is_open(scope: Scope, catalog: Snapshot, claims: Mapping[str, Any] | None) -> bool:
+    """Whether an endpoint is there for a caller."""
+    if scope.virtual is None:
+        return catalog.access.bare
+    definition = catalog.virtual_servers.get(scope.virtual)
+    return definition is None or definition.allow is None or allows(definition.allow, claims)
 
 
 def _has_apps(message: Message | Batch | None, session: SessionState | SessionFault) -> bool:
@@ -224,14 +236,15 @@ def _inbound(
     session: SessionState | SessionFault,
     catalog: Snapshot,
     scope: Scope,
+    claims: Mapping[str, Any] | None,
 ) -> Inbound | Reject:
     """Rungs 8 to 11."""
     is_initialize = isinstance(message, Request) and message.method == INITIALIZE
     era = Era.STATEFUL if is_initialize else era_of(request.headers.get(h.VERSION))
     if isinstance(era, Reject):
         return era
-    scope = attrs.evolve(scope, apps=_has_apps(message, session))
-    view = view_of(catalog, scope)
+    scope = attrs.evolve(scope, apps=_has_apps(message, session), rules=rules_of(catalog.access, claims))
+    view = view_of(catalog, scope) if _is_open(scope, catalog, claims) else None
     if view is None:
         return unknown(scope)
     if is_initialize:

@@ -100,12 +100,49 @@ class Authentication:
     scopes: tuple[str, ...] = ()
 
 
+Allowed = tuple[tuple[tuple[str, frozenset[str]], ...], ...]
+"""Alternatives: in one of them each claim has one of these values; an empty one is everybody."""
+
+EVERYBODY: Final[Allowed] = ((),)
+
+
+@attrs.frozen(kw_only=True)
+class Rule:
+    """What callers may use: `allow` says which callers.
+
+    The others are globs: of names of servers and virtual servers, and of tools as their servers
+    have them; without any, all. A rule with `virtual_servers` counts at these endpoints alone, one
+    with `tools` gives tools alone.
+    """
+
+    servers: tuple[str, ...] = ()
+    virtual_servers: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    allow: Allowed
+
+    @property
+    def text(self) -> str:
+        """The rule as a text that is the same in every process."""
+        return repr((self.servers, self.virtual_servers, self.tools, allowed_text(self.allow)))
+
+
+def allowed_text(allowed: Allowed | None) -> str:
+    """Alternatives as a text that is the same in every process."""
+    return repr(None if allowed is None else [[(name, sorted(values)) for name, values in each] for each in allowed])
+
+
 @attrs.frozen(kw_only=True)
 class Access:
-    """The whole document. Without `authentication` nobody is asked who they are."""
+    """The whole document.
+
+    Without `authentication` nobody is asked who they are; without `rules` (None) whoever is known
+    may use everything. Without `bare` the endpoint of the whole catalog is closed.
+    """
 
     limits: Limits = USUAL_LIMITS
     authentication: Authentication | None = None
+    rules: tuple[Rule, ...] | None = None
+    bare: bool = True
 
 
 OPEN: Final = Access()

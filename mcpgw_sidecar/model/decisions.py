@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.kinds import Kind
 from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.reasons import OUTCOMES
@@ -108,6 +109,8 @@ class Forward:
     `key` are empty then. `owner` goes into the ids of the server's own requests
     (protocol/owners.py). `session` is the client's.
 
+    `rules` are those that hold for the caller.
+
     With `last_event_id` the request is no message: it resumes the stream of an earlier one (GET, no
     body).
     """
@@ -124,6 +127,7 @@ class Forward:
     body: bytes = attrs.field(repr=False)
     last_event_id: str | None = attrs.field(default=None, repr=False)
     sent_key: JsonText | None = None
+    rules: frozenset[Rule] | None = None
 
 
 Decision = Reject | ToBroker | OpenSession | FindServer | Forward

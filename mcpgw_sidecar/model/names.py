@@ -6,6 +6,8 @@ from typing import NewType
 
 import attrs
 
+from mcpgw_sidecar.model.access import Rule
+
 ServerName = NewType("ServerName", str)
 """Name of an MCP server in the configuration, unique; `<namespace>/<HTTPRoute>` in Kubernetes."""
 
@@ -20,11 +22,13 @@ JsonText = NewType("JsonText", str)
 class Scope:
     """The scope of a client: the virtual server that it names, None for the whole catalog.
 
-    `apps` says that the client shows pages (MCP Apps).
+    `apps` says that the client shows pages (MCP Apps). `rules` are those that hold for its caller,
+    None where there are none.
     """
 
     virtual: VirtualName | None = None
     apps: bool = False
+    rules: frozenset[Rule] | None = None
 
 
 ENDPOINT = "/mcp"

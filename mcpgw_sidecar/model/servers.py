@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mcpgw_sidecar.model.access import OPEN, Access
+from mcpgw_sidecar.model.access import OPEN, Access, Allowed
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 
 
@@ -66,10 +66,14 @@ class Server:
 
 @attrs.frozen(kw_only=True)
 class VirtualServer:
-    """A choice of tools under a name of its own; `tools` are their names, with prefixes."""
+    """A choice of tools under a name of its own; `tools` are their names, with prefixes.
+
+    With `allow` it exists for these callers alone.
+    """
 
     name: VirtualName
     tools: tuple[str, ...]
+    allow: Allowed | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -27,7 +27,8 @@ def candidates(uri: str, snapshot: Snapshot, session: SessionState) -> tuple[Ser
         return (snapshot.servers[known],)
     place = _PLACE.match(uri)
     near_by = re.compile(re.escape(place[0]) + (r"(?=[/?#{]|$)" if place[2] else "")) if place else None
-    called = [server for name, server in snapshot.servers.items() if name in session.upstreams]
+    readable = snapshot.servers if snapshot.readable is None else snapshot.readable
+    called = [server for name, server in snapshot.servers.items() if name in session.upstreams and name in readable]
     names = {
         owned.server.name
         for kind in (RESOURCE, TEMPLATE)

@@ -45,9 +45,11 @@ class IssuerKeys:
         authentication = self._current().authentication
         return authentication.issuers if authentication is not None else ()
 
-    def has(self, issuer: Issuer) -> bool:
-        """Whether the keys of an issuer are here."""
-        return issuer in self._keys
+    def facts(self) -> tuple[tuple[str, bool, str | None], ...] | None:
+        """Each issuer, whether its keys are here, and why not; None without login."""
+        if self._current().authentication is None:
+            return None
+        return tuple((each.issuer, each in self._keys, self.errors.get(each.issuer)) for each in self.issuers())
 
     async def wait_following(self) -> None:
         """Look at all issuers again and again, for ever; at a new one within a moment."""

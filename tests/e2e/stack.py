@@ -208,7 +208,9 @@ class Gateway:
         self.run_envoy()
         assert self.envoy is not None
         try:
-            wait_until(lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 401, 421, 503}, "Envoy")
+            wait_until(
+                lambda: httpx2.get(self.url, trust_env=False, verify=False).status_code in {400, 401, 421, 503}, "Envoy"
+            )
         except AssertionError:
             raise AssertionError(self.envoy.text) from None
         try:

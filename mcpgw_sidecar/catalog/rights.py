@@ -1,0 +1,91 @@
+"""What a caller may see and call: the rules that hold for it, and what these allow.
+
+One evaluation serves lists, calls, prompts, resources and subscriptions, because all of them read
+the view of the caller's scope. What no rule allows does not exist for the caller.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mcpgw_sidecar.catalog.snapshot import Owned
+from mcpgw_sidecar.model.access import Access, Allowed, Rule
+from mcpgw_sidecar.model.kinds import TOOL, Kind
+from mcpgw_sidecar.model.names import ServerName, VirtualName
+
+_AT_SPACES = frozenset({"scope", "scp"})
+_NOTHING: Mapping[str, Any] = {}
+
+
+def rules_of(access: Access, claims: Mapping[str, Any] | None) -> frozenset[Rule] | None:
+    """The rules that hold for a caller; None where there are none at all, and all is allowed."""
+    if access.rules is None:
+        return None
+    return frozenset(rule for rule in access.rules if allows(rule.allow, claims))
+
+
+def allows(allowed: Allowed, claims: Mapping[str, Any] | None) -> bool:
+    """Whether one of the alternatives holds: all its claims have one of their values."""
+    found = claims if claims is not None else _NOTHING
+    return any(all(values & _values(found, name) for name, values in each) for each in allowed)
+
+
+def _values(claims: Mapping[str, Any], name: str) -> frozenset[str]:
+    """The values of a claim: a text, or a list of texts; anything else holds nothing.
+
+    A dotted name goes into objects, unless a claim has that very name.
+    """
+    value: Any = claims
+    for step in [name] if name in claims else name.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    if isinstance(value, str):
+        return frozenset(value.split()) if name in _AT_SPACES else frozenset({value})
+    return frozenset(each for each in value if isinstance(each, str)) if isinstance(value, list) else frozenset()
+
+
+def sees_server(rules: frozenset[Rule], virtual: VirtualName | None, server: ServerName) -> bool:
+    """Whether some rule gives something of a server."""
+    return any(_is_about(rule, virtual, server) for rule in rules)
+
+
+def reads(rules: frozenset[Rule], virtual: VirtualName | None, server: ServerName) -> bool:
+    """Whether some rule gives all of a server, its resources included."""
+    return any(not rule.tools and _is_about(rule, virtual, server) for rule in rules)
+
+
+def sees(rules: frozenset[Rule], virtual: VirtualName | None, kind: Kind, item: Owned) -> bool:
+    """Whether some rule gives an item. A rule with tools gives tools alone."""
+    about = [rule for rule in rules if _is_about(rule, virtual, item.server.name)]
+    if any(not rule.tools for rule in about):
+        return True
+    bare = json.loads(item.upstream_key) if about and kind is TOOL else ""
+    return any(_any_of(rule.tools, bare) for rule in about) if bare else False
+
+
+def _is_about(rule: Rule, virtual: VirtualName | None, server: ServerName) -> bool:
+    if rule.virtual_servers and not (virtual is not None and _any_of(rule.virtual_servers, virtual)):
+        return False
+    return not rule.servers or _any_of(rule.servers, server)
+
+
+def _any_of(globs: tuple[str, ...], name: str) -> bool:
+    return any(fits(glob, name) for glob in globs)
+
+
+def fits(glob: str, name: str) -> bool:
+    """Whether a glob fits a whole name; `*` stands for any characters, and no other is special."""
+    first, *rest = glob.split("*")
+    if not rest:
+        return glob == name
+    last = rest.pop()
+    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in rest:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
