@@ -1,0 +1,156 @@
+"""The access document as it is read, and who calls by the claims of a token."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from mcpgw_sidecar.config.decode import decode, decode_access
+from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.inbound.callers import Caller, caller_of, challenge, metadata
+from mcpgw_sidecar.model.access import Authentication, Issuer, Rule
+from mcpgw_sidecar.model.decisions import Reject
+
+IDP = Issuer(issuer="https://idp", audiences=("https://gw/mcp",), jwks_uri="https://idp/keys")
+LOGIN = Authentication(issuers=(IDP,), resource="https://gw/mcp")
+
+
+@pytest.mark.duty("access.login")
+def test_the_keys_of_authentication() -> None:
+    text = """
+authentication:
+  resource: https://gw/mcp
+  required: false
+  scopes: [mcp, "read:all"]
+  issuers:
+    - {issuer: https://idp, jwksUri: https://idp/keys}
+    - {issuer: other, audiences: [a, b], jwksFile: keys.json, clockSkew: 5s, subject: client_id}
+"""
+    access = decode_access(text, "f")
+    other = Issuer(issuer="other", audiences=("a", "b"), jwks_file="keys.json", skew=5.0, subject="client_id")
+    wanted = Authentication(issuers=(IDP, other), resource="https://gw/mcp", required=False, scopes=("mcp", "read:all"))
+    assert access.authentication == wanted
+    assert decode(f"servers: []\n{text}", "f").access == access
+    assert (access.rules, access.bare) == (None, True)
+    assert not decode_access("endpoint: {bare: false}", "f").bare
+
+
+@pytest.mark.duty("access.login", "access.rules")
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("authentication: {}", "issuers must be a list of 1 to 16 issuers"),
+        ("authentication: []", "authentication must hold keys and values"),
+        ("authentication: {issuer: x}", "unknown key 'issuer', did you mean 'issuers'?"),
+        (
+            "authentication: {issuers: [{issuer: x, jwksUri: 'https://k'}]}",
+            "give audiences, or resource, the URL that clients",
+        ),
+        ("authentication: {issuers: [{issuer: x, audiences: [a]}]}", "give jwksUri or jwksFile"),
+        ("authentication: {issuers: [{issuer: x, audiences: [a], jwksUri: 'ftp://k'}]}", "write http:// or https://"),
+        ("authentication: {issuers: [{issuer: x, audiences: [a], jwksUri: 'http://['}]}", "write http:// or https://"),
+        (
+            "authentication: {issuers: [{issuer: x, audiences: [a], jwksUri: 'http://k', caFile: c}]}",
+            "caFile is for an https",
+        ),
+        ("authentication: {issuers: [{audiences: [a], jwksFile: k}]}", "write the issuer exactly"),
+        ("authentication: {issuers: [{issuer: x, audiences: [a], jwksFile: k, clockSkew: 1h}]}", "at most 600s"),
+        ("authentication: {issuers: [{issuer: x, audiences: [a], jwksFile: k, clockSkew: x}]}", "is not a duration"),
+        (
+            "authentication: {required: 1, issuers: [{issuer: x, audiences: [a], jwksFile: k}]}",
+            "required must be true or false",
+        ),
+        (f"authentication: {{issuers: [{', '.join(['{issuer: x, audiences: [a], jwksFile: k}'] * 2)}]}}", "is there twice"),
+        ("authentication: {scopes: ['a b'], issuers: [{issuer: x, audiences: [a], jwksFile: k}]}", "'a b' is no scope"),
+        ("authorization: {}", "must be a list of at most 1000 rules"),
+        ("authorization: [{tools: [a]}]", "[0] needs allow"),
+        ("authorization: [{tools: [], allow: [{}]}]", "[0].tools is empty: leave it out for all"),
+        ("authorization: [{allow: []}]", "[0].allow must be a list like"),
+        ("authorization: [{allow: [groups]}]", "[0].allow[0] must hold claims and their values"),
+        ("authorization: [{allow: [{groups: [1]}]}]", "[0].allow[0].groups must be a text, or a list of texts"),
+        ("authorization: [{allow: [{groups: []}]}]", "[0].allow[0].groups must be a text, or a list of texts"),
+        ("endpoint: {bear: true}", "unknown key"),
+    ],
+)
+def test_mistakes(text: str, remedy: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        decode_access(text, "f")
+    assert remedy in error.value.problems[0]
+
+
+@pytest.mark.duty("access.rules")
+def test_the_keys_of_rules() -> None:
+    text = "authorization: [{servers: ['a/*'], tools: [x], allow: [{groups: [g, h], sub: s}, {}]}, {virtualServers: [v], allow: [{}]}]"
+    first, second = decode_access(text, "f").rules or ()
+    allow = ((("groups", frozenset({"g", "h"})), ("sub", frozenset({"s"}))), ())
+    assert first == Rule(servers=("a/*",), tools=("x",), allow=allow)
+    assert second == Rule(virtual_servers=("v",), allow=((),))
+    assert first.text != second.text
+    virtual = "{servers: [], virtualServers: [{name: v, tools: [x], allow: [{groups: g}]}]}"
+    (definition,) = decode(virtual, "f").virtual_servers
+    assert definition.allow == ((("groups", frozenset({"g"})),),)
+
+
+def claims(**given: Any) -> dict[str, str]:
+    text = base64.urlsafe_b64encode(json.dumps({"iss": "https://idp", "sub": "alice"} | given).encode()).decode()
+    return {"x-mcp-claims": text.rstrip("="), ":path": "/mcp?x=1", ":authority": "h:1"}
+
+
+@pytest.mark.duty("access.login")
+def test_who_calls() -> None:
+    caller = caller_of(claims(), LOGIN)
+    assert isinstance(caller, Caller)
+    assert (caller.issuer, caller.subject) == ("https://idp", "alice")
+    others = [
+        caller_of(claims(sub="bob"), LOGIN),
+        caller_of(claims(sub="alice", iss="x"), Authentication(issuers=(IDP, other_issuer()))),
+    ]
+    assert len({caller.owner, *(each.owner for each in others if isinstance(each, Caller))}) == 3
+    assert caller_of({}, None) is None
+    assert caller_of({}, Authentication(issuers=(IDP,), required=False)) is None
+
+
+def other_issuer() -> Issuer:
+    return Issuer(issuer="x", audiences=("a",), jwks_file="k")
+
+
+@pytest.mark.duty("access.login")
+@pytest.mark.parametrize(
+    ("headers", "status", "error"),
+    [
+        ({}, 401, ""),
+        ({"x-mcp-claims": "%"}, 401, "invalid_token"),
+        ({"x-mcp-claims": "AAAA"}, 401, "invalid_token"),
+        ({"x-mcp-claims": base64.urlsafe_b64encode(b"[]").decode()}, 401, "invalid_token"),
+        (claims(iss="https://idp/"), 401, "invalid_token"),
+        (claims(sub=None), 401, "invalid_token"),
+        (claims(sub=""), 401, "invalid_token"),
+        (claims(scope="read"), 403, "insufficient_scope"),
+        (claims(scp=["mc", 1]), 403, "insufficient_scope"),
+    ],
+)
+def test_who_does_not(headers: dict[str, str], status: int, error: str) -> None:
+    login = Authentication(issuers=(IDP,), resource="https://gw/mcp", scopes=("mcp",))
+    refused = caller_of(headers, login)
+    assert isinstance(refused, Reject)
+    assert (refused.status, refused.code) == (status, -32001)
+    assert (error in refused.challenge) if error else ("error" not in refused.challenge)
+    for good in (claims(scope="x mcp"), claims(scp="mcp"), claims(scp=["mcp"])):
+        assert isinstance(caller_of(good, login), Caller)
+
+
+@pytest.mark.duty("access.metadata")
+def test_the_metadata_and_the_challenge_without_a_resource() -> None:
+    login = Authentication(issuers=(IDP,))
+    headers = {":path": "/mcp/ns/v?x", ":authority": "h:1", "x-forwarded-proto": "https"}
+    assert (
+        challenge(headers, login) == 'Bearer resource_metadata="https://h:1/.well-known/oauth-protected-resource/mcp/ns/v"'
+    )
+    assert challenge({":authority": "h"}, login).startswith('Bearer resource_metadata="http://h/.well-known/')
+    well_known = headers | {":path": "/.well-known/oauth-protected-resource/mcp/ns/v"}
+    assert metadata(well_known, login)["resource"] == "https://h:1/mcp/ns/v"
+    assert metadata(well_known, LOGIN)["resource"] == "https://gw/mcp/ns/v"
+    assert metadata({":path": "/.well-known/oauth-protected-resource"}, LOGIN)["resource"] == "https://gw/mcp"
