@@ -11,6 +11,7 @@ import sys
 NAMES = {
     "calls": "a tools/call, beside plain Envoy, Envoy's mcp_router and FastMCP's proxy",
     "parts": "what the parts of a hit cost, each left out once",
+    "login": "a hit with a token of each caller, beside the same without login",
     "lists": "tools/list with few and with many tools",
     "sessions": "sessions with streams, and their clients vanishing",
     "storms": "changes of the configuration, a start with dead servers, the sidecar away",

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -35,7 +36,7 @@ class Case:
     options: tuple[str, ...] = ()
 
 
-def gateway(stack: ExitStack, home: Path, ports: dict[str, int], *options: str, workers: int = 1) -> Target:
+def gateway(stack: ExitStack, home: Path, ports: dict[str, int], *options: str, workers: int = 1, **more: Any) -> Target:
     """A gateway in front of the servers: `one` with a prefix, `two` without."""
 
     class Sized(Gateway):
@@ -47,7 +48,7 @@ def gateway(stack: ExitStack, home: Path, ports: dict[str, int], *options: str, 
         entry("ns/one", f"http://127.0.0.1:{ports['one']}/mcp", "one_"),
         entry("ns/two", f"http://127.0.0.1:{ports['two']}/mcp"),
     ]
-    running = Sized(home, servers, *options)
+    running = Sized(home, servers, *options, **more)
     stack.callback(running.stop)
     assert running.envoy is not None
     return Target(home.name, running.url, (running.envoy.popen.pid, running.sidecar.popen.pid), "one_t0")

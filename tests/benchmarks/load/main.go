@@ -129,6 +129,7 @@ func run(arguments []string) error {
 	message := flags.String("message", "", "what each sends again and again")
 	capabilities := flags.String("capabilities", "{}", "of the clients")
 	accepted := flags.String("accept-encoding", "", "what the clients accept")
+	flags.StringVar(&token, "token", "", "of the clients")
 	flags.Parse(arguments)
 	to, err := url.Parse(*target)
 	if err != nil {
@@ -303,12 +304,17 @@ func open(to *url.URL, message, capabilities, accepted string) (*client, error) 
 	return c, nil
 }
 
+var token string // of all clients
+
 func post(to *url.URL, session, accepted, body string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n", to.Path, to.Host)
 	fmt.Fprintf(&b, "Accept: application/json, text/event-stream\r\nUser-Agent: load\r\nContent-Length: %d\r\n", len(body))
 	if session != "" {
 		fmt.Fprintf(&b, "Mcp-Session-Id: %s\r\nMcp-Protocol-Version: 2025-06-18\r\n", session)
+	}
+	if token != "" {
+		fmt.Fprintf(&b, "Authorization: Bearer %s\r\n", token)
 	}
 	if accepted != "" {
 		fmt.Fprintf(&b, "Accept-Encoding: %s\r\n", accepted)
