@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -92,7 +93,9 @@ class AdminApp:
         is_here = _is_loopback((scope.get("client") or ("",))[0])
         if is_here or not f"{scope['path']}/".startswith("/status/"):
             return None
-        token = b"" if self._token_file is None else self._token_file.read_bytes().strip()
+        token = b""
+        with contextlib.suppress(OSError):  # it may be replaced at this moment
+            token = b"" if self._token_file is None else self._token_file.read_bytes().strip()
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         if token and hmac.compare_digest(given, b"Bearer " + token):
             return None

@@ -18,58 +18,15 @@ from mcpgw_sidecar.config.limits import read_limits
 from mcpgw_sidecar.config.login import read_authentication
 from mcpgw_sidecar.config.rules import read_allow, read_rules
 from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, Alternatives, ConfigFile, Rules
+from mcpgw_sidecar.config.tree import Path, Problem, Tree, hazard, yaml_place
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.access import Access, Authentication, Limits
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.passing import read_forwarded
 
 T = TypeVar("T", bound=AccessFile)
-Path = tuple[str | int, ...]
 _KINDS = {"str": "a text", "bool": "true or false", "list": "a list", "dict": "keys and values"}
-MAX_DEPTH = 20  # the file needs three
 MAX_FILE = 8 << 20  # bytes: room for 10,000 servers; a log or a binary is refused before parsing
-
-
-@attrs.frozen
-class _Problem:
-    path: Path
-    text: str
-
-
-class _Tree:
-    """The plain values of a YAML document, and the line of each."""
-
-    def __init__(self) -> None:
-        self.lines: dict[Path, int] = {}
-        self.problems: list[_Problem] = []
-        self._constructor = yaml.constructor.SafeConstructor()
-
-    def value(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
-        self.lines.setdefault(path, node.start_mark.line + 1)
-        match node:
-            case yaml.MappingNode():
-                return self._mapping(node, path)
-            case yaml.SequenceNode():
-                return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-            case _:
-                try:
-                    return self._constructor.construct_object(node)
-                except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
-                    # 2024-02-30, 0x_, !!int x: YAML takes these for a date or a number, which they
-                    # are not.
-                    self.problems.append(_Problem(path, "cannot be read: write it in quotes"))
-                    return ""
-
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            inner = (*path, key)
-            self.lines[inner] = key_node.start_mark.line + 1
-            if key in mapping:
-                self.problems.append(_Problem(inner, "stands there twice: remove one"))
-            mapping[key] = self.value(value_node, inner)
-        return mapping
 
 
 @attrs.frozen
@@ -101,15 +58,15 @@ def _decoded(text: str, source: str, kind: type[T], remedy: str) -> tuple[T, set
     """A file of a kind, and its top-level keys; `remedy` is for an empty one."""
     if len(text) > MAX_FILE:
         raise ConfigurationError([f"{source}: larger than {MAX_FILE >> 20} MiB: is this the right file?"])
-    tree = _Tree()
+    tree = Tree()
     try:
-        hazard = _hazard(text)
-        if hazard is not None:
-            raise ConfigurationError([f"{source}:{hazard}"])
+        found = hazard(text)
+        if found is not None:
+            raise ConfigurationError([f"{source}:{found}"])
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
         value = None if node is None else tree.value(node, ())
     except yaml.YAMLError as error:
-        raise ConfigurationError([f"{source}:{_yaml_place(error)}"]) from None
+        raise ConfigurationError([f"{source}:{yaml_place(error)}"]) from None
     if node is None:
         raise ConfigurationError([f"{source}:1: the file is empty: {remedy}"])
     problems = list(tree.problems)
@@ -125,24 +82,6 @@ def _decoded(text: str, source: str, kind: type[T], remedy: str) -> tuple[T, set
     return config, set(value or ())
 
 
-def _hazard(text: str) -> str | None:
-    """What in a text would exhaust the process: deep nesting, or aliases. None for a text without.
-
-    The parser's events show it without recursion.
-    """
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            return f"{line}: nested too deeply"
-        # An alias within its own value has no end; ten levels of ten aliases are ten thousand
-        # million values.
-        if isinstance(event, yaml.AliasEvent):
-            return f"{line}: aliases (*{event.anchor}) are not supported: write the value out"
-    return None
-
-
 def _entries(value: Any, section: str) -> list[tuple[int, dict[str, Any]]]:  # noqa: ANN401  # whatever the file holds
     """The entries of a section that are mappings.
 
@@ -154,7 +93,7 @@ def _entries(value: Any, section: str) -> list[tuple[int, dict[str, Any]]]:  # n
     ]
 
 
-def _content_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
+def _content_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[Problem]:
     for index, entry in entries:
         for key, check in CHECKS[section].items():
             value = entry.get(key)
@@ -162,10 +101,10 @@ def _content_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -
                 # A URL may contain a password or a key.
                 hidden = key in SECRET or "@" in value or "?" in value
                 start = "" if hidden else f"{value!r:.80} cannot be used: "
-                yield _Problem((section, index, key), start + check.remedy)
+                yield Problem((section, index, key), start + check.remedy)
 
 
-def _structure(value: Any, kind: type[T], problems: list[_Problem]) -> T | None:  # noqa: ANN401  # whatever the file holds
+def _structure(value: Any, kind: type[T], problems: list[Problem]) -> T | None:  # noqa: ANN401  # whatever the file holds
     try:
         return _converter.structure(value, kind)
     except Exception as error:  # noqa: BLE001  # cattrs raises the errors of the hooks, in groups
@@ -228,26 +167,26 @@ def _make_converter() -> cattrs.Converter:
 _converter = _make_converter()
 
 
-def _problems(error: BaseException, path: Path) -> Iterator[_Problem]:
+def _problems(error: BaseException, path: Path) -> Iterator[Problem]:
     match error:
         case ForbiddenExtraKeysError():
             for key in sorted(error.extra_fields):
-                yield _Problem((*path, key), _unknown_key(key, error.cl))
+                yield Problem((*path, key), _unknown_key(key, error.cl))
         case ClassValidationError() | IterableValidationError():
             for inner in error.exceptions:
                 yield from _problems(inner, path + _step(inner))
         case KeyError():
-            yield _Problem(path[:-1], f"{error.args[0]!r} is missing: add it")
+            yield Problem(path[:-1], f"{error.args[0]!r} is missing: add it")
         case _ if isinstance(error, TypeError | AttributeError):
-            yield _Problem(path, "must hold keys and values, like 'name: …'")
+            yield Problem(path, "must hold keys and values, like 'name: …'")
         case _ if path and path[-1] in SECRET:
-            yield _Problem(path, "must be a text in quotes")
+            yield Problem(path, "must be a text in quotes")
         case _OtherKindError(kind=kind, value=int() | float() as number) if kind is str:
             check = CHECKS.get(str(path[0]), {}).get(str(path[-1]))
             remedy = check.remedy if check and not check.passes(str(number)) else f"write it in quotes: '{number}'"
-            yield _Problem(path, f"{error}; {remedy}")
+            yield Problem(path, f"{error}; {remedy}")
         case _:
-            yield _Problem(path, str(error))
+            yield Problem(path, str(error))
 
 
 def _step(error: BaseException) -> Path:
@@ -265,20 +204,20 @@ def _unknown_key(key: str, kind: type) -> str:
     return f"unknown key{f', did you mean {matches[0]!r}?' if matches else ''} (known: {', '.join(keys)})"
 
 
-def _relation_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[_Problem]:
+def _relation_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) -> Iterator[Problem]:
     """The problems between two keys of an entry, or between two entries."""
     first_indices: dict[Any, int] = {}
     for index, entry in entries:
         name = entry.get("name")
         first_index = first_indices.setdefault(name, index) if isinstance(name, str) else index
         if first_index != index:
-            yield _Problem(
+            yield Problem(
                 (section, index, "name"), f"{name!r} is the name of {section}[{first_index}] too: names are unique"
             )
         if entry.get("credential") is not None and entry.get("credentialFile") is not None:
-            yield _Problem((section, index, "credentialFile"), "give credential or credentialFile, not both")
+            yield Problem((section, index, "credentialFile"), "give credential or credentialFile, not both")
         if entry.get("caFile") is not None and not str(entry.get("url", "https:")).startswith("https:"):
-            yield _Problem((section, index, "caFile"), "is for an https url: remove it or change the url")
+            yield Problem((section, index, "caFile"), "is for an https url: remove it or change the url")
 
 
 def _line(lines: dict[Path, int], path: Path) -> int:
@@ -287,14 +226,8 @@ def _line(lines: dict[Path, int], path: Path) -> int:
     return lines.get(path, 1)
 
 
-def _message(problem: _Problem, lines: dict[Path, int], source: str) -> str:
+def _message(problem: Problem, lines: dict[Path, int], source: str) -> str:
     place = ""
     for step in problem.path:
         place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step
     return f"{source}:{_line(lines, problem.path)}: {place + ': ' if place else ''}{problem.text}"
-
-
-def _yaml_place(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return f"{mark.line + 1 if mark else 1}: not YAML: {what}"

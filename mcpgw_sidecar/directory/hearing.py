@@ -25,7 +25,7 @@ from mcpgw_sidecar.protocol.owners import name_owner, owner_text
 from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
-from mcpgw_sidecar.upstream.exchange import Position
+from mcpgw_sidecar.upstream.messages import Position
 from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
 log = get_logger(__name__)

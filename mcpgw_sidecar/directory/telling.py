@@ -26,6 +26,7 @@ from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 
 log = get_logger(__name__)
 
+OF_ONE = 4  # notifications of one client that are with one server at a time: others have their turn
 AT_ONCE = 32  # notifications that one server is told at a time: each takes a connection
 MAX_WAITING = 256  # notifications of one client on their way; a flood of them is dropped
 
@@ -42,6 +43,7 @@ class Teller:
     _places: dict[ServerName, trio.CapacityLimiter] = attrs.field(
         factory=lambda: defaultdict(lambda: trio.CapacityLimiter(AT_ONCE)), init=False
     )
+    _turns: dict[str, dict[ServerName, trio.CapacityLimiter]] = attrs.field(factory=dict, init=False)
     _waiting: Counter[str] = attrs.field(factory=Counter, init=False)
 
     def tell(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
@@ -73,6 +75,7 @@ class Teller:
             self._waiting[key] -= 1
             if not self._waiting[key]:
                 del self._waiting[key]
+                self._turns.pop(key, None)
 
     async def _wait_sent_to_all(self, session: Session, message: bytes, headers: Mapping[str, str]) -> None:
         with self._counted(session.key):
@@ -82,7 +85,7 @@ class Teller:
                 for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
                     if name in servers:
                         passed = for_server(headers, servers[name].forwarded)
-                        nursery.start_soon(self._wait_sent, Upstream(servers[name], upstream, passed), message)
+                        nursery.start_soon(self._wait_sent, session.key, Upstream(servers[name], upstream, passed), message)
 
     def _tell_progress(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         token: Member | None = only(notification.params or [], "progressToken")
@@ -99,11 +102,12 @@ class Teller:
 
     async def _wait_progress(self, key: str, upstream: Upstream, message: bytes) -> None:
         with self._counted(key):
-            await self._wait_sent(upstream, message)
+            await self._wait_sent(key, upstream, message)
 
-    async def _wait_sent(self, upstream: Upstream, message: bytes) -> None:
+    async def _wait_sent(self, key: str, upstream: Upstream, message: bytes) -> None:
+        turn = self._turns.setdefault(key, {}).setdefault(upstream.server.name, trio.CapacityLimiter(OF_ONE))
         try:
-            async with self._places[upstream.server.name]:
+            async with turn, self._places[upstream.server.name]:
                 await self.client.wait_posted(upstream, message)
         except UpstreamError as error:
             name = upstream.server.name

@@ -84,39 +84,26 @@ def undecided() -> Resource:
     return {"not_matcher": header(h.X_SERVER, {"safe_regex": {"google_re2": {}, "regex": ".+"}})}
 
 
-def decider(router: Resource, sessions: Rate | None) -> Resource:
-    """The router, for a request without a decision, and the limit of new sessions, if there is one.
-
-    memo.lua, or the router in its place, finds initialize; until then a request without a session
-    counts as one.
-    """
-    whole = all_of(undecided(), decided())
-    if sessions is None:
-        return lazily("mcpgw_router", ([router], whole))
-    limit = new_sessions(sessions)
-    no_session = {"not_matcher": header(h.SESSION, {"safe_regex": {"google_re2": {}, "regex": ".+"}})}
-    opening = all_of(undecided(), header(":method", {"exact": "POST"}), no_session)
-    return lazily(
-        "mcpgw_router", ([limit], header(h.X_METHOD, {"exact": INITIALIZE})), ([limit, router], opening), ([router], whole)
-    )
+def limited(sessions: Rate) -> Resource:
+    """The limit of new sessions. memo.lua, or the router in its place, has found initialize."""
+    return lazily("mcpgw_new_sessions", new_sessions(sessions), header(h.X_METHOD, {"exact": INITIALIZE}))
 
 
-def lazily(name: str, *choices: tuple[list[Resource], Resource]) -> Resource:
-    """Filters that Envoy makes when a request needs them: the first ones whose condition is true.
+def lazily(name: str, extension: Resource, when: Resource) -> Resource:
+    """A filter that Envoy makes when a request needs it.
 
     An ext_proc filter that is only skipped costs a call more than all of memo.lua.
     """
+    action = {
+        "@type": type_url(f"{HTTP}.composite.v3.ExecuteFilterAction"),
+        "typed_config": extension,
+    }
+    matcher = {"predicate": when, "on_match": {"action": {"name": "composite-action", "typed_config": action}}}
     composite = {
         "name": "envoy.filters.http.composite",
         "typed_config": {"@type": type_url(f"{HTTP}.composite.v3.Composite")},
     }
-    return _matched(name, composite, _matchers(*(_chosen(filters, when) for filters, when in choices)))
-
-
-def _chosen(filters: list[Resource], when: Resource) -> Resource:
-    which = {"typed_config": filters[0]} if len(filters) == 1 else {"filter_chain": {"typed_config": filters}}
-    action = {"@type": type_url(f"{HTTP}.composite.v3.ExecuteFilterAction"), **which}
-    return {"predicate": when, "on_match": {"action": {"name": "composite-action", "typed_config": action}}}
+    return _matched(name, composite, _matchers(matcher))
 
 
 def only(name: str, extension: Resource, when: Resource) -> Resource:

@@ -86,7 +86,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
         only("mcpgw_buffer", buffer(settings.max_body), for_us),
         # Before every filter that may hold back an answer: see listener.py.
         only("mcpgw_messages", lua("mcpgw_messages", settings.messages), for_us),
-        lazily("mcpgw_router", ([router(debug=False)], all_of(for_us, undecided()))),
+        lazily("mcpgw_router", router(debug=False), all_of(for_us, undecided())),
         _refusal(settings.internal_hosts),
         lua("mcpgw_calls", settings.calls),
     ]

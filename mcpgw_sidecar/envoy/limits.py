@@ -1,9 +1,9 @@
 """Limits, as Envoy's own local rate limit counts them: buckets of tokens for all its workers.
 
-New sessions are counted before the router has any work with them, in a composite filter that other
-requests pass for the price of one lookup. Limits of calls stand in the routes, so that the clients'
-listener and the inner one share the buckets; their filters come after the router's, which says the
-tool and the server, and are there only if such a limit is configured.
+The filters come after the router's, which says method, tool and server. That of new sessions is
+made for initialize alone, those of calls are there only if such a limit is configured. Each
+listener has buckets of its own: in the routes both would share them, and every change of a server
+would fill them all.
 
 A limited request is refused with 429 and `retry-after`; replies.py makes JSON-RPC of that.
 """
@@ -21,8 +21,6 @@ LIMITED = 429
 RETRY_AFTER, WORDS = "retry-after", "x-mcp-limit"
 MAX_KEYS = 10_000  # buckets of one limit; the one that was not used for longest is forgotten
 _LOCAL = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
-# For requests to which a limit does not apply; Envoy wants one in a route.
-_PLENTY: Resource = {"max_tokens": 4_294_967_295, "tokens_per_fill": 4_294_967_295, "fill_interval": "1s"}
 _ADDRESS: Resource = {"masked_remote_address": {"v6_prefix_mask_len": 64}}  # a client of IPv6 has a whole /64
 _KEYS: dict[str, Resource] = {
     limits.CALLER: _ADDRESS,
@@ -34,46 +32,28 @@ _KEYS: dict[str, Resource] = {
 def new_sessions(rate: Rate) -> Resource:
     """The filter for new sessions, by address."""
     words = f"at most {rate.count} new sessions a second of one address"
-    return _filter("mcpgw_new_sessions", _limit(rate, [_ADDRESS], words))
+    return _filter("mcpgw_new_sessions", rate, [_ADDRESS], words)
 
 
-def filters(calls: tuple[CallLimit, ...]) -> list[Resource]:
-    """The filters of the limits of calls, in order; what they count stands in the routes."""
-    return [_filter(_name(index), _local(_name(index))) for index, _ in enumerate(calls)]
-
-
-def per_route(calls: tuple[CallLimit, ...]) -> dict[str, Resource]:
-    """What the filters count, for all routes: the configuration of each by its name."""
-    return {
-        _name(index): _limit(each.rate, [*_conditions(each), *(_KEYS[key] for key in each.each)], each.words, _name(index))
+def of_calls(calls: tuple[CallLimit, ...]) -> list[Resource]:
+    """The filters of the limits of calls, in order."""
+    return [
+        _filter(f"mcpgw_limit_{index}", each.rate, [*_conditions(each), *(_KEYS[key] for key in each.each)], each.words)
         for index, each in enumerate(calls)
-    }
+    ]
 
 
-def _name(index: int) -> str:
-    return f"mcpgw_limit_{index}"
-
-
-def _filter(name: str, config: Resource) -> Resource:
-    return {"name": name, "typed_config": config}
-
-
-def _local(name: str) -> Resource:
-    return {"@type": type_url(_LOCAL), "stat_prefix": name}
-
-
-def _limit(rate: Rate, actions: list[Resource], words: str, name: str = "mcpgw_new_sessions") -> Resource:
+def _filter(name: str, rate: Rate, actions: list[Resource], words: str) -> Resource:
     """A limit of the requests to which all actions apply; each value of theirs has a bucket."""
     tokens, seconds = rate.fill
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     told = {RETRY_AFTER: str(rate.retry_after), WORDS: words}
     bucket = {"max_tokens": rate.burst, "tokens_per_fill": tokens, "fill_interval": duration(seconds)}
-    return {
-        **_local(name),
+    config = {
+        "@type": type_url(_LOCAL),
+        "stat_prefix": name,
         "filter_enabled": always,
         "filter_enforced": always,
-        "token_bucket": _PLENTY,
-        "always_consume_default_token_bucket": False,
         "max_dynamic_descriptors": MAX_KEYS,
         "rate_limits": [{"actions": actions}],
         "descriptors": [{"entries": [_entry(action) for action in actions], "token_bucket": bucket}],
@@ -82,6 +62,7 @@ def _limit(rate: Rate, actions: list[Resource], words: str, name: str = "mcpgw_n
             for key, value in told.items()
         ],
     }
+    return {"name": name, "typed_config": config}
 
 
 def _entry(action: Resource) -> Resource:
@@ -111,4 +92,5 @@ def _conditions(limit: CallLimit) -> list[Resource]:
 
 
 def _regex(globs: tuple[str, ...]) -> str:
-    return "|".join(".*".join(re.escape(part) for part in glob.split("*")) or ".+" for glob in globs)
+    """Globs, as Envoy finds the names: in headers that hold them encoded (protocol/headers.py)."""
+    return "|".join(".*".join(re.escape(h.value_of(part)) for part in glob.split("*")) for glob in globs)

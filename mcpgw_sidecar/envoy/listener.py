@@ -13,9 +13,8 @@ The filters, in the order of a request. "The router" is the sidecar's; Envoy's o
                in the answer's event stream (events.lua), and keeps back what answers another call
                (own.lua); skipped for JSON of the broker, and of servers that are trusted
 5. ext_proc    the router, for a request without a decision: a POST, or a GET that resumes a
-               server's stream; other requests go to the broker, whatever they contain. New sessions
-               are counted before it
-6. limits      of calls, if there are any (limits.py)
+               server's stream; other requests go to the broker, whatever they contain
+6. limits      of new sessions, and of calls, if there are any (limits.py)
 7. router      Envoy's own
 
 Answers pass the filters in reverse order. No filter after the Lua filter may hold back the headers
@@ -30,14 +29,18 @@ from mcpgw_sidecar.envoy.accesslog import access_log, counters
 from mcpgw_sidecar.envoy.clusters import Resource, address, type_url
 from mcpgw_sidecar.envoy.filters import (
     HTTP,
+    all_of,
     buffer,
-    decider,
+    decided,
     header_hygiene,
     last,
+    lazily,
+    limited,
     messages,
     router,
+    undecided,
 )
-from mcpgw_sidecar.envoy.limits import filters as limit_filters
+from mcpgw_sidecar.envoy.limits import of_calls
 from mcpgw_sidecar.envoy.login import login
 from mcpgw_sidecar.envoy.replies import local_replies
 from mcpgw_sidecar.envoy.routes import ROUTES
@@ -200,8 +203,9 @@ def _manager(settings: EnvoySettings, request: float, access: Access) -> Resourc
             *([login(access.authentication, settings.secret)] if access.authentication is not None else []),
             buffer(settings.max_body),
             messages(settings.messages),
-            decider(router(debug=settings.debug, request=request), access.limits.new_sessions),
-            *limit_filters(access.limits.calls),
+            lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
+            *([limited(access.limits.new_sessions)] if access.limits.new_sessions is not None else []),
+            *of_calls(access.limits.calls),
             last(settings.refused, settings.heal),
         ],
     }

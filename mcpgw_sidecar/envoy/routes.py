@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, cluster_name, duration, type_url
 from mcpgw_sidecar.envoy.contract import AGAIN, ATTEMPTS, BROKER_CLUSTER, HIDDEN, ID, METADATA, RESTART, RETRY_ON
-from mcpgw_sidecar.envoy.limits import per_route
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.inbound.callers import WELL_KNOWN
 from mcpgw_sidecar.model.access import Access
@@ -54,7 +53,7 @@ def routes(settings: EnvoySettings, servers: tuple[Server, ...], access: Access)
                 "name": "gateway",
                 "domains": ["*"],
                 "include_request_attempt_count": True,
-                "typed_per_filter_config": {_CORS: _cors(settings), **per_route(access.limits.calls)},
+                "typed_per_filter_config": {_CORS: _cors(settings)},
                 "matcher": _by_server(servers, settings, access),
             }
         ],

@@ -112,11 +112,11 @@ class EnvoyFiles:
 def secret_of(directory: Path) -> str:
     """What follows the paths of Envoy's own questions to the broker: the same as long as its files.
 
-    It is in them, so whoever may read these may ask. Raises UnavailableError.
+    It stands in them, so whoever may enter their directory may ask. Raises UnavailableError.
     """
     path = directory / PROOF
     try:
-        if not path.exists():
+        if not path.exists() or not path.read_text(encoding="utf-8").strip():
             replace_text(path, f"/{secrets.token_hex(16)}", mode=0o600)
         return path.read_text(encoding="utf-8")
     except OSError as error:

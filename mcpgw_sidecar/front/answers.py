@@ -123,15 +123,22 @@ async def wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def wait_batch_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes], *, events: bool) -> None:
-    """Send the answers of a batch: each as an event when it comes, or all in one array.
-
-    Without any answer the status is 202.
-    """
-    if not events:
-        texts = [answer async for answer in answers]
-        await wait_sent(send, OK if texts else 202, b"[%b]" % b",".join(texts) if texts else b"")
+async def wait_array_sent(send: Send, texts: list[bytes]) -> None:
+    """Send answers in one array; without any the status is 202."""
+    if not texts:
+        await wait_sent(send, 202, b"")
         return
+    size = sum(map(len, texts)) + len(texts) + 1
+    headers = [(b"content-length", str(size).encode()), _JSON]
+    await send({"type": "http.response.start", "status": OK, "headers": headers})
+    for place, text in enumerate(texts):
+        await send(_chunk(b"," if place else b"["))
+        await send(_chunk(text))
+    await send({"type": "http.response.body", "body": b"]"})
+
+
+async def wait_events_sent(send: Send, answers: trio.MemoryReceiveChannel[bytes]) -> None:
+    """Send each answer as an event when it comes."""
     await send({"type": "http.response.start", "status": OK, "headers": _EVENT_STREAM})
     await send(_chunk(KEEP_ALIVE))
     async for answer in answers:

@@ -126,7 +126,7 @@ class BrokerApp:
                 record.method = "DELETE"
                 record.close("ok")
             case _:
-                return await self._wait_post(inbound, headers, record, send)
+                return await self._wait_post(inbound, headers, record, receive, send)
         return None
 
     async def _wait_beside(self, path: str, headers: dict[str, str], send: Send) -> Reject | None:
@@ -157,11 +157,11 @@ class BrokerApp:
         return HttpRequest(headers=headers, body=body)
 
     async def _wait_post(
-        self, inbound: Inbound, headers: dict[str, str], record: RequestRecord, send: Send
+        self, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
     ) -> Reject | None:
         if isinstance(inbound.message, Batch):
             assert self.batches is not None  # noqa: S101  # the ladder refuses batches without it
-            await self.batches.wait_run(inbound.message, headers, send)
+            await self.batches.wait_run(inbound.message, headers, receive, send)
             return None  # each message of the batch has a record of its own
         record.method = inbound.method
         log.debug("Processing request", method=inbound.method)

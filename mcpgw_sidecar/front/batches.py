@@ -17,7 +17,7 @@ import httpx2
 import trio
 
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.front.answers import reject_text, wait_batch_sent
+from mcpgw_sidecar.front.answers import reject_text, wait_array_sent, wait_events_sent
 from mcpgw_sidecar.inbound.classify import Batch
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import NULL, JsonText
@@ -39,12 +39,14 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 from mcpgw_sidecar.protocol.methods import INITIALIZE
 from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.protocol.statuses import refusal
-from mcpgw_sidecar.runtime.http import Send
-from mcpgw_sidecar.upstream.exchange import messages_of
+from mcpgw_sidecar.runtime import descriptors
+from mcpgw_sidecar.runtime.http import Receive, Send
+from mcpgw_sidecar.upstream.messages import messages_of
 
 log = get_logger(__name__)
 
-AT_ONCE = 50  # messages of a batch that are with Envoy at a time
+AT_ONCE, OF_ALL = 50, 200  # messages of a batch, and of all batches, that are with Envoy at a time
+MAX_HELD = 32 << 20  # bytes of answers that all batches hold: those of arrays, and what is unfinished
 # What belongs to the connection, or to the body as a whole, and what the client asked of the answer
 # as a whole.
 _OF_THE_BATCH = frozenset(
@@ -53,21 +55,57 @@ _OF_THE_BATCH = frozenset(
 )
 
 
+@attrs.define
+class Held:
+    """Bytes that batches hold."""
+
+    size: int = 0
+
+    def take(self, size: int) -> None:
+        """Hold more, or fewer. Raises UpstreamError when it is too much."""
+        if size > 0 and self.size + size > MAX_HELD:
+            raise UpstreamError("TooLarge", "is larger than a batch may hold at the moment")
+        self.size += size
+
+
 @attrs.frozen(kw_only=True)
 class BatchRunner:
     """Hands the messages of a batch to `inner`, a client of Envoy's inner listener."""
 
     inner: httpx2.AsyncClient
     metrics: Metrics
+    _held: Held = attrs.field(factory=Held, init=False)
+    _places: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(OF_ALL), init=False)
 
-    async def wait_run(self, batch: Batch, headers: Mapping[str, str], send: Send) -> None:
-        """Answer a batch. `headers` are those of its request."""
+    async def wait_run(self, batch: Batch, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
+        """Answer a batch; without its client it ends. `headers` are those of its request."""
         messages = [parse_message(text) for text in batch.texts]
-        events = h.EVENT_STREAM in headers.get("accept", "") and any(isinstance(message, Request) for message in messages)
-        send_channel, receive_channel = trio.open_memory_channel[bytes](0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wait_messages, batch, messages, headers, send_channel)
-            await wait_batch_sent(send, receive_channel, events=events)
+        has_request = any(isinstance(message, Request) for message in messages)
+        events = has_request and h.EVENT_STREAM in headers.get("accept", "")
+        out, answers = trio.open_memory_channel[bytes](0)
+
+        async def wait_gone(scope: trio.CancelScope) -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            scope.cancel()
+
+        held = 0
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait_gone, nursery.cancel_scope)
+                nursery.start_soon(self._wait_messages, batch, messages, headers, out)
+                if events:
+                    await wait_events_sent(send, answers)
+                else:
+                    texts = list[bytes]()
+                    async for answer in answers:
+                        texts.append(answer)
+                        self._held.size += len(answer)
+                        held += len(answer)
+                    await wait_array_sent(send, texts)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._held.size -= held
 
     async def _wait_messages(
         self,
@@ -95,24 +133,26 @@ class BatchRunner:
         places: trio.CapacityLimiter,
     ) -> None:
         ident = message.id if isinstance(message, Request | Response) else NULL
-        is_answered = False
         try:
-            async with places, contextlib.aclosing(self._answers(text, headers)) as answers:
+            async with places, self._places, contextlib.aclosing(self._answers(text, headers)) as answers:
                 async for answer in answers:
-                    is_answered = is_answered or isinstance(answer, Response)
                     await out.send(one_line(answer.text))
-            if is_answered or not isinstance(message, Request):
+                    if isinstance(answer, Response) and isinstance(message, Request):
+                        return  # it has its answer, whatever the server goes on to say
+            if not isinstance(message, Request):
                 return
             reject = _failed("The answer broke off before its end", ident)
         except UpstreamError as error:
             reject = _failed(f"The answer cannot be passed on: it {error}", ident)
+        except httpx2.ConnectError:
+            reject = _failed("The gateway's Envoy does not take this message of the batch: try again", ident)
         except httpx2.HTTPError as error:
             log.debug("Message of a batch not carried", error=repr(error))
-            reject = _failed("The gateway's Envoy did not carry this message of the batch: try again", ident)
+            reject = _failed("The gateway's Envoy broke off: the call may have run", ident)
         except Exception:  # a bug of ours costs this message, not the batch
             log.exception("Broker failed on a message of a batch")
             reject = refusal(INTERNAL_ERROR, "Internal error of the gateway", id=ident)
-        if not is_answered and not isinstance(message, Notification):
+        if not isinstance(message, Notification):
             await out.send(reject_text(reject))
 
     async def _answers(self, text: str, headers: Mapping[str, str]) -> AsyncGenerator[Message, None]:
@@ -123,8 +163,10 @@ class BatchRunner:
             if name not in _OF_THE_BATCH and not name.startswith(":")
         ]
         fields += [(b"host", headers[":authority"].encode("latin-1")), (b"accept-encoding", b"identity")]
+        if not descriptors.has_room():
+            raise UpstreamError("Busy", "was not asked for: the gateway has too many open connections at the moment")
         request = self.inner.stream("POST", headers[":path"], content=text.encode(), headers=fields)
-        async with request as answer, contextlib.aclosing(messages_of(answer)) as messages:
+        async with request as answer, contextlib.aclosing(messages_of(answer, self._held.take)) as messages:
             async for message in messages:
                 yield message
 

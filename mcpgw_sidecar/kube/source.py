@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 
 import attrs
 import trio
@@ -63,6 +65,7 @@ class KubernetesSource:
         self._unlisted = {sink.name for sink in self._sinks}
         self._absent: set[str] = set()
         self._dirty = trio.Event()
+        self._resolving = trio.CapacityLimiter(8)  # of its own: a silent resolver takes no thread of others
 
     async def wait_following(self) -> None:
         """Publish the configuration after each change of the objects, for ever."""
@@ -102,7 +105,9 @@ class KubernetesSource:
         before, found = self.index.resolved.get(host), list[str]()
         try:
             with trio.fail_after(LOOK_UP):
-                found = [str(info[4][0]) for info in await trio.socket.getaddrinfo(host, None, type=trio.socket.SOCK_STREAM)]
+                look_up = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+                infos = await trio.to_thread.run_sync(look_up, limiter=self._resolving, abandon_on_cancel=True)
+                found = [str(info[4][0]) for info in infos]
         except (OSError, trio.TooSlowError, UnicodeError) as error:
             if before is not None and before.addresses:
                 return  # a resolver that is away for a while changes nothing

@@ -25,8 +25,8 @@ class Rate:
     @property
     def fill(self) -> tuple[int, float]:
         """How a token bucket is filled: tokens, and the seconds after which they come."""
-        interval = max(self.seconds / self.count, _LEAST_FILL)
-        return max(1, round(self.count * interval / self.seconds)), interval
+        tokens = math.ceil(self.count * _LEAST_FILL / self.seconds)
+        return tokens, tokens * self.seconds / self.count
 
     @property
     def retry_after(self) -> int:

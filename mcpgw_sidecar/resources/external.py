@@ -20,9 +20,10 @@ _HERE = frozenset(
 )
 _ATON = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}")
 _IS_HERE = "is the gateway's own pod or node, where no MCP server is"
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Metadata services with addresses of other kinds: AWS (IPv6), Alibaba, Oracle.
-_METADATA = frozenset({"fd00:ec2::254", "100.100.100.200", "192.0.0.192"})
+# IPv6 that carries an IPv4 address in its last bits: NAT64, and forms of old.
+_CARRYING = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")))
+# Metadata services with addresses of other kinds: AWS and Google (IPv6), Alibaba, Oracle, Azure.
+_METADATA = frozenset({"fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"})
 _NEVER = frozenset({"metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"})
 
 
@@ -79,14 +80,17 @@ def _address_fault(host: str) -> str | None:
             return None
         return "is an address in an unusual form: write it as four decimal numbers"
     if isinstance(address, ipaddress.IPv6Address):
-        carried = address.ipv4_mapped or address.sixtofour or (_nat64(address) if address in _NAT64 else None)
+        carries = any(address in network for network in _CARRYING)
+        carried = address.ipv4_mapped or address.sixtofour or (_last(address) if carries else None)
         address = carried or address
+    if (int(address) >> 24 == 0 and address.version == 4) or int(address) == 0xFFFFFFFF:  # noqa: PLR2004  # this network, all
+        return _IS_HERE
     if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
         return _IS_HERE
     return _IS_HERE if str(address) in _METADATA else None
 
 
-def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
+def _last(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
     return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 

@@ -32,8 +32,8 @@ from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.runtime.backoff import Backoff
-from mcpgw_sidecar.upstream.exchange import Position
-from mcpgw_sidecar.upstream.listing import ListBudget, wait_discovered
+from mcpgw_sidecar.upstream.listing import Room, wait_discovered
+from mcpgw_sidecar.upstream.messages import Position
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
 from mcpgw_sidecar.upstream.words import ClientWords, own_headers
 
@@ -71,12 +71,12 @@ class _Wake:
 class Connection:
     """Keeps connected with one server. `discovered` gets what it offers, `failed` what went wrong.
 
-    `refresh` is the longest time between two lists, in seconds.
+    `room` is for its lists, `refresh` is the longest time between two lists, in seconds.
     """
 
     client: UpstreamClient
     server: Server
-    budget: ListBudget
+    room: Room
     refresh: float
     discovered: Callable[[Discovered], None]
     failed: Callable[[UpstreamError], None]
@@ -110,7 +110,7 @@ class Connection:
             if not await self._wait_listed(upstream, shake):
                 # Forgotten between two requests: the server restarted just now. Once is no failure.
                 upstream, shake = await self._wait_opened(headers, standing)
-                self.discovered(await wait_discovered(self.client, upstream, shake, self.budget, lives=True))
+                self.discovered(await wait_discovered(self.client, upstream, shake, self.room, lives=True))
             backoff.reset()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_listening, upstream)
@@ -140,7 +140,7 @@ class Connection:
     async def _wait_listed(self, upstream: Upstream, shake: Handshake) -> bool:
         """List what it offers. False if the session has ended: servers do that to idle ones."""
         try:
-            self.discovered(await wait_discovered(self.client, upstream, shake, self.budget))
+            self.discovered(await wait_discovered(self.client, upstream, shake, self.room))
         except UpstreamError as error:
             if shake.session.id is None or error.status not in FORGOTTEN:
                 raise

@@ -18,49 +18,27 @@ from mcpgw_sidecar.errors import UpstreamError, words_of
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.jsonrpc import (
-    SPACES,
     Malformed,
     Message,
     Notification,
     Request,
     Response,
-    is_batch,
     parse_message,
 )
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, parse_array, parse_object
-from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError
+from mcpgw_sidecar.protocol.jsontext import Member, parse_object
 from mcpgw_sidecar.runtime import descriptors
+from mcpgw_sidecar.upstream.messages import BOM, MAX_ANSWER, events_of, media_type
 from mcpgw_sidecar.upstream.pool import HttpClients, target
 
 DRAIN = 0.1  # seconds in which the rest of an answer is read
 MAX_DRAINED = 65536  # bytes of it
-_BOM = b"\xef\xbb\xbf"
-MAX_ANSWER = 16 << 20  # bytes of one answer, decompressed: a list of 10,000 large tools
 _ACCEPT = f"{h.JSON}, {h.EVENT_STREAM}"
 _UNAUTHORIZED = frozenset({401, 403})
 OWN: Final = -1.0
 """A limit of silence: that of the gateway's own requests to the server."""
 WaitHeard = Callable[[Request | Notification], Awaitable[None]]
 """Gets a message of a server before its answer."""
-
-
-@attrs.define
-class Position:
-    """The position in a stream: the id of its last event.
-
-    `retry` is the pause before a reconnect that the server asked for, in seconds.
-    """
-
-    last_id: str | None = None
-    retry: float | None = None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers of a request to resume the stream here (basic/transports, Resumability)."""
-        is_usable = self.last_id is not None and is_header_value(self.last_id)
-        return {h.LAST_EVENT: self.last_id} if is_usable and self.last_id is not None else {}
 
 
 @attrs.frozen
@@ -162,7 +140,7 @@ async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Respo
     """
     match media_type(answer):
         case h.JSON:
-            message = parse_message((await _wait_body(answer)).removeprefix(_BOM))
+            message = parse_message((await _wait_body(answer)).removeprefix(BOM))
             if isinstance(message, Response):
                 return message
             raise UpstreamError("BadAnswer", f"answered no JSON-RPC response: {_fault(message)}")
@@ -176,54 +154,6 @@ async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Respo
             raise UpstreamError("BrokenOff", "ended its event stream before the answer")
         case other:
             raise UpstreamError("BadAnswer", f"answered with content type {other or 'none'!r} instead of JSON or events")
-
-
-async def messages_of(answer: httpx2.Response) -> AsyncGenerator[Message, None]:
-    """The messages of an answer, JSON or events; none in an empty one. Raises UpstreamError."""
-    if media_type(answer) == h.EVENT_STREAM:
-        async with contextlib.aclosing(events_of(answer)) as messages:
-            async for message in messages:
-                yield message
-        return
-    body = (await _wait_body(answer)).removeprefix(_BOM)
-    for text in _texts(body.decode("utf-8", "replace")) if body else ():
-        parsed = parse_message(text)
-        if isinstance(parsed, Malformed):
-            raise UpstreamError("BadAnswer", f"is no JSON-RPC: {parsed.message}")
-        yield parsed
-
-
-async def events_of(answer: httpx2.Response, position: Position | None = None) -> AsyncGenerator[Message, None]:
-    """The messages of an event stream. Raises UpstreamError.
-
-    `position` is updated after each event.
-    """
-    parser = SseParser(MAX_ANSWER)
-    async for chunk in answer.aiter_bytes():
-        try:
-            events = parser.feed(chunk)
-        except SseTooLargeError:
-            raise UpstreamError("TooLarge", f"sent an event of more than {MAX_ANSWER >> 20} MiB") from None
-        except SseError as error:
-            raise UpstreamError("BadAnswer", f"sent an event stream that cannot be read: {error}") from None
-        for event in events:
-            if position is not None:
-                position.last_id, position.retry = event.id or position.last_id, parser.retry
-            if not event.data or event.name != "message":
-                continue  # a priming event only carries an id; an event of another name is no message
-            for text in _texts(event.data):
-                message = parse_message(text)
-                if isinstance(message, Malformed):
-                    raise UpstreamError("BadAnswer", f"sent an event that is no message: {message.message}")
-                yield message
-
-
-def _texts(data: str) -> list[str]:
-    """The messages of an event: one, or an array of them as servers of 2025-03-26 may send."""
-    if is_batch(data[:SPACES].encode()):
-        with contextlib.suppress(JsonTextError):
-            return parse_array(data)
-    return [data]
 
 
 async def _wait_end(messages: AsyncGenerator[Message, None]) -> None:
@@ -245,11 +175,6 @@ async def _wait_drained(answer: httpx2.Response) -> None:
             size += len(chunk)
             if size > MAX_DRAINED:
                 return
-
-
-def media_type(answer: httpx2.Response) -> str:
-    """The content type of an answer, without parameters."""
-    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def result_members(message: Response) -> list[Member]:

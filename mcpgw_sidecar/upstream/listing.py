@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -11,7 +13,6 @@ from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
-from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.protocol.jsonrpc import METHOD_NOT_FOUND
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_array
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
@@ -25,54 +26,72 @@ MAX_SERVER, MAX_ALL = 24 << 20, 80 << 20
 
 
 class ListBudget:
-    """How much room the lists of each server have left."""
+    """How much room the lists of all servers take, in bytes."""
 
     def __init__(self) -> None:
-        self._sizes: dict[ServerName, int] = {}
-        self._all = 0
+        self.size = 0
 
-    def hold(self, name: ServerName, size: int) -> str | None:
-        """Hold the room for so many bytes of a server; why there is none, or None."""
-        self.release(name)
+    @contextlib.contextmanager
+    def room(self) -> Iterator[Room]:
+        """The room of a server, as long as somebody is connected with it."""
+        room = Room(self)
+        try:
+            yield room
+        finally:
+            room.close()
+
+
+@attrs.define(eq=False)
+class Room:
+    """The room of one server's lists."""
+
+    budget: ListBudget
+    size: int = 0
+    is_closed: bool = False
+
+    def fault(self, size: int) -> str | None:
+        """Take so many bytes in all; why they do not fit, or None. Then the room is as before."""
         if size > MAX_SERVER:
             return f"its lists have more than {MAX_SERVER >> 20} MiB"
-        if self._all + size > MAX_ALL:
+        if self.is_closed or self.budget.size - self.size + size > MAX_ALL:
             return f"the lists of all servers have more than {MAX_ALL >> 20} MiB"
-        self._sizes[name] = size
-        self._all += size
+        self.budget.size += size - self.size
+        self.size = size
         return None
 
-    def size(self, name: ServerName) -> int:
-        """The room that a server has."""
-        return self._sizes.get(name, 0)
+    def close(self) -> None:
+        """The lists are gone for good."""
+        self.empty()
+        self.is_closed = True
 
-    def release(self, name: ServerName) -> None:
-        """The lists of a server are gone."""
-        self._all -= self._sizes.pop(name, 0)
+    def empty(self) -> None:
+        """The lists are gone."""
+        self.budget.size -= self.size
+        self.size = 0
 
 
 async def wait_discovered(
-    client: UpstreamClient, upstream: Upstream, shake: Handshake, budget: ListBudget, *, lives: bool = False
+    client: UpstreamClient, upstream: Upstream, shake: Handshake, room: Room, *, lives: bool = False
 ) -> Discovered:
-    """Read the lists of a server, as far as the budget goes. Raises UpstreamError.
+    """Read the lists of a server, as far as there is room. Raises UpstreamError.
 
     Tools are requested in any case, because not every server declares its capabilities. `lives`
     says that a refused list is not to be taken for the end of the session.
     """
     items: dict[str, tuple[Item, ...]] = {}
-    room = _Room(budget, upstream.server.name, budget.size(upstream.server.name))
+    taken = _Taken(room, room.size)
     unusable: list[Unusable] = []
     for kind in KINDS:
         if kind is TOOL or kind.capability in shake.capabilities:
             try:
-                items[kind.name] = await _wait_list(client, kind, upstream, room, unusable)
+                items[kind.name] = await _wait_list(client, kind, upstream, taken, unusable)
             except UpstreamError as error:
                 if not _costs_its_list_alone(kind, error):
                     raise
                 if error.status in FORGOTTEN and not lives and await _wait_over(client, upstream):
                     raise
                 unusable.append(Unusable(kind.name, "", f"{kind.list_method}: {error}"))
-    budget.hold(room.name, room.size)
+    room.fault(taken.size)  # not more than it has
     versions = (shake.session.protocol_version,)
     return Discovered(items, tuple(unusable), shake.instructions, shake.capabilities, versions)
 
@@ -103,28 +122,27 @@ async def _wait_over(client: UpstreamClient, upstream: Upstream) -> bool:
 
 
 @attrs.define
-class _Room:
-    """The room of one server while it is listed.
+class _Taken:
+    """The room that a server takes while it is listed.
 
-    `size` is what its lists have so far, in bytes; `before` is what they had, which nobody else
-    gets meanwhile.
+    It keeps at least what it had before, which nobody else gets meanwhile.
     """
 
-    budget: ListBudget
-    name: ServerName
+    room: Room
     before: int
     size: int = 0
 
-    def fault(self, more: int) -> str | None:
-        """Take `more` bytes; why they do not fit, or None."""
-        self.size += more
-        fault = self.budget.hold(self.name, max(self.before, self.size))
-        self.size -= more if fault is not None else 0
+    def fault(self, text: str) -> str | None:
+        """Take another page; why it does not fit, or None."""
+        size = self.size + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))
+        fault = self.room.fault(max(self.before, size))
+        if fault is None:
+            self.size = size
         return fault
 
 
 async def _wait_list(
-    client: UpstreamClient, kind: Kind, upstream: Upstream, room: _Room, unusable: list[Unusable]
+    client: UpstreamClient, kind: Kind, upstream: Upstream, taken: _Taken, unusable: list[Unusable]
 ) -> tuple[Item, ...]:
     """Read all pages of one list.
 
@@ -136,7 +154,7 @@ async def _wait_list(
     for _ in range(MAX_PAGES):
         text, members = await client.wait_result(upstream, kind.list_method, params)
         values = {member.key: member for member in members}
-        fault = room.fault(len(text))
+        fault = taken.fault(text)
         if fault is not None:
             unusable.append(Unusable(kind.name, "", f"the list was cut after {len(texts)} {kind.name}s: {fault}"))
             break

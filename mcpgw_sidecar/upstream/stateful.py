@@ -37,14 +37,12 @@ from mcpgw_sidecar.protocol.versions import OLDER, STATEFUL, next_version
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.upstream.exchange import (
     Exchanger,
-    Position,
-    events_of,
-    media_type,
     result_members,
     wait_checked,
     wait_response,
     wait_unheard,
 )
+from mcpgw_sidecar.upstream.messages import Position, events_of, media_type
 from mcpgw_sidecar.upstream.words import ClientWords
 
 log = get_logger(__name__)

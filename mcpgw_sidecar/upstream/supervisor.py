@@ -95,7 +95,6 @@ class Supervisor:
             gone = self._entries.pop(name)
             gone.scope.cancel()
             self._changed(gone.server)
-            self._budget.release(name)
             log.info("Server unregistered", server=name, totalServers=len(servers))
         for name, server in servers.items():
             entry = self._entries.get(name)
@@ -151,15 +150,15 @@ class Supervisor:
 
     async def _wait_connecting(self, entry: _Entry) -> None:
         log.info("Registering server", mcpURL=entry.server.shown_url, prefix=entry.server.tool_prefix)
-        entry.connection = Connection(
-            client=self._client,
-            server=entry.server,
-            budget=self._budget,
-            refresh=self._refresh,
-            discovered=partial(self._discovered, entry),
-            failed=partial(self._failed, entry),
-        )
-        with entry.scope:
+        with entry.scope, self._budget.room() as room:
+            entry.connection = Connection(
+                client=self._client,
+                server=entry.server,
+                room=room,
+                refresh=self._refresh,
+                discovered=partial(self._discovered, entry),
+                failed=partial(self._failed, entry),
+            )
             await entry.connection.wait_connecting()
 
     def _discovered(self, entry: _Entry, offer: Discovered) -> None:
@@ -204,7 +203,8 @@ class Supervisor:
             log.warning("Tools removed until the server answers again", server=entry.server.name)
         if failures >= LOSE_AFTER:
             entry.offer = Discovered()
-            self._budget.release(entry.server.name)
+            if entry.connection is not None:
+                entry.connection.room.empty()
         self._dirty.set()
 
 

@@ -26,7 +26,7 @@ from mcpgw_sidecar.protocol.jsonrpc import Message
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.hub import SessionHub
 from mcpgw_sidecar.sessions.tokens import parse_keys
-from mcpgw_sidecar.upstream.exchange import Position
+from mcpgw_sidecar.upstream.messages import Position
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
 from mcpgw_sidecar.upstream.words import ClientWords
 

@@ -20,8 +20,8 @@ from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
 from mcpgw_sidecar.protocol.jsontext import Member, parse_object
 from mcpgw_sidecar.upstream import listing
 from mcpgw_sidecar.upstream.connection import LISTEN_AGAIN, PACE, RETRY_CAP, Connection
-from mcpgw_sidecar.upstream.exchange import Position
-from mcpgw_sidecar.upstream.listing import ListBudget, wait_discovered
+from mcpgw_sidecar.upstream.listing import ListBudget, Room, wait_discovered
+from mcpgw_sidecar.upstream.messages import Position
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
 
 SERVER = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one")
@@ -98,7 +98,7 @@ async def watched(client: FakeClient, seconds: float, server: Server = SERVER, r
     connection = Connection(
         client=client,  # type: ignore[arg-type]
         server=server,
-        budget=ListBudget(),
+        room=Room(ListBudget()),
         refresh=60.0,
         discovered=report.discovered.append,
         failed=lambda _error: report.failed.append(trio.current_time()),
@@ -202,18 +202,24 @@ async def test_the_lists_of_a_server_and_of_all_have_a_budget(monkeypatch: pytes
     monkeypatch.setattr(listing, "MAX_SERVER", 300)
     monkeypatch.setattr(listing, "MAX_ALL", 500)
     budget, shake = ListBudget(), Handshake(UpstreamSession(id="u", protocol_version="2025-11-25"), "", frozenset())
+    rooms = {name: Room(budget) for name in "abc"}
 
-    async def tools(name: str, size: int) -> tuple[int, str]:
+    async def tools(name: str, size: int, text: str = "x") -> tuple[int, str]:
         item = '{"name":"a","inputSchema":{"type":"object"},"description":"%s"}'
-        client = FakeClient(tools=item % ("x" * (size - len(item) - 10)))
+        client = FakeClient(tools=item % (text * ((size - len(item) - 10) // len(text.encode()))))
         server = attrs.evolve(SERVER, name=ServerName(name))
-        found = await wait_discovered(client, Upstream(server, shake.session, {}), shake, budget)  # type: ignore[arg-type]
+        upstream = Upstream(server, shake.session, {})
+        found = await wait_discovered(client, upstream, shake, rooms[name])  # type: ignore[arg-type]
         return len(found.items["tool"]), " ".join(each.reason for each in found.unusable)
 
+    full = "the list was cut after 0 tools: the lists of all servers have more than 0 MiB"
     assert await tools("a", 280) == (1, "")
     assert await tools("b", 310) == (0, "the list was cut after 0 tools: its lists have more than 0 MiB")
-    assert await tools("b", 200) == (1, "")
-    assert await tools("c", 200) == (0, "the list was cut after 0 tools: the lists of all servers have more than 0 MiB")
+    assert await tools("b", 200, "😀") == (1, ""), "bytes, not characters"
+    assert await tools("c", 200) == (0, full)
     assert await tools("a", 290) == (1, ""), "its own room counts once"
-    budget.release(ServerName("a"))
-    assert await tools("c", 200) == (1, "")
+    assert await tools("a", 305) == (0, "the list was cut after 0 tools: its lists have more than 0 MiB")
+    assert await tools("c", 200) == (1, ""), "what was cut takes no room"
+    rooms["c"].close()
+    assert await tools("c", 200) == (0, full), "nobody is connected with it any more"
+    assert budget.size == rooms["b"].size

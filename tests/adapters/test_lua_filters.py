@@ -580,7 +580,8 @@ def test_event_streams_name_their_owner_piece_by_piece(memo: Memo) -> None:
         {":status": "200", "content-type": "text/event-stream", "content-length": "9"}, [*pieces, b""], metadata
     )
     assert (
-        answer.body == b'id: mcpgw:ns/one:ticket:5\ndata: {"jsonrpc":"2.0","id":"mcpgw:ns/one:ticket:1","method":"ping"}\n\n'
+        answer.body
+        == b'id: mcpgw:ns/one:ticket:~~5\ndata: {"jsonrpc":"2.0","id":"mcpgw:ns/one:ticket:1","method":"ping"}\n\n'
     )
     assert "content-length" not in answer.headers
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from mcpgw_sidecar.config.decode import decode, decode_access
-from mcpgw_sidecar.envoy.limits import per_route
+from mcpgw_sidecar.envoy.limits import of_calls
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.access import OPEN, SESSIONS, CallLimit, Rate
+from mcpgw_sidecar.protocol.headers import value_of
 
 
 @pytest.mark.duty("limits.configured")
@@ -72,19 +75,26 @@ def test_an_access_document_has_no_servers() -> None:
 
 
 @pytest.mark.duty("limits.configured")
+@given(st.integers(1, 1_000_000), st.sampled_from([1.0, 60.0]))
+def test_the_rate_is_the_one_that_is_configured(count: int, seconds: float) -> None:
+    tokens, interval = Rate(count=count, seconds=seconds, burst=1).fill
+    assert interval >= 0.05
+    assert tokens / interval == pytest.approx(count / seconds)
+
+
+@pytest.mark.duty("limits.configured")
 def test_globs_as_envoy_reads_them() -> None:
     rate = Rate(count=1, seconds=60.0, burst=1)
-    limit = CallLimit(rate=rate, tools=("a_*", "b.c", "*"), servers=("ns/*",))
-    (config,) = per_route((limit,)).values()
-    actions = config["rate_limits"][0]["actions"]
-    tools, servers = (
-        action["header_value_match"]["headers"][0]["string_match"]["safe_regex"]["regex"] for action in actions
-    )
+
+    def patterns(limit: CallLimit) -> list[str]:
+        (config,) = (each["typed_config"] for each in of_calls((limit,)))
+        matches = [action["header_value_match"] for action in config["rate_limits"][0]["actions"]]
+        return [match["headers"][0]["string_match"]["safe_regex"]["regex"] for match in matches]
+
+    tools, servers = patterns(CallLimit(rate=rate, tools=("a_*", "b.c", "*"), servers=("ns/*",)))
     assert re.fullmatch(servers, "ns/one/more")
     assert not re.fullmatch(servers, "other/one")
     assert re.fullmatch(tools, "x")
-    without_all = CallLimit(rate=rate, tools=("a_*", "b.c"))
-    (config,) = per_route((without_all,)).values()
-    (action,) = config["rate_limits"][0]["actions"]
-    pattern = action["header_value_match"]["headers"][0]["string_match"]["safe_regex"]["regex"]
-    assert [bool(re.fullmatch(pattern, name)) for name in ("a_x", "a_", "b.c", "bxc", "ba_", "")] == [1, 1, 1, 0, 0, 0]
+    (pattern,) = patterns(CallLimit(rate=rate, tools=("a_*", "b.c", "é%*")))
+    names = ("a_x", "a_", "b.c", value_of("é%é"), "bxc", "ba_", "")
+    assert [bool(re.fullmatch(pattern, name)) for name in names] == [1, 1, 1, 1, 0, 0, 0]

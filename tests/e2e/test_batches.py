@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 
 from mcpgw_sidecar.inbound.classify import MAX_BATCH
@@ -79,6 +82,63 @@ def test_each_message_gets_its_answer(client: Client, servers: tuple[ScriptedSer
     arrived = one.calls("tools/call")[-1]
     assert arrived.headers["mcp-session-id"] in one.sessions
     assert client.session not in str(arrived.headers)
+
+
+@pytest.mark.duty("batch.each")
+def test_a_batch_ends_with_its_client(running: Gateway, servers: tuple[ScriptedServer, ScriptedServer]) -> None:
+    """Its calls went on without it, and took the sockets of everybody."""
+    one, _ = servers
+    gone = threading.Event()
+
+    def wait_for_ever(handler: Any, _message: Any) -> bool:
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.end_headers()
+        try:
+            while True:
+                handler.wfile.write(b": x\n\n")
+                handler.wfile.flush()
+                time.sleep(0.05)
+        except OSError:
+            gone.set()
+        return True
+
+    one.answers["tools/call"] = wait_for_ever
+    try:
+        for accept in ("application/json", "application/json, text/event-stream"):
+            gone.clear()
+            with Client(running.url, version="2025-03-26") as client:
+                client.http.timeout = 1.0
+                with pytest.raises(httpx2.ReadTimeout):
+                    client.send([call("a_one", 1)], accept=accept)
+            assert gone.wait(10), "the server is told"
+    finally:
+        del one.answers["tools/call"]
+
+
+@pytest.mark.duty("batch.each")
+def test_what_a_batch_holds_is_limited(running: Gateway, servers: tuple[ScriptedServer, ScriptedServer]) -> None:
+    """Fifty answers of 8 MiB took 1.4 GB, more than a pod has."""
+    one, _ = servers
+    text = "x" * (8 << 20)
+
+    def large(handler: Any, message: Any) -> bool:
+        result = {"content": [{"type": "text", "text": text}]}
+        handler.send(200, json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode())
+        return True
+
+    one.answers["tools/call"] = large
+    try:
+        with Client(running.url, version="2025-03-26") as client:
+            answers = client.send([call("a_one", number) for number in range(8)], accept="application/json").json()
+            assert sorted(answer["id"] for answer in answers) == list(range(8))
+            assert 1 <= sum("result" in answer for answer in answers) <= 4
+            errors = [answer["error"]["message"] for answer in answers if "error" in answer]
+            assert all("larger than a batch may hold" in error for error in errors)
+            (again,) = client.send([call("a_one", 1)], accept="application/json").json()
+            assert "result" in again, "the room is free again"
+    finally:
+        del one.answers["tools/call"]
 
 
 @pytest.mark.duty("batch.array")

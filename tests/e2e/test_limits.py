@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
-from tests.e2e.stack import Client, Gateway, entry, gateway, succeeded, wait_until
+from tests.e2e.stack import HEADERS, Client, Gateway, entry, gateway, succeeded, wait_until
 from tests.servers.scripted import ScriptedServer, tool
+
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +57,30 @@ def test_calls_of_one_tool(one: ScriptedServer, tmp_path: Path, memo: str) -> No
                 assert succeeded(client.call("a_safe"))
             assert "a_dear" in client.tools()
         with running.client(version="2025-03-26") as client:
-            call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "a_dear", "arguments": {}}}
-            (answer,) = client.send([call], accept="application/json").json()
-            assert answer["error"]["data"]["reason"] == "Limited", "a batch is no way around"
+            call = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "a_dear", "arguments": {}}}
+            batch = client.send([call | {"id": number} for number in range(4)], accept="application/json").json()
+            assert sum("result" in answer for answer in batch) == 3, "a batch is no way around: its listener counts, too"
+            (error,) = (answer["error"] for answer in batch if "error" in answer)
+            assert error["data"]["reason"] == "Limited"
         counted = 'mcpgw_requests_total{method="tools/call",outcome="limited",server="ns/one",tool="a_dear"} 2.0'
         wait_until(lambda: counted in running.metrics(), "they are counted")
+
+
+@pytest.mark.duty("limits.calls")
+def test_a_change_of_another_server_gives_nobody_more(tmp_path: Path) -> None:
+    """The buckets stood in the routes: whoever changed a server again and again had no limit."""
+    limits = {"calls": [{"perMinute": 1, "burst": 2, "each": ["caller"], "tools": ["a_é", "a_100%*"]}]}
+    with ScriptedServer(tool("é"), tool("100%é")) as odd, ScriptedServer(tool("other")) as other:
+        entries = [entry("ns/odd", odd.url, "a_")]
+        with gateway(tmp_path, entries, limits=limits) as running, running.client() as client:
+            assert succeeded(client.call("a_é"))
+            assert succeeded(client.call("a_100%é")), "names that a header holds encoded"
+            limited(client.call("a_é"))
+            running.write([*entries, entry("ns/other", other.url, "b_")])
+            wait_until(lambda: "b_other" in client.tools(), "another server")
+            assert succeeded(client.call("b_other"))
+            limited(client.call("a_é"))
+            limited(client.call("a_100%é"))
 
 
 @pytest.mark.duty("limits.calls", "limits.configured")
@@ -83,13 +111,17 @@ def test_new_sessions_of_one_address(one: ScriptedServer, tmp_path: Path, memo: 
         assert refused.headers["retry-after"] == "1"
         assert refused.json()["error"]["data"] == {"reason": "Limited", "retryAfterSeconds": 1}
         assert "at most 1 new sessions a second of one address" in refused.json()["error"]["message"]
+        body = json.dumps(INITIALIZE)
+        for text in (body, body.replace("initialize", "\\u0069nitialize"), body + " " * 70_000):
+            headers = {**HEADERS, "mcp-session-id": "x"}
+            answers = [httpx2.post(running.url, content=text, headers=headers) for _ in range(5)]
+            assert sum(answer.status_code == 200 for answer in answers) <= 2, "a session id is no way around"
         for client in clients:
             for _ in range(5):
                 assert succeeded(client.call("a_safe")), "sessions go on"
             client.close()
         wait_until(lambda: Client(running.url).initialized.status_code == 200, "a new one later")
-        method = "initialize" if memo == "on" else ""  # nobody has read it
-        counted = f'mcpgw_requests_total{{method="{method}",outcome="limited"'
+        counted = 'mcpgw_requests_total{method="initialize",outcome="limited"'
         wait_until(lambda: counted in running.metrics(), "they are counted")
 
 

@@ -72,8 +72,10 @@ end
 local MAX_CALL = 256 -- bytes of a call's id in the id of an event, which has to come back as a header
 
 -- What the id of an event says of the call whose stream it is in: what is resumed answers that call alone.
+-- nil if the call's id is too long: such a stream cannot be resumed.
 local function of_call(ident)
-  if not ident or ident == 'null' or #ident > MAX_CALL then return '~~' end
+  if not ident or ident == 'null' then return '~~' end
+  if #ident > MAX_CALL then return nil end
   return '~' .. ident:gsub('.', function(char) return ('%02x'):format(byte(char)) end) .. '~'
 end
 
@@ -96,9 +98,13 @@ function name_owners(unfinished, chunk, owner, own, ident)
       else
         line = 'data:' .. name_owner(message, owner) .. ending
       end
-    elseif line:find('^id: ?[^ \r\n]') then
+    elseif line:find('^id:') then
       local _, last = line:find('^id: ?')
-      line = line:sub(1, last) .. PREFIX .. owner .. ':' .. of_call(ident) .. line:sub(last + 1)
+      local call = of_call(ident)
+      if not call then line = ''
+      elseif line:find('^[^\r\n]', last + 1) then
+        line = line:sub(1, last) .. PREFIX .. owner .. ':' .. call .. line:sub(last + 1)
+      end
     end
     out[#out + 1], from = line, stop + 1
   end
@@ -224,7 +230,11 @@ function envoy_on_response(handle)
   if remember and (mark == KEPT or status == AGAIN) then remember(handle, call, status) end -- memo.lua
   if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end
   local is_looked_at = call[ID] ~= 'null' and (id or mark or STAMPS == '') and not call[TRUSTED] -- else trusted, or resumed, and of no call
-  if not is_plain then return is_looked_at and instead(handle, kept_back(call, ENCODED)) end -- nobody has asked for it
+  if not is_plain then -- nobody has asked for it
+    if not is_looked_at then return end
+    fail(handle, BAD_ANSWER)
+    return instead(handle, kept_back(call, ENCODED))
+  end
   if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
   if is_stream and is_looked_at and kind ~= EVENT_STREAM then headers:replace('content-type', EVENT_STREAM) end
   if is_stream then return name_stream(handle, call[OWNER]:match(' (.*)'), is_looked_at and own_lines(call[ID]), call[ID]) end
