@@ -131,16 +131,17 @@ class BrokerApp:
 
     async def _wait_beside(self, path: str, headers: dict[str, str], send: Send) -> Reject | None:
         """What is beside the endpoint: how to log in, and what Envoy asks for itself."""
-        access, (what, _, place) = self.decider.snapshot().access, path.partition(self.secret)
+        access, of_keys = self.decider.snapshot().access, f"{JWKS_PATH}{self.secret}/"
         if path.startswith(WELL_KNOWN) and access.authentication is not None:
             refusal = self.decider.guard.refuses(headers[":authority"], headers.get("origin"))
             if refusal is None:
                 await wait_sent(send, OK, dumps(metadata(headers, access.authentication)).encode())
             return refusal
-        keys = self.keys(int(place[1:])) if what == JWKS_PATH and place[1:].isdecimal() else None
-        if what == HEAL_PATH and not place:
+        place = path.removeprefix(of_keys) if path.startswith(of_keys) else ""
+        keys = self.keys(int(place)) if place.isascii() and place.isdecimal() else None
+        if path == HEAL_PATH + self.secret:
             await self.healer.wait_answered(headers, send)
-        elif what == CHANGED_PATH and not place:
+        elif path == CHANGED_PATH + self.secret:
             self.stale(ServerName(headers.get(h.X_SERVER, "")))
             await wait_sent(send, 202, b"")
         else:

@@ -94,7 +94,7 @@ def test_envoys_own_questions_are_known_by_a_secret(one: ScriptedServer, tmp_pat
         assert succeeded(client.call("a_one"))
         broker = running.broker_url.removesuffix("/mcp")
         listed = len(one.calls("tools/list"))
-        for path in ("/heal", "/changed", "/changed/", "/heal/0"):
+        for path in ("/heal", "/changed", "/changed/", "/heal/0", "/jwks/0", "/jwks"):
             answered = httpx2.post(f"{broker}{path}", headers={"x-mcp-servername": "ns/one"}, trust_env=False)
             assert answered.status_code in {404, 415}, path
         secret = (tmp_path / "envoy" / "secret").read_text()
