@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, type_url
 from mcpgw_sidecar.envoy.contract import ANSWER, ANSWERED, BROKEN, FAILED, LOOKUP, METADATA, NONSENSE, TOO_MANY, UNREACHABLE
+from mcpgw_sidecar.envoy.login import CLAIMS, JWT
+from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
 
 
-def access_log() -> Resource:
-    """One JSON object a request on stdout."""
+def access_log(authentication: Authentication | None = None) -> Resource:
+    """One JSON object a request on stdout; with a login it says who called.
+
+    The subject is that of the issuers' claim, or of `sub` where they have several.
+    """
+    claims = {issuer.subject for issuer in authentication.issuers} if authentication is not None else set()
+    subject = claims.pop() if len(claims) == 1 else "sub"
+    caller = {
+        name: f"%DYNAMIC_METADATA({JWT}:{CLAIMS}:{claim})%" for name, claim in (("subject", subject), ("issuer", "iss"))
+    }
     fields = {
         "time": "%START_TIME%",
         "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        **(caller if authentication is not None else {}),
         "http": "%REQ(:METHOD)%",
         "method": f"%REQ({h.X_METHOD})%",
         "tool": f"%REQ({h.X_TOOL})%",

@@ -22,6 +22,7 @@ RETRY_AFTER, WORDS = "retry-after", "x-mcp-limit"
 MAX_KEYS = 10_000  # buckets of one limit; the one that was not used for longest is forgotten
 _LOCAL = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 _ADDRESS: Resource = {"masked_remote_address": {"v6_prefix_mask_len": 64}}  # a client of IPv6 has a whole /64
+_SUBJECT: Resource = {"request_headers": {"header_name": h.X_SUBJECT, "descriptor_key": "subject"}}
 _KEYS: dict[str, Resource] = {
     limits.CALLER: _ADDRESS,
     limits.TOOL: {"request_headers": {"header_name": h.X_TOOL, "descriptor_key": limits.TOOL}},
@@ -35,10 +36,11 @@ def new_sessions(rate: Rate) -> Resource:
     return _filter("mcpgw_new_sessions", rate, [_ADDRESS], words)
 
 
-def of_calls(calls: tuple[CallLimit, ...]) -> list[Resource]:
-    """The filters of the limits of calls, in order."""
+def of_calls(calls: tuple[CallLimit, ...], *, has_login: bool = False) -> list[Resource]:
+    """The filters of the limits of calls, in order. With a login callers are known by their subject."""
+    keys = _KEYS | ({limits.CALLER: _SUBJECT} if has_login else {})
     return [
-        _filter(f"mcpgw_limit_{index}", each.rate, [*_conditions(each), *(_KEYS[key] for key in each.each)], each.words)
+        _filter(f"mcpgw_limit_{index}", each.rate, [*_conditions(each), *(keys[key] for key in each.each)], each.words)
         for index, each in enumerate(calls)
     ]
 

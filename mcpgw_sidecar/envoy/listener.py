@@ -175,6 +175,7 @@ def _source(path: str) -> Resource:
 
 
 def _manager(settings: EnvoySettings, request: float, access: Access) -> Resource:
+    has_login = access.authentication is not None and access.authentication.required
     return {
         "@type": type_url(_HCM),
         "stat_prefix": "mcpgw",
@@ -197,7 +198,7 @@ def _manager(settings: EnvoySettings, request: float, access: Access) -> Resourc
         "skip_xff_append": True,  # no server gets it
         "early_header_mutation_extensions": [_hygiene()],
         "local_reply_config": local_replies(settings.max_body, access.authentication),
-        "access_log": [access_log(), counters(memo=settings.memo)],
+        "access_log": [access_log(access.authentication), counters(memo=settings.memo)],
         "http_filters": [
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             *([login(access.authentication, settings.secret)] if access.authentication is not None else []),
@@ -205,7 +206,7 @@ def _manager(settings: EnvoySettings, request: float, access: Access) -> Resourc
             messages(settings.messages),
             lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
             *([limited(access.limits.new_sessions)] if access.limits.new_sessions is not None else []),
-            *of_calls(access.limits.calls),
+            *of_calls(access.limits.calls, has_login=has_login),
             last(settings.refused, settings.heal),
         ],
     }

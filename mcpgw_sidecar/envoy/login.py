@@ -14,6 +14,9 @@ from mcpgw_sidecar.model.access import Authentication, Issuer
 from mcpgw_sidecar.protocol import headers as h
 
 JWT = "envoy.filters.http.jwt_authn"
+CLAIMS = "claims"
+"""Member of the filter's metadata with the claims of a good token, for the access log."""
+
 FAILED = "failed"
 """Member of the filter's metadata that says why a token was refused."""
 
@@ -54,6 +57,8 @@ def _provider(index: int, issuer: Issuer, secret: str) -> Resource:
         "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
         "forward": True,  # for servers whose forwardHeaders name it; others get none
         "forward_payload_header": h.X_CLAIMS,
+        "claim_to_headers": [{"header_name": h.X_SUBJECT, "claim_name": issuer.subject}],
+        "payload_in_metadata": CLAIMS,
         "failed_status_in_metadata": FAILED,
         "jwt_cache_config": {"jwt_cache_size": MAX_CACHED},
         "remote_jwks": {

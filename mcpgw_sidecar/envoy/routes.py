@@ -90,6 +90,7 @@ def _server(server: Server, settings: EnvoySettings, *, has_login: bool) -> Reso
         # The count on the first attempt; heal.lua reads and removes it on later ones.
         "request_headers_to_remove": [
             *([h.X_CLAIMS] if has_login else []),
+            *([h.X_SUBJECT] if has_login and all(each.sent != h.X_SUBJECT for each in server.forwarded) else []),
             *(h.ATTEMPT, h.X_SIZE, PROTO, "x-envoy-internal", "x-envoy-external-address"),
         ],
         "response_headers_to_remove": list(HIDDEN),

@@ -55,6 +55,9 @@ X_CLIENT: Final = "x-mcp-client"
 X_CLAIMS: Final = "x-mcp-claims"
 """The claims of a token that Envoy has verified, in base64url; for router and broker alone."""
 
+X_SUBJECT: Final = "x-mcp-subject"
+"""The verified caller, for servers whose forwardHeaders name it."""
+
 OURS: Final = (
     X_METHOD,
     X_TOOL,
@@ -68,6 +71,7 @@ OURS: Final = (
     X_SIZE,
     X_CLIENT,
     X_CLAIMS,
+    X_SUBJECT,
 )
 """Headers that only the router, the broker and the filters set.
 

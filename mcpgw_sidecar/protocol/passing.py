@@ -25,7 +25,7 @@ PARAMS: Final = "mcp-param-"
 
 KEPT: Final = (
     *PASSED,
-    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED, h.X_CLIENT, h.X_CLAIMS}),
+    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED, h.X_CLIENT, h.X_CLAIMS, h.X_SUBJECT}),
     PROTO,
     "transfer-encoding",
 )
@@ -101,7 +101,7 @@ def _read_header(value: object) -> ForwardedHeader:
         if not _NAME.fullmatch(text):
             msg = f"{text!r:.60} cannot be used: write the name of a header in letters, digits and -, at most 100 characters"
             raise ValueError(msg)
-        if _RESERVED.fullmatch(text):
+        if _RESERVED.fullmatch(text) and text != h.X_SUBJECT:
             msg = f"{text} cannot be forwarded: the gateway sets it, or every server gets it already"
             raise ValueError(msg)
     return ForwardedHeader(name, sent, required)

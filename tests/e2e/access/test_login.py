@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,7 +125,12 @@ def test_a_good_token_gets_in(running: Gateway, issuer: Issuer, one: ScriptedSer
     assert 'mcpgw_memo_lookups_total{result="hit"}' in running.metrics()
     seen = one.calls("tools/call")[-1].headers
     assert "authorization" not in seen
-    assert not any("claims" in name for name in seen)
+    assert not any("claims" in name or "subject" in name for name in seen)
+    lines = [json.loads(line) for line in running.envoy.text.splitlines() if line.startswith("{")]
+    assert {(line["subject"], line["issuer"]) for line in lines if line["tool"] == "a_one" and line["status"] == 200} == {
+        ("alice", issuer.name)
+    }
+    assert issuer.token() not in running.envoy.text
     query = httpx2.post(f"{running.url}?access_token={issuer.token()}", json=INITIALIZE)
     assert query.status_code == 401, "a token in the query is none"
 
@@ -233,3 +239,19 @@ def test_scopes_and_callers_without_a_token(issuer: Issuer, one: ScriptedServer,
             )
         shown = httpx2.get(f"{running.url.removesuffix('/mcp')}/.well-known/oauth-protected-resource/mcp/ns/v").json()
         assert (shown["resource"], shown["scopes_supported"]) == (f"{AUDIENCE}/ns/v", ["mcp"])
+
+
+@pytest.mark.duty("access.login", "limits.calls")
+def test_servers_and_limits_know_the_caller(issuer: Issuer, one: ScriptedServer, tmp_path: Path) -> None:
+    """By the subject of the token, never by what a client says."""
+    wants = {"forwardHeaders": ["x-mcp-subject"]}
+    limits = {"calls": [{"perMinute": 1, "burst": 4, "each": ["caller"]}]}
+    servers = [entry("ns/one", one.url, "a_") | wants]
+    with gateway(tmp_path, servers, authentication={"issuers": [issuer.entry()]}, limits=limits) as running:
+        wait_until(lambda: Client(running.url, **bearer(issuer.token())).initialized.status_code == 200, "the keys")
+        for name in ("alice", "bob"):
+            with running.client(**bearer(issuer.token(sub=name)), x_mcp_subject="root") as client:
+                for _ in range(4):
+                    assert succeeded(client.send(CALL))
+                    assert one.calls("tools/call")[-1].headers["x-mcp-subject"] == name
+                assert client.send(CALL).json()["error"]["data"]["reason"] == "Limited"
