@@ -322,6 +322,8 @@ SECURITY: Final = (
          "The metadata of the protected resource are served at both paths, for each endpoint, without a token."),
     Duty("access.keys", "interface.md, Who may call what", BROKER,
          "Keys of issuers are followed; while there are none 503, and those that are there stay while the issuer is away."),
+    Duty("access.explain", "interface.md, Command line", CLI,
+         "access explain says which rules hold for a caller, what it sees, and which rule allows a tool or why none does."),
     Duty("access.rules", "interface.md, Who may call what", ROUTER | BROKER,
          "What no rule allows a caller is neither listed nor callable; a change of rules counts at once."),
     Duty("limits.configured", "issue 19", SOURCE,

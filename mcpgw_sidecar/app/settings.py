@@ -12,6 +12,7 @@ from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard, host_name
 from mcpgw_sidecar.model import timeouts
+from mcpgw_sidecar.model.access import Access
 from mcpgw_sidecar.model.hosts import EVERYWHERE
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources.objects import Ref
@@ -131,6 +132,17 @@ def envoy_settings(settings: Settings, broker: Address, router: Address, secret:
         heap=settings.envoy_heap,
         secret=secret,
     )
+
+
+def warn_if_open(settings: Settings, access: Access) -> None:
+    """Say so, once, where everybody of a network may call everything."""
+    if settings.envoy_dir is not None and access.authentication is None and settings.gateway_address.host not in LOOPBACK:
+        log.warning(
+            "The gateway is open to the network and asks nobody who they are: "
+            "configure authentication, bind loopback, or put a proxy that asks in front",
+            address=str(settings.gateway_address),
+            tls=settings.gateway_tls_cert is not None,
+        )
 
 
 def stamps_of(settings: Settings) -> StampFile | Brief | None:

@@ -47,30 +47,42 @@ def _values(claims: Mapping[str, Any], name: str) -> frozenset[str]:
 
 def sees_server(rules: frozenset[Rule], virtual: VirtualName | None, server: ServerName) -> bool:
     """Whether some rule gives something of a server."""
-    return any(_is_about(rule, virtual, server) for rule in rules)
+    return any(is_about(rule, virtual, server) for rule in rules)
 
 
 def reads(rules: frozenset[Rule], virtual: VirtualName | None, server: ServerName) -> bool:
     """Whether some rule gives all of a server, its resources included."""
-    return any(not rule.tools and _is_about(rule, virtual, server) for rule in rules)
+    return any(not rule.tools and is_about(rule, virtual, server) for rule in rules)
 
 
 def sees(rules: frozenset[Rule], virtual: VirtualName | None, kind: Kind, item: Owned) -> bool:
     """Whether some rule gives an item. A rule with tools gives tools alone."""
-    about = [rule for rule in rules if _is_about(rule, virtual, item.server.name)]
+    about = [rule for rule in rules if is_about(rule, virtual, item.server.name)]
     if any(not rule.tools for rule in about):
         return True
     bare = json.loads(item.upstream_key) if about and kind is TOOL else ""
-    return any(_any_of(rule.tools, bare) for rule in about) if bare else False
+    return any(any_of(rule.tools, bare) for rule in about) if bare else False
 
 
-def _is_about(rule: Rule, virtual: VirtualName | None, server: ServerName) -> bool:
-    if rule.virtual_servers and not (virtual is not None and _any_of(rule.virtual_servers, virtual)):
+def missing(allowed: Allowed, claims: Mapping[str, Any]) -> list[str]:
+    """What a caller lacks, for each alternative, in words."""
+    return [
+        " and ".join(
+            f"{name} has none of {', '.join(sorted(values))}" for name, values in each if not values & _values(claims, name)
+        )
+        for each in allowed
+    ]
+
+
+def is_about(rule: Rule, virtual: VirtualName | None, server: ServerName) -> bool:
+    """Whether a rule counts at an endpoint, for a server."""
+    if rule.virtual_servers and not (virtual is not None and any_of(rule.virtual_servers, virtual)):
         return False
-    return not rule.servers or _any_of(rule.servers, server)
+    return not rule.servers or any_of(rule.servers, server)
 
 
-def _any_of(globs: tuple[str, ...], name: str) -> bool:
+def any_of(globs: tuple[str, ...], name: str) -> bool:
+    """Whether one of the globs fits."""
     return any(fits(glob, name) for glob in globs)
 
 

@@ -20,10 +20,11 @@ from click.core import ParameterSource
 from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
 from mcpgw_sidecar.cli import options
+from mcpgw_sidecar.cli.access import access_command
 from mcpgw_sidecar.cli.cluster import inject_command, manifests_command, webhook_command
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import tools
-from mcpgw_sidecar.config.source import load
+from mcpgw_sidecar.config.source import load, load_access
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT
 from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
 from mcpgw_sidecar.errors import (
@@ -75,7 +76,7 @@ def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
         raise click.UsageError(misspelt)
 
 
-for _command in (manifests_command, inject_command, webhook_command, tools):
+for _command in (manifests_command, inject_command, webhook_command, tools, access_command):
     cli.add_command(_command)
 
 
@@ -145,9 +146,12 @@ def demo_servers(ports: tuple[int, int, int], bind: str, any_name: bool) -> None
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> None:
+@click.option("--access", type=click.Path(path_type=Path), help="The access document that belongs to it.")
+def check(file: Path, access: Path | None) -> None:
     """Validate a configuration FILE and print every problem with its place; exit 64 if there is one."""
-    desired = load(file)
+    desired = load(file, has_access=access is not None)
+    if access is not None:
+        load_access(access)
     problems = [
         f"{file}: server {server.name}: {key} {path}: no such file"
         for server in desired.servers
@@ -290,10 +294,3 @@ def _warn_of_exposed(settings: Settings) -> None:
     for name, address in (("broker_address", settings.broker), ("router_address", settings.router)):
         if address.path is None and host_name(str(address)) not in LOOPBACK:
             log.warning("Listens beyond this machine: clients can go around Envoy", option=name, address=str(address))
-    gateway = settings.gateway_address
-    if settings.envoy_dir is not None and host_name(str(gateway)) not in LOOPBACK:
-        log.warning(
-            "The gateway is open to the network and asks nobody who they are: bind loopback, or put a proxy that asks in front",
-            address=str(gateway),
-            tls=settings.gateway_tls_cert is not None,
-        )

@@ -244,7 +244,9 @@ run_options = _stack(
         ),
         option("--kubernetes", is_flag=True, help="The configuration is MCPServer resources; instead of --config."),
         option(
-            "--access", type=_FILE, help="Limits, if they do not stand in the file of --config; followed while it changes."
+            "--access",
+            type=_FILE,
+            help="Login, rules and limits, if they do not stand in the file of --config; followed while it changes.",
         ),
         option(
             "--namespace",

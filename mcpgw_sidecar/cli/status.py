@@ -110,6 +110,9 @@ def _lines(document: dict[str, Any]) -> list[str]:
     for virtual in document.get("virtualServers", ()):
         missing_tools = f"; no server offers {', '.join(virtual['missing'])}" if virtual["missing"] else ""
         lines.append(f"virtual server {virtual['name']}: {virtual['tools']} tools{missing_tools}")
+    for issuer in document.get("authentication", {}).get("issuers", ()):
+        keys = "its keys are here" if issuer["keys"] else "NO KEYS, no token of it can be verified"
+        lines.append(f"issuer {issuer['issuer']}: {keys}" + (f" ({issuer['error']})" if issuer["error"] else ""))
     kubernetes = document.get("kubernetes")
     if kubernetes is not None:
         writes = "this sidecar" if kubernetes["writesStatus"] else "another sidecar"

@@ -37,7 +37,7 @@ def new_sessions(rate: Rate) -> Resource:
 
 
 def of_calls(calls: tuple[CallLimit, ...], *, has_login: bool = False) -> list[Resource]:
-    """The filters of the limits of calls, in order. With a login callers are known by their subject."""
+    """The filters of the limits of calls, in order. After a login a caller is its subject."""
     keys = _KEYS | ({limits.CALLER: _SUBJECT} if has_login else {})
     return [
         _filter(f"mcpgw_limit_{index}", each.rate, [*_conditions(each), *(keys[key] for key in each.each)], each.words)

@@ -6,13 +6,26 @@ import base64
 import json
 from typing import Any
 
+import attrs
 import pytest
 
+from mcpgw_sidecar.catalog.federation import federate
+from mcpgw_sidecar.catalog.items import Item, read_item
+from mcpgw_sidecar.catalog.offers import Discovered
+from mcpgw_sidecar.catalog.rights import missing
 from mcpgw_sidecar.config.decode import decode, decode_access
+from mcpgw_sidecar.envoy.entries import shown_to
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.inbound.callers import Caller, caller_of, challenge, metadata
-from mcpgw_sidecar.model.access import Authentication, Issuer, Rule
-from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.inbound.classify import Inbound, classify
+from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard
+from mcpgw_sidecar.model.access import Access, Authentication, Issuer, Rule
+from mcpgw_sidecar.model.decisions import HttpRequest, Reject
+from mcpgw_sidecar.model.kinds import TOOL
+from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
+from mcpgw_sidecar.model.servers import Server, VirtualServer
+from mcpgw_sidecar.model.sessions import Session, SessionState
+from mcpgw_sidecar.sessions.tokens import parse_keys
 
 IDP = Issuer(issuer="https://idp", audiences=("https://gw/mcp",), jwks_uri="https://idp/keys")
 LOGIN = Authentication(issuers=(IDP,), resource="https://gw/mcp")
@@ -96,7 +109,7 @@ def test_the_keys_of_rules() -> None:
 
 def claims(**given: Any) -> dict[str, str]:
     text = base64.urlsafe_b64encode(json.dumps({"iss": "https://idp", "sub": "alice"} | given).encode()).decode()
-    return {"x-mcp-claims": text.rstrip("="), ":path": "/mcp?x=1", ":authority": "h:1"}
+    return {"x-mcp-claims": text.rstrip("="), ":path": "/mcp?x=1"}
 
 
 @pytest.mark.duty("access.login")
@@ -154,3 +167,71 @@ def test_the_metadata_and_the_challenge_without_a_resource() -> None:
     assert metadata(well_known, login)["resource"] == "https://h:1/mcp/ns/v"
     assert metadata(well_known, LOGIN)["resource"] == "https://gw/mcp/ns/v"
     assert metadata({":path": "/.well-known/oauth-protected-resource"}, LOGIN)["resource"] == "https://gw/mcp"
+
+
+RULES = (
+    Rule(servers=("ns/*",), tools=("*re*t",), allow=((("groups", frozenset({"g"})),),)),
+    Rule(virtual_servers=("v",), allow=((),)),
+)
+OWN = VirtualServer(name=VirtualName("v"), tools=("a_greet",), allow=((("groups", frozenset({"boss"})),),))
+ONE = Server(name=ServerName("ns/one"), url="http://h/mcp", hostname="h", tool_prefix="a_")
+GREET = read_item(TOOL, '{"name":"greet","inputSchema":{"type":"object"}}')
+SESSION = Session(
+    key="k", expires=1000, protocol_version="2025-11-25", client_info=JsonText("{}"), capabilities=JsonText("{}")
+)
+KEYS = parse_keys("k" * 40, "f")
+
+
+def climbed(headers: dict[str, str], access: Access, path: str = "/mcp", owner: str = "") -> Inbound | Reject:
+    assert isinstance(GREET, Item)
+    catalog = federate((ONE,), {ONE.name: Discovered({"tool": (GREET,)})}, (OWN,), access).snapshot
+    sent = {":method": "POST", ":authority": "localhost", "content-type": "application/json", **headers, ":path": path}
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
+    state = SessionState(session=attrs.evolve(SESSION, owner=owner), upstreams={})
+    return classify(HttpRequest(headers=sent, body=body), state, catalog, Guard(hosts=LOOPBACK))
+
+
+@pytest.mark.duty("access.owner", "access.rules")
+def test_the_ladder_knows_the_caller() -> None:
+    access = Access(authentication=LOGIN, rules=RULES)
+    caller = caller_of(claims(groups=["g"]), LOGIN)
+    assert isinstance(caller, Caller)
+    inbound = climbed(claims(groups=["g"]), access, owner=caller.owner)
+    assert isinstance(inbound, Inbound)
+    assert inbound.caller == caller
+    assert list(inbound.view.of(TOOL).owned) == ["a_greet"]
+    for refused, status in (
+        (climbed({}, access), 401),
+        (climbed(claims(), access, owner="another"), 404),
+        (climbed(claims(), Access(authentication=LOGIN), owner=""), 404),
+        (climbed(claims(groups="g"), access, "/mcp/v", caller.owner), 404),
+        (climbed({}, Access(bare=False)), 404),
+        (climbed({}, Access(), owner=caller.owner), 404),
+    ):
+        assert isinstance(refused, Reject)
+        assert refused.status == status
+    own = climbed(claims(groups=["boss"]), access, "/mcp/v", caller.owner)
+    assert isinstance(own, Inbound)
+    assert list(own.view.of(TOOL).owned) == ["a_greet"]
+
+
+@pytest.mark.duty("access.owner")
+def test_a_session_id_says_whose_it_is() -> None:
+    for owner in ("", "alice"):
+        sealed = attrs.evolve(SESSION, owner=owner)
+        assert KEYS.verify(KEYS.seal(sealed), 0.0) == sealed
+
+
+@pytest.mark.duty("access.rules")
+def test_envoy_keeps_apart_what_callers_of_other_rules_see() -> None:
+    words = {shown_to(SESSION, rules) for rules in (None, frozenset(), frozenset(RULES), frozenset(RULES[:1]))}
+    assert len(words) == 4
+    assert all(word.isalpha() and word.islower() for word in words)
+    assert shown_to(SESSION, frozenset(reversed(RULES))) == shown_to(SESSION, frozenset(RULES))
+
+
+@pytest.mark.duty("access.explain")
+def test_what_a_caller_lacks() -> None:
+    allow = ((("groups", frozenset({"b", "a"})), ("sub", frozenset({"s"}))), (("role", frozenset({"r"})),))
+    assert missing(allow, {"sub": "s"}) == ["groups has none of a, b", "role has none of r"]
+    assert missing(((),), {}) == [""]

@@ -1,0 +1,123 @@
+"""`mcpgw-sidecar access explain`: which rules hold for a caller, what it sees, and why not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mcpgw_sidecar.catalog.rights import allows, any_of, is_about, missing
+from mcpgw_sidecar.config.source import load, load_access
+from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.access import Access, Rule
+from mcpgw_sidecar.model.names import ServerName, VirtualName
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group("access")
+def access_command() -> None:
+    """Who may call what."""
+
+
+@access_command.command("explain")
+@click.option("--config", type=_FILE, help="The configuration: its servers, and its rules if --access is not given.")
+@click.option("--access", type=_FILE, help="The access document.")
+@click.option("--token", type=_FILE, help="File with a token; its claims are read, its signature is not verified.")
+@click.option("--claims", help="Claims as JSON, in place of a token.")
+@click.option("--virtual-server", help="At this virtual server; default: at the bare endpoint.")
+@click.option("--server", help="With --tool: which rule allows it, or why none does.")
+@click.option("--tool", help="Name of a tool as its server has it.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def explain(config: Path | None, access: Path | None, as_json: bool, **values: Any) -> None:  # noqa: ANN401, FBT001  # click's
+    """Say which rules hold for a caller, what it sees, and which rule allows or why none does.
+
+    \b
+      mcpgw-sidecar access explain --config config.yaml --claims '{"groups": ["agents"]}'
+      mcpgw-sidecar access explain --access access.yaml --token token.jwt --server team-a/one --tool get_it
+    """
+    if config is None and access is None:
+        raise click.UsageError("Where are the rules? Give --access FILE or --config FILE")
+    desired = None if config is None else load(config, has_access=access is not None)
+    document = load_access(access) if access is not None else desired.access if desired is not None else Access()
+    claims = _claims(values["token"], values["claims"])
+    virtual = None if values["virtual_server"] is None else VirtualName(values["virtual_server"])
+    servers = [server.name for server in desired.enabled] if desired is not None else []
+    asked = None if values["server"] is None or values["tool"] is None else (ServerName(values["server"]), values["tool"])
+    answer = explained(document, claims, virtual, servers, asked)
+    click.echo(json.dumps(answer, indent=2) if as_json else _words(answer))
+
+
+def explained(
+    access: Access,
+    claims: Mapping[str, Any],
+    virtual: VirtualName | None,
+    servers: list[ServerName],
+    asked: tuple[ServerName, str] | None,
+) -> dict[str, Any]:
+    """The answer as plain values."""
+    rules = [
+        {"rule": index, "holds": allows(rule.allow, claims), "gives": _gives(rule), "missing": missing(rule.allow, claims)}
+        for index, rule in enumerate(access.rules or ())
+    ]
+    held = [(index, rule) for index, rule in enumerate(access.rules or ()) if allows(rule.allow, claims)]
+    sees = {name: _seen(name, access, [rule for _, rule in held], virtual) for name in servers}
+    answer: dict[str, Any] = {"claims": dict(claims), "rules": rules, "sees": sees}
+    if access.rules is None:
+        answer["note"] = "there is no authorization: whoever is authenticated may use everything"
+    if asked is not None:
+        server, tool = asked
+        by = [
+            index for index, rule in held if is_about(rule, virtual, server) and (not rule.tools or any_of(rule.tools, tool))
+        ]
+        answer["tool"] = {"server": server, "tool": tool, "allowed": access.rules is None or bool(by), "by": by}
+    return answer
+
+
+def _claims(token: Path | None, text: str | None) -> Mapping[str, Any]:
+    if (token is None) == (text is None):
+        raise click.UsageError("Who calls? Give --token FILE or --claims JSON")
+    try:
+        if token is not None:
+            payload = token.read_text(encoding="utf-8").strip().removeprefix("Bearer ").split(".")[1]
+            text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode()
+        claims = json.loads(text or "")
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigurationError([f"{token or '--claims'}: holds no claims: {error}"]) from None
+    if not isinstance(claims, dict):
+        raise ConfigurationError([f"{token or '--claims'}: holds no claims: write an object"])
+    return claims
+
+
+def _gives(rule: Rule) -> dict[str, list[str]]:
+    parts = {"servers": rule.servers, "virtualServers": rule.virtual_servers, "tools": rule.tools}
+    return {key: list(globs) for key, globs in parts.items() if globs}
+
+
+def _seen(server: ServerName, access: Access, held: list[Rule], virtual: VirtualName | None) -> list[str]:
+    """`*` for all of a server, else globs of tools; nothing for nothing."""
+    if access.rules is None:
+        return ["*"]
+    about = [rule for rule in held if is_about(rule, virtual, server)]
+    return ["*"] if any(not rule.tools for rule in about) else sorted({glob for rule in about for glob in rule.tools})
+
+
+def _words(answer: dict[str, Any]) -> str:
+    lines = [answer["note"]] if "note" in answer else []
+    for rule in answer["rules"]:
+        gives = "; ".join(f"{key} {', '.join(globs)}" for key, globs in rule["gives"].items()) or "everything"
+        why = "" if rule["holds"] else f": {' or '.join(rule['missing']) or 'it allows nobody'}"
+        lines.append(f"rule {rule['rule']} ({gives}) {'holds' if rule['holds'] else 'does not hold'}{why}")
+    for server, seen in answer["sees"].items():
+        what = "nothing" if not seen else "everything" if seen == ["*"] else f"tools {', '.join(seen)}"
+        lines.append(f"{server}: {what}")
+    if "tool" in answer:
+        tool = answer["tool"]
+        by = f" by rule {', '.join(map(str, tool['by']))}" if tool["by"] else ""
+        verdict = f"is allowed{by}" if tool["allowed"] else "is not allowed: no rule that holds gives it"
+        lines.append(f"tool {tool['tool']} of {tool['server']} {verdict}")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""`access explain` and `check` as an operator types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.access.issuing import Issuer
+from tests.e2e.test_cli import run
+
+CONFIG = """
+servers:
+  - {name: team-a/one, url: "http://h/mcp"}
+  - {name: team-b/one, url: "http://h/mcp"}
+"""
+ACCESS = """
+authorization:
+  - {servers: ["team-a/*"], tools: ["get_*"], allow: [{groups: [agents, admins]}]}
+  - {servers: ["team-b/*"], allow: [{groups: [admins], sub: [x]}, {role: boss}]}
+  - {virtualServers: ["v/*"], allow: [{}]}
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "access.yaml").write_text(ACCESS)
+    return f"--config={tmp_path / 'config.yaml'}", f"--access={tmp_path / 'access.yaml'}"
+
+
+@pytest.mark.duty("access.explain")
+def test_which_rules_hold_and_why_not(files: tuple[str, str], tmp_path: Path) -> None:
+    with Issuer() as issuer:
+        (tmp_path / "token").write_text(issuer.token(groups=["agents"]))
+    asked = ("--server=team-b/one", "--tool=put")
+    shown = run("access", "explain", *files, f"--token={tmp_path / 'token'}", *asked)
+    assert "rule 0 (servers team-a/*; tools get_*) holds" in shown
+    assert (
+        "rule 1 (servers team-b/*) does not hold: groups has none of admins and sub has none of x or role has none of boss"
+        in shown
+    )
+    assert "team-a/one: tools get_*" in shown
+    assert "team-b/one: nothing" in shown
+    assert "tool put of team-b/one is not allowed: no rule that holds gives it" in shown
+    answer = json.loads(run("access", "explain", *files, '--claims={"role": "boss"}', *asked, "--json"))
+    assert answer["tool"] == {"server": "team-b/one", "tool": "put", "allowed": True, "by": [1]}
+    assert answer["sees"] == {"team-a/one": [], "team-b/one": ["*"]}
+    virtual = json.loads(run("access", "explain", *files, "--claims={}", "--virtual-server=v/x", "--json"))
+    assert virtual["sees"] == {"team-a/one": ["*"], "team-b/one": ["*"]}
+    assert "whoever is authenticated may use everything" in run("access", "explain", files[0], "--claims={}")
+
+
+@pytest.mark.duty("access.explain")
+def test_what_cannot_be_explained(files: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("x")
+    for arguments in (
+        ("--claims={}",),
+        files,
+        (*files, "--claims=7"),
+        (*files, "--claims={"),
+        (*files, f"--token={tmp_path / 'token'}"),
+        (*files, f"--token={tmp_path / 'none'}"),
+    ):
+        assert run("access", "explain", *arguments, code=64)
+    assert ": ok, 2 servers" in run("check", files[0].partition("=")[2], files[1])
+    (tmp_path / "access.yaml").write_text("authorization: [{allow: []}]")
+    assert "access.yaml:1: authorization: [0].allow must be a list" in run(
+        "check", files[0].partition("=")[2], files[1], code=64
+    )
