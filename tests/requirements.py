@@ -324,6 +324,8 @@ SECURITY: Final = (
          "Keys of issuers are followed; while there are none 503, and those that are there stay while the issuer is away."),
     Duty("access.explain", "interface.md, Command line", CLI,
          "access explain says which rules hold for a caller, what it sees, and which rule allows a tool or why none does."),
+    Duty("access.flows", "basic/authorization", ROUTER | BROKER,
+         "Official clients log in by themselves, at an authorization server that others wrote, and see what their groups may."),
     Duty("access.rules", "interface.md, Who may call what", ROUTER | BROKER,
          "What no rule allows a caller is neither listed nor callable; a change of rules counts at once."),
     Duty("limits.configured", "issue 19", SOURCE,
