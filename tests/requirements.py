@@ -326,6 +326,8 @@ SECURITY: Final = (
          "access explain says which rules hold for a caller, what it sees, and which rule allows a tool or why none does."),
     Duty("access.flows", "basic/authorization", ROUTER | BROKER,
          "Official clients log in by themselves, at an authorization server that others wrote, and see what their groups may."),
+    Duty("access.credentials", "interface.md, What passes between clients and servers", ROUTER | BROKER | SOURCE,
+         "credentialUse and credentialHeader say where a server's credential goes; nothing shows it, a new one counts at once."),
     Duty("access.rules", "interface.md, Who may call what", ROUTER | BROKER,
          "What no rule allows a caller is neither listed nor callable; a change of rules counts at once."),
     Duty("limits.configured", "issue 19", SOURCE,

@@ -21,7 +21,7 @@ from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, Alternatives
 from mcpgw_sidecar.config.tree import Path, Problem, Tree, hazard, yaml_place
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.access import Access, Authentication, Limits
-from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
+from mcpgw_sidecar.model.servers import DISCOVERY, ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.passing import read_forwarded
 
 T = TypeVar("T", bound=AccessFile)
@@ -216,6 +216,9 @@ def _relation_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) 
             )
         if entry.get("credential") is not None and entry.get("credentialFile") is not None:
             yield Problem((section, index, "credentialFile"), "give credential or credentialFile, not both")
+        has_credential = entry.get("credential") is not None or entry.get("credentialFile") is not None
+        if entry.get("credentialUse", DISCOVERY) != DISCOVERY and not has_credential:
+            yield Problem((section, index, "credentialUse"), "needs a credential or credentialFile")
         if entry.get("caFile") is not None and not str(entry.get("url", "https:")).startswith("https:"):
             yield Problem((section, index, "caFile"), "is for an https url: remove it or change the url")
 

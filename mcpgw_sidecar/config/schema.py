@@ -15,9 +15,11 @@ from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
 from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Allowed, Authentication, Limits, Rule
 from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
 from mcpgw_sidecar.model.patterns import NAME, TOOL_PREFIX, has_valid_labels
-from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
+from mcpgw_sidecar.model.servers import ALWAYS, DISCOVERY, IF_ABSENT, ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.headers import is_header_value
+from mcpgw_sidecar.protocol.passing import is_credential_header
 
+_USES = (DISCOVERY, IF_ABSENT, ALWAYS)
 Rules = tuple[Rule, ...]
 Alternatives = Allowed
 _HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
@@ -106,6 +108,14 @@ class ServerEntry:
         metadata=_checked(is_header_value, "write the whole Authorization value in visible ASCII, such as: Bearer TOKEN"),
     )
     credentialFile: str | None = attrs.field(default=None, metadata=_checked(_is_path, "write the path of a file"))  # noqa: N815
+    credentialHeader: str = attrs.field(  # noqa: N815
+        default="authorization",
+        metadata=_checked(is_credential_header, "write the name of a header that the gateway does not set itself"),
+    )
+    credentialUse: str = attrs.field(  # noqa: N815
+        default=DISCOVERY,
+        metadata=_checked(lambda value: value in _USES, f"write one of {', '.join(_USES)}"),
+    )
     caFile: str | None = attrs.field(default=None, metadata=_checked(_is_path, "write the path of a file"))  # noqa: N815
     callTimeout: str | None = attrs.field(  # noqa: N815
         default=None, metadata=_checked(_is_duration, "write it like 250ms, 30s, 5m, or 0 for none; at most 24h")
@@ -127,6 +137,8 @@ class ServerEntry:
             enabled=self.enabled,
             credential=self.credential,
             credential_file=self.credentialFile,
+            credential_header=self.credentialHeader.lower(),
+            credential_use=self.credentialUse,
             ca_file=self.caFile,
             call_timeout=None if self.callTimeout is None else parse_duration(self.callTimeout),
             discovery_timeout=None if self.discoveryTimeout is None else parse_duration(self.discoveryTimeout),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 
 Resource = dict[str, Any]
+Filters = Callable[[EnvoySettings, Server], list[Resource] | None]
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_TIMEOUT = "5s"
@@ -44,12 +46,14 @@ def cluster_name(server: ServerName) -> str:
     return f"mcp_server/{server}"
 
 
-def clusters(settings: EnvoySettings, servers: tuple[Server, ...]) -> list[Resource]:
-    """All clusters, those of the sidecar first."""
+def clusters(
+    settings: EnvoySettings, servers: tuple[Server, ...], filters: Filters = lambda _settings, _server: None
+) -> list[Resource]:
+    """All clusters, those of the sidecar first. `filters` returns a server's own, if it has any."""
     return [
         own_cluster(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}),
         own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}),
-        *(_upstream(server, settings) for server in servers),
+        *(_upstream(server, settings, filters(settings, server)) for server in servers),
     ]
 
 
@@ -67,7 +71,7 @@ def own_cluster(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
     return _cluster(name, [there], options) | {"connect_timeout": "1s"}
 
 
-def _upstream(server: Server, settings: EnvoySettings) -> Resource:
+def _upstream(server: Server, settings: EnvoySettings, filters: list[Resource] | None) -> Resource:
     url = urlsplit(server.url)
     endpoint = Endpoint(host=url.hostname or "", port=url.port or _DEFAULT_PORTS[url.scheme])
     protocol: Resource = {"explicit_http_config": {"http_protocol_options": {}}}
@@ -76,6 +80,7 @@ def _upstream(server: Server, settings: EnvoySettings) -> Resource:
     options = {
         **protocol,
         "common_http_protocol_options": {"idle_timeout": _IDLE},
+        **({"http_filters": filters} if filters is not None else {}),
     }
     found = [attrs.evolve(endpoint, host=each) for each in server.addresses] or [endpoint]
     cluster = _cluster(cluster_name(server.name), found, options)

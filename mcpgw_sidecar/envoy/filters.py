@@ -181,17 +181,22 @@ def messages(source: str) -> Resource:
 
 def last(refused: str, heal: str) -> Resource:
     """Envoy's own router, with refused.lua and heal.lua where they have something to do."""
+    config = {"@type": type_url(f"{HTTP}.router.v3.Router"), "upstream_http_filters": at_server(refused, heal)}
+    return {"name": ROUTER, "typed_config": config}
+
+
+def at_server(refused: str, heal: str, *more: Resource) -> list[Resource]:
+    """The filters of each attempt at a server; a cluster with `more` has them, not the router."""
     # Attempts share the headers: heal.lua removes the mark at the first attempt.
     again = header(h.ATTEMPT, {"safe_regex": {"google_re2": {}, "regex": "[2-9]"}})
     something = _any_of(again, header(h.X_MEMO, {"exact": h.KEPT}))
     codec = {"@type": type_url(f"{HTTP}.upstream_codec.v3.UpstreamCodec")}
-    upstream = [
+    return [
         _matched("mcpgw_refused", lua("mcpgw_refused", refused), _skip_answers()),
         only("mcpgw_heal", lua("mcpgw_heal", heal), something),
+        *more,
         {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
     ]
-    config = {"@type": type_url(f"{HTTP}.router.v3.Router"), "upstream_http_filters": upstream}
-    return {"name": ROUTER, "typed_config": config}
 
 
 def all_of(*predicates: Resource) -> Resource:

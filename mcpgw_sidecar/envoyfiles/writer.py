@@ -16,16 +16,18 @@ from typing import Any
 import trio
 import yaml
 
+from mcpgw_sidecar.envoy import credentials
 from mcpgw_sidecar.envoy.clusters import Resource, clusters
 from mcpgw_sidecar.envoy.listener import bootstrap, listeners
 from mcpgw_sidecar.envoy.routes import routes
 from mcpgw_sidecar.envoy.settings import EnvoySettings
-from mcpgw_sidecar.errors import UnavailableError
+from mcpgw_sidecar.errors import UnavailableError, UpstreamError
 from mcpgw_sidecar.model.access import Access
 from mcpgw_sidecar.model.servers import Desired, Server
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.files import replace_text
 from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.upstream.words import credential_of
 
 log = get_logger(__name__)
 
@@ -48,6 +50,7 @@ class EnvoyFiles:
         self.versions: dict[str, str] = {}
         self.clusters: frozenset[str] = frozenset()
         self.error: str | None = None
+        self._credentials: dict[str, str] = {}
 
     def write_first(self, desired: Desired, *, anew: bool = True) -> None:
         """Write all files before Envoy starts. Raises UnavailableError.
@@ -86,16 +89,36 @@ class EnvoyFiles:
                 log.error("Envoy files not written", directory=str(self._directory), error=error.strerror)  # noqa: TRY400
                 await trio.sleep(RETRY)
                 continue
-            with trio.move_on_after(LINGER if removed_servers else math.inf) as patience:
+            has_files = any(server.gives_credential and server.credential_file for server in servers)
+            patience = LINGER if removed_servers or has_files else math.inf
+            with trio.move_on_after(patience) as waiting:
                 version = await desired.wait_after(version)
-            file_servers = servers if patience.cancelled_caught else servers + removed_servers
+            file_servers = servers if waiting.cancelled_caught else servers + removed_servers
 
     def _write_all(self, servers: tuple[Server, ...], access: Access) -> None:
-        cluster_resources = clusters(self._settings, servers)
+        self._write_credentials(servers)
+        cluster_resources = clusters(self._settings, servers, credentials.filters)
         self._write_resources(CDS, cluster_resources)
         self.clusters = frozenset(cluster["name"] for cluster in cluster_resources)
         self._write_resources(RDS, [routes(self._settings, servers, access)])
         self._write_resources(LDS, listeners(self._settings, servers, access))
+
+    def _write_credentials(self, servers: tuple[Server, ...]) -> None:
+        """Write the credentials that Envoy puts into calls, for the owner alone."""
+        for server in servers:
+            if not server.gives_credential:
+                continue
+            try:
+                value = credential_of(server)
+            except UpstreamError as error:  # the last good one stays; the server's own status says why
+                log.warning("Credential for Envoy not read", server=server.name, error=str(error))
+                continue
+            name = credentials.file_of(server.name)
+            text = _dump(credentials.secret(server.name, value or ""))
+            if self._credentials.get(name) != text:
+                (self._directory / credentials.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+                replace_text(self._directory / name, _HEAD + text, mode=0o600)
+                self._credentials[name] = text
 
     def _write_resources(self, name: str, resources: list[Resource]) -> None:
         body = _dump({"resources": resources})

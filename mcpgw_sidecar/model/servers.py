@@ -22,12 +22,20 @@ class ForwardedHeader:
     required: bool = False
 
 
+DISCOVERY, IF_ABSENT, ALWAYS = "discovery", "ifAbsent", "always"
+"""Uses of a server's credential.
+
+For the gateway's own requests alone, also for clients' that bring no such header, or for all.
+"""
+
+
 @attrs.frozen(kw_only=True)
 class Server:
     """One MCP server behind the gateway.
 
     Times are in seconds, None for the gateway's own. A `call_timeout` of 0 means none;
-    `discovery_timeout` is that of one of the gateway's own requests. `forwarded` are the headers of
+    `discovery_timeout` is that of one of the gateway's own requests. `credential_use` says which
+    requests get the credential, in `credential_header`. `forwarded` are the headers of
     clients that the server gets besides those that all servers get (protocol/passing.py). Nobody
     looks at the answers of a `trusted` one. `addresses` are those of the URL's host where they were
     judged (resources/external.py): nobody resolves it again.
@@ -40,6 +48,8 @@ class Server:
     enabled: bool = True
     credential: str | None = attrs.field(default=None, repr=False)
     credential_file: str | None = None
+    credential_header: str = "authorization"
+    credential_use: str = DISCOVERY
     ca_file: str | None = None
     call_timeout: float | None = None
     discovery_timeout: float | None = None
@@ -50,6 +60,11 @@ class Server:
     def moved_from(self, other: Server) -> bool:
         """Whether a session with `other` is not valid here: the URL differs, or the CA file."""
         return (self.url, self.ca_file) != (other.url, other.ca_file)
+
+    @property
+    def gives_credential(self) -> bool:
+        """Whether clients' requests get the server's credential."""
+        return self.credential_use != DISCOVERY and (self.credential is not None or self.credential_file is not None)
 
     @property
     def shown_url(self) -> str:

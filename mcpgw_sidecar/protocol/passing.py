@@ -86,6 +86,11 @@ def read_forwarded(values: object) -> tuple[ForwardedHeader, ...]:
     return headers
 
 
+def is_credential_header(name: str) -> bool:
+    """Whether a server's credential may stand in a header of this name."""
+    return bool(_NAME.fullmatch(name.lower())) and not _RESERVED.fullmatch(name.lower())
+
+
 def _read_header(value: object) -> ForwardedHeader:
     entry: Any = {"name": value} if isinstance(value, str) else value
     if (

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from mcpgw_sidecar.model.servers import DISCOVERY
 from mcpgw_sidecar.resources.kinds import (
     GATEWAY_GROUP,
     GRANT,
@@ -59,6 +60,8 @@ class McpServer:
     kind: str
     route: Ref
     credential: tuple[str, str] | None
+    credential_header: str
+    credential_use: str
     forwarded: object
     status: Raw = attrs.field(eq=False)
 
@@ -161,6 +164,8 @@ def _mcp_server(raw: Raw) -> McpServer:
         kind=target.get("kind", HTTP_ROUTE.name),
         route=Ref(target.get("namespace") or ref.namespace, target["name"]),
         credential=(credential["name"], credential.get("key", "token")) if credential else None,
+        credential_header=spec.get("credentialHeader", "authorization"),
+        credential_use=spec.get("credentialUse", DISCOVERY),
         forwarded=spec.get("forwardHeaders") or [],
         status=raw.get("status") or {},
     )

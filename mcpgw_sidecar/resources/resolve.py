@@ -34,7 +34,7 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.patterns import MAX_NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
-from mcpgw_sidecar.protocol.passing import read_forwarded
+from mcpgw_sidecar.protocol.passing import is_credential_header, read_forwarded
 from mcpgw_sidecar.resources import external
 from mcpgw_sidecar.resources.kinds import (
     CREDENTIAL_LABEL,
@@ -126,6 +126,9 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
         forwarded = read_forwarded(mcp_server.forwarded)
     except ValueError as error:
         return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=f"forwardHeaders: {error}"))
+    if not is_credential_header(mcp_server.credential_header):
+        fault = f"credentialHeader {mcp_server.credential_header}: the gateway sets this header itself, name another"
+        return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=fault))
     credential = _credential(mcp_server, lookup)
     server = Server(
         name=ServerName(str(route.ref)),
@@ -134,6 +137,8 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
         addresses=address.addresses,
         tool_prefix=mcp_server.prefix,
         credential=credential if isinstance(credential, str) else None,
+        credential_header=mcp_server.credential_header.lower(),
+        credential_use=mcp_server.credential_use,
         forwarded=forwarded,
     )
     return Resolution(server=server, problem=credential if isinstance(credential, Problem) else None)

@@ -30,6 +30,7 @@ from mcpgw_sidecar.protocol.jsontext import Member, parse_object
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.upstream.messages import BOM, MAX_ANSWER, events_of, media_type
 from mcpgw_sidecar.upstream.pool import HttpClients, target
+from mcpgw_sidecar.upstream.words import with_credential
 
 DRAIN = 0.1  # seconds in which the rest of an answer is read
 MAX_DRAINED = 65536  # bytes of it
@@ -87,7 +88,10 @@ class Exchanger:
         if not descriptors.has_room():
             raise UpstreamError("Busy", "was not asked: the gateway has too many open connections at the moment")
         http = await self.http.wait_for(server)
-        fields = {name.encode("latin-1"): value.encode("latin-1") for name, value in {"accept": _ACCEPT, **headers}.items()}
+        fields = {
+            name.encode("latin-1"): value.encode("latin-1")
+            for name, value in {"accept": _ACCEPT, **with_credential(server, headers)}.items()
+        }
         if body is not None:
             fields[b"content-type"] = h.JSON.encode()
         timeout = httpx2.Timeout(self._limit(server), connect=timeouts.CONNECT, read=silence)

@@ -5,6 +5,7 @@ Servers get a client's words and the broker's credential, clients the failure of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import reasons
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.servers import IF_ABSENT, Server
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.statuses import failure
@@ -49,6 +50,22 @@ def own_headers(server: Server) -> dict[str, str]:
 
     Raises UpstreamError when the credential cannot be read.
     """
+    credential = credential_of(server)
+    return {server.credential_header: credential} if credential else {}
+
+
+def with_credential(server: Server, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers of a client's request, with the server's credential where that is wanted.
+
+    Raises UpstreamError when the credential cannot be read.
+    """
+    if not server.gives_credential or (server.credential_use == IF_ABSENT and headers.get(server.credential_header)):
+        return headers
+    return {**headers, **own_headers(server)}
+
+
+def credential_of(server: Server) -> str | None:
+    """The credential of a server, from its file if it has one. Raises UpstreamError."""
     credential = server.credential
     if server.credential_file is not None:
         try:
@@ -59,7 +76,7 @@ def own_headers(server: Server) -> dict[str, str]:
         if not is_header_value(credential):
             reason = f"credentialFile {server.credential_file} holds no single line of visible ASCII"
             raise UpstreamError("BadCredential", reason)
-    return {"authorization": credential} if credential else {}
+    return credential
 
 
 def rejection(server: Server, error: UpstreamError) -> Reject:

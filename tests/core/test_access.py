@@ -14,6 +14,7 @@ from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.rights import missing
 from mcpgw_sidecar.config.decode import decode, decode_access
+from mcpgw_sidecar.envoy.credentials import secret
 from mcpgw_sidecar.envoy.entries import shown_to
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.inbound.callers import Caller, caller_of, challenge, metadata
@@ -235,3 +236,21 @@ def test_what_a_caller_lacks() -> None:
     allow = ((("groups", frozenset({"b", "a"})), ("sub", frozenset({"s"}))), (("role", frozenset({"r"})),))
     assert missing(allow, {"sub": "s"}) == ["groups has none of a, b", "role has none of r"]
     assert missing(((),), {}) == [""]
+
+
+@pytest.mark.duty("access.credentials")
+def test_the_keys_of_credentials() -> None:
+    (server,) = decode(
+        "servers: [{name: a, url: 'http://h', credential: k, credentialHeader: X-Key, credentialUse: ifAbsent}]", "f"
+    ).servers
+    assert (server.credential_header, server.credential_use, server.gives_credential) == ("x-key", "ifAbsent", True)
+    for more, remedy in (
+        ("credentialUse: always", "needs a credential or credentialFile"),
+        ("credential: k, credentialUse: never", "write one of discovery, ifAbsent, always"),
+        ("credential: k, credentialHeader: host", "name of a header that the gateway does not set itself"),
+        ("credential: k, credentialHeader: x-mcp-a", "name of a header that the gateway does not set itself"),
+    ):
+        with pytest.raises(ConfigurationError, match=remedy):
+            decode(f"servers: [{{name: a, url: 'http://h', {more}}}]", "f")
+    content = secret(ServerName("ns/one"), "value")
+    assert content["resources"][0]["generic_secret"] == {"secret": {"inline_string": "value"}}

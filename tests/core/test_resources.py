@@ -270,6 +270,16 @@ def test_credentials() -> None:
     assert index.trouble(SECRET.name, None) == {Ref(NS, "s")}
 
 
+@pytest.mark.duty("kube.credential", "access.credentials")
+def test_where_a_credential_goes_and_when() -> None:
+    spec = {"credentialRef": {"name": "key"}, "credentialHeader": "X-Api-Key", "credentialUse": "always"}
+    found = server(mcp(**spec), route(), service(), secret(token="k"))
+    assert (found.credential, found.credential_header, found.credential_use) == ("k", "x-api-key", "always")
+    assert found.gives_credential
+    assert not server(mcp(**spec), route(), service()).gives_credential, "there is none"
+    assert reason(mcp(**(spec | {"credentialHeader": "Host"})), route(), service()) == "InvalidSpec"
+
+
 @pytest.mark.duty("kube.credential")
 def test_secrets_are_read_in_the_namespaces_that_are_named() -> None:
     base = (mcp(credentialRef={"name": "key"}), route(), service(), secret(token="Bearer x"))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from mcpgw_sidecar.config.decode import decode
+from mcpgw_sidecar.envoy import credentials
 from mcpgw_sidecar.envoy.clusters import clusters
 from mcpgw_sidecar.envoy.listener import bootstrap, listeners
 from mcpgw_sidecar.envoy.routes import routes
@@ -49,7 +50,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "bootstrap": bootstrap(settings),
         "lds": listeners(settings, servers, access),
         "rds": routes(settings, servers, access),
-        "cds": clusters(settings, servers),
+        "cds": clusters(settings, servers, credentials.filters),
     }
     return {name: result[name] for name in document.get("show", result)}
 
