@@ -328,6 +328,8 @@ SECURITY: Final = (
          "Official clients log in by themselves, at an authorization server that others wrote, and see what their groups may."),
     Duty("access.credentials", "interface.md, What passes between clients and servers", ROUTER | BROKER | SOURCE,
          "credentialUse and credentialHeader say where a server's credential goes; nothing shows it, a new one counts at once."),
+    Duty("access.audit", "interface.md, Command line", CLI,
+         "audit answers who called what since when from Envoy's lines, as a table or JSON."),
     Duty("access.rules", "interface.md, Who may call what", ROUTER | BROKER,
          "What no rule allows a caller is neither listed nor callable; a change of rules counts at once."),
     Duty("limits.configured", "issue 19", SOURCE,

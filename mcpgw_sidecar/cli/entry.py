@@ -21,6 +21,7 @@ from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
 from mcpgw_sidecar.cli import options
 from mcpgw_sidecar.cli.access import access_command
+from mcpgw_sidecar.cli.audit import audit_command
 from mcpgw_sidecar.cli.cluster import inject_command, manifests_command, webhook_command
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import tools
@@ -76,7 +77,7 @@ def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
         raise click.UsageError(misspelt)
 
 
-for _command in (manifests_command, inject_command, webhook_command, tools, access_command):
+for _command in (manifests_command, inject_command, webhook_command, tools, access_command, audit_command):
     cli.add_command(_command)
 
 

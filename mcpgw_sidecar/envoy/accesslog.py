@@ -36,6 +36,8 @@ def access_log(authentication: Authentication | None = None) -> Resource:
         "bytes_in": "%BYTES_RECEIVED%",
         "bytes_out": "%BYTES_SENT%",
         "request_id": "%REQ(X-REQUEST-ID)%",
+        "user_agent": "%REQ(USER-AGENT)%",
+        "traceparent": "%REQ(TRACEPARENT)%",
     }
     return {
         "name": "envoy.access_loggers.stdout",

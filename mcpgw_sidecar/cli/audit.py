@@ -1,0 +1,99 @@
+"""`mcpgw-sidecar audit`: who called what since when, from the lines of Envoy's access log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mcpgw_sidecar.admin.envoystats import outcome_of
+from mcpgw_sidecar.cli.types import DURATION
+from mcpgw_sidecar.errors import ConfigurationError
+
+_COLUMNS = ("time", "subject", "client", "method", "tool", "server", "outcome", "reason", "duration_ms", "request_id")
+_PIPED = 240  # columns
+
+
+@click.command("audit")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="[FILE]...")
+@click.option("--since", type=DURATION, help="Only what is not older, like 30m or 24h.")
+@click.option("--subject", help="Only calls of this caller.")
+@click.option("--tool", help="Only calls of this tool, prompt or resource.")
+@click.option("--server", help="Only calls to this server.")
+@click.option(
+    "--outcome", help="Only calls with this outcome: ok, rejected, limited, unauthorized, unavailable, timeout, ..."
+)
+@click.option("--all", "everything", is_flag=True, help="Also lists, pings and streams, not calls alone.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def audit_command(
+    paths: tuple[Path, ...], since: float | None, everything: bool, as_json: bool, **wanted: str | None
+) -> None:  # noqa: FBT001  # click's
+    """Answer "who called what since when" from FILEs with Envoy's lines, or from stdin.
+
+    Other lines are skipped, so a journal or a pod's log will do.
+
+    \b
+      journalctl -o cat -u mcpgw-envoy --since today | mcpgw-sidecar audit --subject alice
+      kubectl logs -n gateway-system deploy/mcp-gateway -c envoy | mcpgw-sidecar audit --tool weather_forecast --json
+    """
+    after = None if since is None else datetime.now(UTC) - timedelta(seconds=since)
+    rows = [row for row in read_rows(_lines(paths)) if _is_wanted(row, after, wanted, everything=everything)]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column.upper(), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("-" if row[column] in {None, ""} else str(row[column])) for column in _COLUMNS))
+    console = Console()
+    (console if console.is_terminal else Console(width=_PIPED)).print(table)
+
+
+def read_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The requests in lines of Envoy's access log, each with its outcome."""
+    for line in lines:
+        start = line.find("{")
+        try:
+            row = json.loads(line[start:]) if start >= 0 else None
+        except ValueError:
+            continue
+        if isinstance(row, dict) and {"time", "status", "request_id", "bytes_in"} <= row.keys():
+            answer = f"{row['status']} {row.get('flags') or '-'} {row.get('reason') or '-'}"
+            yield dict.fromkeys(_COLUMNS) | row | {"outcome": outcome_of(answer)}
+
+
+def _is_wanted(row: dict[str, Any], after: datetime | None, wanted: dict[str, str | None], *, everything: bool) -> bool:
+    if not everything and not row["tool"]:
+        return False
+    if after is not None and _time(row["time"]) < after:
+        return False
+    return all(value is None or row[key] == value for key, value in wanted.items())
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _lines(paths: tuple[Path, ...]) -> Iterator[str]:
+    for path in paths or (Path("-"),):
+        if path == Path("-"):
+            yield from sys.stdin
+            continue
+        try:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                yield from file
+        except OSError as error:
+            raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from None

@@ -1,0 +1,53 @@
+"""`audit`: who called what since when."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.access.issuing import Issuer
+from tests.e2e.stack import PROGRAM, Client, entry, environment, gateway, succeeded, wait_until
+from tests.e2e.test_cli import run
+from tests.servers.scripted import ScriptedServer, tool
+
+
+@pytest.mark.duty("access.audit")
+def test_who_called_what(tmp_path: Path) -> None:
+    with Issuer() as issuer, ScriptedServer(tool("one"), tool("two")) as one:
+        access = {
+            "authentication": {"issuers": [issuer.entry()]},
+            "limits": {"calls": [{"perMinute": 1, "burst": 3, "tools": ["a_two"]}]},
+        }
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_")], **access) as running:
+            wait_until(
+                lambda: Client(running.url, authorization=f"Bearer {issuer.token()}").initialized.status_code == 200, "keys"
+            )
+            for name in ("alice", "bob"):
+                with running.client(authorization=f"Bearer {issuer.token(sub=name)}", user_agent="agent/1") as client:
+                    for _ in range(3):
+                        assert succeeded(client.call("a_one"))
+                    client.call("a_two")
+                    client.call("a_two")
+                    client.tools()
+            log = tmp_path / "envoy.log"
+            wait_until(lambda: log.read_text().count('"a_two"') == 4, "the lines")
+            rows = [json.loads(line) for line in run("audit", str(log), "--subject=bob", "--json").splitlines()]
+            assert [(row["tool"], row["outcome"]) for row in rows] == [
+                *[("a_one", "ok")] * 3, ("a_two", "ok"), ("a_two", "limited"),
+            ]  # fmt: skip
+            assert {(row["issuer"], row["user_agent"], row["server"]) for row in rows} == {
+                (issuer.name, "agent/1", "ns/one")
+            }
+            assert run("audit", str(log), "--tool=a_two", "--outcome=limited", "--json").count("\n") == 1
+            assert "alice" in run("audit", str(log), "--since=1h", "--server=ns/one")
+            assert run("audit", str(log), "--since=0ms", "--json") == ""
+            assert '"tools/list"' in run("audit", str(log), "--all", "--json")
+            command = [*PROGRAM, "audit", "--json", "--outcome=ok"]
+            piped = subprocess.run(
+                command, input=f"x\n{{\n{log.read_text()}", capture_output=True, text=True, check=True, env=environment()
+            )
+            assert piped.stdout.count("\n") == 9
+    assert "cannot be read" in run("audit", str(tmp_path / "none"), code=64)
