@@ -35,7 +35,7 @@ _PIPED = 240  # columns
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def audit_command(
     paths: tuple[Path, ...], since: float | None, everything: bool, as_json: bool, **wanted: str | None
-) -> None:  # noqa: FBT001  # click's
+) -> None:  # click's
     """Answer "who called what since when" from FILEs with Envoy's lines, or from stdin.
 
     Other lines are skipped, so a journal or a pod's log will do.

@@ -65,7 +65,7 @@ class IssuerKeys:
             async with trio.open_nursery() as nursery:
                 for issuer in due:
                     nursery.start_soon(self._wait_read, issuer)
-            await trio.sleep(0.2)
+            await trio.sleep(0.2 if issuers else 1.0)
 
     async def _wait_read(self, issuer: Issuer) -> None:
         try:

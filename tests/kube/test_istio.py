@@ -164,6 +164,9 @@ def client(running: IstioGateway) -> Iterator[Client]:
 
     with wait_until(listed, "a session through Istio's Envoy, and the tools of both servers") as found:
         wait_until(lambda: succeeded(found.call("test_greet")), "a call")
+        wait_until(
+            lambda: succeeded(found.call("test2_hello_world")), "a call to the other server, whose route Istio pushes, too"
+        )
         yield found
 
 
