@@ -33,9 +33,7 @@ _PIPED = 240  # columns
 )
 @click.option("--all", "everything", is_flag=True, help="Also lists, pings and streams, not calls alone.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def audit_command(
-    paths: tuple[Path, ...], since: float | None, everything: bool, as_json: bool, **wanted: str | None
-) -> None:  # click's
+def audit_command(paths: tuple[Path, ...], since: float | None, **values: Any) -> None:  # noqa: ANN401  # the options, by name
     """Answer "who called what since when" from FILEs with Envoy's lines, or from stdin.
 
     Other lines are skipped, so a journal or a pod's log will do.
@@ -44,6 +42,7 @@ def audit_command(
       journalctl -o cat -u mcpgw-envoy --since today | mcpgw-sidecar audit --subject alice
       kubectl logs -n gateway-system deploy/mcp-gateway -c envoy | mcpgw-sidecar audit --tool weather_forecast --json
     """
+    everything, as_json, wanted = values.pop("everything"), values.pop("as_json"), values
     after = None if since is None else datetime.now(UTC) - timedelta(seconds=since)
     rows = [row for row in read_rows(_lines(paths)) if _is_wanted(row, after, wanted, everything=everything)]
     if as_json:
