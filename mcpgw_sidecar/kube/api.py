@@ -155,7 +155,12 @@ async def _exchange(
         content = json.dumps(body, separators=(",", ":"))
         headers["content-type"] = _MERGE_PATCH if method == "PATCH" else _JSON
     timeout = httpx2.Timeout(TIMEOUT, connect=CONNECT_TIMEOUT, read=silence)
-    async with access.http.stream(method, path, params=params, content=content, headers=headers, timeout=timeout) as answer:
+    name = access.configuration.tls_server_name
+    more = {"sni_hostname": name} if name else {}
+    request = access.http.stream(
+        method, path, params=params, content=content, headers=headers, timeout=timeout, extensions=more
+    )
+    async with request as answer:
         yield answer
 
 
@@ -185,7 +190,7 @@ def _load() -> _Access:
 
 def _peer(configuration: Any) -> tuple[Any, ...]:  # noqa: ANN401  # kubernetes has no types
     """The settings that a connection depends on."""
-    names = ("host", "ssl_ca_cert", "verify_ssl", "cert_file", "key_file", "proxy")
+    names = ("host", "ssl_ca_cert", "verify_ssl", "cert_file", "key_file", "proxy", "tls_server_name")
     return tuple(getattr(configuration, name) for name in names)
 
 

@@ -18,6 +18,8 @@ from mcpgw_sidecar.runtime.watch import Watched
 
 log = get_logger(__name__)
 
+# A try is a handshake, a GET and a PUT: with an API server a second and a half away it takes ten.
+TRY = 20.0  # seconds; of a held Lease as long as it is held
 LET_GO = DURATION * 0.8  # seconds without a renewal: we stop writing before another sidecar begins
 RELEASE_TIMEOUT = 1.0  # seconds
 _NOT_FOUND, _CONFLICT = 404, 409
@@ -47,35 +49,40 @@ class LeaseHolder:
         """Take the Lease when it is free, renew it, and release it at the end."""
         try:
             while True:
-                await self._wait_until(RENEW, self._wait_tried)
+                if not await self._wait_until(TRY, self._wait_tried):
+                    self._fail(f"the Kubernetes API was too slow to renew the Lease {self._ref}")
                 await self._wait_until(RENEW if self.held.value else LOOK, trio.sleep_forever)
         finally:
             if self.held.value:
                 with trio.move_on_after(RELEASE_TIMEOUT, shield=True):
                     await self._wait_released()
 
-    async def _wait_until(self, seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
-        """Wait for `wait`, at most `seconds`.
+    async def _wait_until(self, seconds: float, wait: Callable[[], Awaitable[object]]) -> bool:
+        """Wait for `wait`, at most `seconds`; whether it ended by then.
 
         A held Lease that was not renewed ends the wait earlier, in time to stop writing before
         another sidecar begins.
         """
         end = trio.current_time() + seconds
         let_go = self._renewal_time + LET_GO if self.held.value else math.inf
-        with trio.CancelScope(deadline=min(end, let_go)):
+        with trio.CancelScope(deadline=min(end, let_go)) as scope:
             await wait()
         if self.held.value and trio.current_time() >= self._renewal_time + LET_GO:
             log.warning("Lease lost: it could not be renewed in time", lease=str(self._ref), identity=self.identity)
             self.held.publish(False)  # noqa: FBT003  # the value
+        return not scope.cancelled_caught
+
+    def _fail(self, error: str) -> None:
+        if error != self.error:
+            log.warning("Lease not renewed", lease=str(self._ref), error=error)
+        self.error = error
 
     async def _wait_tried(self) -> None:
         start = trio.current_time()
         try:
             won = await self._wait_taken()
         except ApiError as error:
-            if str(error) != self.error:
-                log.warning("Lease not renewed", lease=str(self._ref), error=str(error))
-            self.error = str(error)
+            self._fail(str(error))
             return
         self.error = None
         if won:

@@ -192,9 +192,7 @@ class Writer:
         parents = route_parents(route, users, _now())
         if parents is None:
             return
-        # With the version, so that we never overwrite what another controller wrote meanwhile.
-        patch = {"metadata": {"resourceVersion": route.version}, "status": {"parents": parents}}
-        if await self._wait_patched(HTTP_ROUTE, route, patch):
+        if await self._wait_patched(HTTP_ROUTE, route, {"parents": parents}):
             log.info(
                 "Updated HTTPRoute status", HTTPRoute=route.ref.name, namespace=route.ref.namespace, affected=len(users)
             )
@@ -202,15 +200,18 @@ class Writer:
     async def _wait_status_written(
         self, kind: ResourceKind, value: McpServer | VirtualServerObject, document: Document
     ) -> None:
-        if not await self._wait_patched(kind, value, {"status": document}):
+        if not await self._wait_patched(kind, value, document):
             return
         ready, old_ready = ready_condition(document), ready_of(value.status)
         if ready["status"] != "Unknown" and (ready["status"], ready["reason"]) != old_ready:
             await self._wait_event(kind, value, ready)
 
     async def _wait_patched(
-        self, kind: ResourceKind, value: McpServer | VirtualServerObject | HttpRoute, patch: Raw
+        self, kind: ResourceKind, value: McpServer | VirtualServerObject | HttpRoute, status: Raw
     ) -> bool:
+        # With the version: a list (of conditions, of parents) is replaced whole, and another
+        # controller may have written into it meanwhile.
+        patch = {"metadata": {"resourceVersion": value.version}, "status": status}
         ref, target = value.ref, (kind.name, value.ref)
         if self._last_writes.get(target) == (value, patch) and self._last_writes[target][0] is value:
             return False  # it was written, and the watch has not brought it back yet

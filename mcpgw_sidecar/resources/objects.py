@@ -47,7 +47,7 @@ def ref_of(raw: Raw) -> Ref:
 class McpServer:
     """An MCPServer. `created` is the time as the API writes it, which sorts as text.
 
-    Equality ignores `status`.
+    Equality ignores `version` and `status`.
     """
 
     ref: Ref
@@ -63,6 +63,7 @@ class McpServer:
     credential_header: str
     credential_use: str
     forwarded: object
+    version: str = attrs.field(eq=False)
     status: Raw = attrs.field(eq=False)
 
 
@@ -74,6 +75,7 @@ class VirtualServerObject:
     uid: str
     generation: int
     tools: tuple[str, ...]
+    version: str = attrs.field(eq=False)
     status: Raw = attrs.field(eq=False)
 
 
@@ -167,6 +169,7 @@ def _mcp_server(raw: Raw) -> McpServer:
         credential_header=spec.get("credentialHeader", "authorization"),
         credential_use=spec.get("credentialUse", DISCOVERY),
         forwarded=spec.get("forwardHeaders") or [],
+        version=meta["resourceVersion"],
         status=raw.get("status") or {},
     )
 
@@ -178,6 +181,7 @@ def _virtual_server(raw: Raw) -> VirtualServerObject:
         uid=meta["uid"],
         generation=meta.get("generation", 0),
         tools=tuple(dict.fromkeys(map(str, raw["spec"]["tools"]))),
+        version=meta["resourceVersion"],
         status=raw.get("status") or {},
     )
 
