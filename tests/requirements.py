@@ -481,6 +481,13 @@ KUBERNETES: Final = (
          "--config=configmap:NS/NAME follows a ConfigMap live, keeps the last good one and takes no files from it."),
     Duty("kube.slow", "issue 21", KUBE,
          "A sidecar writes although the API server is seconds away or has another name for TLS, and says why where it cannot."),
+    Duty("kube.restored", "issue 21", KUBE,
+         "After etcd was restored from a backup the sidecar knows what the API has."),
+    Duty("kube.route-refused", "issue 21", KUBE | ENVOY,
+         "A route that its gateway refuses, or that does not match, is said and its tools are not listed; a call without a route "
+         "is the failure of its server, never 404."),
+    Duty("kube.backends", "issue 21", KUBE,
+         "Of several rules and backends the ones that calls take count."),
     Duty("kube.conditions", "issue 21", KUBE,
          "Conditions of other controllers in a status stay."),
     Duty("kube.rights", "interface.md, Command line", KUBE,

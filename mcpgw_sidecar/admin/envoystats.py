@@ -13,7 +13,15 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from mcpgw_sidecar.envoy.contract import ANSWER, BROKEN, NONSENSE, SILENT, TOO_MANY, UNREACHABLE as UNREACHABLE_FLAGS
+from mcpgw_sidecar.envoy.contract import (
+    ANSWER,
+    BROKEN,
+    NO_ROUTE,
+    NONSENSE,
+    SILENT,
+    TOO_MANY,
+    UNREACHABLE as UNREACHABLE_FLAGS,
+)
 from mcpgw_sidecar.model.reasons import BROKEN_OFF, LIMITED, OUTCOMES, TIMEOUT, UNREACHABLE
 
 CALLS = "envoy_mcpgw_calls"
@@ -82,7 +90,7 @@ def outcome_of(answer: str) -> str:
         return _OUTCOMES.get(code, "rejected")
     for flags_of_reason, found in (
         ((*BROKEN, *NONSENSE), BROKEN_OFF),
-        (UNREACHABLE_FLAGS, UNREACHABLE),
+        ((*UNREACHABLE_FLAGS, *NO_ROUTE), UNREACHABLE),
         (SILENT, TIMEOUT),
     ):
         if not of_answer.isdisjoint(flags_of_reason):

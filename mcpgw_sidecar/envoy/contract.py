@@ -166,6 +166,9 @@ The last one is for heal.lua to give the client its answer.
 UNREACHABLE: Final = ["UF", "UH", "URX", "UO", "NC"]
 """Envoy's flags of a response that no upstream gave, because it could not be asked."""
 
+NO_ROUTE: Final = ["NR"]
+"""Envoy's flag of a response without a route: a gateway of Istio may not have one (yet)."""
+
 NONSENSE: Final = ["UPE"]
 """Envoy's flag of a response that is no HTTP."""
 

@@ -14,7 +14,18 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from mcpgw_sidecar.envoy.clusters import Resource
-from mcpgw_sidecar.envoy.contract import ANSWERED, BROKEN, ID, METADATA, NONSENSE, REFUSED, SILENT, UNREACHABLE, WHAT
+from mcpgw_sidecar.envoy.contract import (
+    ANSWERED,
+    BROKEN,
+    ID,
+    METADATA,
+    NO_ROUTE,
+    NONSENSE,
+    REFUSED,
+    SILENT,
+    UNREACHABLE,
+    WHAT,
+)
 from mcpgw_sidecar.envoy.limits import LIMITED, RETRY_AFTER, WORDS
 from mcpgw_sidecar.envoy.login import FAILED as TOKEN_FAILED, JWT
 from mcpgw_sidecar.inbound.callers import UNAUTHORIZED, WELL_KNOWN
@@ -110,6 +121,7 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
     broken = f"MCP server {_SERVER} broke the connection before it answered"
     slow = f"MCP server {_SERVER} was silent for {limit} in a call of "
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
+    no_route = f"No route of the gateway leads to MCP server {_SERVER}: try again, and look at its HTTPRoute if that lasts"
     limited = f"Limited: {_WORDS}; try again in {_AFTER} s"
     limited_data = f',"data":{{"reason":"{reasons.LIMITED}","retryAfterSeconds":{_AFTER}}}'
     large = f"Request body too large: at most {max_body} bytes"
@@ -117,6 +129,8 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
         _mapper(_all(_flags(NONSENSE), at_server), 200, _failure(reasons.BAD_ANSWER, nonsense)),
         _mapper(_all(_flags(BROKEN), at_server), 200, _failure(reasons.BROKEN_OFF, broken)),
         _mapper(_all(_flags(UNREACHABLE), at_server), 200, _failure(reasons.UNREACHABLE, unreachable)),
+        # Never 404: for a client that is the end of its session.
+        _mapper(_all(_flags(NO_ROUTE), at_server), 200, _failure(reasons.UNREACHABLE, no_route)),
         _mapper(_all(_flags(SILENT), at_server, _has(WHAT)), 200, _failure(reasons.TIMEOUT, slow + _WHAT)),
         # The memo sets only the metadata that it must, and repeats only names without quotes
         # (extproc/codec.py).

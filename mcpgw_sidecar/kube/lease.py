@@ -126,7 +126,7 @@ class LeaseHolder:
 
     def _hold(self, *, held: bool) -> None:
         if self.held.publish(held):
-            message = "This sidecar writes status and ConfigMap now" if held else "Another sidecar writes from now on"
+            message = "This sidecar writes status and ConfigMap now" if held else "This sidecar writes no longer"
             log.info(message, lease=str(self._ref), identity=self.identity)
 
 

@@ -6,6 +6,7 @@ state       event                               next
 listing     all pages are there                 watching, from the version of the list
 watching    an object, a bookmark               watching, from its version
 watching    the server ends the watch           watching again, from the last version
+any         the API's version is below ours     listing: etcd was restored from a backup
 watching    410: the version is too old         listing
 any         an error, silence for `SILENCE` s   waiting (back-off), then as before
 any         404: the API has no such kind       waiting (back-off), then listing
@@ -79,7 +80,7 @@ class Reflector:
         while True:
             start, self._watch_start = trio.current_time(), None
             try:
-                if self._version is None:
+                if self._version is None or await self._wait_went_back(self._version):
                     await self._wait_listed()
                 await self._wait_watched()
                 if trio.current_time() - start >= QUICK:
@@ -123,6 +124,16 @@ class Reflector:
         if self.name is not None:
             params["fieldSelector"] = f"metadata.name={self.name}"
         return params | more
+
+    async def _wait_went_back(self, version: str) -> bool:
+        """Whether the API is at an older version than ours: etcd was restored from a backup.
+
+        A watch from a version that is yet to come brings nothing. Versions are numbers that grow
+        (Kubernetes API concepts); of others nothing is known.
+        """
+        page = await self.api.wait_json("GET", self.kind.path(self.namespace), params=self._params({"limit": "1"}))
+        newest = str(page["metadata"].get("resourceVersion"))
+        return newest.isdecimal() and version.isdecimal() and int(newest) < int(version)
 
     async def _wait_listed(self) -> None:
         objects: list[Raw] = []

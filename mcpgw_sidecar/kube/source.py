@@ -213,6 +213,8 @@ class _KindSink:
             self.source.troubled()
 
     def _value(self, raw: Raw) -> objects.WatchedObject | None:
+        if raw["metadata"].get("deletionTimestamp") and self.kind in {MCP_SERVER, VIRTUAL_SERVER}:
+            return None  # it is deleted, although a finalizer of somebody keeps it
         try:
             return read(self.kind.name, raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -29,7 +29,6 @@ from mcpgw_sidecar.model.statuses import ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources import objects
 from mcpgw_sidecar.resources.conditions import (
-    CONTROLLER,
     Document,
     ready_condition,
     ready_of,
@@ -37,7 +36,7 @@ from mcpgw_sidecar.resources.conditions import (
     server_status,
     virtual_status,
 )
-from mcpgw_sidecar.resources.kinds import EVENT, HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER, ResourceKind
+from mcpgw_sidecar.resources.kinds import CONTROLLER, EVENT, HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER, ResourceKind
 from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref, VirtualServerObject
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched

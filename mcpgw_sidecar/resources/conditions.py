@@ -14,12 +14,10 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar.model.statuses import ServerStatus
-from mcpgw_sidecar.resources.index import Row
-from mcpgw_sidecar.resources.kinds import GROUP, MCP_SERVER
+from mcpgw_sidecar.resources.address import PENDING
+from mcpgw_sidecar.resources.kinds import CONTROLLER, MCP_SERVER
 from mcpgw_sidecar.resources.objects import HttpRoute, Raw, Ref, VirtualServerObject
-
-CONTROLLER = f"{GROUP}/sidecar"
-"""Our `controllerName` in the status of routes. Entries of other controllers are left alone."""
+from mcpgw_sidecar.resources.resolve import Row
 
 MAX_MESSAGE = 1024  # characters (the API takes 32,768): a person reads it
 MAX_PARENTS = 32  # of a route's status.parents (Gateway API)
@@ -43,15 +41,17 @@ def judge(row: Row, broker_status: ServerStatus | None) -> ConditionContent | No
     it.
     """
     if row.problem is not None:
-        return ConditionContent(status="False", reason=row.problem.reason, message=row.problem.message)
+        status = "Unknown" if row.problem.reason == PENDING else "False"
+        return ConditionContent(status=status, reason=row.problem.reason, message=row.problem.message)
     if broker_status is None or not broker_status.health.tried:
         return None
     health = broker_status.health
     if not health.ready:
         hint = f": check that the pods behind {row.server.url if row.server else ''} are ready and serve MCP there"
         more = hint if health.reason in {"Unreachable", "Timeout"} else ""
-        return ConditionContent(status="False", reason=health.reason, message=f"MCP server {health.message}{more}")
-    parts = [f"{broker_status.tools} tools, protocol version {health.protocol_version}"]
+        message = "; ".join([f"MCP server {health.message}{more}", *row.remarks])
+        return ConditionContent(status="False", reason=health.reason, message=message)
+    parts = [f"{broker_status.tools} tools, protocol version {health.protocol_version}", *row.remarks]
     if row.same_host:
         parts.append(f"has one host name with {_some(list(row.same_host))}: behind Istio give each HTTPRoute its own")
     if broker_status.conflicts:

@@ -10,11 +10,9 @@ of two MCPServers in conflict the older one wins.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
-
-import attrs
 
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Refused, Server, VirtualServer
@@ -29,6 +27,7 @@ from mcpgw_sidecar.resources.kinds import (
     VIRTUAL_SERVER,
     watch_name,
 )
+from mcpgw_sidecar.resources.lookup import Dependency, Problem
 from mcpgw_sidecar.resources.objects import (
     Grant,
     HttpRoute,
@@ -39,26 +38,11 @@ from mcpgw_sidecar.resources.objects import (
     VirtualServerObject,
     WatchedObject,
 )
-from mcpgw_sidecar.resources.resolve import Dependency, Problem, Resolution, resolve
+from mcpgw_sidecar.resources.resolve import Resolution, Row, resolve
+from mcpgw_sidecar.resources.rules import Gateway
 
 T = TypeVar("T")
 _NAME = "name"  # the kind of dependency that is a name outside of the cluster
-
-
-@attrs.frozen(kw_only=True)
-class Row:
-    """An MCPServer (`found`) and its server.
-
-    When two MCPServers name one HTTPRoute, the younger has a problem and no server.
-
-    `same_host` names the other servers with the same host name. Where Envoy routes by host name
-    (Istio), one of these servers would get the calls for all.
-    """
-
-    found: McpServer
-    server: Server | None
-    problem: Problem | None
-    same_host: tuple[ServerName, ...] = ()
 
 
 class _RecordingLookup:
@@ -90,6 +74,9 @@ class _RecordingLookup:
     def external_names(self) -> Collection[str]:
         return self._index.external_names
 
+    def is_judged(self, gateways: Iterable[Gateway]) -> bool:
+        return any(self._index.judged[gateway] for gateway in gateways)
+
     def resolved(self, host: str) -> Resolved | None:
         self.dependencies.add((_NAME, "", host))
         return self._index.resolved.get(host)
@@ -105,7 +92,8 @@ class Index:
 
     An object that equals the one in the index changes nothing. `external_names` are allowed for
     Services of type ExternalName; `secrets_in` are the namespaces whose Secrets are watched.
-    `troubles` has the reason why a watch fails, by `watch_name`.
+    `troubles` has the reason why a watch fails, by `watch_name`; `judged` how many routes of each
+    gateway its controller has judged.
     """
 
     def __init__(self, external_names: Collection[str] = (), secrets_in: Collection[str] = ()) -> None:
@@ -115,6 +103,7 @@ class Index:
         self.grants: dict[str, dict[Ref, Grant]] = defaultdict(dict)
         self.troubles: dict[str, str] = {}
         self.resolved: dict[str, Resolved] = {}
+        self.judged: Counter[Gateway] = Counter()
         self._resolutions: dict[Ref, Resolution] = {}
         self._dependencies: dict[Ref, set[Dependency]] = {}
         self._dependents: dict[Dependency, set[Ref]] = defaultdict(set)
@@ -125,14 +114,17 @@ class Index:
         """An object was added or modified."""
         old_value = self.objects[kind].get(value.ref)
         self.objects[kind][value.ref] = value
+        self._count(old_value, value)
         if isinstance(value, Grant):
             self.grants[value.ref.namespace][value.ref] = value
         return set() if old_value == value else self._changed(kind, value.ref)
 
     def delete(self, kind: str, ref: Ref) -> set[Ref]:
         """An object was deleted."""
-        if self.objects[kind].pop(ref, None) is None:
+        old_value = self.objects[kind].pop(ref, None)
+        if old_value is None:
             return set()
+        self._count(old_value, None)
         if kind == GRANT.name:
             del self.grants[ref.namespace][ref]
         return self._changed(kind, ref)
@@ -191,9 +183,8 @@ class Index:
             if first != ref:
                 message = f"HTTPRoute {server.name} is referenced by the older MCPServer {first}, which keeps it: delete one"
                 return Row(found=mcp_server, server=None, problem=Problem(reason="NameConflict", message=message))
-        return Row(
-            found=mcp_server, server=server, problem=problem, same_host=self._same_host(server) if server is not None else ()
-        )
+        same_host = self._same_host(server) if server is not None else ()
+        return Row(found=mcp_server, server=server, problem=problem, same_host=same_host, remarks=resolution.remarks)
 
     def _same_host(self, server: Server) -> tuple[ServerName, ...]:
         servers = (self._resolutions[ref].server for ref in self._by_host[server.hostname])
@@ -232,6 +223,11 @@ class Index:
     def users(self, route: Ref) -> list[Ref]:
         """The MCPServers that refer to a route, the oldest first."""
         return sorted(self._by_name.get(ServerName(str(route)), ()), key=self._age)
+
+    def _count(self, old_value: WatchedObject | None, value: WatchedObject | None) -> None:
+        for route, number in ((old_value, -1), (value, 1)):
+            for gateway in {verdict.gateway for verdict in route.verdicts} if isinstance(route, HttpRoute) else ():
+                self.judged[gateway] += number
 
     def _changed(self, kind: str, ref: Ref) -> set[Ref]:
         if kind == MCP_SERVER.name:

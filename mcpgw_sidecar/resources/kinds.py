@@ -8,6 +8,8 @@ GROUP = "mcpgw.dev"
 VERSION = "v1alpha1"
 GATEWAY_GROUP = "gateway.networking.k8s.io"
 CREDENTIAL_LABEL = f"{GROUP}/credential"
+CONTROLLER = f"{GROUP}/sidecar"
+"""Our `controllerName` in the status of routes. Entries of other controllers are left alone."""
 
 
 @attrs.frozen(kw_only=True)

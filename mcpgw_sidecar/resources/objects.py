@@ -15,6 +15,7 @@ import attrs
 
 from mcpgw_sidecar.model.servers import DISCOVERY
 from mcpgw_sidecar.resources.kinds import (
+    CONTROLLER,
     GATEWAY_GROUP,
     GRANT,
     HTTP_ROUTE,
@@ -23,6 +24,7 @@ from mcpgw_sidecar.resources.kinds import (
     SERVICE,
     VIRTUAL_SERVER,
 )
+from mcpgw_sidecar.resources.rules import Rule, Verdict, read_rules, read_verdicts
 
 Raw = Mapping[str, Any]
 
@@ -80,38 +82,35 @@ class VirtualServerObject:
 
 
 @attrs.frozen(kw_only=True)
-class Backend:
-    """The first backend of a route's first rule."""
-
-    group: str
-    kind: str
-    name: str
-    namespace: str
-    port: int | None
-
-
-@attrs.frozen(kw_only=True)
 class HttpRoute:
     """An HTTPRoute. `parent_refs` and `parents` (of its status) are as the API writes them.
 
-    Equality ignores `version` and `parents`.
+    `verdicts` is what other controllers say of it. Equality ignores `version` and `parents`.
     """
 
     ref: Ref
     generation: int
     version: str = attrs.field(eq=False)
     hostnames: tuple[str, ...]
-    backend: Backend | None
+    rules: tuple[Rule, ...]
     parent_refs: tuple[Raw, ...]
+    verdicts: tuple[Verdict, ...] = ()
     parents: tuple[Raw, ...] = attrs.field(eq=False)
 
 
 @attrs.frozen(kw_only=True)
 class Service:
-    """A Service; `https` holds the ports whose appProtocol is https."""
+    """A Service, with the port of its pods for each of its own.
+
+    `https` has those of appProtocol https.
+
+    A headless one has no address: its name stands for its pods, whose ports are called.
+    """
 
     ref: Ref
     external_name: str | None
+    headless: bool
+    ports: Mapping[int, int | str]
     https: frozenset[int]
 
 
@@ -188,25 +187,16 @@ def _virtual_server(raw: Raw) -> VirtualServerObject:
 
 def _http_route(raw: Raw) -> HttpRoute:
     meta, spec = raw["metadata"], raw.get("spec") or {}
-    first_rule: Raw = next(iter(spec.get("rules") or ()), {})
-    backend: Raw | None = next(iter(first_rule.get("backendRefs") or ()), None)
-    ref = ref_of(raw)
+    ref, parents = ref_of(raw), tuple((raw.get("status") or {}).get("parents") or ())
     return HttpRoute(
         ref=ref,
         generation=meta.get("generation", 0),
         version=meta["resourceVersion"],
         hostnames=tuple(spec.get("hostnames") or ()),
-        backend=None
-        if backend is None
-        else Backend(
-            group=backend.get("group", ""),
-            kind=backend.get("kind", SERVICE.name),
-            name=backend.get("name", ""),
-            namespace=backend.get("namespace") or ref.namespace,
-            port=backend.get("port"),
-        ),
+        rules=read_rules(spec, ref.namespace),
         parent_refs=tuple(spec.get("parentRefs") or ()),
-        parents=tuple((raw.get("status") or {}).get("parents") or ()),
+        verdicts=read_verdicts(parents, ref.namespace, CONTROLLER),
+        parents=parents,
     )
 
 
@@ -215,7 +205,13 @@ def _service(raw: Raw) -> Service:
     ports = spec.get("ports") or ()
     external = spec.get("externalName") if spec.get("type") == "ExternalName" else None
     https = frozenset(port["port"] for port in ports if str(port.get("appProtocol", "")).lower() == "https")
-    return Service(ref=ref_of(raw), external_name=external, https=https)
+    return Service(
+        ref=ref_of(raw),
+        external_name=external,
+        headless=spec.get("clusterIP") == "None",
+        ports={port["port"]: port.get("targetPort") or port["port"] for port in ports},
+        https=https,
+    )
 
 
 def _grant(raw: Raw) -> Grant:

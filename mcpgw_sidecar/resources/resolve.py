@@ -7,12 +7,14 @@ The ladder; the first failure wins, and a failure affects this MCPServer alone:
 1. targetRef is an HTTPRoute                       InvalidTargetRef
 2. in another namespace: a ReferenceGrant there    RefNotPermitted
 3. the HTTPRoute exists                            RouteNotFound
-4. its first rule's first backend is a Service     NoBackend, InvalidBackend
-5. in another namespace: a ReferenceGrant there    RefNotPermitted
-6. the Service exists                              ServiceNotFound
-7. an ExternalName may be used (external.py)       InvalidBackend
-8. the route's first hostname can be a Host        NoHostname
-9. a configuration can hold the server             InvalidSpec
+4. its gateway has not refused it                  RouteRefused, RoutePending
+5. a rule of it takes POST of the server's path    NoMatchingRule
+6. the first backend with calls is a Service       NoBackend, InvalidBackend
+7. in another namespace: a ReferenceGrant there    RefNotPermitted
+8. the Service exists and has the port             ServiceNotFound, InvalidBackend
+9. an ExternalName may be used (external.py)       InvalidBackend
+10. a hostname of the route can be a Host          NoHostname
+11. a configuration can hold the server            InvalidSpec
 
 While a kind cannot be watched, an object of it may exist although the index has none: the message
 says so.
@@ -24,8 +26,6 @@ its status says InvalidCredential.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import attrs
@@ -35,80 +35,52 @@ from mcpgw_sidecar.model.patterns import MAX_NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.passing import is_credential_header, read_forwarded
-from mcpgw_sidecar.resources import external
+from mcpgw_sidecar.resources.address import address_of
 from mcpgw_sidecar.resources.kinds import (
     CREDENTIAL_LABEL,
     GATEWAY_GROUP,
-    GRANT,
     GROUP,
     HTTP_ROUTE,
     MCP_SERVER,
     SECRET,
-    SERVICE,
     watch_name,
 )
-from mcpgw_sidecar.resources.objects import Backend, Grant, HttpRoute, McpServer, Ref, Secret, Service
+from mcpgw_sidecar.resources.lookup import Lookup, Problem, absence, is_permitted, no_grant
+from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref
 
-CLUSTER_DOMAIN = "cluster.local"
 _HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 _PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII; a fragment (#) has no place in a request
-
-
-@attrs.frozen(kw_only=True)
-class Problem:
-    """Why an MCPServer has no server, or its server lacks something, for the Ready condition."""
-
-    reason: str
-    message: str
-
-
-Dependency = tuple[str, str, str]
-"""Kind, namespace and name of an object that a resolution looked up, whether it exists or not.
-
-All grants of a namespace are one dependency, without a name.
-"""
-
-
-class Lookup(Protocol):
-    """Looks objects up; None for one that does not exist.
-
-    Each object that was looked up is a dependency.
-    """
-
-    def route(self, ref: Ref) -> HttpRoute | None:
-        """An HTTPRoute."""
-
-    def service(self, ref: Ref) -> Service | None:
-        """A Service."""
-
-    def secret(self, ref: Ref) -> Secret | None:
-        """A labelled Secret."""
-
-    def grants(self, namespace: str) -> Iterable[Grant]:
-        """The ReferenceGrants of a namespace."""
-
-    def reads_secrets(self, namespace: str) -> bool:
-        """Whether the Secrets of a namespace are watched."""
-
-    def troubles(self) -> Mapping[str, str]:
-        """The kinds that cannot be watched, each with the reason."""
-
-    def external_names(self) -> Collection[str]:
-        """The names outside of the cluster that are allowed."""
-
-    def resolved(self, host: str) -> external.Resolved | None:
-        """What a name outside of the cluster stands for; None as long as nobody has looked."""
 
 
 @attrs.frozen(kw_only=True)
 class Resolution:
     """The server, or None with the problem.
 
-    A server with a problem lacks something (its credential).
+    A server with a problem lacks something (its credential). `remarks` are what its user should
+    know besides.
     """
 
     server: Server | None
     problem: Problem | None
+    remarks: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """An MCPServer (`found`) and its server.
+
+    When two MCPServers name one HTTPRoute, the younger has a problem and no server.
+
+    `same_host` names the other servers with the same host name. Where Envoy routes by host name
+    (Istio), one of these servers would get the calls for all. `remarks` are what its user should
+    know of its objects besides.
+    """
+
+    found: McpServer
+    server: Server | None
+    problem: Problem | None
+    same_host: tuple[ServerName, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
@@ -116,7 +88,7 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
     route = _route(mcp_server, lookup)
     if isinstance(route, Problem):
         return Resolution(server=None, problem=route)
-    address = _backend_address(route, lookup)
+    address = address_of(route, mcp_server.path, lookup)
     if isinstance(address, Problem):
         return Resolution(server=None, problem=address)
     fault = _fault(mcp_server, str(route.ref), urlsplit(address.origin).hostname or "", address.hostname)
@@ -141,7 +113,8 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
         credential_use=mcp_server.credential_use,
         forwarded=forwarded,
     )
-    return Resolution(server=server, problem=credential if isinstance(credential, Problem) else None)
+    problem = credential if isinstance(credential, Problem) else None
+    return Resolution(server=server, problem=problem, remarks=address.remarks)
 
 
 def _route(mcp_server: McpServer, lookup: Lookup) -> HttpRoute | Problem:
@@ -152,71 +125,13 @@ def _route(mcp_server: McpServer, lookup: Lookup) -> HttpRoute | Problem:
         message = f'invalid targetRef kind "{mcp_server.kind}": only {HTTP_ROUTE.name} is supported'
         return Problem(reason="InvalidTargetRef", message=message)
     source = (GROUP, MCP_SERVER.name, mcp_server.ref.namespace)
-    if not _is_permitted(source, mcp_server.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup):
-        return _no_grant(source, mcp_server.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup)
+    if not is_permitted(source, mcp_server.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup):
+        return no_grant(source, mcp_server.route, GATEWAY_GROUP, HTTP_ROUTE.name, lookup)
     route = lookup.route(mcp_server.route)
     if route is None:
         message = f"HTTPRoute {mcp_server.route} not found: create it, or change targetRef"
-        return _absence("RouteNotFound", message, HTTP_ROUTE.name, lookup)
+        return absence("RouteNotFound", message, HTTP_ROUTE.name, lookup)
     return route
-
-
-@attrs.frozen
-class _Address:
-    """The origin of a server (scheme, host, port), the host name by which Envoy routes to it."""
-
-    origin: str
-    hostname: str
-    addresses: tuple[str, ...] = ()
-
-
-def _backend_address(route: HttpRoute, lookup: Lookup) -> _Address | Problem:
-    backend = route.backend
-    if backend is None:
-        message = f"HTTPRoute {route.ref} has no backend references: its first rule needs a Service as backend"
-        return Problem(reason="NoBackend", message=message)
-    if not backend.name:
-        return Problem(reason="InvalidBackend", message=f"HTTPRoute {route.ref}: backend reference has no name")
-    if backend.kind != SERVICE.name or backend.group:
-        message = f"HTTPRoute {route.ref}: backend reference is not a Service: {backend.kind}"
-        return Problem(reason="InvalidBackend", message=message)
-    target, source = Ref(backend.namespace, backend.name), (GATEWAY_GROUP, HTTP_ROUTE.name, route.ref.namespace)
-    if not _is_permitted(source, target, "", SERVICE.name, lookup):
-        return _no_grant(source, target, "", SERVICE.name, lookup)
-    service = lookup.service(target)
-    if service is None:
-        message = f"Service {target} not found: create it, or change the backend of HTTPRoute {route.ref}"
-        return _absence("ServiceNotFound", message, SERVICE.name, lookup)
-    return _service_address(route, backend, service, lookup)
-
-
-def _service_address(route: HttpRoute, backend: Backend, service: Service, lookup: Lookup) -> _Address | Problem:
-    https = any("https" in str(parent.get("sectionName", "")) for parent in route.parent_refs)
-    port = f":{backend.port}" if backend.port is not None else ""
-    if service.external_name is not None:
-        host = service.external_name.rstrip(".").lower()
-        refused = external.refusal(host, lookup.external_names(), CLUSTER_DOMAIN)
-        if refused is not None:
-            return Problem(reason="InvalidBackend", message=f"Service {service.ref}: externalName {host} {refused}")
-        verdict = lookup.resolved(host)
-        if verdict is None or verdict.fault is not None:
-            fault = "is being resolved" if verdict is None else verdict.fault
-            return Problem(reason="InvalidBackend", message=f"Service {service.ref}: externalName {host} {fault}")
-        scheme = "https" if https or backend.port in service.https else "http"
-        return _Address(f"{scheme}://{host}{port}", host, verdict.addresses)
-    hostname = route.hostnames[0] if route.hostnames else ""
-    if not hostname or hostname.startswith("*"):
-        what = f"its first is {hostname}, a wildcard" if hostname else "it has none"
-        message = f"HTTPRoute {route.ref} must have at least one hostname for MCP backend routing: {what}"
-        return Problem(reason="NoHostname", message=message)
-    scheme = "https" if https else "http"
-    return _Address(f"{scheme}://{service.ref.name}.{service.ref.namespace}.svc.{CLUSTER_DOMAIN}{port}", hostname)
-
-
-def _is_permitted(source: tuple[str, str, str], target: Ref, group: str, kind: str, lookup: Lookup) -> bool:
-    if source[2] == target.namespace:
-        return True
-    return any(grant.allows(source, group, kind, target.name) for grant in lookup.grants(target.namespace))
 
 
 def _fault(mcp_server: McpServer, name: str, host: str, hostname: str) -> str | None:
@@ -232,23 +147,6 @@ def _fault(mcp_server: McpServer, name: str, host: str, hostname: str) -> str | 
         if not _HOST.fullmatch(host_name) or not has_valid_labels(host_name):
             return f"{host_name[:MAX_NAME]!r} is no host name that can be reached: change the Service or the HTTPRoute"
     return None
-
-
-def _absence(reason: str, message: str, kind: str, lookup: Lookup) -> Problem:
-    """The problem of an object that the index does not have.
-
-    The message says when its kind cannot be watched.
-    """
-    trouble = lookup.troubles().get(kind)
-    return Problem(reason=reason, message=message if trouble is None else f"{message} (or it is there, but: {trouble})")
-
-
-def _no_grant(source: tuple[str, str, str], target: Ref, group: str, kind: str, lookup: Lookup) -> Problem:
-    message = (
-        f"reference to {kind} {target} is not permitted: create a ReferenceGrant in {target.namespace} "
-        f"from {source[1]} ({source[0]}) in {source[2]} to {kind} ({group or 'core'})"
-    )
-    return _absence("RefNotPermitted", message, GRANT.name, lookup)
 
 
 def _credential(mcp_server: McpServer, lookup: Lookup) -> str | Problem | None:

@@ -88,7 +88,10 @@ class _BoundedTCPServer(TCPServer):
         if isinstance(event, Updated):
             self._is_idle = event.idle
         if not isinstance(event, RawData):
-            await super().protocol_send(event)
+            # An application that ends itself because its client has all it wanted must not take
+            # along what hypercorn begins for the idle connection: nobody would close that one.
+            with trio.CancelScope(shield=True):
+                await super().protocol_send(event)
             return
         async with self.send_lock:
             limit = LAST_WRITE_TIMEOUT if self.context.terminated.is_set() else WRITE_TIMEOUT

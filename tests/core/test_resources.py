@@ -20,7 +20,7 @@ from mcpgw_sidecar.resources.conditions import (
     virtual_status,
 )
 from mcpgw_sidecar.resources.external import judged
-from mcpgw_sidecar.resources.index import Index, Row
+from mcpgw_sidecar.resources.index import Index
 from mcpgw_sidecar.resources.kinds import (
     GRANT,
     HTTP_ROUTE,
@@ -32,6 +32,7 @@ from mcpgw_sidecar.resources.kinds import (
     ResourceKind,
 )
 from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref, VirtualServerObject, read, ref_of
+from mcpgw_sidecar.resources.resolve import Row
 
 NS = "mcp-test"
 NOW, LATER = "2026-11-24T12:00:00Z", "2026-11-24T13:00:00Z"

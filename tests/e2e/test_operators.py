@@ -134,5 +134,6 @@ def test_a_directory_is_left_as_it_was_found(directory: Path, one: ScriptedServe
     with gateway(directory, [entry("ns/one", one.url)], envoy=False) as running:
         files = {path.name for path in (running.directory / "envoy").iterdir()}
     assert files == {
-        "bootstrap.yaml", "cds.yaml", "lds.yaml", "rds.yaml", "session.key", "session.key.last-good", "sessions.journal", "stamps"
+        "bootstrap.yaml", "cds.yaml", "lds.yaml", "rds.yaml", "secret", "session.key", "session.key.last-good", "sessions.journal",
+        "stamps",
     }  # fmt: skip

@@ -96,6 +96,15 @@ class Cluster:
         self.api.signal(signal.SIGKILL)
         self.api.stop()
 
+    def stop_all(self) -> None:
+        """Stop the API server and etcd, whose files are then at rest."""
+        self.stop_api()
+        self.etcd.stop()
+
+    def start_all(self) -> None:
+        self.etcd = Process(self._etcd, self.directory / "etcd.log")
+        self.start_api()
+
     def kubeconfig_of(self, token: str, name: str, namespace: str = "default") -> Path:
         """A kubeconfig for the bearer of a token."""
         authority = str(self.directory / "certs" / "apiserver.crt")

@@ -207,7 +207,7 @@ def test_crds_that_come_later(one: ScriptedServer, tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     with Cluster(tmp_path / "c") as bare:
         bare.kubectl("create", "namespace", NAMESPACE)
-        bare.apply(shipped("rbac"))
+        bare.apply(shipped("rbac", f"--secrets-in={NAMESPACE}"))
         kubeconfig = bare.account("gateway-system", "mcp-gateway")
         (tmp_path / "g").mkdir()
         waiting = KubeGateway.__new__(KubeGateway)

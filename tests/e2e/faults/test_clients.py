@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.faults.test_calls import memory
-from tests.e2e.stack import Client, Gateway, entry, gateway, text_of, wait_until
+from tests.e2e.stack import UNLIMITED, Client, Gateway, entry, gateway, text_of, wait_until
 from tests.servers.scripted import ScriptedServer
 
 CROWD = 2000
@@ -24,7 +24,9 @@ MEGABYTE = 1 << 20
 @pytest.fixture
 def running(one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway(
-        tmp_path_factory.mktemp("clients"), [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
+        tmp_path_factory.mktemp("clients"),
+        [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")],
+        limits=UNLIMITED,
     ) as new_gateway:
         yield new_gateway
 
