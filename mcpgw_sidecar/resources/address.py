@@ -34,9 +34,6 @@ class Address:
 
 def address_of(route: HttpRoute, path: str, lookup: Lookup) -> Address | Problem:
     """The address to which calls of a path go."""
-    refused = _refusal(route, lookup)
-    if refused is not None:
-        return refused
     backends = _backends(route, path)
     if isinstance(backends, Problem):
         return backends
@@ -44,11 +41,14 @@ def address_of(route: HttpRoute, path: str, lookup: Lookup) -> Address | Problem
     service = _service(route, backend, lookup)
     if isinstance(service, Problem):
         return service
-    if service.external_name is not None:
-        return _outside(route, backend, service, lookup)
-    address = _inside(route, backend, service)
+    is_outside = service.external_name is not None
+    address = _outside(route, backend, service, lookup) if is_outside else _inside(route, backend, service)
     if isinstance(address, Problem):
         return address
+    return _refusal(route, lookup) or _with_remarks(address, route, backends)
+
+
+def _with_remarks(address: Address, route: HttpRoute, backends: tuple[Backend, ...]) -> Address:
     return attrs.evolve(address, remarks=(*address.remarks, *_split(route, backends), *_partly(route)))
 
 

@@ -7,13 +7,13 @@ The ladder; the first failure wins, and a failure affects this MCPServer alone:
 1. targetRef is an HTTPRoute                       InvalidTargetRef
 2. in another namespace: a ReferenceGrant there    RefNotPermitted
 3. the HTTPRoute exists                            RouteNotFound
-4. its gateway has not refused it                  RouteRefused, RoutePending
-5. a rule of it takes POST of the server's path    NoMatchingRule
-6. the first backend with calls is a Service       NoBackend, InvalidBackend
-7. in another namespace: a ReferenceGrant there    RefNotPermitted
-8. the Service exists and has the port             ServiceNotFound, InvalidBackend
-9. an ExternalName may be used (external.py)       InvalidBackend
-10. a hostname of the route can be a Host          NoHostname
+4. a rule of it takes POST of the server's path    NoMatchingRule
+5. the first backend with calls is a Service       NoBackend, InvalidBackend
+6. in another namespace: a ReferenceGrant there    RefNotPermitted
+7. the Service exists and has the port             ServiceNotFound, InvalidBackend
+8. an ExternalName may be used (external.py)       InvalidBackend
+9. a hostname of the route can be a Host           NoHostname
+10. its gateway has accepted it                    RouteRefused, RoutePending
 11. a configuration can hold the server            InvalidSpec
 
 While a kind cannot be watched, an object of it may exist although the index has none: the message

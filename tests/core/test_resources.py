@@ -215,6 +215,120 @@ def test_the_ladder(objects: tuple[Any, ...], expected: str) -> None:
     assert row(*objects).server is None
 
 
+def verdict(status: str = "True", gateway: str = "gw", words: str = "NoMatchingParent: m") -> dict[str, Any]:
+    why, _, message = words.partition(": ")
+    accepted = {"type": "Accepted", "status": status, "reason": why, "message": message}
+    return {"controllerName": "example.com/other", "parentRef": {"name": gateway}, "conditions": [accepted]}
+
+
+def judged_route(*parents: dict[str, Any], **more: Any) -> Any:
+    return route(status={"parents": list(parents)}, **more)
+
+
+@pytest.mark.duty("kube.route-refused")
+def test_what_a_gateway_says_of_a_route() -> None:
+    refused = row(mcp(), judged_route(verdict("False")), service())
+    assert refused.problem is not None
+    assert (refused.server, refused.problem.reason) == (None, "RouteRefused")
+    assert refused.problem.message.endswith("so that no call reaches the server: NoMatchingParent: m")
+    assert server(mcp(), judged_route(verdict()), service())
+    assert server(mcp(), judged_route(verdict("Unknown")), service())
+    partly = row(mcp(), judged_route(verdict(), verdict("False", "second")), service())
+    assert partly.problem is None
+    assert partly.remarks == (f"Gateway {NS}/second refuses HTTPRoute {NS}/r: NoMatchingParent: m",)
+    index = filled(mcp(), judged_route(verdict("False")), service())
+    assert index.apply(HTTP_ROUTE.name, judged_route(verdict())) == {Ref(NS, "s")}, "a change of the status reaches it"
+    assert index.servers() != ()
+
+
+@pytest.mark.duty("kube.route-refused")
+def test_a_route_that_nobody_has_judged_yet() -> None:
+    """Only where a controller judges the routes of its gateway: a plain Envoy takes each."""
+    other = read(
+        HTTP_ROUTE.name,
+        {"metadata": meta("other"), "spec": {"parentRefs": [{"name": "gw"}]}, "status": {"parents": [verdict()]}},
+    )
+    assert reason(other, mcp(), route(), service()) == "RoutePending"
+    condition = server_status(row(other, mcp(), route(), service()), None, NOW)
+    assert condition is not None
+    assert ready_condition(condition)["status"] == "Unknown"
+    assert server(other, mcp(), route(spec={"parentRefs": [{"name": "another"}]}), service())
+    index = filled(other, mcp(), route(), service())
+    index.delete(HTTP_ROUTE.name, Ref(NS, "other"))
+    index.apply(HTTP_ROUTE.name, route(hosts=("t.mcp.local",)))
+    assert index.servers() != ()
+
+
+def rules(*each: tuple[dict[str, Any] | None, list[dict[str, Any]]]) -> dict[str, Any]:
+    return {
+        "rules": [
+            {**({"matches": [match]} if match is not None else {}), "backendRefs": [{"port": 80, **ref} for ref in refs]}
+            for match, refs in each
+        ]
+    }
+
+
+def prefix(path: str, **more: Any) -> dict[str, Any]:
+    return {"path": {"type": "PathPrefix", "value": path}, **more}
+
+
+@pytest.mark.duty("kube.backends")
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (rules((prefix("/other"), [{"name": "a"}]), (prefix("/mcp"), [{"name": "b"}])), "b"),
+        (rules((prefix("/"), [{"name": "a"}]), (prefix("/mcp/"), [{"name": "b"}])), "b"),
+        (rules((prefix("/mc"), [{"name": "a"}]), (None, [{"name": "b"}])), "b"),
+        (rules((None, [{"name": "a"}]), ({"path": {"type": "Exact", "value": "/mcp"}}, [{"name": "b"}])), "b"),
+        (rules(({"path": {"type": "Exact", "value": "/mcp/x"}}, [{"name": "a"}]), (None, [{"name": "b"}])), "b"),
+        (rules(({"path": {"type": "RegularExpression", "value": "/m.p"}}, [{"name": "b"}])), "b"),
+        (rules(({"path": {"type": "RegularExpression", "value": "(?<x"}}, [{"name": "b"}])), "b"),
+        (rules((prefix("/mcp", method="GET"), [{"name": "a"}]), (prefix("/"), [{"name": "b"}])), "b"),
+        (rules((prefix("/mcp"), [{"name": "a"}]), (prefix("/mcp", method="POST"), [{"name": "b"}])), "b"),
+        (rules((prefix("/mcp", headers=[{"name": "x", "value": "y"}]), [{"name": "a"}]), (None, [{"name": "b"}])), "b"),
+        (rules((None, [{"name": "a", "weight": 0}, {"name": "b", "weight": 5}])), "b"),
+        # A plain Envoy of ours does not look at the matches.
+        (rules((prefix("/other"), [{"name": "b"}])), "b"),
+    ],
+)
+def test_the_rule_and_the_backend_that_calls_take(spec: dict[str, Any], expected: str) -> None:
+    found = server(mcp(), route(spec=spec), service("a"), service("b"))
+    assert found.url == f"http://{expected}.{NS}.svc.cluster.local:80/mcp"
+
+
+@pytest.mark.duty("kube.backends", "kube.route-refused")
+def test_routes_that_cannot_carry_a_call() -> None:
+    other_path = judged_route(verdict(), spec=rules((prefix("/other"), [{"name": "svc"}])))
+    found = row(mcp(), other_path, service())
+    assert found.problem is not None
+    assert found.problem.reason == "NoMatchingRule"
+    assert "matches POST /mcp" in found.problem.message
+    nobody = row(mcp(), route(spec=rules((None, [{"name": "svc", "weight": 0}]))), service())
+    assert nobody.problem is not None
+    assert "weight 0" in nobody.problem.message
+    no_port = row(mcp(), route(), service(ports=[{"port": 80}, {"port": 443}]))
+    assert no_port.problem is not None
+    assert "has no port 9090: change it in HTTPRoute mcp-test/r to one of 80, 443" in no_port.problem.message
+
+
+@pytest.mark.duty("kube.backends")
+def test_remarks() -> None:
+    two = rules((None, [{"name": "a"}, {"name": "b"}]))
+    for made, words in ((route, "this gateway takes the first alone"), (judged_route, "name one Service")):
+        parents = (verdict(),) if made is judged_route else ()
+        found = row(mcp(), made(*parents, spec=two), service("a"), service("b"))
+        assert found.server is not None
+        assert found.remarks[0].startswith(f"HTTPRoute {NS}/r splits calls among the Services {NS}/a, {NS}/b")
+        assert words in found.remarks[0]
+    headless = {"clusterIP": "None", "ports": [{"port": 9090, "targetPort": 8000}]}
+    assert server(mcp(), route(), service(**headless)).url.startswith(f"http://svc.{NS}.svc.cluster.local:8000/")
+    named = row(mcp(), route(), service(clusterIP="None", ports=[{"port": 9090, "targetPort": "http"}]))
+    assert "give targetPort http of its port 9090 as a number" in named.remarks[0]
+    https = row(mcp(), route(spec={"parentRefs": [{"name": "gw", "sectionName": "https"}]}), service())
+    assert "sectionName" in https.remarks[0]
+    assert server(mcp(), route(hosts=("*.mcp.local", "s.mcp.local")), service()).hostname == "s.mcp.local"
+
+
 @pytest.mark.duty("kube.grant")
 def test_grants_on_both_hops() -> None:
     there = (mcp(target={"namespace": "other"}), route(namespace="other", backend={"name": "svc", "namespace": "third"}))

@@ -5,6 +5,7 @@ It has the shipped EnvoyFilter, HTTPRoutes as users write them, and a plain Envo
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import subprocess
@@ -18,7 +19,18 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import quiet
-from tests.e2e.stack import PROGRAM, ROOT, SOURCE, Client, Process, environment, free_ports, succeeded, wait_until
+from tests.e2e.stack import (
+    PROGRAM,
+    ROOT,
+    SOURCE,
+    Client,
+    Process,
+    answer,
+    environment,
+    free_ports,
+    succeeded,
+    wait_until,
+)
 from tests.kube.cluster import Cluster
 from tests.kube.istio import POD_IP, Istio
 from tests.kube.objects import NAMESPACE, server_objects
@@ -307,6 +319,76 @@ def test_a_server_that_is_gone(running: IstioGateway, client: Client) -> None:
     for kind, name in (("mcpserver", "server3"), ("httproute", "server3-route"), ("service", "server3")):
         running.cluster.delete(kind, name, NAMESPACE)
     wait_until(lambda: "gone_short" not in client.tools(), "its tools have left")
+
+
+def remove(running: IstioGateway, name: str) -> None:
+    for kind, what in (("mcpserver", name), ("httproute", f"{name}-route"), ("service", name), ("serviceentry", name)):
+        running.cluster.delete(kind, what, NAMESPACE)
+
+
+@pytest.mark.duty("kube.route-refused")
+@pytest.mark.parametrize(
+    ("spec", "reason", "words"),
+    [
+        ({"hostnames": ["refused.other.example"]}, "RouteRefused", "NoMatchingListenerHostname"),
+        ({"sectionName": "nowhere"}, "RouteRefused", "NoMatchingParent"),
+        ({"match": "/elsewhere"}, "NoMatchingRule", "matches POST /mcp"),
+    ],
+)
+def test_a_route_that_istio_refuses(
+    running: IstioGateway, client: Client, two: ScriptedServer, spec: dict[str, Any], reason: str, words: str
+) -> None:
+    """The tool was listed, and its call an empty 404, which ends a client's session."""
+    service, good, server = server_objects("refused", two.port, prefix="refused_")
+    bad = copy.deepcopy(good)
+    bad["spec"]["parentRefs"][0]["sectionName"] = spec.get("sectionName", "mcps")
+    bad["spec"]["hostnames"] = spec.get("hostnames", good["spec"]["hostnames"])
+    if "match" in spec:
+        bad["spec"]["rules"][0]["matches"] = [{"path": {"type": "PathPrefix", "value": spec["match"]}}]
+    try:
+        running.cluster.apply(service, bad, server, endpoints("refused", two.port))
+
+        def ready() -> Any:
+            return running.cluster.ready("mcpserver", "refused", NAMESPACE)
+
+        condition = wait_until(lambda: (now := ready()).get("reason") == reason and now, reason)
+        assert condition["status"] == "False"
+        assert words in condition["message"]
+        assert "refused_hello_world" not in client.tools()
+        running.cluster.apply(good)
+        wait_until(lambda: ready().get("status") == "True", "the route is mended")
+        answered = wait_until(
+            lambda: "refused_hello_world" in client.tools() and client.call("refused_hello_world"), "its tool is there"
+        )
+        assert answered.status_code == 200
+        wait_until(lambda: succeeded(client.call("refused_hello_world")), "and is called")
+    finally:
+        remove(running, "refused")
+    wait_until(lambda: "refused_hello_world" not in client.tools(), "its tools have left")
+
+
+@pytest.mark.duty("kube.route-refused")
+def test_a_call_without_a_route_is_never_404(running: IstioGateway, client: Client, two: ScriptedServer) -> None:
+    """While a route is deleted Istio's Envoy has none for calls that were decided before."""
+    running.cluster.apply(*server_objects("leaves", two.port, prefix="leaves_"), endpoints("leaves", two.port))
+    wait_until(lambda: "leaves_hello_world" in client.tools(), "the server")
+    wait_until(lambda: succeeded(client.call("leaves_hello_world")), "a call")
+    running.sidecar.signal(signal.SIGSTOP)  # so that the router knows the server as long as Envoy's memo does
+    try:
+        running.cluster.delete("httproute", "leaves-route", NAMESPACE)
+        quiet(0.5)
+    finally:
+        running.sidecar.signal(signal.SIGCONT)
+    seen = set()
+    for number in range(60):
+        answered = client.call("leaves_hello_world", number)
+        assert answered.status_code == 200
+        document = answer(answered)
+        assert document["id"] == number
+        seen.add(document.get("error", {}).get("message", "")[:30])
+        quiet(0.05)
+    assert seen & {"No route of the gateway leads t", "Tool not found"}
+    remove(running, "leaves")
 
 
 @pytest.mark.duty("transport.body-413")

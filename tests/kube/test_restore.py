@@ -29,8 +29,8 @@ def test_versions_go_back(one: ScriptedServer, two: ScriptedServer, tmp_path: Pa
         cluster.stop_all()
         shutil.copytree(data, backup)
         cluster.start_all()
-        # The administrator: right after its start the API server refuses whom a Role names, which is
-        # a reason for a new list of its own.
+        # The administrator: right after its start the API server refuses whom a Role names, which
+        # is a reason for a new list of its own.
         with kube_gateway(cluster, tmp_path / "g", kubeconfig=cluster.kubeconfig) as running, Client(running.url) as client:
             cluster.apply(*server_objects("lost", two.port, "lost_"))
             wait_until(lambda: "lost_hello_world" in client.tools(), "a server that the backup lacks")
