@@ -51,8 +51,12 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
     else:
         lease = _lease(api, namespace)
         source = KubernetesSource(api, values.desired, publish, settings.external_names, settings.secrets_in)
-        config_loaded, tasks = source.loaded, [source.wait_following, *_writer_tasks(api, source, lease, values)]
-        more = {"writes": partial(_writes, lease), "incomplete": source.incomplete}
+        config_map_writer = ConfigMapWriter(
+            api=api, namespace=lease.namespace, desired=values.desired, loaded=source.loaded, leading=lease.held
+        )
+        config_loaded = source.loaded
+        tasks = [source.wait_following, config_map_writer.wait_writing, *_writer_tasks(api, source, lease, values)]
+        more = {"writes": partial(_writes, lease, config_map_writer), "incomplete": source.incomplete}
     tasks += access_tasks(settings.access, values, publish)
     if settings.session_key_file is not None:
         file = KeyFile(settings.session_key_file)
@@ -78,8 +82,8 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
     )
 
 
-def _writes(lease: LeaseHolder) -> tuple[bool, str | None]:
-    return lease.held.value, lease.error
+def _writes(lease: LeaseHolder, config_map: ConfigMapWriter) -> tuple[bool, str | None]:
+    return lease.held.value, lease.error or (config_map.error if lease.held.value else None)
 
 
 def _lease(api: KubeApi, namespace: str) -> LeaseHolder:
@@ -89,7 +93,7 @@ def _lease(api: KubeApi, namespace: str) -> LeaseHolder:
 
 
 def _writer_tasks(api: KubeApi, source: KubernetesSource, lease: LeaseHolder, values: Values) -> list[Task]:
-    """The tasks that write into the cluster; only the holder of the Lease writes."""
+    """The tasks that write status; only the holder of the Lease writes."""
     writer = Writer(
         api=api,
         source=source,
@@ -98,7 +102,4 @@ def _writer_tasks(api: KubeApi, source: KubernetesSource, lease: LeaseHolder, va
         statuses=values.statuses,
         live=values.live,
     )
-    config_map = ConfigMapWriter(
-        api=api, namespace=lease.namespace, desired=values.desired, loaded=source.loaded, leading=lease.held
-    )
-    return [lease.wait_holding, writer.wait_writing, config_map.wait_writing]
+    return [lease.wait_holding, writer.wait_writing]

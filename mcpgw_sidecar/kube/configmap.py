@@ -11,7 +11,7 @@ from mcpgw_sidecar.kube.api import KubeApi, Raw
 from mcpgw_sidecar.kube.reflector import Reflector
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.resources.configmap import KEY, LABELS, MAX_SIZE, render
+from mcpgw_sidecar.resources.configmap import KEY, LABELS, MAX_SIZE, STALE, render
 from mcpgw_sidecar.resources.kinds import CONFIG_MAP, CONFIG_MAP_NAME
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.watch import Watched
@@ -38,7 +38,8 @@ class ConfigMapWriter:
         self._loaded = loaded
         self._leading = leading
         self._config_map: Watched[tuple[bool, Raw | None]] = Watched((False, None))
-        self._error = ""
+        self.error: str | None = None
+        """Why the ConfigMap is not what it should be."""
 
     async def wait_writing(self) -> None:
         """Write for ever, after each change of the configuration, the Lease or the ConfigMap."""
@@ -72,22 +73,22 @@ class ConfigMapWriter:
             return True
         desired = self._desired.value
         text = render(desired.servers, desired.virtual_servers)
-        labels = (config_map or {}).get("metadata", {}).get("labels") or {}
-        if config_map is not None and (config_map.get("data") or {}).get(KEY) == text and LABELS.items() <= labels.items():
-            return True
-        if len(text.encode()) > MAX_SIZE:
-            self._log_error(
-                f"the configuration has {len(text.encode())} bytes, and a ConfigMap takes {MAX_SIZE}: it stays as it is"
-            )
+        size, stale = len(text.encode()), None
+        if size > MAX_SIZE:
+            stale = f"the configuration has {size} bytes, and a ConfigMap takes {MAX_SIZE}: it stays as it is"
+            self._fail(stale)
+        if _is_written(config_map, text, stale):
             return True
         try:
-            await self._wait_put(config_map, text)  # the watch will bring the result
+            await self._wait_put(config_map, text, stale)  # the watch will bring the result
         except ApiError as error:
             # After a conflict, another sidecar has just created it: the watch brings it.
             if error.status != _CONFLICT:
-                self._log_error(f"{error}; will retry")
+                self._fail(f"{error}; will retry")
             return False
-        self._error = ""
+        if stale is not None:
+            return True
+        self.error = None
         log.info(
             "Successfully regenerated aggregated configuration",
             serverCount=len(desired.servers),
@@ -96,18 +97,21 @@ class ConfigMapWriter:
         await trio.sleep(PACE)
         return True
 
-    async def _wait_put(self, config_map: Raw | None, text: str) -> None:
-        body = {"metadata": {"labels": LABELS}, "data": {KEY: text}}
+    async def _wait_put(self, config_map: Raw | None, text: str, stale: str | None) -> None:
+        data = {KEY: text} if stale is None else {}
         if config_map is not None:
+            body = {"metadata": {"labels": LABELS, "annotations": {STALE: stale}}, "data": data}
             await self._api.wait_json("PATCH", CONFIG_MAP.path(self._ref.namespace, self._ref.name), body=body)
             return
         meta = {"name": self._ref.name, "namespace": self._ref.namespace, "labels": LABELS}
-        document = {"apiVersion": "v1", "kind": CONFIG_MAP.name, **body, "metadata": meta}
+        if stale is not None:
+            meta |= {"annotations": {STALE: stale}}
+        document = {"apiVersion": "v1", "kind": CONFIG_MAP.name, "metadata": meta, "data": data}
         await self._api.wait_json("POST", CONFIG_MAP.path(self._ref.namespace), body=document)
 
-    def _log_error(self, error: str) -> None:
-        if error != self._error:
-            self._error = error
+    def _fail(self, error: str) -> None:
+        if error != self.error:
+            self.error = error
             log.error("ConfigMap not written", configMap=str(self._ref), error=error)
 
     def reset(self, raws: list[Raw]) -> None:
@@ -128,3 +132,11 @@ class ConfigMapWriter:
 
         Without a ConfigMap to compare with, nothing is written.
         """
+
+
+def _is_written(config_map: Raw | None, text: str, stale: str | None) -> bool:
+    """Whether a ConfigMap holds this text, or says why it does not."""
+    meta = (config_map or {}).get("metadata", {})
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
+    has_text = stale is not None or (config_map is not None and (config_map.get("data") or {}).get(KEY) == text)
+    return config_map is not None and has_text and LABELS.items() <= labels.items() and annotations.get(STALE) == stale

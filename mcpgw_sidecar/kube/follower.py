@@ -13,7 +13,7 @@ from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.kube.api import KubeApi, Raw
 from mcpgw_sidecar.kube.reflector import Reflector
 from mcpgw_sidecar.model.servers import Desired
-from mcpgw_sidecar.resources.configmap import KEY
+from mcpgw_sidecar.resources.configmap import KEY, STALE
 from mcpgw_sidecar.resources.kinds import CONFIG_MAP
 from mcpgw_sidecar.resources.objects import Ref, ref_of
 from mcpgw_sidecar.runtime.watch import Watched
@@ -49,8 +49,10 @@ class ConfigMapSource:
         """The ConfigMap was added or modified."""
         now, source = self._desired.value, f"configmap:{self._ref}"
         text = (raw.get("data") or {}).get(KEY)
+        stale = ((raw.get("metadata") or {}).get("annotations") or {}).get(STALE)
+        fault = f"{source}: {stale}" if stale else None
         if not isinstance(text, str):
-            self._refuse(f"{source}: has no key {KEY}")
+            self._refuse(fault or f"{source}: has no key {KEY}")
             return
         try:
             content: Content = decode(text, source)
@@ -60,7 +62,7 @@ class ConfigMapSource:
             return
         access = content.access or now.access
         unchanged = (content.servers, content.virtual_servers, access) == (now.servers, now.virtual_servers, now.access)
-        if unchanged and now.error is None and self.loaded.is_set():
+        if unchanged and now.error == fault and self.loaded.is_set():
             return
         self.loaded.set()
         self._publish(
@@ -71,7 +73,7 @@ class ConfigMapSource:
                 access=access,
                 generation=now.generation + 1,
                 loaded_at=time.time(),
-                error=None,
+                error=fault,
             )
         )
 

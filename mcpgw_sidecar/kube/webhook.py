@@ -33,7 +33,7 @@ from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
 
 log = get_logger(__name__)
 
-LOOK = 10.0  # seconds
+LOOK = 2.0  # seconds; a bundle that somebody replaced fails every pod that the webhook should see
 MAX_REVIEW = 8 << 20  # bytes; a review holds an object (1.5 MiB at most in etcd) twice
 CONFIGURATION = ResourceKind(
     name="MutatingWebhookConfiguration",

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.manifests.container import BOOTSTRAP, Sidecar, container, mount, volume
+from mcpgw_sidecar.manifests.container import ADMIN_PORT, BOOTSTRAP, BROKER, Sidecar, container, mount, volume
 
 Manifest = MutableMapping[str, Any]
 
@@ -104,13 +104,31 @@ def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
     _put(spec, "initContainers", _merged_container(container(sidecar, writes_envoy=is_plain), old_container, sidecar))
     _put(spec, "volumes", volume())
     _put(envoy, "volumeMounts", mount())
-    remark = _start_with_bootstrap(envoy) if is_plain else None
+    remarks = [_start_with_bootstrap(envoy) if is_plain else None, *_obstacles(spec)]
     for key in ("metadata", "annotations"):
         owner = pod if key == "metadata" else pod["metadata"]
         if owner.get(key) is None:
             owner[key] = {}
     pod["metadata"]["annotations"][INJECTED] = __version__
+    remark = "; ".join(filter(None, remarks)) or None
     return Injected(name=name, changed=pod != original, remark=remark)
+
+
+def _obstacles(spec: Manifest) -> Iterator[str]:
+    """What in a pod keeps the sidecar from its work, with the remedy."""
+    if spec.get("automountServiceAccountToken") is False:
+        yield "automountServiceAccountToken is false: without a token the sidecar cannot ask the API server, set it to true"
+    used = {ADMIN_PORT: "admin port", BROKER.port: "broker"}
+    if spec.get("hostNetwork"):
+        numbers = " and ".join(map(str, used))
+        yield f"hostNetwork: ports {numbers} of the node have to be free, and others on the node reach them"
+    for key in ("containers", "initContainers"):
+        for item in spec.get(key) or ():
+            ports: object = item.get("ports") if isinstance(item, MutableMapping) and item.get("name") != PROGRAM else None
+            for port in ports if isinstance(ports, list) else ():
+                number = _mapping(port).get("containerPort")
+                if number in used:
+                    yield f"container {item.get('name')} has port {number}, which the sidecar's {used[number]} needs: change it"
 
 
 _FIELDS = {

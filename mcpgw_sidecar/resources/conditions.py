@@ -82,13 +82,14 @@ def virtual_status(virtual: VirtualServerObject, tools: Collection[str], now: st
     `tools` are the names of all tools that clients see.
     """
     missing_tools = [tool for tool in virtual.tools if tool not in tools]
-    count = f"{len(virtual.tools) - len(missing_tools)} of {len(virtual.tools)} tools"
+    tally = f"{len(virtual.tools) - len(missing_tools)} of {len(virtual.tools)}"
+    count = f"{tally} tools"
     content = ConditionContent(status="True", reason="Ready", message=count)
     if missing_tools:
         message = f"{count}; no server offers {_some(missing_tools)}: check the names (with prefix) and the MCPServers"
         content = ConditionContent(status="False", reason="ToolsNotFound", message=message)
     status = virtual.status
-    document = {**status, "conditions": _with_ready(content, status, virtual.generation, now)}
+    document = {**status, "tools": tally, "conditions": _with_ready(content, status, virtual.generation, now)}
     return None if document == status else document
 
 

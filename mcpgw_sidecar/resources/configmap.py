@@ -12,6 +12,9 @@ from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 
 KEY = "config.yaml"
 LABELS = {"app.kubernetes.io/name": "mcpgw-sidecar", "mcpgw.dev/aggregated": "true"}
+STALE = "mcpgw.dev/stale"
+"""The annotation that says, to those who follow a ConfigMap, why it is not the newest."""
+
 _PLAIN = re.compile(r"(https?://)?[A-Za-z][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]*)?")
 _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 MAX_SIZE = 1_000_000  # bytes; the API takes 1 MiB for the whole object

@@ -23,8 +23,8 @@ from mcpgw_sidecar.kube.keys import SecretKeys
 from mcpgw_sidecar.kube.lease import LET_GO, LeaseHolder
 from mcpgw_sidecar.kube.source import KubernetesSource, _KindSink
 from mcpgw_sidecar.kube.writer import Writer
-from mcpgw_sidecar.model.names import VirtualName
-from mcpgw_sidecar.model.servers import Desired, VirtualServer
+from mcpgw_sidecar.model.names import ServerName, VirtualName
+from mcpgw_sidecar.model.servers import Desired, Server, VirtualServer
 from mcpgw_sidecar.resources.kinds import HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER, WATCHED
 from mcpgw_sidecar.resources.leases import DURATION
 from mcpgw_sidecar.resources.objects import Ref
@@ -299,6 +299,46 @@ async def test_the_configmap_against_somebody_who_puts_it_back(clock: MockClock)
     with trio.move_on_after(60):
         await writer[0].wait_writing()
     assert 30 <= len([each for each in api.asked if each[1] != "GET"]) <= 61
+
+
+async def test_a_configuration_that_no_configmap_takes(clock: MockClock) -> None:
+    """The ConfigMap says why it is old, and the sidecar's status, too."""
+    del clock
+    bodies: list[Any] = []
+
+    def answer(method: str, _path: str, body: Any) -> Any:
+        if method == "GET":
+            return None
+        bodies.append(body)
+        old = stored["metadata"]["annotations"] | body["metadata"]["annotations"]
+        stored["metadata"] = {**stored["metadata"], **body["metadata"], "annotations": {k: v for k, v in old.items() if v}}
+        stored["data"] |= body["data"]
+        writer.apply({**stored})
+        return {"metadata": {}}
+
+    stored: dict[str, Any] = {
+        "metadata": {"name": "c", "annotations": {"own": "1"}},
+        "data": {"config.yaml": "servers: []\n"},
+    }
+    api, loaded = FakeApi(answer), trio.Event()
+    loaded.set()
+    many = tuple(Server(name=ServerName(f"ns/{n}"), url=f"http://h/{'x' * 900}", hostname="h") for n in range(1100))
+    desired, leading = Watched(Desired(source="kubernetes", servers=many)), Watched(True)
+    writer = ConfigMapWriter(api=api, namespace="ns", desired=desired, loaded=loaded, leading=leading)  # type: ignore[arg-type]
+    writer.apply(stored)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.wait_writing)
+        await trio.sleep(10)
+        assert "a ConfigMap takes 1000000: it stays as it is" in (writer.error or "")
+        assert [each["data"] for each in bodies] == [{}]
+        assert stored["metadata"]["annotations"] == {"own": "1", "mcpgw.dev/stale": writer.error}
+        desired.publish(Desired(source="kubernetes", servers=many[:1]))
+        await trio.sleep(10)
+        assert writer.error is None
+        assert stored["metadata"]["annotations"] == {"own": "1"}
+        assert stored["data"]["config.yaml"].startswith("servers:\n  - name: ns/0")
+        assert len(bodies) == 2
+        nursery.cancel_scope.cancel()
 
 
 def test_objects_of_others_change_nothing() -> None:

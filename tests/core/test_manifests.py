@@ -146,6 +146,25 @@ def test_a_plain_envoy_is_started_with_our_bootstrap() -> None:
     assert remarked.remark == f"start the container proxy with: envoy -c {BOOTSTRAP}"
 
 
+@pytest.mark.duty("cli.inject")
+def test_pods_in_which_the_sidecar_cannot_work() -> None:
+    """It said "injected", and the container could not start."""
+    (plain,) = inject(pod(), SIDECAR)
+    assert plain.remark is None
+    (token,) = inject(pod(automountServiceAccountToken=False), SIDECAR)
+    assert "set it to true" in (token.remark or "")
+    (host,) = inject(pod(hostNetwork=True), SIDECAR)
+    assert "ports 9090 and 9091 of the node" in (host.remark or "")
+    used = pod(initContainers=[{"name": "prom", "ports": [{"containerPort": 9090}, {"containerPort": 1}]}])
+    (taken,) = inject(used, SIDECAR)
+    assert taken.remark == "container prom has port 9090, which the sidecar's admin port needs: change it"
+    (again,) = inject(used, SIDECAR)
+    assert again.remark == taken.remark
+    operations, result = patch(pod(hostNetwork=True), SIDECAR)
+    assert operations
+    assert result.remark == host.remark
+
+
 def test_a_pod_without_metadata() -> None:
     document = {"kind": "Pod", "spec": pod()["spec"]}
     (done,) = inject(document, SIDECAR)

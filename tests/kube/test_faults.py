@@ -193,6 +193,14 @@ def test_a_configmap_that_is_missing_or_broken(cluster: Cluster, one: ScriptedSe
         cluster.apply(config_map("servers: [{name: a}]"))
         wait_until(lambda: "'url' is missing" in (follower.status()["config"]["error"] or ""), "refused, with the place")
         assert client.tools() == ["a_greet", "a_time"]
+        stale = config_map(f'servers: [{{name: a, url: "{one.url}", toolPrefix: a_}}]')
+        stale["metadata"] = {
+            "name": "own",
+            "namespace": "team-c",
+            "annotations": {"mcpgw.dev/stale": "it has too many bytes"},
+        }
+        cluster.apply(stale)
+        wait_until(lambda: "too many bytes" in (follower.status()["config"]["error"] or ""), "it is an old one")
         cluster.delete("configmap", "own", "team-c")
         wait_until(lambda: "was deleted" in (follower.status()["config"]["error"] or ""), "deleted")
         assert succeeded(client.call("a_greet"))
