@@ -34,6 +34,7 @@ from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.directory.driver import Driver
 from mcpgw_sidecar.directory.opensessions import OpenSessions
+from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.directory.telling import Teller
 from mcpgw_sidecar.envoyfiles.stamps import Brief, StampFile
@@ -146,25 +147,21 @@ class _Parts:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks that run for ever."""
-        values = self.values
-        nursery.start_soon(self._wait_configured)
-        nursery.start_soon(self.directory.wait_sweeping)
-        nursery.start_soon(self.streams.wait_notifying)
-        nursery.start_soon(self.directory.wait_sharing)
-        for task in self.inputs.tasks:
+        of_parts = [self.directory.wait_sweeping, self.directory.wait_sharing, self.streams.wait_notifying]
+        of_parts += [self.manager.wait_alive, self.issuers.wait_following]
+        for task in (self._wait_configured, *of_parts, *self.inputs.tasks, self._wait_ready):
             nursery.start_soon(task)
-        nursery.start_soon(self._wait_ready)
-        nursery.start_soon(self.manager.wait_alive)
-        nursery.start_soon(self.issuers.wait_following)
         if isinstance(self.stamps, StampFile):
-            nursery.start_soon(self.stamps.wait_following, values.live, self.ready, self._dependencies)
+            nursery.start_soon(self.stamps.wait_following, self.values.live, self.ready, self._dependencies)
         if self.envoy_files is not None:
-            nursery.start_soon(wait_reading, self.settings.envoy_admin, self.envoy_files, values.verdict)
+            nursery.start_soon(wait_reading, self.settings.envoy_admin, self.envoy_files, self.values.verdict)
 
     def _dependencies(self) -> str:
         """The values, besides the catalog, that decisions depend on."""
         allowed, keys = guard(self.settings), self.inputs.keys().keys
-        return f"{__version__} {sorted(allowed.hosts)} {sorted(allowed.origins)} {[key.id for key in keys]}"
+        return (
+            f"{__version__} {sorted(allowed.hosts)} {sorted(allowed.origins)} {[key.id for key in keys]} {self.issuers.text}"
+        )
 
     async def _wait_ready(self) -> None:
         """Report readiness (`systemctl start` returns then) and status to systemd, for ever."""
@@ -249,7 +246,8 @@ def _parts(
 ) -> _Parts:
     values, stamps, hub, work = inputs.values, stamps_of(settings), SessionHub(shared=store.shared), Work()
     client = UpstreamClient(Exchanger(clients, metrics.asked, settings.discovery_timeout))
-    streams = Streams(values.live, lambda key: directory.hearing(key))  # noqa: PLW0108  # it is built below
+    sight, issuers = Sight(values.live), IssuerKeys(lambda: values.desired.value.access)
+    streams = Streams(values.live, lambda key: directory.hearing(key), sight)  # noqa: PLW0108  # it is built below
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
     driver = Driver(
         hub=hub,
@@ -259,10 +257,11 @@ def _parts(
         streams=streams,
         live=values.live,
         nursery=forever,
+        sight=sight,
         over=stamps.end if isinstance(stamps, StampFile) else lambda _key: None,
         stale=lambda server: supervisor.list_again(server),  # noqa: PLW0108  # it is built below
     )
-    teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, client=client, nursery=forever)
+    teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, sight=sight, client=client, nursery=forever)
     directory = Directory(hub=hub, driver=driver, teller=teller, keys=inputs.keys, lifetime=settings.session_lifetime)
     supervisor = Supervisor(
         client=client,
@@ -287,6 +286,7 @@ def _parts(
             started=ready,
             directory=directory,
             guard=guard(settings),
+            keys=issuers.known,
             request=settings.discovery_timeout,
             work=work,
         ),
@@ -295,6 +295,6 @@ def _parts(
         manager=manager,
         stamps=stamps,
         work=work,
-        issuers=IssuerKeys(lambda: values.desired.value.access),
+        issuers=issuers,
         inner=envoy_client(settings.inner, None) if settings.inner is not None else None,
     )

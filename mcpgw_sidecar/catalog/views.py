@@ -6,10 +6,13 @@ use and kept with its snapshot, because there may be many scopes, and few of the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
 
 from mcpgw_sidecar.catalog.offers import joined_capabilities, joined_instructions
-from mcpgw_sidecar.catalog.rights import reads, sees, sees_server
+from mcpgw_sidecar.catalog.rights import allows, reads, sees, sees_server
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, build
 from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
@@ -40,6 +43,14 @@ def view_of(snapshot: Snapshot, scope: Scope) -> Snapshot | None:
             view = _allowed(view, scope.rules, scope.virtual)
         snapshot.views[scope] = view
     return view
+
+
+def is_open(scope: Scope, catalog: Snapshot, claims: Mapping[str, Any] | None) -> bool:
+    """Whether an endpoint is there for a caller."""
+    if scope.virtual is None:
+        return catalog.access.bare
+    definition = catalog.virtual_servers.get(scope.virtual)
+    return definition is None or definition.allow is None or allows(definition.allow, claims)
 
 
 def state_of(snapshot: Snapshot, scope: Scope) -> str:

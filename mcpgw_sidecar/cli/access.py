@@ -13,9 +13,12 @@ import click
 from mcpgw_sidecar.catalog.rights import allows, any_of, is_about, missing
 from mcpgw_sidecar.config.source import load, load_access
 from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.inbound.callers import scopes_of
 from mcpgw_sidecar.model.access import Access, Rule
 from mcpgw_sidecar.model.names import ServerName, VirtualName
+from mcpgw_sidecar.model.servers import Desired
 
+_NO_RULE = "no rule that holds gives it"
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -46,9 +49,10 @@ def explain(config: Path | None, access: Path | None, as_json: bool, **values: A
     document = load_access(access) if access is not None else desired.access if desired is not None else Access()
     claims = _claims(values["token"], values["claims"])
     virtual = None if values["virtual_server"] is None else VirtualName(values["virtual_server"])
-    servers = [server.name for server in desired.enabled] if desired is not None else []
-    asked = None if values["server"] is None or values["tool"] is None else (ServerName(values["server"]), values["tool"])
-    answer = explained(document, claims, virtual, servers, asked)
+    if (values["server"] is None) != (values["tool"] is None):
+        raise click.UsageError("Which tool of which server? Give --server and --tool")
+    asked = None if values["server"] is None else (ServerName(values["server"]), values["tool"])
+    answer = explained(document, claims, virtual, desired, asked)
     click.echo(json.dumps(answer, indent=2) if as_json else _words(answer))
 
 
@@ -56,16 +60,18 @@ def explained(
     access: Access,
     claims: Mapping[str, Any],
     virtual: VirtualName | None,
-    servers: list[ServerName],
+    desired: Desired | None,
     asked: tuple[ServerName, str] | None,
 ) -> dict[str, Any]:
-    """The answer as plain values."""
+    """The answer as plain values; without a configuration servers are not known."""
+    servers = [server.name for server in desired.enabled] if desired is not None else []
+    closed = _closed(access, claims, virtual, desired)
     rules = [
         {"rule": index, "holds": allows(rule.allow, claims), "gives": _gives(rule), "missing": missing(rule.allow, claims)}
         for index, rule in enumerate(access.rules or ())
     ]
     held = [(index, rule) for index, rule in enumerate(access.rules or ()) if allows(rule.allow, claims)]
-    sees = {name: _seen(name, access, [rule for _, rule in held], virtual) for name in servers}
+    sees = {name: [] if closed else _seen(name, access, [rule for _, rule in held], virtual) for name in servers}
     answer: dict[str, Any] = {"claims": dict(claims), "rules": rules, "sees": sees}
     if access.rules is None:
         answer["note"] = "there is no authorization: whoever is authenticated may use everything"
@@ -74,8 +80,25 @@ def explained(
         by = [
             index for index, rule in held if is_about(rule, virtual, server) and (not rule.tools or any_of(rule.tools, tool))
         ]
-        answer["tool"] = {"server": server, "tool": tool, "allowed": access.rules is None or bool(by), "by": by}
-    return answer
+        if desired is not None and server not in servers:
+            closed = closed or f"the configuration has no server {server}"
+        allowed = not closed and (access.rules is None or bool(by))
+        answer["tool"] = {"server": server, "tool": tool, "allowed": allowed, "by": by if allowed else []}
+    return answer | ({"closed": closed} if closed else {})
+
+
+def _closed(access: Access, claims: Mapping[str, Any], virtual: VirtualName | None, desired: Desired | None) -> str | None:
+    """Why the caller sees nothing at all; None if it may see something."""
+    lacking = set(access.authentication.scopes if access.authentication is not None else ()) - scopes_of(claims)
+    if lacking:
+        return f"the token lacks the scope {min(lacking)}"
+    if virtual is None:
+        return None if access.bare else "the bare endpoint is closed (endpoint: {bare: false})"
+    definitions = {each.name: each for each in desired.virtual_servers} if desired is not None else {}
+    if desired is not None and virtual not in definitions:
+        return f"the configuration has no virtual server {virtual}"
+    allow = definitions[virtual].allow if virtual in definitions else None
+    return None if allow is None or allows(allow, claims) else f"virtual server {virtual} is not for this caller"
 
 
 def _claims(token: Path | None, text: str | None) -> Mapping[str, Any]:
@@ -86,7 +109,7 @@ def _claims(token: Path | None, text: str | None) -> Mapping[str, Any]:
             payload = token.read_text(encoding="utf-8").strip().removeprefix("Bearer ").split(".")[1]
             text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode()
         claims = json.loads(text or "")
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, RecursionError) as error:
         raise ConfigurationError([f"{token or '--claims'}: holds no claims: {error}"]) from None
     if not isinstance(claims, dict):
         raise ConfigurationError([f"{token or '--claims'}: holds no claims: write an object"])
@@ -107,7 +130,7 @@ def _seen(server: ServerName, access: Access, held: list[Rule], virtual: Virtual
 
 
 def _words(answer: dict[str, Any]) -> str:
-    lines = [answer["note"]] if "note" in answer else []
+    lines = [answer[key] for key in ("note", "closed") if key in answer]
     for rule in answer["rules"]:
         gives = "; ".join(f"{key} {', '.join(globs)}" for key, globs in rule["gives"].items()) or "everything"
         why = "" if rule["holds"] else f": {' or '.join(rule['missing']) or 'it allows nobody'}"
@@ -118,6 +141,6 @@ def _words(answer: dict[str, Any]) -> str:
     if "tool" in answer:
         tool = answer["tool"]
         by = f" by rule {', '.join(map(str, tool['by']))}" if tool["by"] else ""
-        verdict = f"is allowed{by}" if tool["allowed"] else "is not allowed: no rule that holds gives it"
+        verdict = f"is allowed{by}" if tool["allowed"] else f"is not allowed: {answer.get('closed', _NO_RULE)}"
         lines.append(f"tool {tool['tool']} of {tool['server']} {verdict}")
     return "\n".join(lines)

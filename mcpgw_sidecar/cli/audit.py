@@ -53,7 +53,7 @@ def audit_command(paths: tuple[Path, ...], since: float | None, **values: Any) -
     for column in _COLUMNS:
         table.add_column(column.upper(), overflow="fold")
     for row in rows:
-        table.add_row(*(Text("-" if row[column] in {None, ""} else str(row[column])) for column in _COLUMNS))
+        table.add_row(*(Text(_shown(row[column])) for column in _COLUMNS))
     console = Console()
     (console if console.is_terminal else Console(width=_PIPED)).print(table)
 
@@ -64,7 +64,7 @@ def read_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         start = line.find("{")
         try:
             row = json.loads(line[start:]) if start >= 0 else None
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and {"time", "status", "request_id", "bytes_in"} <= row.keys():
             answer = f"{row['status']} {row.get('flags') or '-'} {row.get('reason') or '-'}"
@@ -79,11 +79,18 @@ def _is_wanted(row: dict[str, Any], after: datetime | None, wanted: dict[str, st
     return all(value is None or row[key] == value for key, value in wanted.items())
 
 
-def _time(text: str) -> datetime:
+def _shown(value: object) -> str:
+    """A value as one line without control characters: a caller may have chosen it."""
+    text = "-" if value is None or value == "" else str(value)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _time(text: object) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        time = datetime.fromisoformat(str(text))
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _lines(paths: tuple[Path, ...]) -> Iterator[str]:

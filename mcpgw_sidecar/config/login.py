@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from mcpgw_sidecar.model.access import Authentication, Issuer
 MAX_ISSUERS = 16
 MAX_SKEW = 600.0  # seconds: whoever needs more has a clock to set
 _FORM = "{resource: https://gw.example.com/mcp, issuers: [{issuer: https://idp.example.com, jwksUri: https://idp.example.com/keys}]}"
+_CLAIM = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _KEYS = ("resource", "required", "issuers", "scopes")
 _ISSUER_KEYS = ("issuer", "audiences", "jwksUri", "jwksFile", "caFile", "clockSkew", "subject")
 
@@ -54,8 +56,16 @@ def _issuer(value: Any, place: str, resource: str | None) -> Issuer:  # noqa: AN
         jwks_file=text(given["jwksFile"], f"{place}.jwksFile", "write the path of a file") if "jwksFile" in given else None,
         ca_file=text(given["caFile"], f"{place}.caFile", "write the path of a file") if "caFile" in given else None,
         skew=_skew(given.get("clockSkew", "60s"), f"{place}.clockSkew"),
-        subject=text(given.get("subject", "sub"), f"{place}.subject", "write the name of a claim"),
+        subject=_subject(given.get("subject", "sub"), f"{place}.subject"),
     )
+
+
+def _subject(value: Any, place: str) -> str:  # noqa: ANN401
+    remedy = "write the name of a claim, in letters, digits, - and _"
+    name = text(value, place, remedy)
+    if not _CLAIM.fullmatch(name):  # Envoy would go into objects at a dot
+        raise ValueError(f"{place}: {name!r:.80} cannot be used: {remedy}")
+    return name
 
 
 def _url(value: Any, place: str) -> str:  # noqa: ANN401
@@ -64,6 +74,7 @@ def _url(value: Any, place: str) -> str:  # noqa: ANN401
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.fragment and parts.port != 0
+        is_url = is_url and not any(char in parts.netloc for char in "@%")
     except ValueError:
         is_url = False
     if not is_url or not url.isascii() or any(char in url for char in ' "\\<>'):

@@ -20,8 +20,8 @@ def mapping(value: Any, place: str, keys: Collection[str], form: str) -> dict[st
 
 
 def texts(value: Any, place: str) -> list[str]:  # noqa: ANN401
-    """A list of texts that are not empty. Raises ValueError."""
-    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+    """A list of lines of text that are not empty. Raises ValueError."""
+    if not isinstance(value, list) or not all(isinstance(each, str) and each and each.isprintable() for each in value):
         raise ValueError(f"{place} must be a list of texts")
     return value
 

@@ -14,6 +14,7 @@ import trio
 from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.directory import Directory
+from mcpgw_sidecar.inbound.callers import Keys, no_keys
 from mcpgw_sidecar.inbound.classify import Inbound, classify, is_final
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model import timeouts
@@ -38,23 +39,27 @@ _MAX_OPENINGS = 3  # between opening and decision a session may be closed again,
 class Decider:
     """Decides requests.
 
-    `snapshot` returns the current catalog, `request` is the longest time of one of the gateway's
-    own requests to a server, in seconds. `work` ends what waits for a server during a drain.
+    `snapshot` returns the current catalog, `keys` what is known of an issuer's keys; `request` is
+    the longest time of one of the gateway's own requests to a server, in seconds. `work` ends what
+    waits for a server during a drain.
     """
 
     snapshot: Callable[[], Snapshot]
     started: Started
     directory: Directory
     guard: Guard
+    keys: Keys = no_keys
     request: float = timeouts.REQUEST
     work: Work = attrs.field(factory=Work)
 
     def climb(self, request: HttpRequest) -> Inbound | Reject:
         """Take a request through the ladder, with its session and the current catalog."""
         session = self.directory.lookup(request.headers.get(h.SESSION))
-        inbound = classify(request, session, self.snapshot(), self.guard)
+        inbound = classify(request, session, self.snapshot(), self.guard, self.keys)
         if isinstance(inbound, Inbound) and inbound.session is not None:
             self.directory.bring(inbound.session.session, request.headers)
+            claims = inbound.caller.claims if inbound.caller is not None else None
+            self.directory.driver.sight.note(inbound.session.session.key, claims, inbound.scope.virtual)
         return inbound
 
     async def wait_started(self, seconds: float) -> bool:

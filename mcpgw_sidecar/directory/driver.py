@@ -16,6 +16,7 @@ from mcpgw_sidecar.directory.hearing import AGAIN, AGAIN_CAP, Hearing
 from mcpgw_sidecar.directory.opening import Opener
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.sharing import Sharing
+from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
@@ -53,6 +54,7 @@ class Driver:
     streams: ClientStreams
     live: Watched[Snapshot]
     nursery: trio.Nursery
+    sight: Sight
     over: Callable[[str], None]
     stale: Callable[[ServerName], None]
     _hearings: dict[tuple[str, ServerName], Hearing] = attrs.field(factory=dict)
@@ -86,6 +88,7 @@ class Driver:
         match action:
             case a.Over(key):
                 self.over(key)
+                self.sight.forget(key)
                 self.streams.end_session(key)
             case a.Open(session, server):
                 self.opener.start(session, server)
@@ -160,7 +163,8 @@ class Driver:
             client=self.client,
             store=self.store,
             live=self.live,
-            said=lambda message: self.feed(e.Said(key, message)),
+            # A client may not see this server any more: then nothing of it is passed on.
+            said=lambda message: self.feed(e.Said(key, message)) if self.sight.sees(key, name) else None,
             stale=lambda: self.stale(name),
             resources=lambda: self.hub.wishes(key).resources.get(name, frozenset()),
             resumed=action.resumed,

@@ -11,6 +11,7 @@ import trio
 
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.sharing import Sharing
+from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session, SessionState
@@ -38,6 +39,7 @@ class Teller:
     hub: SessionHub
     sessions: OpenSessions
     sharing: Sharing
+    sight: Sight
     client: UpstreamClient
     nursery: trio.Nursery
     _places: dict[ServerName, trio.CapacityLimiter] = attrs.field(
@@ -83,7 +85,7 @@ class Teller:
             servers = self.sessions.servers()
             async with trio.open_nursery() as nursery:
                 for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
-                    if name in servers:
+                    if name in servers and self.sight.sees(session.key, name):
                         passed = for_server(headers, servers[name].forwarded)
                         nursery.start_soon(self._wait_sent, session.key, Upstream(servers[name], upstream, passed), message)
 

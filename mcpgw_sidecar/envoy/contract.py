@@ -126,7 +126,7 @@ CHANGED_PATH: Final = "/changed"
 """Path at which events.lua says that a server's lists changed; Envoy routes no client there."""
 
 JWKS_PATH: Final = "/jwks"
-"""Path of the issuers' public keys, for Envoy; with the secret, and the issuer's place."""
+"""Path of the issuers' public keys, for Envoy; with a secret of its own, and the issuer's mark."""
 
 FORGOTTEN: Final = (400, 401, 403, 404, 410)
 """The statuses of servers that do not know a session (any more).

@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 
 from mcpgw_sidecar.envoy.clusters import Resource, duration, type_url
+from mcpgw_sidecar.envoy.login import CLAIMS, JWT
 from mcpgw_sidecar.model import access as limits
-from mcpgw_sidecar.model.access import CallLimit, Rate
+from mcpgw_sidecar.model.access import Authentication, CallLimit, Rate
 from mcpgw_sidecar.protocol import headers as h
 
 LIMITED = 429
@@ -23,8 +24,17 @@ MAX_KEYS = 10_000  # buckets of one limit; the one that was not used for longest
 _LOCAL = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 _ADDRESS: Resource = {"masked_remote_address": {"v6_prefix_mask_len": 64}}  # a client of IPv6 has a whole /64
 _SUBJECT: Resource = {"request_headers": {"header_name": h.X_SUBJECT, "descriptor_key": "subject"}}
+_ISSUER: Resource = {
+    "metadata": {"descriptor_key": "issuer", "metadata_key": {"key": JWT, "path": [{"key": CLAIMS}, {"key": "iss"}]}}
+}
+_NOBODY: Resource = {
+    "header_value_match": {
+        "descriptor_key": "nobody",
+        "descriptor_value": "yes",
+        "headers": [{"name": h.X_SUBJECT, "present_match": True, "invert_match": True}],
+    }
+}
 _KEYS: dict[str, Resource] = {
-    limits.CALLER: _ADDRESS,
     limits.TOOL: {"request_headers": {"header_name": h.X_TOOL, "descriptor_key": limits.TOOL}},
     limits.SERVER: {"request_headers": {"header_name": h.X_SERVER, "descriptor_key": limits.SERVER}},
 }
@@ -33,20 +43,39 @@ _KEYS: dict[str, Resource] = {
 def new_sessions(rate: Rate) -> Resource:
     """The filter for new sessions, by address."""
     words = f"at most {rate.count} new sessions a second of one address"
-    return _filter("mcpgw_new_sessions", rate, [_ADDRESS], words)
+    return _filter("mcpgw_new_sessions", rate, [[_ADDRESS]], words)
 
 
-def of_calls(calls: tuple[CallLimit, ...], *, has_login: bool = False) -> list[Resource]:
-    """The filters of the limits of calls, in order. After a login a caller is its subject."""
-    keys = _KEYS | ({limits.CALLER: _SUBJECT} if has_login else {})
+def of_calls(calls: tuple[CallLimit, ...], authentication: Authentication | None = None) -> list[Resource]:
+    """The filters of the limits of calls, in order.
+
+    After a login a caller is its subject, with its issuer where there are several. Who need not log
+    in and does not is an address.
+    """
     return [
-        _filter(f"mcpgw_limit_{index}", each.rate, [*_conditions(each), *(keys[key] for key in each.each)], each.words)
+        _filter(
+            f"mcpgw_limit_{index}",
+            each.rate,
+            [
+                [*_conditions(each), *caller, *(_KEYS[key] for key in each.each if key != limits.CALLER)]
+                for caller in (_callers(authentication) if limits.CALLER in each.each else [[]])
+            ],
+            each.words,
+        )
         for index, each in enumerate(calls)
     ]
 
 
-def _filter(name: str, rate: Rate, actions: list[Resource], words: str) -> Resource:
-    """A limit of the requests to which all actions apply; each value of theirs has a bucket."""
+def _callers(authentication: Authentication | None) -> list[list[Resource]]:
+    """The actions that tell callers apart; of several lists the one that applies."""
+    if authentication is None:
+        return [[_ADDRESS]]
+    known = [_SUBJECT, *([_ISSUER] if len(authentication.issuers) > 1 else [])]
+    return [known] if authentication.required else [known, [_NOBODY, _ADDRESS]]
+
+
+def _filter(name: str, rate: Rate, ways: list[list[Resource]], words: str) -> Resource:
+    """A limit of the requests to which all actions of a way apply; each value has a bucket."""
     tokens, seconds = rate.fill
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     told = {RETRY_AFTER: str(rate.retry_after), WORDS: words}
@@ -57,8 +86,8 @@ def _filter(name: str, rate: Rate, actions: list[Resource], words: str) -> Resou
         "filter_enabled": always,
         "filter_enforced": always,
         "max_dynamic_descriptors": MAX_KEYS,
-        "rate_limits": [{"actions": actions}],
-        "descriptors": [{"entries": [_entry(action) for action in actions], "token_bucket": bucket}],
+        "rate_limits": [{"actions": actions} for actions in ways],
+        "descriptors": [{"entries": [_entry(action) for action in actions], "token_bucket": bucket} for actions in ways],
         "response_headers_to_add": [
             {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
             for key, value in told.items()
@@ -72,7 +101,7 @@ def _entry(action: Resource) -> Resource:
     match action:
         case {"header_value_match": {"descriptor_key": key, "descriptor_value": value}}:
             return {"key": key, "value": value}
-        case {"request_headers": {"descriptor_key": key}}:
+        case {"request_headers": {"descriptor_key": key}} | {"metadata": {"descriptor_key": key}}:
             return {"key": key}
         case _:
             return {"key": "masked_remote_address"}

@@ -175,7 +175,6 @@ def _source(path: str) -> Resource:
 
 
 def _manager(settings: EnvoySettings, request: float, access: Access) -> Resource:
-    has_login = access.authentication is not None and access.authentication.required
     return {
         "@type": type_url(_HCM),
         "stat_prefix": "mcpgw",
@@ -206,7 +205,7 @@ def _manager(settings: EnvoySettings, request: float, access: Access) -> Resourc
             messages(settings.messages),
             lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
             *([limited(access.limits.new_sessions)] if access.limits.new_sessions is not None else []),
-            *of_calls(access.limits.calls, has_login=has_login),
+            *of_calls(access.limits.calls, access.authentication),
             last(settings.refused, settings.heal),
         ],
     }

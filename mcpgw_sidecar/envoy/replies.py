@@ -68,7 +68,7 @@ def _refused_tokens(authentication: Authentication) -> list[Resource]:
     no_keys = {"string_match": {"exact": "Jwks remote fetch is failed"}}
     unknown = {"metadata_filter": {"matcher": metadata | {"value": no_keys}, "match_if_key_not_found": False}}
     refused: Resource = {"or_filter": {"filters": [_status(401), _status(403)]}}
-    sent = _header("authorization", {"prefix": "Bearer "})
+    sent = _header("authorization", {"prefix": "Bearer ", "ignore_case": True})
     away = "The keys of this gateway's authorization server cannot be had at the moment: try again"
     none = "Unauthorized: send the Bearer token of an authorization server that this gateway trusts"
     bad = "Unauthorized: the token was refused: get a new one"
@@ -76,9 +76,19 @@ def _refused_tokens(authentication: Authentication) -> list[Resource]:
     return [
         _mapper(_all(refused, unknown), 503, _error("null", -32000, away), {"retry-after": "5"}),
         _mapper(
-            _all(refused, sent), 401, _error("null", UNAUTHORIZED, bad), {_CHALLENGE: f'{where}, error="invalid_token"'}
+            _all(refused, sent),
+            401,
+            _error("null", UNAUTHORIZED, bad),
+            {_CHALLENGE: f'{where}, error="invalid_token"', "cache-control": "no-store"},
         ),
-        _mapper(refused, 401, _error("null", UNAUTHORIZED, none), {_CHALLENGE: where}),
+        _mapper(refused, 401, _error("null", UNAUTHORIZED, none), {_CHALLENGE: where, "cache-control": "no-store"}),
+        # A subject with control characters, which no header can have.
+        _mapper(
+            _all(_flags(["DPE"]), {"header_filter": {"header": {"name": h.X_CLAIMS, "present_match": True}}}),
+            401,
+            _error("null", UNAUTHORIZED, "Unauthorized: the token names no subject"),
+            {_CHALLENGE: f'{where}, error="invalid_token"'},
+        ),
     ]
 
 

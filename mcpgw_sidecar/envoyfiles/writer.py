@@ -23,6 +23,7 @@ from mcpgw_sidecar.envoy.routes import routes
 from mcpgw_sidecar.envoy.settings import EnvoySettings
 from mcpgw_sidecar.errors import UnavailableError, UpstreamError
 from mcpgw_sidecar.model.access import Access
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired, Server
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.files import replace_text
@@ -51,6 +52,7 @@ class EnvoyFiles:
         self.clusters: frozenset[str] = frozenset()
         self.error: str | None = None
         self._credentials: dict[str, str] = {}
+        self._faults: dict[ServerName, str] = {}
 
     def write_first(self, desired: Desired, *, anew: bool = True) -> None:
         """Write all files before Envoy starts. Raises UnavailableError.
@@ -104,21 +106,33 @@ class EnvoyFiles:
         self._write_resources(LDS, listeners(self._settings, servers, access))
 
     def _write_credentials(self, servers: tuple[Server, ...]) -> None:
-        """Write the credentials that Envoy puts into calls, for the owner alone."""
-        for server in servers:
-            if not server.gives_credential:
-                continue
-            try:
-                value = credential_of(server)
-            except UpstreamError as error:  # the last good one stays; the server's own status says why
+        """Write the credentials that Envoy puts into calls, for the owner alone; remove others."""
+        giving = [server for server in servers if server.gives_credential]
+        for server in giving:
+            self._write_credential(server)
+        used = {Path(credentials.file_of(server.name)).name for server in giving}
+        for path in (self._directory / credentials.DIRECTORY).glob("*.yaml"):
+            if path.name not in used:
+                path.unlink(missing_ok=True)
+                self._credentials.pop(f"{credentials.DIRECTORY}/{path.name}", None)
+
+    def _write_credential(self, server: Server) -> None:
+        name = credentials.file_of(server.name)
+        try:
+            value = credential_of(server)
+            self._faults.pop(server.name, None)
+        except UpstreamError as error:  # the last good one stays; the server's own status says why
+            if self._faults.get(server.name) != str(error):
                 log.warning("Credential for Envoy not read", server=server.name, error=str(error))
-                continue
-            name = credentials.file_of(server.name)
-            text = _dump(credentials.secret(server.name, value or ""))
-            if self._credentials.get(name) != text:
-                (self._directory / credentials.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
-                replace_text(self._directory / name, _HEAD + text, mode=0o600)
-                self._credentials[name] = text
+            self._faults[server.name] = str(error)
+            if (self._directory / name).exists():
+                return
+            value = None  # Envoy takes no cluster whose file is not there
+        text = _dump(credentials.secret(server.name, value or ""))
+        if self._credentials.get(name) != text:
+            (self._directory / credentials.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+            replace_text(self._directory / name, _HEAD + text, mode=0o600)
+            self._credentials[name] = text
 
     def _write_resources(self, name: str, resources: list[Resource]) -> None:
         body = _dump({"resources": resources})

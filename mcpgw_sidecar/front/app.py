@@ -8,6 +8,7 @@ the answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import assert_never
 
@@ -16,6 +17,7 @@ import attrs
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.envoy.contract import CHANGED_PATH, HEAL_PATH, JWKS_PATH
+from mcpgw_sidecar.envoy.login import jwks_path
 from mcpgw_sidecar.front import stateful
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
@@ -57,7 +59,7 @@ class BrokerApp:
 
     `max_body` is in bytes; with `stamps` Envoy may keep lists. `stale` is called with a server that
     says on a call's stream that its lists changed. `secret` follows the paths of Envoy's questions.
-    `keys` returns the keys of an issuer, by its place in the access document.
+    `keys` returns the keys of an issuer, by its mark.
     """
 
     decider: Decider
@@ -70,7 +72,7 @@ class BrokerApp:
     stamps: Stamps | None
     stale: Callable[[ServerName], None]
     secret: str = ""
-    keys: Callable[[int], bytes | None] = lambda _place: None
+    keys: Callable[[str], bytes | None] = lambda _mark: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. After a bug of ours that is a 500, and the log has the traceback."""
@@ -131,14 +133,13 @@ class BrokerApp:
 
     async def _wait_beside(self, path: str, headers: dict[str, str], send: Send) -> Reject | None:
         """What is beside the endpoint: how to log in, and what Envoy asks for itself."""
-        access, of_keys = self.decider.snapshot().access, f"{JWKS_PATH}{self.secret}/"
+        access, of_keys = self.decider.snapshot().access, jwks_path(self.secret)
         if path.startswith(WELL_KNOWN) and access.authentication is not None:
             refusal = self.decider.guard.refuses(headers[":authority"], headers.get("origin"))
             if refusal is None:
                 await wait_sent(send, OK, dumps(metadata(headers, access.authentication)).encode())
             return refusal
-        place = path.removeprefix(of_keys) if path.startswith(of_keys) else ""
-        keys = self.keys(int(place)) if place.isascii() and place.isdecimal() else None
+        keys = self.keys(path.removeprefix(of_keys)) if path.startswith(of_keys) else None
         if path == HEAL_PATH + self.secret:
             await self.healer.wait_answered(headers, send)
         elif path == CHANGED_PATH + self.secret:
@@ -202,7 +203,8 @@ class BrokerApp:
         # 2025-11-25).
         primed = session.protocol_version >= PRIMED
         last_event_id = headers.get(h.LAST_EVENT, "")
-        stream = self.streams.open(session.key, last_event_id, inbound.scope, primed=primed)
+        until = inbound.caller.until if inbound.caller is not None else math.inf
+        stream = self.streams.open(session.key, last_event_id, inbound.scope, primed=primed, until=until)
         self.directory.stream_here(session, last_event_id)
         return stream
 

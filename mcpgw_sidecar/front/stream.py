@@ -48,7 +48,8 @@ class Stream:
 
     `pending` are methods of the broker's own notifications, `relayed` messages of servers. `primed`
     says that the client accepts an event without data; any other gets a ping instead, which all
-    SDKs answer, where the id says something of its session. `closed` ends the stream.
+    SDKs answer, where the id says something of its session. `closed` ends the stream,
+    and `until`, in epoch seconds.
     """
 
     session: str
@@ -56,6 +57,7 @@ class Stream:
     relayed: Mail[bytes]
     _hearing: Callable[[str], str]
     primed: bool = False
+    until: float = math.inf
     _state: str = ""
     pending: set[str] = attrs.field(factory=set)
     closed: bool = False

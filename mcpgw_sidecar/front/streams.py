@@ -16,14 +16,15 @@ all, it gets all notifications.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import islice
 
-import attrs
 import trio
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot, changes
 from mcpgw_sidecar.catalog.views import state_of
+from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.directory.store import MAX_KEPT
 from mcpgw_sidecar.front.mail import Budget, Mail
 from mcpgw_sidecar.front.stream import EVERYTHING, Client, Stream
@@ -44,9 +45,10 @@ class Streams:
     `hearing` returns the part of an event's id with the upstream sessions and wishes of a session.
     """
 
-    def __init__(self, live: Watched[Snapshot], hearing: Callable[[str], str]) -> None:
+    def __init__(self, live: Watched[Snapshot], hearing: Callable[[str], str], sight: Sight | None = None) -> None:
         self.budget = Budget()
         self._live = live
+        self._sight = sight or Sight(live)
         self._hearing = hearing
         self._clients: dict[str, Client] = {}
 
@@ -55,14 +57,25 @@ class Streams:
         client = self._client(session)
         client.scope, client.state = scope, state_of(self._live.value, scope)
 
-    def open(self, session: str, last_event_id: str = "", scope: Scope = EVERYTHING, *, primed: bool = False) -> Stream:
-        """Open a stream of a session, with the messages since the event of `last_event_id`."""
+    def open(
+        self,
+        session: str,
+        last_event_id: str = "",
+        scope: Scope = EVERYTHING,
+        *,
+        primed: bool = False,
+        until: float = math.inf,
+    ) -> Stream:
+        """Open a stream of a session, with the messages since the event of `last_event_id`.
+
+        It ends when the token ends with which it was opened: `until`, in epoch seconds.
+        """
         client, live_state = self._client(session), state_of(self._live.value, scope)
         client.scope = scope
         last_stream, last_number, state = _read(last_event_id)
         if state is not None:
             client.state = state
-        stream = Stream(session, client, Mail(self.budget, MAX_RELAYED), self._hearing, primed)
+        stream = Stream(session, client, Mail(self.budget, MAX_RELAYED), self._hearing, primed, until)
         client.streams.append(stream)
         if len(client.streams) > PER_SESSION:
             client.streams.pop(0).close()
@@ -142,22 +155,25 @@ class Streams:
 
     async def wait_notifying(self) -> None:
         """Send notifications of changed lists, for ever; changes that come together are one."""
-        version, old_lists, rules = self._live.version, _lists(self._live.value), self._live.value.access.rules
+        version, old_lists, access = self._live.version, _lists(self._live.value), self._live.value.access
         while True:
             version = await self._live.wait_after(version)
             if _lists(self._live.value) == old_lists:
                 continue
             await trio.sleep(COLLECT)
             version, snapshot = self._live.version, self._live.value
-            old_lists, have_rules_changed = _lists(snapshot), rules != snapshot.access.rules
-            rules = snapshot.access.rules
+            old_lists, has_login_changed = _lists(snapshot), access.authentication != snapshot.access.authentication
+            access = snapshot.access
             # In slices, so that ten thousand notifications do not delay a call.
-            clients = iter(list(self._clients.values()))
+            clients = iter(list(self._clients.items()))
             while batch := list(islice(clients, 500)):
-                for client in batch:
-                    if have_rules_changed:  # it is not known here what it may see now: it has to ask
-                        client.scope, client.state = attrs.evolve(client.scope, rules=None), None
-                    if client.streams:
+                for session, client in batch:
+                    scope = self._sight.scope(session, client.scope)
+                    client.scope = scope if scope is not None else client.scope
+                    if scope is None or has_login_changed:  # whoever may come back, comes back
+                        for stream in client.streams:
+                            stream.close()
+                    elif client.streams:
                         state = state_of(snapshot, client.scope)
                         for method in changes(client.state, state):
                             client.streams[-1].tell(method, state)
@@ -167,7 +183,8 @@ class Streams:
 
 def _lists(snapshot: Snapshot) -> tuple[object, ...]:
     """The values that the lists of every scope depend on."""
-    return snapshot.state, snapshot.virtual_servers, snapshot.access.rules
+    access = snapshot.access
+    return snapshot.state, snapshot.virtual_servers, access.rules, access.bare, access.authentication
 
 
 def _read(event_id: str) -> tuple[str, int, str | None]:

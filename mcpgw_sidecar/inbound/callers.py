@@ -1,7 +1,8 @@
 """Who calls: the claims of a token that Envoy has verified (jwt_authn), as it passes them on.
 
 Envoy removes the header with the claims from the requests of clients, and refuses a bad token
-before anybody reads it. Judged here is what Envoy does not judge: the subject and the scopes.
+before anybody reads it. Judged here is what Envoy does not judge: the subject, the scopes, and
+whether the key of a token that Envoy verified some time ago is still there.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 
-from mcpgw_sidecar.model.access import Authentication
+from mcpgw_sidecar.model.access import Authentication, Issuer, KnownKeys
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import ENDPOINT
 from mcpgw_sidecar.protocol import headers as h
@@ -30,6 +33,12 @@ UNAUTHORIZED = SESSION_NOT_FOUND
 
 _NO_TOKEN = "Unauthorized: send the Bearer token of an authorization server that this gateway trusts"  # noqa: S105  # words
 _NO_SUBJECT = "Unauthorized: the token names no subject"
+_NO_KEY = "Unauthorized: the key of the token was withdrawn: get a new one"
+_BEARER = re.compile(r"bearer +([A-Za-z0-9_-]*)(?:\.[A-Za-z0-9_-]*){2}", re.IGNORECASE)
+MAX_KEPT = 4096  # characters of claims that are kept read; larger ones are read each time
+
+Keys = Callable[[Issuer], KnownKeys | None]
+"""What is known of the keys of an issuer."""
 
 
 @attrs.frozen
@@ -39,6 +48,13 @@ class Caller:
     issuer: str
     subject: str
     claims: Mapping[str, Any] = attrs.field(eq=False, repr=False)
+    skew: float = 0.0
+
+    @property
+    def until(self) -> float:
+        """When its token ends, in epoch seconds."""
+        expires = self.claims.get("exp")
+        return expires + self.skew if isinstance(expires, int | float) else math.inf
 
     @property
     def owner(self) -> str:
@@ -46,18 +62,27 @@ class Caller:
         return hashlib.sha256(f"{self.issuer}\0{self.subject}".encode()).hexdigest()[:32]
 
 
-def caller_of(headers: Mapping[str, str], authentication: Authentication | None) -> Caller | Reject | None:
+def no_keys(_issuer: Issuer) -> KnownKeys | None:
+    """Nothing is known of any key."""
+    return None
+
+
+def caller_of(
+    headers: Mapping[str, str], authentication: Authentication | None, keys: Keys = no_keys
+) -> Caller | Reject | None:
     """The caller of a request, or its refusal; None where nobody has to say who they are."""
     if authentication is None:
         return None
     text = headers.get(h.X_CLAIMS, "")
     if not text and not authentication.required:
         return None
-    caller = _read(text, authentication)
+    caller = (_read_kept if len(text) <= MAX_KEPT else _read)(text, authentication)
+    if isinstance(caller, Caller):
+        caller = _with_key(caller, headers.get("authorization", ""), authentication, keys)
     if isinstance(caller, str):
         error = 'error="invalid_token"' if text else ""
         return _refusal(401, caller, challenge(headers, authentication, error))
-    missing = set(authentication.scopes) - _scopes(caller.claims)
+    missing = set(authentication.scopes) - scopes_of(caller.claims)
     if missing:
         wanted = " ".join(authentication.scopes)
         error = f'error="insufficient_scope", scope="{wanted}"'
@@ -66,11 +91,34 @@ def caller_of(headers: Mapping[str, str], authentication: Authentication | None)
     return caller
 
 
-@functools.lru_cache(maxsize=4096)
+def _with_key(caller: Caller, authorization: str, authentication: Authentication, keys: Keys) -> Caller | str:
+    """The caller, or why its token does not count any more.
+
+    Anything but one token would leave open which of several Envoy has verified.
+    """
+    token = _BEARER.fullmatch(authorization.strip())
+    if token is None:
+        return _NO_TOKEN
+    issuer = next(each for each in authentication.issuers if each.issuer == caller.issuer)
+    known, issued = keys(issuer), caller.claims.get("iat")
+    if known is None:
+        return caller
+    try:
+        ident = json.loads(_decoded(token[1])).get("kid")
+    except (ValueError, RecursionError, AttributeError):
+        return _NO_TOKEN
+    issued = issued if isinstance(issued, int | float) else math.inf
+    return caller if known.signs(ident if isinstance(ident, str) else None, issued, issuer.skew) else _NO_KEY
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
 def _read(text: str, authentication: Authentication) -> Caller | str:
     """The caller that claims (base64url of JSON) name, or why they name none."""
     try:
-        claims = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        claims = json.loads(_decoded(text))
     except (ValueError, RecursionError):
         return _NO_TOKEN
     if not isinstance(claims, dict):
@@ -79,10 +127,16 @@ def _read(text: str, authentication: Authentication) -> Caller | str:
     if issuer is None:
         return _NO_TOKEN
     subject = claims.get(issuer.subject)
-    return Caller(issuer.issuer, subject, claims) if isinstance(subject, str) and subject else _NO_SUBJECT
+    # In a header for servers, in the log: what is no plain line would be another subject there.
+    if not isinstance(subject, str) or not subject.isprintable() or subject != (subject.strip() or None):
+        return _NO_SUBJECT
+    return Caller(issuer.issuer, subject, claims, issuer.skew)
 
 
-def _scopes(claims: Mapping[str, Any]) -> set[str]:
+_read_kept = functools.lru_cache(maxsize=4096)(_read)
+
+
+def scopes_of(claims: Mapping[str, Any]) -> set[str]:
     """The scopes of a token: `scope`, or `scp` as some issuers say, at spaces or in a list."""
     found: set[str] = set()
     for value in (claims.get("scope"), claims.get("scp")):

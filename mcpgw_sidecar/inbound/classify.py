@@ -21,15 +21,16 @@ The size of a body (413) is measured where the body is read, before this ladder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-from mcpgw_sidecar.catalog.rights import allows, rules_of
+from mcpgw_sidecar.catalog.rights import rules_of
 from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.catalog.views import view_of
-from mcpgw_sidecar.inbound.callers import Caller, caller_of
+from mcpgw_sidecar.catalog.views import is_open, view_of
+from mcpgw_sidecar.inbound.callers import Caller, Keys, caller_of, no_keys
 from mcpgw_sidecar.inbound.eras import Era, era_of
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.inbound.virtual import scope_of, unknown
@@ -59,6 +60,8 @@ from mcpgw_sidecar.protocol.versions import BATCHED, LATEST_STATEFUL, META_VERSI
 
 MAX_BATCH = 100  # messages; each may be a call, and they run at the same time
 _NO_BATCHES = "Invalid Request: this gateway takes no batches (--batches refuse, or an Envoy that is not its own): send each message alone"
+# Lists of parameters (Digest) have commas, too.
+_TWO_TOKENS = re.compile(r",\s*(bearer|basic|digest|negotiate)\s", re.IGNORECASE)
 _EVENT_STREAM = ("text/event-stream", "text/*", "*/*")
 _NOT_FOUND = 404
 _METHODS = frozenset({"POST", "GET", "DELETE"})
@@ -103,12 +106,16 @@ def classify(
     session: SessionState | SessionFault,
     catalog: Snapshot,
     guard: Guard,
+    keys: Keys = no_keys,
 ) -> Inbound | Reject:
-    """Take a request through the ladder. `session` is that of the request's `Mcp-Session-Id`."""
+    """Take a request through the ladder. `session` is that of the request's `Mcp-Session-Id`.
+
+    `keys` returns what is known of the keys of an issuer.
+    """
     scope = _scope(request, guard)
     if isinstance(scope, Reject):
         return _with_names(scope, request, catalog)
-    caller = caller_of(request.headers, catalog.access.authentication)
+    caller = caller_of(request.headers, catalog.access.authentication, keys)
     if isinstance(caller, Reject):
         return caller
     message = None if request.method != "POST" else _message(request, session, guard)
@@ -122,14 +129,6 @@ def classify(
         ident = message.id if isinstance(message, Request) else NULL
         return _with_names(attrs.evolve(inbound, id=ident), request, catalog)
     return attrs.evolve(inbound, caller=caller)
-
-
-def _is_open(scope: Scope, catalog: Snapshot, claims: Mapping[str, Any] | None) -> bool:
-    """Whether an endpoint is there for a caller."""
-    if scope.virtual is None:
-        return catalog.access.bare
-    definition = catalog.virtual_servers.get(scope.virtual)
-    return definition is None or definition.allow is None or allows(definition.allow, claims)
 
 
 def _has_apps(message: Message | Batch | None, session: SessionState | SessionFault) -> bool:
@@ -194,6 +193,8 @@ def _scope(request: HttpRequest, guard: Guard) -> Scope | Reject:
     if repeated is not None:
         message = f"The header {repeated} is there twice, or its value is a list: send one value"
         return Reject(status=400, code=INVALID_REQUEST, message=message)
+    if _TWO_TOKENS.search(headers.get("authorization", "")):
+        return Reject(status=400, code=INVALID_REQUEST, message="The header authorization is there twice: send one")
     return scope
 
 
@@ -244,7 +245,7 @@ def _inbound(
     if isinstance(era, Reject):
         return era
     scope = attrs.evolve(scope, apps=_has_apps(message, session), rules=rules_of(catalog.access, claims))
-    view = view_of(catalog, scope) if _is_open(scope, catalog, claims) else None
+    view = view_of(catalog, scope) if is_open(scope, catalog, claims) else None
     if view is None:
         return unknown(scope)
     if is_initialize:

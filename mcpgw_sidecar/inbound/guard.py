@@ -19,8 +19,11 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 def host_name(authority: str) -> str:
     """The host of `host:port`, lower case, without brackets; "" for an invalid one."""
+    if "@" in authority:  # no part of a Host (RFC 9110, section 7.2)
+        return ""
     try:
-        return (urlsplit(f"//{authority}").hostname or "").rstrip(".")
+        parts = urlsplit(f"//{authority}")
+        return (parts.hostname or "").rstrip(".") if parts.port != 0 else ""
     except ValueError:
         return ""
 

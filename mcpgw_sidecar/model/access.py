@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Final
 
@@ -84,6 +85,33 @@ class Issuer:
     ca_file: str | None = None
     skew: float = 60.0
     subject: str = "sub"
+
+    @property
+    def mark(self) -> str:
+        """A name for the issuer and the place of its keys, which no other issuer has."""
+        text = repr((self.issuer, self.jwks_uri, self.jwks_file, self.ca_file))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@attrs.frozen(kw_only=True)
+class KnownKeys:
+    """The public keys of an issuer: their ids, and when one was withdrawn last (epoch seconds).
+
+    `ids` is None when a key has no id, so that the id of a token does not tell its key.
+    """
+
+    ids: frozenset[str] | None
+    withdrawn: float = -math.inf
+
+    def signs(self, ident: str | None, issued: float, skew: float) -> bool:
+        """Whether a token that Envoy knows may still be good: its key is there.
+
+        `ident` is the id of its key, `issued` its `iat`. Without an id a token is good if it was
+        issued after the last key had been withdrawn.
+        """
+        if ident is not None and self.ids is not None:
+            return ident in self.ids
+        return issued >= self.withdrawn - skew
 
 
 @attrs.frozen(kw_only=True)

@@ -25,11 +25,14 @@ PARAMS: Final = "mcp-param-"
 
 KEPT: Final = (
     *PASSED,
-    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED, h.X_CLIENT, h.X_CLAIMS, h.X_SUBJECT}),
+    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED, h.X_CLIENT, h.X_CLAIMS}),
     PROTO,
     "transfer-encoding",
 )
-"""What a request keeps on the way to a server, besides PARAMS: Envoy's headers and ours, too."""
+"""What a request keeps on the way to a server, besides PARAMS: Envoy's headers and ours, too.
+
+The limits count by X_SUBJECT; the route takes it away from servers that do not want it.
+"""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,98}[a-z0-9])?")
 _RESERVED: Final = re.compile(
@@ -106,7 +109,8 @@ def _read_header(value: object) -> ForwardedHeader:
         if not _NAME.fullmatch(text):
             msg = f"{text!r:.60} cannot be used: write the name of a header in letters, digits and -, at most 100 characters"
             raise ValueError(msg)
-        if _RESERVED.fullmatch(text) and text != h.X_SUBJECT:
+        # The verified caller is forwarded under its own name, and nothing else under that.
+        if _RESERVED.fullmatch(text) and (name, text) != (h.X_SUBJECT, h.X_SUBJECT):
             msg = f"{text} cannot be forwarded: the gateway sets it, or every server gets it already"
             raise ValueError(msg)
     return ForwardedHeader(name, sent, required)

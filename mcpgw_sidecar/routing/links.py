@@ -23,11 +23,11 @@ def candidates(uri: str, snapshot: Snapshot, session: SessionState) -> tuple[Ser
     known = session.links.get(uri)
     if uri.startswith(SCHEME):
         return ()  # an alias names its server, which has no such URI
-    if known is not None and known in snapshot.servers and known in session.upstreams:
+    readable = snapshot.servers if snapshot.readable is None else snapshot.readable
+    if known is not None and known in snapshot.servers and known in session.upstreams and known in readable:
         return (snapshot.servers[known],)
     place = _PLACE.match(uri)
     near_by = re.compile(re.escape(place[0]) + (r"(?=[/?#{]|$)" if place[2] else "")) if place else None
-    readable = snapshot.servers if snapshot.readable is None else snapshot.readable
     called = [server for name, server in snapshot.servers.items() if name in session.upstreams and name in readable]
     names = {
         owned.server.name

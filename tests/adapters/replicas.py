@@ -14,6 +14,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.directory.driver import Driver
 from mcpgw_sidecar.directory.opensessions import OpenSessions
+from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.directory.store import SessionStore, Unshared
 from mcpgw_sidecar.directory.telling import Teller
 from mcpgw_sidecar.errors import UpstreamError
@@ -148,7 +149,9 @@ async def running(server: FakeServer, store: SessionStore | None = None) -> Asyn
     client: Any = server
     async with trio.open_nursery() as nursery:
         sessions = OpenSessions(lambda: KEYS, lambda: servers)
+        sight = Sight(live)
         driver = Driver(
+            sight=sight,
             hub=hub,
             sessions=sessions,
             client=client,
@@ -159,7 +162,7 @@ async def running(server: FakeServer, store: SessionStore | None = None) -> Asyn
             over=over.append,
             stale=stale.append,
         )
-        teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, client=client, nursery=nursery)
+        teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, sight=sight, client=client, nursery=nursery)
         directory = Directory(hub=hub, driver=driver, teller=teller, keys=lambda: KEYS, lifetime=100.0)
         nursery.start_soon(directory.wait_sharing)
         await trio.sleep(0.01)

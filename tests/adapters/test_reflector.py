@@ -6,6 +6,7 @@ The API does everything that an API server, or a proxy before it, may do to a wa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -51,8 +52,11 @@ def chunk(data: bytes) -> bytes:
 class Api:
     """Answers the requests in the order of `script`, and repeats the last answer.
 
-    None means: accept the connection and send nothing.
+    None means: accept the connection and send nothing. `newest` is the version of the API, which is
+    asked for before a watch goes on.
     """
+
+    newest = 1 << 40
 
     def __init__(self, *script: bytes | tuple[bytes, ...] | None) -> None:
         self.script = list(script)
@@ -79,6 +83,9 @@ class Api:
                 held += data
             head, _, held = held.partition(b"\r\n\r\n")
             lines = head.decode().split("\r\n")
+            if re.search(r"[?&]limit=1(&|$)", lines[0].split()[1]):
+                await stream.send_all(answered(listing(self.newest)))
+                continue
             self.asked.append(lines[0].split()[1])
             self.more.set()
             self.more = trio.Event()
@@ -169,6 +176,15 @@ async def test_pages_and_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "resourceVersion=5" in api.asked[2]
     assert "allowWatchBookmarks=true" in api.asked[2]
     assert "resourceVersion=8" in api.asked[3]  # it goes on from there
+
+
+@pytest.mark.duty("kube.restored")
+async def test_an_api_that_went_back_is_listed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api(answered(listing(9, "a")), (STREAM,), answered(listing(4, "b")), (STREAM,), None)
+    api.newest = 4
+    async with reflecting(api, tmp_path, monkeypatch) as seen:
+        await seen.wait_for("reset", "b")
+    assert seen.names[:2] == [("reset", "a"), ("reset", "b")]
 
 
 async def test_a_bookmark_moves_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

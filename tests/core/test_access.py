@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from typing import Any
 
 import attrs
@@ -20,7 +21,7 @@ from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.inbound.callers import Caller, caller_of, challenge, metadata
 from mcpgw_sidecar.inbound.classify import Inbound, classify
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard
-from mcpgw_sidecar.model.access import Access, Authentication, Issuer, Rule
+from mcpgw_sidecar.model.access import Access, Authentication, Issuer, KnownKeys, Rule
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
@@ -79,6 +80,21 @@ authentication:
         ),
         (f"authentication: {{issuers: [{', '.join(['{issuer: x, audiences: [a], jwksFile: k}'] * 2)}]}}", "is there twice"),
         ("authentication: {scopes: ['a b'], issuers: [{issuer: x, audiences: [a], jwksFile: k}]}", "'a b' is no scope"),
+        (
+            'authentication: {scopes: ["a\\nb"], issuers: [{issuer: x, audiences: [a], jwksFile: k}]}',
+            "must be a list of texts",
+        ),
+        *(
+            (
+                f"authentication: {{issuers: [{{issuer: x, audiences: [a], jwksFile: k, subject: '{name}'}}]}}",
+                "letters, digits",
+            )
+            for name in ("user.id", "https://x/y", "a)%b")
+        ),
+        *(
+            (f"authentication: {{resource: '{url}', issuers: [{{issuer: x, jwksFile: k}}]}}", "write http:// or https://")
+            for url in ("http://[fe80::1%25eth0]/mcp", "http://user:pw@h/mcp")
+        ),
         ("authorization: {}", "must be a list of at most 1000 rules"),
         ("authorization: [{tools: [a]}]", "[0] needs allow"),
         ("authorization: [{tools: [], allow: [{}]}]", "[0].tools is empty: leave it out for all"),
@@ -110,7 +126,12 @@ def test_the_keys_of_rules() -> None:
 
 def claims(**given: Any) -> dict[str, str]:
     text = base64.urlsafe_b64encode(json.dumps({"iss": "https://idp", "sub": "alice"} | given).encode()).decode()
-    return {"x-mcp-claims": text.rstrip("="), ":path": "/mcp?x=1"}
+    return {"x-mcp-claims": text.rstrip("="), ":path": "/mcp?x=1", "authorization": bearer()}
+
+
+def bearer(**header: Any) -> str:
+    """A token, of whose parts the first one alone is read here."""
+    return f"Bearer {base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip('=')}.x.y"
 
 
 @pytest.mark.duty("access.login")
@@ -142,6 +163,9 @@ def other_issuer() -> Issuer:
         (claims(iss="https://idp/"), 401, "invalid_token"),
         (claims(sub=None), 401, "invalid_token"),
         (claims(sub=""), 401, "invalid_token"),
+        (claims(sub=" alice"), 401, "invalid_token"),
+        (claims(sub="a\nb"), 401, "invalid_token"),
+        (claims() | {"authorization": f"Basic x, {bearer()}"}, 401, "invalid_token"),
         (claims(scope="read"), 403, "insufficient_scope"),
         (claims(scp=["mc", 1]), 403, "insufficient_scope"),
     ],
@@ -154,6 +178,40 @@ def test_who_does_not(headers: dict[str, str], status: int, error: str) -> None:
     assert (error in refused.challenge) if error else ("error" not in refused.challenge)
     for good in (claims(scope="x mcp"), claims(scp="mcp"), claims(scp=["mcp"])):
         assert isinstance(caller_of(good, login), Caller)
+
+
+@pytest.mark.duty("access.keys")
+@pytest.mark.parametrize(
+    ("known", "header", "issued", "good"),
+    [
+        (None, {}, None, True),
+        (KnownKeys(ids=frozenset({"k1"})), {"kid": "k1"}, None, True),
+        (KnownKeys(ids=frozenset({"k1"})), {"kid": "k2"}, None, False),
+        (KnownKeys(ids=frozenset({"k1"})), {"kid": 7}, None, True),
+        (KnownKeys(ids=frozenset({"k1"})), {}, 5, True),
+        (KnownKeys(ids=frozenset({"k1"}), withdrawn=1000.0), {}, 939, False),
+        (KnownKeys(ids=frozenset({"k1"}), withdrawn=1000.0), {}, 941, True),
+        (KnownKeys(ids=frozenset({"k1"}), withdrawn=1000.0), {}, None, True),
+        (KnownKeys(ids=None, withdrawn=1000.0), {"kid": "k1"}, 5, False),
+    ],
+)
+def test_a_token_whose_key_was_withdrawn(known: Any, header: Any, issued: Any, good: bool) -> None:
+    """Envoy knows a token that it has verified for as long as the token lives."""
+    given = claims(**({} if issued is None else {"iat": issued})) | {"authorization": bearer(**header)}
+    caller = caller_of(given, LOGIN, lambda _issuer: known)
+    assert isinstance(caller, Caller if good else Reject)
+    odd = given | {"authorization": "Bearer W10.x.y"}
+    assert isinstance(caller_of(odd, LOGIN, lambda _issuer: known), Caller if known is None else Reject)
+
+
+@pytest.mark.duty("access.login")
+def test_until_when_a_token_is_good() -> None:
+    for expires, until in ((100, 160.0), ("x", math.inf)):
+        caller = caller_of(claims(exp=expires), LOGIN)
+        assert isinstance(caller, Caller)
+        assert caller.until == until
+    large = caller_of(claims(groups=["g" * 5000]), LOGIN)
+    assert isinstance(large, Caller), "claims that are too large to be kept are read"
 
 
 @pytest.mark.duty("access.metadata")

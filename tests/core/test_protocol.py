@@ -78,7 +78,8 @@ def test_a_guard_can_be_open() -> None:
 def test_host_names() -> None:
     assert host_name("A.example:80") == "a.example"
     assert host_name("[::1]:80") == "::1"
-    assert host_name("[bad") == ""
+    for bad in ("[bad", "evil.example@127.0.0.1", "127.0.0.1:abc", "127.0.0.1:99999", "127.0.0.1:0"):
+        assert host_name(bad) == ""
 
 
 @pytest.mark.duty("header.to-server")

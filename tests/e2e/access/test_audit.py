@@ -50,4 +50,20 @@ def test_who_called_what(tmp_path: Path) -> None:
                 command, input=f"x\n{{\n{log.read_text()}", capture_output=True, text=True, check=True, env=environment()
             )
             assert piped.stdout.count("\n") == 9
+    odd = {
+        "time": 7,
+        "status": 200,
+        "request_id": "r",
+        "bytes_in": 1,
+        "tool": "t",
+        "subject": ["a"],
+        "client": "x\x1b[31m\ny",
+    }
+    naive = {**odd, "time": "2999-01-01T00:00:00", "subject": "later"}
+    (tmp_path / "odd").write_text(f"{json.dumps(odd)}\n{json.dumps(naive)}\n{'[' * 100_000}{{\n")
+    shown = run("audit", str(tmp_path / "odd"))
+    assert "['a']" in shown
+    assert "x\\x1b[31m\\ny" in shown
+    assert shown.count("\n") == 3
+    assert "later" in run("audit", str(tmp_path / "odd"), "--since=1h")
     assert "cannot be read" in run("audit", str(tmp_path / "none"), code=64)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import quiet
 from tests.e2e.stack import entry, gateway, succeeded, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
@@ -55,6 +56,30 @@ def test_every_request_has_it_and_a_new_one_counts_without_a_lost_call(
             assert key not in shown + logs
         (file,) = (tmp_path / "envoy" / "credentials").iterdir()
         assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+@pytest.mark.duty("access.credentials")
+def test_a_credential_that_is_not_there_and_one_that_nobody_uses(one: ScriptedServer, tmp_path: Path) -> None:
+    """Envoy took no cluster of such a server, the log filled, and an old key stayed on the disk."""
+    lost = {"credentialFile": "none", "credentialHeader": "x-api-key", "credentialUse": "always"}
+    own = entry("ns/two", one.url, "b_") | {"credential": "second-key", "credentialUse": "always"}
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_") | lost, own]) as running, running.client() as client:
+        credentials = tmp_path / "envoy" / "credentials"
+        assert len(list(credentials.iterdir())) == 2
+        assert running.status()["envoy"]["accepted"]
+        assert succeeded(client.call("b_one"))
+        quiet(3.0)
+        assert len([line for line in running.sidecar.text.splitlines() if "Credential for Envoy not read" in line]) == 1
+        (tmp_path / "none").write_text("here")
+        wait_until(lambda: "a_one" in client.tools(), "it is listed")
+
+        def is_given() -> bool:
+            client.call("a_one")
+            return one.calls("tools/call")[-1].headers.get("x-api-key") == "here"
+
+        wait_until(is_given, "the key")
+        running.write([entry("ns/two", one.url, "b_")])
+        wait_until(lambda: list(credentials.iterdir()) == [], "no key is left")
 
 
 @pytest.mark.duty("access.credentials")

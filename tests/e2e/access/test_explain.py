@@ -14,6 +14,9 @@ CONFIG = """
 servers:
   - {name: team-a/one, url: "http://h/mcp"}
   - {name: team-b/one, url: "http://h/mcp"}
+virtualServers:
+  - {name: v/x, tools: [t]}
+  - {name: v/own, tools: [t], allow: [{groups: admins}]}
 """
 ACCESS = """
 authorization:
@@ -49,13 +52,26 @@ def test_which_rules_hold_and_why_not(files: tuple[str, str], tmp_path: Path) ->
     assert answer["sees"] == {"team-a/one": [], "team-b/one": ["*"]}
     virtual = json.loads(run("access", "explain", *files, "--claims={}", "--virtual-server=v/x", "--json"))
     assert virtual["sees"] == {"team-a/one": ["*"], "team-b/one": ["*"]}
+    for more, words in (
+        (("--virtual-server=v/own",), "virtual server v/own is not for this caller"),
+        (("--virtual-server=v/none",), "the configuration has no virtual server v/none"),
+    ):
+        closed = run("access", "explain", *files, "--claims={}", *more, *asked)
+        assert f"tool put of team-b/one is not allowed: {words}" in closed
+    nowhere = run("access", "explain", *files, "--claims={}", "--virtual-server=v/x", "--server=team-c/x", "--tool=t")
+    assert "is not allowed: the configuration has no server team-c/x" in nowhere
     assert "whoever is authenticated may use everything" in run("access", "explain", files[0], "--claims={}")
 
 
 @pytest.mark.duty("access.explain")
 def test_what_cannot_be_explained(files: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("x")
+    (tmp_path / "closed.yaml").write_text("endpoint: {bare: false}\nauthorization: [{allow: [{}]}]\n")
+    closed_at = ("access", "explain", files[0], f"--access={tmp_path / 'closed.yaml'}", "--claims={}")
+    assert "the bare endpoint is closed" in run(*closed_at, "--server=team-a/one", "--tool=t")
+    assert "Which tool of which server?" in run(*closed_at, "--server=team-a/one", code=64)
     for arguments in (
+        (*files, f"--claims={'[' * 100_000}"),
         ("--claims={}",),
         files,
         (*files, "--claims=7"),

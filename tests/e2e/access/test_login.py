@@ -63,6 +63,9 @@ BAD: dict[str, Callable[[Issuer], str]] = {
     "HS256 with the public key": lambda issuer: issuer.confused(),
     "no subject": lambda issuer: issuer.token(sub=None),
     "a subject that is no text": lambda issuer: issuer.token(sub=["alice"]),
+    "no end": lambda issuer: issuer.token(exp=None),
+    "a subject of two lines": lambda issuer: issuer.token(sub="alice\r\nx-mcp-claims: y"),
+    "a subject with blanks": lambda issuer: issuer.token(sub=" alice "),
 }
 
 
@@ -203,8 +206,16 @@ def test_keys_come_and_go(one: ScriptedServer, tmp_path: Path) -> None:
             wait_until(lambda: asked(issuer.token()).status_code == 200, "its keys")
             issuer.new_key("k2")
             wait_until(lambda: asked(issuer.token("k2")).status_code == 200, "a new key")
-            issuer.published.remove("k1")
-            wait_until(lambda: asked(issuer.token("k1")).status_code == 401, "a key that was withdrawn")
+            used = bearer(issuer.token("k1"))
+            with running.client(**used) as client:
+                for _ in range(3):
+                    assert succeeded(client.send(CALL)), "Envoy knows the token, and the call"
+                issuer.published.remove("k1")
+                wait_until(lambda: asked(issuer.token("k1")).status_code == 401, "a key that was withdrawn")
+                wait_until(lambda: client.send(CALL).status_code == 401, "also for the token that Envoy knows")
+                assert asked(used["authorization"].removeprefix("Bearer ")).status_code == 401
+                renewed = client.http.post(client.url, json=CALL, headers=client.headers | bearer(issuer.token("k2")))
+                assert succeeded(renewed)
             issuer.status = 500
             wait_until(lambda: running.status()["authentication"]["issuers"][0]["error"], "it is away")
             assert asked(issuer.token("k2")).status_code == 200, "the keys of before stay"
@@ -255,3 +266,33 @@ def test_servers_and_limits_know_the_caller(issuer: Issuer, one: ScriptedServer,
                     assert succeeded(client.send(CALL))
                     assert one.calls("tools/call")[-1].headers["x-mcp-subject"] == name
                 assert client.send(CALL).json()["error"]["data"]["reason"] == "Limited"
+
+
+@pytest.mark.duty("access.login", "limits.calls")
+def test_callers_of_two_issuers_and_without_a_token_are_limited_apart(
+    issuer: Issuer, one: ScriptedServer, tmp_path: Path
+) -> None:
+    limits = {"calls": [{"perMinute": 1, "burst": 3, "each": ["caller"]}]}
+    with Issuer("https://second.example") as second:
+        authentication = {"issuers": [issuer.entry(), second.entry()], "required": False}
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_")], authentication=authentication, limits=limits) as running:
+            for each in (issuer, second):
+                wait_until(
+                    lambda each=each: Client(running.url, **bearer(each.token())).initialized.status_code == 200, "keys"
+                )
+            for headers in (bearer(issuer.token()), bearer(second.token()), {}):
+                with running.client(**headers) as client:
+                    for _ in range(3):
+                        assert succeeded(client.send(CALL))
+                    assert client.send(CALL).json().get("error", {}).get("data", {}).get("reason") == "Limited", headers
+
+
+@pytest.mark.duty("access.login")
+def test_ways_to_write_a_token(running: Gateway, issuer: Issuer) -> None:
+    good = issuer.token()
+    for scheme in ("bearer", "BEARER"):
+        assert Client(running.url, authorization=f"{scheme} {good}").initialized.status_code == 200
+    for first, second in ((f"Basic {good}", f"Bearer {good}"), (f"Bearer {good}", "Basic eDp5")):
+        headers = [("authorization", first), ("authorization", second), ("accept", "application/json, text/event-stream")]
+        assert httpx2.post(running.url, json=INITIALIZE, headers=headers).status_code in {400, 401}
+    assert Client(running.url, authorization=f"Negotiate x Bearer {good}").initialized.status_code == 401

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 from tests.e2e.access.issuing import Issuer
-from tests.e2e.stack import Client, Gateway, entry, gateway, succeeded, wait_until
+from tests.e2e.conftest import quiet
+from tests.e2e.stack import Client, Gateway, entry, gateway, listening, succeeded, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 RULES = [
@@ -187,9 +189,93 @@ def test_clients_are_told_and_the_bare_endpoint_can_be_closed(running: Gateway, 
         headers = client.headers | {"accept": "text/event-stream"}
         with client.http.stream("GET", client.url, headers=headers) as stream:
             lines = stream.iter_lines()
-            write(tmp_path / "access.yaml", issuer, RULES[:1])
+            write(tmp_path / "access.yaml", issuer, RULES[1:])
             next(line for line in lines if "notifications/tools/list_changed" in line)
         write(tmp_path / "access.yaml", issuer, None, endpoint={"bare": False})
         wait_until(lambda: client.send({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).status_code == 404, "closed")
     with Client(f"{running.url}/v/few", **bearer(issuer)) as client:
         assert client.tools() == ["a_get_it", "b_put_it"]
+
+
+def said(server: ScriptedServer, session: str, message: dict[str, Any]) -> None:
+    """The server says something on the stream of one of its sessions."""
+    for handler in server.streams(session):
+        handler.wfile.write(f"data: {json.dumps({'jsonrpc': '2.0', **message})}\n\n".encode())
+        handler.wfile.flush()
+
+
+@pytest.mark.duty("access.rules")
+def test_a_server_that_may_not_be_seen_any_more_is_not_heard(
+    running: Gateway, issuer: Issuer, servers: tuple[ScriptedServer, ScriptedServer], tmp_path: Path
+) -> None:
+    """Its messages went on to an open stream, and the client's notifications to it."""
+    claims = {"groups": ["admins", "agents"], "realm": {"role": "x"}}
+    token = bearer(issuer, **claims)
+    can = {"roots": {"listChanged": True}}
+    with Client(running.url, capabilities=can, **token) as client, listening(client) as heard:
+        assert succeeded(client.call("b_get_it"))
+        (session,) = list(servers[1].sessions)[-1:]
+        wait_until(lambda: servers[1].streams(session), "it is heard")
+        log = {"method": "notifications/message", "params": {"level": "error", "data": "before"}}
+        said(servers[1], session, log)
+        wait_until(lambda: [each for each in heard if each.get("params", {}).get("data") == "before"], "a message")
+        write(tmp_path / "access.yaml", issuer, [RULES[0], RULES[2]])
+        wait_until(lambda: client.tools() == ["a_get_it"], "the rule is gone")
+        told = len(servers[1].requests)
+        said(servers[1], session, log | {"params": {"level": "error", "data": "SECRET"}})
+        said(servers[1], session, {"id": 77, "method": "roots/list"})
+        assert client.send({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}).status_code == 202
+        quiet(1.0)
+        assert not [each for each in heard if "SECRET" in str(each) or each.get("method") == "roots/list"]
+        assert len(servers[1].requests) == told
+        write(tmp_path / "access.yaml", issuer, RULES)
+        wait_until(lambda: "b_get_it" in client.tools(), "it is back")
+        said(servers[1], session, log | {"params": {"level": "error", "data": "after"}})
+        wait_until(lambda: [each for each in heard if each.get("params", {}).get("data") == "after"], "and heard")
+
+
+@pytest.mark.duty("access.rules")
+def test_streams_end_with_what_they_were_opened_by(running: Gateway, issuer: Issuer, tmp_path: Path) -> None:
+    """With the token, with the endpoint, and with the issuer."""
+
+    def ends(client: Client, act: Callable[[], None], seconds: float) -> None:
+        headers = client.headers | {"accept": "text/event-stream"}
+        with client.http.stream("GET", client.url, headers=headers, timeout=seconds) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            act()
+            for _ in lines:
+                pass
+
+    short = bearer(issuer, groups=["agents"], exp=int(time.time()) - 57)  # with the skew some seconds are left
+    with running.client(**short) as client:
+        ends(client, lambda: None, 30)
+        assert client.send({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).status_code == 401
+    access = tmp_path / "access.yaml"
+    with running.client(**bearer(issuer, groups=["agents"])) as client:
+        ends(client, lambda: write(access, issuer, RULES, endpoint={"bare": False}), 10)
+        write(access, issuer, RULES)
+        wait_until(lambda: client.send({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).status_code == 200, "open")
+        with Issuer("https://another.example") as other:
+            ends(client, lambda: write(access, other, RULES), 10)
+    write(access, issuer, RULES)
+
+
+@pytest.mark.duty("access.rules")
+def test_a_link_that_was_found_is_not_read_without_a_right(
+    running: Gateway, issuer: Issuer, servers: tuple[ScriptedServer, ScriptedServer]
+) -> None:
+    everything = bearer(issuer, groups=["agents", "admins"], realm={"role": "x"})
+    contents = answer({"contents": [{"uri": "y://hidden", "text": "top secret"}]})
+    servers[1].answers["resources/read"] = contents
+    try:
+        with running.client(**everything) as client:
+            assert succeeded(client.call("b_get_it"))
+            for _ in range(2):
+                assert succeeded(client.post("resources/read", {"uri": "y://hidden"}))
+            client.headers |= bearer(issuer, groups=["agents"])
+            for _ in range(2):
+                read = client.post("resources/read", {"uri": "y://hidden"})
+                assert read.json()["error"]["code"] == -32002
+    finally:
+        del servers[1].answers["resources/read"]
