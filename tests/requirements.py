@@ -316,6 +316,8 @@ SECURITY: Final = (
          "The lists of a server, and those of all servers, take bounded room; what does not fit is said in /status."),
     Duty("access.login", "interface.md, Who may call what", ROUTER | BROKER,
          "With authentication every request needs a good token: else 401 with a challenge, or 403 for want of a scope."),
+    Duty("access.policies", "interface.md, Who may call what", KUBE | ROUTER | BROKER,
+         "MCPAccessPolicy rules count for the servers and virtual servers of their own namespace, and close no other."),
     Duty("access.owner", "interface.md, Who may call what", ROUTER | BROKER,
          "A session belongs to its caller, issuer and subject: anybody else gets 404; a refreshed token goes on."),
     Duty("access.metadata", "RFC 9728", BROKER,

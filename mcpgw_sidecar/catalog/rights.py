@@ -78,6 +78,8 @@ def is_about(rule: Rule, virtual: VirtualName | None, server: ServerName) -> boo
     """Whether a rule counts at an endpoint, for a server."""
     if rule.virtual_servers and not (virtual is not None and any_of(rule.virtual_servers, virtual)):
         return False
+    if rule.outside and server.partition("/")[0] in rule.outside:
+        return False
     return not rule.servers or any_of(rule.servers, server)
 
 

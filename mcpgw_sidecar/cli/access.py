@@ -46,7 +46,7 @@ def explain(config: Path | None, access: Path | None, as_json: bool, **values: A
     if config is None and access is None:
         raise click.UsageError("Where are the rules? Give --access FILE or --config FILE")
     desired = None if config is None else load(config, has_access=access is not None)
-    document = load_access(access) if access is not None else desired.access if desired is not None else Access()
+    document = load_access(access) if access is not None else desired.allowed if desired is not None else Access()
     claims = _claims(values["token"], values["claims"])
     virtual = None if values["virtual_server"] is None else VirtualName(values["virtual_server"])
     if (values["server"] is None) != (values["tool"] is None):

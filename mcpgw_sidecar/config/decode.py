@@ -14,13 +14,13 @@ import cattrs
 import yaml
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
+from mcpgw_sidecar.catalog.ruletext import read_allow, read_policies, read_rules
 from mcpgw_sidecar.config.limits import read_limits
 from mcpgw_sidecar.config.login import read_authentication
-from mcpgw_sidecar.config.rules import read_allow, read_rules
-from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, Alternatives, ConfigFile, Rules
+from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, Alternatives, ConfigFile, Policies, Rules
 from mcpgw_sidecar.config.tree import Path, Problem, Tree, hazard, yaml_place
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.model.access import Access, Authentication, Limits
+from mcpgw_sidecar.model.access import Access, Authentication, Limits, Policy
 from mcpgw_sidecar.model.servers import DISCOVERY, ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.passing import read_forwarded
 
@@ -38,6 +38,8 @@ class Content:
     access: Access | None
     """None if no key of the access document is there."""
 
+    policies: tuple[Policy, ...] = ()
+
 
 def decode(text: str, source: str) -> Content:
     """The content of a configuration file. Raises ConfigurationError with every problem found."""
@@ -46,6 +48,7 @@ def decode(text: str, source: str) -> Content:
         tuple(entry.server() for entry in config.servers),
         tuple(entry.virtual_server() for entry in config.virtualServers),
         config.access() if keys & {field.name for field in attrs.fields(AccessFile)} else None,
+        config.policies,
     )
 
 
@@ -157,6 +160,7 @@ def _make_converter() -> cattrs.Converter:
         lambda kind: kind == Authentication | None, lambda value, _: read_authentication(value)
     )
     converter.register_structure_hook_func(lambda kind: kind == Rules | None, lambda value, _: read_rules(value))
+    converter.register_structure_hook_func(lambda kind: kind == Policies, lambda value, _: read_policies(value))
     converter.register_structure_hook_func(lambda kind: kind == Alternatives | None, lambda value, _: read_allow(value))
     converter.register_structure_hook_func(
         lambda kind: kind == tuple[ForwardedHeader, ...], lambda value, _: read_forwarded(value)

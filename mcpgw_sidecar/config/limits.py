@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcpgw_sidecar.config.plain import mapping, texts
 from mcpgw_sidecar.model.access import EACH, CallLimit, Limits, Rate
+from mcpgw_sidecar.model.plain import mapping, texts
 
 MAX_COUNT = 1_000_000
 MAX_CALLS = 16  # limits of calls: each costs every call some microseconds

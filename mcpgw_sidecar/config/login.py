@@ -6,9 +6,9 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from mcpgw_sidecar.config.plain import mapping, text, texts
 from mcpgw_sidecar.config.units import parse_duration
 from mcpgw_sidecar.model.access import Authentication, Issuer
+from mcpgw_sidecar.model.plain import mapping, text, texts
 
 MAX_ISSUERS = 16
 MAX_SKEW = 600.0  # seconds: whoever needs more has a clock to set

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
-from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Allowed, Authentication, Limits, Rule
+from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Allowed, Authentication, Limits, Policy, Rule
 from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
 from mcpgw_sidecar.model.patterns import NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import ALWAYS, DISCOVERY, IF_ABSENT, ForwardedHeader, Server, VirtualServer
@@ -21,6 +21,7 @@ from mcpgw_sidecar.protocol.passing import is_credential_header
 
 _USES = (DISCOVERY, IF_ABSENT, ALWAYS)
 Rules = tuple[Rule, ...]
+Policies = tuple[Policy, ...]
 Alternatives = Allowed
 _HOSTNAME = re.compile(r"[A-Za-z0-9_.\[\]:-]{1,259}")
 
@@ -156,7 +157,7 @@ class VirtualServerEntry:
 
     name: str = attrs.field(metadata=_checked(lambda value: bool(NAME.fullmatch(value)), "write it like NAMESPACE/NAME"))
     tools: list[str]
-    allow: Alternatives | None = None  # config/rules.py reads it
+    allow: Alternatives | None = None  # catalog/ruletext.py reads it
 
     def virtual_server(self) -> VirtualServer:
         """The entry as a value of the model."""
@@ -177,7 +178,7 @@ class AccessFile:
 
     limits: Limits = USUAL_LIMITS  # config/limits.py reads it
     authentication: Authentication | None = None  # config/login.py reads it
-    authorization: Rules | None = None  # config/rules.py reads it
+    authorization: Rules | None = None  # catalog/ruletext.py reads it
     endpoint: EndpointEntry | None = None
 
     def access(self) -> Access:
@@ -196,6 +197,7 @@ class ConfigFile(AccessFile):
 
     servers: list[ServerEntry]
     virtualServers: list[VirtualServerEntry] = attrs.field(factory=list)  # noqa: N815
+    policies: Policies = ()  # catalog/ruletext.py reads it
 
 
 CHECKS: dict[str, dict[str, Check]] = {

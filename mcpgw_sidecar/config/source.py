@@ -46,6 +46,7 @@ def load(path: Path, *, has_access: bool = False) -> Desired:
         generation=1,
         loaded_at=time.time(),
         access=_with_absolute_files(content.access or OPEN, path.parent),
+        policies=content.policies,
     )
 
 

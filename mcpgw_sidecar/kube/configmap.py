@@ -72,7 +72,7 @@ class ConfigMapWriter:
         if not self._leading.value or not is_listed:
             return True
         desired = self._desired.value
-        text = render(desired.servers, desired.virtual_servers)
+        text = render(desired.servers, desired.virtual_servers, desired.policies)
         size, stale = len(text.encode()), None
         if size > MAX_SIZE:
             stale = f"the configuration has {size} bytes, and a ConfigMap takes {MAX_SIZE}: it stays as it is"

@@ -61,7 +61,8 @@ class ConfigMapSource:
             self._refuse(str(error))
             return
         access = content.access or now.access
-        unchanged = (content.servers, content.virtual_servers, access) == (now.servers, now.virtual_servers, now.access)
+        new, old = ((each.servers, each.virtual_servers, each.policies) for each in (content, now))
+        unchanged = (new, access) == (old, now.access)
         if unchanged and now.error == fault and self.loaded.is_set():
             return
         self.loaded.set()
@@ -71,6 +72,7 @@ class ConfigMapSource:
                 servers=content.servers,
                 virtual_servers=content.virtual_servers,
                 access=access,
+                policies=content.policies,
                 generation=now.generation + 1,
                 loaded_at=time.time(),
                 error=fault,

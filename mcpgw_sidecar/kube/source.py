@@ -18,8 +18,9 @@ from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources import objects
 from mcpgw_sidecar.resources.external import judged
-from mcpgw_sidecar.resources.index import Index
+from mcpgw_sidecar.resources.index import Index, policies_of
 from mcpgw_sidecar.resources.kinds import (
+    ACCESS_POLICY,
     ESSENTIAL,
     EVERYWHERE,
     MCP_SERVER,
@@ -83,7 +84,7 @@ class KubernetesSource:
 
     async def _wait_first(self) -> None:
         """Wait for the essential kinds, and up to `PATIENCE` seconds for the others."""
-        while self._unlisted & ESSENTIAL:
+        while self._unlisted & (ESSENTIAL | ({ACCESS_POLICY.name} - self._absent)):
             await self._dirty.wait()
             self._dirty = trio.Event()
         with trio.move_on_after(PATIENCE):
@@ -125,7 +126,7 @@ class KubernetesSource:
         if ref is not None:
             self.targets.add(kind.name, {ref})
         # A Service or route that no MCPServer uses changes nothing.
-        if servers or kind is VIRTUAL_SERVER:
+        if servers or kind in {VIRTUAL_SERVER, ACCESS_POLICY}:
             self._dirty.set()
 
     def synced(self, watch: str) -> None:
@@ -136,6 +137,7 @@ class KubernetesSource:
     def absent(self, watch: str) -> None:
         """The API has no such kind: there is nothing to list."""
         self._absent.add(watch)
+        self._dirty.set()
 
     def incomplete(self) -> str | None:
         """The kinds that were never listed: servers may be missing. None if there are none."""
@@ -154,8 +156,9 @@ class KubernetesSource:
     def _publish(self) -> None:
         current = self._desired.value
         servers, virtual, error = self.index.servers(), self.index.virtual_servers(), self._error()
-        refusals = self.index.refused()
-        if self.loaded.is_set() and (servers, virtual) == (current.servers, current.virtual_servers):
+        refusals, policies = self.index.refused(), policies_of(self.index)
+        before = current.servers, current.virtual_servers, current.policies
+        if self.loaded.is_set() and (servers, virtual, policies) == before:
             self._push(attrs.evolve(current, error=error, refused=refusals))
             return
         self.loaded.set()
@@ -164,6 +167,7 @@ class KubernetesSource:
                 current,
                 servers=servers,
                 virtual_servers=virtual,
+                policies=policies,
                 refused=refusals,
                 generation=current.generation + 1,
                 loaded_at=time.time(),
@@ -213,7 +217,7 @@ class _KindSink:
             self.source.troubled()
 
     def _value(self, raw: Raw) -> objects.WatchedObject | None:
-        if raw["metadata"].get("deletionTimestamp") and self.kind in {MCP_SERVER, VIRTUAL_SERVER}:
+        if raw["metadata"].get("deletionTimestamp") and self.kind in {MCP_SERVER, VIRTUAL_SERVER, ACCESS_POLICY}:
             return None  # it is deleted, although a finalizer of somebody keeps it
         try:
             return read(self.kind.name, raw)

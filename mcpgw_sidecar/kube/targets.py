@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 import trio
 
-from mcpgw_sidecar.resources.kinds import HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER
+from mcpgw_sidecar.resources.kinds import ACCESS_POLICY, HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER
 from mcpgw_sidecar.resources.objects import Ref
 
-KINDS = (MCP_SERVER.name, VIRTUAL_SERVER.name, HTTP_ROUTE.name)
+KINDS = (MCP_SERVER.name, VIRTUAL_SERVER.name, ACCESS_POLICY.name, HTTP_ROUTE.name)
 """The kinds whose status the sidecar writes."""
 
 Target = tuple[str, Ref]

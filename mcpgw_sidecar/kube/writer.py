@@ -10,7 +10,6 @@ brings it back.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +17,10 @@ from typing import Any
 import attrs
 import trio
 
-from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import ApiError
 from mcpgw_sidecar.kube.api import KubeApi, Raw
+from mcpgw_sidecar.kube.events import Events
 from mcpgw_sidecar.kube.source import KubernetesSource
 from mcpgw_sidecar.kube.targets import KINDS, Target
 from mcpgw_sidecar.model.kinds import TOOL
@@ -30,14 +29,21 @@ from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources import objects
 from mcpgw_sidecar.resources.conditions import (
     Document,
+    policy_status,
     ready_condition,
     ready_of,
     route_parents,
     server_status,
     virtual_status,
 )
-from mcpgw_sidecar.resources.kinds import CONTROLLER, EVENT, HTTP_ROUTE, MCP_SERVER, VIRTUAL_SERVER, ResourceKind
-from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref, VirtualServerObject
+from mcpgw_sidecar.resources.kinds import (
+    ACCESS_POLICY,
+    HTTP_ROUTE,
+    MCP_SERVER,
+    VIRTUAL_SERVER,
+    ResourceKind,
+)
+from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, PolicyObject, Ref, VirtualServerObject
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -45,10 +51,8 @@ log = get_logger(__name__)
 
 COLLECT = 0.1  # seconds: the changes of an object within that time become one write
 AT_ONCE = 8  # writes at the same time
-EVENT_AGAIN = 60.0  # seconds between two Events of one reason, for servers that flap
 PACE = 1.0  # seconds between two writes of one object
 AGAIN, AGAIN_CAP = 2.0, 60.0  # seconds until a failed write is tried again: first, and at most
-MAX_REPORTER = 128  # characters of an Event's reportingInstance
 _NOT_FOUND, _CONFLICT = 404, 409
 
 
@@ -74,9 +78,13 @@ class Writer:
     _routes: dict[Ref, Ref] = attrs.field(factory=dict)
     _due: dict[Target, float] = attrs.field(factory=dict)
     _failures: dict[Target, _Failure] = attrs.field(factory=dict)
-    _event_times: dict[tuple[str, Ref, str], float] = attrs.field(factory=dict)
+    _events: Events = attrs.field(init=False)
     _last_writes: dict[Target, tuple[objects.WatchedObject, Raw]] = attrs.field(factory=dict)
     _limit: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(AT_ONCE))
+
+    @_events.default
+    def _events_of_these(self) -> Events:
+        return Events(self.api, self.identity)
 
     async def wait_writing(self) -> None:
         """Write for ever, as the source reports changes."""
@@ -160,12 +168,14 @@ class Writer:
                     await self._wait_server(value)
                 case VirtualServerObject():
                     await self._wait_virtual(value)
+                case PolicyObject():
+                    await self._wait_policy(value)
                 case HttpRoute():
                     await self._wait_route(value)
                 case _:  # it was deleted meanwhile
                     for memory in (self._failures, self._last_writes, self._due):
                         memory.pop((kind, ref), None)
-                    self._event_times = {key: time for key, time in self._event_times.items() if key[:2] != (kind, ref)}
+                    self._events.forget(kind, ref)
 
     async def _wait_virtual(self, virtual: VirtualServerObject) -> None:
         if not self._is_settled():
@@ -173,6 +183,11 @@ class Writer:
         document = virtual_status(virtual, self.live.value.of(TOOL).owned, _now())
         if document is not None:
             await self._wait_status_written(VIRTUAL_SERVER, virtual, document)
+
+    async def _wait_policy(self, policy: PolicyObject) -> None:
+        document = policy_status(policy, _now())
+        if document is not None:
+            await self._wait_status_written(ACCESS_POLICY, policy, document)
 
     async def _wait_server(self, mcp_server: McpServer) -> None:
         row = self.source.index.row(mcp_server.ref)
@@ -197,16 +212,16 @@ class Writer:
             )
 
     async def _wait_status_written(
-        self, kind: ResourceKind, value: McpServer | VirtualServerObject, document: Document
+        self, kind: ResourceKind, value: McpServer | VirtualServerObject | PolicyObject, document: Document
     ) -> None:
         if not await self._wait_patched(kind, value, document):
             return
         ready, old_ready = ready_condition(document), ready_of(value.status)
         if ready["status"] != "Unknown" and (ready["status"], ready["reason"]) != old_ready:
-            await self._wait_event(kind, value, ready)
+            await self._events.wait_written(kind, value.ref, value.uid, ready)
 
     async def _wait_patched(
-        self, kind: ResourceKind, value: McpServer | VirtualServerObject | HttpRoute, status: Raw
+        self, kind: ResourceKind, value: McpServer | VirtualServerObject | PolicyObject | HttpRoute, status: Raw
     ) -> bool:
         # With the version: a list (of conditions, of parents) is replaced whole, and another
         # controller may have written into it meanwhile.
@@ -232,35 +247,6 @@ class Writer:
         if error.status != _CONFLICT and str(error) != failure.error:
             failure.error = str(error)
             log.warning("Status not written, will retry", kind=target[0], object=str(target[1]), error=str(error))
-
-    async def _wait_event(self, kind: ResourceKind, value: McpServer | VirtualServerObject, ready: Raw) -> None:
-        ref, now, key = value.ref, _now(), (kind.name, value.ref, ready["reason"])
-        if trio.current_time() - self._event_times.get(key, -math.inf) < EVENT_AGAIN:
-            return
-        self._event_times[key] = trio.current_time()
-        event = {
-            "metadata": {"name": f"{ref.name[:200]}.{secrets.token_hex(8)}", "namespace": ref.namespace},
-            "involvedObject": {
-                "apiVersion": f"{kind.group}/{kind.version}",
-                "kind": kind.name,
-                "namespace": ref.namespace,
-                "name": ref.name,
-                "uid": value.uid,
-            },
-            "type": "Normal" if ready["status"] == "True" else "Warning",
-            "reason": ready["reason"],
-            "message": ready["message"],
-            "source": {"component": PROGRAM},
-            "reportingComponent": CONTROLLER,
-            "reportingInstance": self.identity[:MAX_REPORTER],
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            await self.api.wait_json("POST", EVENT.path(ref.namespace), body=event)
-        except ApiError as error:
-            log.debug("Event not written", object=str(ref), error=str(error))
 
 
 async def _wait_each(watched: Watched[Any], react: Callable[[], None]) -> None:

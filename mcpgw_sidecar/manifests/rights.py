@@ -35,8 +35,8 @@ def sidecar_rights(
     """
     credentials = [None] if EVERYWHERE in secrets_in else [*dict.fromkeys(secrets_in)]
     everywhere = [
-        _rule(GROUP, ["mcpservers", "mcpvirtualservers"], _WATCH),
-        _rule(GROUP, ["mcpservers/status", "mcpvirtualservers/status"], ["patch"]),
+        _rule(GROUP, ["mcpservers", "mcpvirtualservers", "mcpaccesspolicies"], _WATCH),
+        _rule(GROUP, ["mcpservers/status", "mcpvirtualservers/status", "mcpaccesspolicies/status"], ["patch"]),
         _rule(GATEWAY_GROUP, ["httproutes", "referencegrants"], _WATCH),
         _rule(GATEWAY_GROUP, ["httproutes/status"], ["patch"]),
         _rule("", ["services"], _WATCH),

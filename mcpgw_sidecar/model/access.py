@@ -140,18 +140,31 @@ class Rule:
 
     The others are globs: of names of servers and virtual servers, and of tools as their servers
     have them; without any, all. A rule with `virtual_servers` counts at these endpoints alone, one
-    with `tools` gives tools alone.
+    with `tools` gives tools alone. It never counts for servers of the namespaces `outside`.
     """
 
     servers: tuple[str, ...] = ()
     virtual_servers: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    outside: frozenset[str] = frozenset()
     allow: Allowed
 
     @property
     def text(self) -> str:
         """The rule as a text that is the same in every process."""
-        return repr((self.servers, self.virtual_servers, self.tools, allowed_text(self.allow)))
+        parts = self.servers, self.virtual_servers, self.tools, sorted(self.outside), allowed_text(self.allow)
+        return repr(parts)
+
+
+@attrs.frozen
+class Policy:
+    """The rules of a namespace, for its own servers and virtual servers (MCPAccessPolicy).
+
+    The globs of its rules are of names without the namespace.
+    """
+
+    namespace: str
+    rules: tuple[Rule, ...]
 
 
 def allowed_text(allowed: Allowed | None) -> str:
@@ -175,3 +188,22 @@ class Access:
 
 OPEN: Final = Access()
 """What holds without a document."""
+
+
+def with_policies(access: Access, policies: tuple[Policy, ...]) -> Access:
+    """The access document, and what the policies of namespaces give besides.
+
+    A document without rules allows everything, but in namespaces that have a policy.
+    """
+    if not policies:
+        return access
+    namespaces = frozenset(policy.namespace for policy in policies)
+    rules = access.rules if access.rules is not None else (Rule(allow=EVERYBODY, outside=namespaces),)
+    return attrs.evolve(access, rules=rules + tuple(_whole(rule, policy) for policy in policies for rule in policy.rules))
+
+
+def _whole(rule: Rule, policy: Policy) -> Rule:
+    """A rule of a policy with whole names."""
+    servers = tuple(f"{policy.namespace}/{glob}" for glob in rule.servers or ("*",))
+    virtual = tuple(f"{policy.namespace}/{glob}" for glob in rule.virtual_servers)
+    return attrs.evolve(rule, servers=servers, virtual_servers=virtual)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mcpgw_sidecar.model.access import OPEN, Access, Allowed
+from mcpgw_sidecar.model.access import OPEN, Access, Allowed, Policy, with_policies
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 
 
@@ -119,6 +119,12 @@ class Desired:
     failed_loads: int = 0
     access: Access = OPEN
     access_error: str | None = None
+    policies: tuple[Policy, ...] = ()
+
+    @property
+    def allowed(self) -> Access:
+        """The access document with the policies of namespaces."""
+        return with_policies(self.access, self.policies)
 
     @property
     def errors(self) -> tuple[str | None, str | None]:

@@ -16,7 +16,7 @@ import attrs
 from mcpgw_sidecar.model.statuses import ServerStatus
 from mcpgw_sidecar.resources.address import PENDING
 from mcpgw_sidecar.resources.kinds import CONTROLLER, MCP_SERVER
-from mcpgw_sidecar.resources.objects import HttpRoute, Raw, Ref, VirtualServerObject
+from mcpgw_sidecar.resources.objects import HttpRoute, PolicyObject, Raw, Ref, VirtualServerObject
 from mcpgw_sidecar.resources.resolve import Row
 
 MAX_MESSAGE = 1024  # characters (the API takes 32,768): a person reads it
@@ -90,6 +90,17 @@ def virtual_status(virtual: VirtualServerObject, tools: Collection[str], now: st
         content = ConditionContent(status="False", reason="ToolsNotFound", message=message)
     status = virtual.status
     document = {**status, "tools": tally, "conditions": _with_ready(content, status, virtual.generation, now)}
+    return None if document == status else document
+
+
+def policy_status(policy: PolicyObject, now: str) -> Document | None:
+    """The new status of an MCPAccessPolicy; None when it need not change."""
+    content = ConditionContent(status="True", reason="Ready", message=f"{len(policy.rules)} rules")
+    if policy.fault is not None:
+        message = f"gives nothing: {policy.fault}"
+        content = ConditionContent(status="False", reason="InvalidRules", message=message)
+    status = policy.status
+    document = {**status, "conditions": _with_ready(content, status, policy.generation, now)}
     return None if document == status else document
 
 

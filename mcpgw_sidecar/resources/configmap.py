@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 
+from mcpgw_sidecar.catalog.ruletext import rules_document
+from mcpgw_sidecar.model.access import Policy
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 
 KEY = "config.yaml"
@@ -20,7 +22,9 @@ _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 MAX_SIZE = 1_000_000  # bytes; the API takes 1 MiB for the whole object
 
 
-def render(servers: tuple[Server, ...], virtual_servers: tuple[VirtualServer, ...]) -> str:
+def render(
+    servers: tuple[Server, ...], virtual_servers: tuple[VirtualServer, ...], policies: tuple[Policy, ...] = ()
+) -> str:
     """The text. Virtual servers are sorted by name.
 
     Servers keep their order, because it decides conflicts: a reader of the ConfigMap has to use the
@@ -42,6 +46,9 @@ def render(servers: tuple[Server, ...], virtual_servers: tuple[VirtualServer, ..
     for virtual in virtual_servers:
         lines += [f"  - name: {_text(virtual.name)}", *(["    tools:"] if virtual.tools else ["    tools: []"])]
         lines += [f"      - {_text(tool)}" for tool in virtual.tools]
+    if policies:
+        lines.append("policies:")
+    lines += [f"  {_text(each.namespace)}: {json.dumps(rules_document(each.rules))}" for each in policies]
     return "\n".join(lines) + "\n"
 
 

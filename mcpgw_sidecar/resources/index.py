@@ -14,10 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+from mcpgw_sidecar.model.access import Policy, Rule
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Refused, Server, VirtualServer
 from mcpgw_sidecar.resources.external import Resolved
 from mcpgw_sidecar.resources.kinds import (
+    ACCESS_POLICY,
     EVERYWHERE,
     GRANT,
     HTTP_ROUTE,
@@ -32,6 +34,7 @@ from mcpgw_sidecar.resources.objects import (
     Grant,
     HttpRoute,
     McpServer,
+    PolicyObject,
     Ref,
     Secret,
     Service,
@@ -281,3 +284,12 @@ class Index:
     def _age(self, ref: Ref) -> tuple[str, Ref]:
         mcp_server: Any = self.objects[MCP_SERVER.name].get(ref)
         return (mcp_server.created if mcp_server is not None else "", ref)
+
+
+def policies_of(index: Index) -> tuple[Policy, ...]:
+    """The rules of each namespace that has a policy, sorted."""
+    by_namespace: dict[str, tuple[Rule, ...]] = {}
+    for ref, policy in sorted(index.objects[ACCESS_POLICY.name].items()):
+        if isinstance(policy, PolicyObject):
+            by_namespace[ref.namespace] = by_namespace.get(ref.namespace, ()) + policy.rules
+    return tuple(Policy(namespace, rules) for namespace, rules in by_namespace.items())

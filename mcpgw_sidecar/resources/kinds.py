@@ -42,6 +42,7 @@ _OURS = "mcpgw-sidecar manifests crds | kubectl apply --server-side -f -"
 _GATEWAY = "install the Gateway API's CRDs"
 MCP_SERVER = ResourceKind(name="MCPServer", plural="mcpservers", group=GROUP, version=VERSION, needs=_OURS)
 VIRTUAL_SERVER = ResourceKind(name="MCPVirtualServer", plural="mcpvirtualservers", group=GROUP, version=VERSION, needs=_OURS)
+ACCESS_POLICY = ResourceKind(name="MCPAccessPolicy", plural="mcpaccesspolicies", group=GROUP, version=VERSION, needs=_OURS)
 HTTP_ROUTE = ResourceKind(name="HTTPRoute", plural="httproutes", group=GATEWAY_GROUP, needs=_GATEWAY)
 # v1beta1: what every version of the Gateway API serves.
 GRANT = ResourceKind(name="ReferenceGrant", plural="referencegrants", group=GATEWAY_GROUP, version="v1beta1", needs=_GATEWAY)
@@ -58,7 +59,7 @@ SESSION_KEY_NAME = "mcpgw-sidecar-session-key"
 WEBHOOK_CA_NAME = "mcpgw-sidecar-webhook-ca"
 """The objects that the sidecars share in their namespace."""
 
-WATCHED = (MCP_SERVER, VIRTUAL_SERVER, HTTP_ROUTE, GRANT, SERVICE)
+WATCHED = (MCP_SERVER, VIRTUAL_SERVER, ACCESS_POLICY, HTTP_ROUTE, GRANT, SERVICE)
 """The kinds from which the servers are resolved, besides the Secrets of some namespaces."""
 
 EVERYWHERE = "*"
@@ -68,7 +69,8 @@ ESSENTIAL = frozenset({MCP_SERVER.name, HTTP_ROUTE.name, SERVICE.name})
 """Without these kinds there is no configuration.
 
 Without one of the others there is a smaller configuration, and the status of each object says what
-it lacks.
+it lacks. Policies are waited for unless the API has none of them: a configuration without them
+would be too large.
 """
 
 

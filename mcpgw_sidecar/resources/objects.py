@@ -13,8 +13,11 @@ from typing import Any
 
 import attrs
 
+from mcpgw_sidecar.catalog.ruletext import read_rules as read_rules_of_access
+from mcpgw_sidecar.model.access import Rule as AccessRule
 from mcpgw_sidecar.model.servers import DISCOVERY
 from mcpgw_sidecar.resources.kinds import (
+    ACCESS_POLICY,
     CONTROLLER,
     GATEWAY_GROUP,
     GRANT,
@@ -77,6 +80,19 @@ class VirtualServerObject:
     uid: str
     generation: int
     tools: tuple[str, ...]
+    version: str = attrs.field(eq=False)
+    status: Raw = attrs.field(eq=False)
+
+
+@attrs.frozen(kw_only=True)
+class PolicyObject:
+    """An MCPAccessPolicy. With a `fault` it has no rules, and so it gives nothing."""
+
+    ref: Ref
+    uid: str
+    generation: int
+    rules: tuple[AccessRule, ...]
+    fault: str | None
     version: str = attrs.field(eq=False)
     status: Raw = attrs.field(eq=False)
 
@@ -147,7 +163,7 @@ class Secret:
             return None
 
 
-WatchedObject = McpServer | VirtualServerObject | HttpRoute | Service | Grant | Secret
+WatchedObject = McpServer | VirtualServerObject | PolicyObject | HttpRoute | Service | Grant | Secret
 
 
 def _mcp_server(raw: Raw) -> McpServer:
@@ -180,6 +196,23 @@ def _virtual_server(raw: Raw) -> VirtualServerObject:
         uid=meta["uid"],
         generation=meta.get("generation", 0),
         tools=tuple(dict.fromkeys(map(str, raw["spec"]["tools"]))),
+        version=meta["resourceVersion"],
+        status=raw.get("status") or {},
+    )
+
+
+def _policy(raw: Raw) -> PolicyObject:
+    meta, fault, rules = raw["metadata"], None, tuple[AccessRule, ...]()
+    try:
+        rules = read_rules_of_access((raw.get("spec") or {}).get("rules") or [])
+    except ValueError as error:
+        fault = f"spec.rules{error}"
+    return PolicyObject(
+        ref=ref_of(raw),
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        rules=rules,
+        fault=fault,
         version=meta["resourceVersion"],
         status=raw.get("status") or {},
     )
@@ -230,6 +263,7 @@ def _secret(raw: Raw) -> Secret:
 _READERS: Mapping[str, Callable[[Raw], WatchedObject]] = {
     MCP_SERVER.name: _mcp_server,
     VIRTUAL_SERVER.name: _virtual_server,
+    ACCESS_POLICY.name: _policy,
     HTTP_ROUTE.name: _http_route,
     SERVICE.name: _service,
     GRANT.name: _grant,

@@ -108,7 +108,7 @@ class Supervisor:
                     self._changed(entry.server)
             self._entries[name] = new
             nursery.start_soon(self._wait_connecting, new)
-        self._rows, self._virtual, self._access = desired.servers, desired.virtual_servers, desired.access
+        self._rows, self._virtual, self._access = desired.servers, desired.virtual_servers, desired.allowed
         self._dirty.set()
 
     async def _wait_federating(self) -> None:

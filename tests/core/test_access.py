@@ -13,7 +13,8 @@ import pytest
 from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
-from mcpgw_sidecar.catalog.rights import missing
+from mcpgw_sidecar.catalog.rights import missing, rules_of, sees_server
+from mcpgw_sidecar.catalog.ruletext import read_policies, rules_document
 from mcpgw_sidecar.config.decode import decode, decode_access
 from mcpgw_sidecar.envoy.credentials import secret
 from mcpgw_sidecar.envoy.entries import shown_to
@@ -21,12 +22,13 @@ from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.inbound.callers import Caller, caller_of, challenge, metadata
 from mcpgw_sidecar.inbound.classify import Inbound, classify
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard
-from mcpgw_sidecar.model.access import Access, Authentication, Issuer, KnownKeys, Rule
+from mcpgw_sidecar.model.access import Access, Authentication, Issuer, KnownKeys, Policy, Rule, with_policies
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.model.sessions import Session, SessionState
+from mcpgw_sidecar.resources.configmap import render
 from mcpgw_sidecar.sessions.tokens import parse_keys
 
 IDP = Issuer(issuer="https://idp", audiences=("https://gw/mcp",), jwks_uri="https://idp/keys")
@@ -266,12 +268,44 @@ def test_the_ladder_knows_the_caller() -> None:
         (climbed(claims(groups="g"), access, "/mcp/v", caller.owner), 404),
         (climbed({}, Access(bare=False)), 404),
         (climbed({}, Access(), owner=caller.owner), 404),
+        (climbed({"authorization": "Basic x, Bearer y"}, Access()), 400),
     ):
         assert isinstance(refused, Reject)
         assert refused.status == status
     own = climbed(claims(groups=["boss"]), access, "/mcp/v", caller.owner)
     assert isinstance(own, Inbound)
     assert list(own.view.of(TOOL).owned) == ["a_greet"]
+
+
+@pytest.mark.duty("access.policies")
+def test_the_policies_of_namespaces() -> None:
+    """They close their own namespace and no other; what a document gives counts besides."""
+    agents: Any = ((("groups", frozenset({"g"})),),)
+    policy = Policy("ns", (Rule(servers=("one",), allow=agents), Rule(virtual_servers=("v",), allow=((),))))
+
+    def seen(access: Access, groups: str = "", virtual: str | None = None, server: str = "ns/one") -> bool:
+        rules = rules_of(with_policies(access, (policy,)), {"groups": groups})
+        assert rules is not None
+        return sees_server(rules, VirtualName(virtual) if virtual else None, ServerName(server))
+
+    assert with_policies(Access(), ()) == Access()
+    assert seen(Access(), "g")
+    assert not seen(Access(), "x")
+    assert not seen(Access(), "g", server="ns/other")
+    assert seen(Access(), "x", server="other/one"), "another namespace is as open as before"
+    assert seen(Access(), "x", "ns/v")
+    assert not seen(Access(), "x", "other/v")
+    assert seen(Access(rules=()), "x", "ns/v")
+    assert not seen(Access(rules=()), "x", "ns/v", server="other/one"), "at its endpoint, too, its own servers alone"
+    assert not seen(Access(rules=()), "x", server="other/one"), "a document with rules closes all that it does not give"
+    assert seen(Access(rules=(Rule(allow=((("groups", frozenset({"boss"})),),)),)), "boss")
+    text = {"ns": rules_document(policy.rules)}
+    assert read_policies(text) == (policy,)
+    assert decode(json.dumps({"servers": [], "policies": text}), "f").policies == (policy,)
+    assert decode(render((), (), (policy,)), "f").policies == (policy,)
+    for odd in ([], {"": []}, {"ns": {}}):
+        with pytest.raises(ValueError, match="must"):
+            read_policies(odd)
 
 
 @pytest.mark.duty("access.owner")

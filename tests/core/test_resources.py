@@ -12,7 +12,7 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.statuses import Conflict, Health, Invalid, ServerStatus
 from mcpgw_sidecar.resources import leases
 from mcpgw_sidecar.resources.conditions import (
-    CONTROLLER,
+    policy_status,
     ready_condition,
     ready_of,
     route_parents,
@@ -20,8 +20,10 @@ from mcpgw_sidecar.resources.conditions import (
     virtual_status,
 )
 from mcpgw_sidecar.resources.external import judged
-from mcpgw_sidecar.resources.index import Index
+from mcpgw_sidecar.resources.index import Index, policies_of
 from mcpgw_sidecar.resources.kinds import (
+    ACCESS_POLICY,
+    CONTROLLER,
     GRANT,
     HTTP_ROUTE,
     MCP_SERVER,
@@ -602,6 +604,30 @@ def test_status_of_a_virtual_server() -> None:
     missing = virtual_status(again, {"a"}, LATER)
     assert missing is not None
     assert missing["conditions"][0]["reason"] == "ToolsNotFound"
+
+
+@pytest.mark.duty("access.policies")
+def test_policies_of_a_namespace() -> None:
+    def policy(name: str, rules: Any, namespace: str = NS, **more: Any) -> Any:
+        return read(ACCESS_POLICY.name, {"metadata": meta(name, namespace), "spec": {"rules": rules}, **more})
+
+    good = policy("a", [{"servers": ["x"], "allow": [{"groups": ["g"]}]}])
+    bad = policy("b", [{"allow": [{"groups": [1]}]}])
+    other = policy("c", [], "other")
+    index = Index()
+    for each in (bad, other, good):
+        index.apply(ACCESS_POLICY.name, each)
+    assert [(each.namespace, len(each.rules)) for each in policies_of(index)] == [(NS, 1), ("other", 0)]
+    shown = policy_status(good, NOW)
+    assert shown is not None
+    assert ready_condition(shown)["message"] == "1 rules"
+    again = policy("a", [{"servers": ["x"], "allow": [{"groups": ["g"]}]}], status=shown)
+    assert policy_status(again, LATER) is None
+    refused = policy_status(bad, NOW)
+    assert refused is not None
+    condition = ready_condition(refused)
+    assert (condition["status"], condition["reason"]) == ("False", "InvalidRules")
+    assert condition["message"].startswith("gives nothing: spec.rules[0].allow[0].groups must be a text")
 
 
 @pytest.mark.duty("kube.route-condition")

@@ -36,6 +36,7 @@ SIGNS = {  # what the log says without a right, by resource and verb; list and w
     "events": "DEBUG Event not written",
     "mcpservers/status": "WARN Status not written, will retry kind=MCPServer",
     "mcpvirtualservers/status": "WARN Status not written, will retry kind=MCPVirtualServer",
+    "mcpaccesspolicies/status": "WARN Status not written, will retry kind=MCPAccessPolicy",
     "httproutes/status": "WARN Status not written, will retry kind=HTTPRoute",
 }
 
@@ -103,8 +104,10 @@ class Started:
             "kind": "MCPVirtualServer",
             "metadata": {"name": "v", "namespace": NAMESPACE},
         }
-        cluster.delete("mcpvirtualserver", "v", NAMESPACE)
-        cluster.apply(*server_objects("server1", server.port, "a_"), {**virtual, "spec": {"tools": ["a_greet"]}})
+        policy = {**virtual, "kind": "MCPAccessPolicy", "spec": {"rules": [{"allow": [{}]}]}}
+        for kind in ("mcpvirtualserver", "mcpaccesspolicy"):
+            cluster.delete(kind, "v", NAMESPACE)
+        cluster.apply(*server_objects("server1", server.port, "a_"), {**virtual, "spec": {"tools": ["a_greet"]}}, policy)
         self.cluster = cluster
         kubeconfig = cluster.directory / f"kubeconfig-{ACCOUNT[0]}-{ACCOUNT[1]}"
         running = KubeGateway.__new__(KubeGateway)

@@ -1,11 +1,11 @@
-"""Reads `authorization`, and `allow` of a virtual server."""
+"""Reads rules as users write them: `authorization`, `policies`, MCPAccessPolicy, `allow`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mcpgw_sidecar.config.plain import mapping, text, texts
-from mcpgw_sidecar.model.access import Allowed, Rule
+from mcpgw_sidecar.model.access import Allowed, Policy, Rule
+from mcpgw_sidecar.model.plain import mapping, text, texts
 
 MAX_RULES = 1000
 _FORM = "{servers: ['team-a/*'], tools: ['get_*'], allow: [{groups: [agents]}]}"
@@ -17,6 +17,30 @@ def read_rules(value: Any) -> tuple[Rule, ...]:  # noqa: ANN401  # whatever the 
     if not isinstance(value, list) or len(value) > MAX_RULES:
         raise ValueError(f"must be a list of at most {MAX_RULES} rules, like [{_FORM}]")
     return tuple(_rule(each, f"[{index}]") for index, each in enumerate(value))
+
+
+def read_policies(value: Any) -> tuple[Policy, ...]:  # noqa: ANN401
+    """The rules of namespaces, by namespace. Raises ValueError with the remedy."""
+    if not isinstance(value, dict) or not all(isinstance(each, str) and each for each in value):
+        raise ValueError("must hold namespaces and their rules")  # one kind
+    return tuple(Policy(namespace, read_rules(rules)) for namespace, rules in value.items())
+
+
+def rules_document(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
+    """Rules as `read_rules` takes them."""
+    return [
+        {
+            key: value
+            for key, value in (
+                ("servers", list(rule.servers)),
+                ("virtualServers", list(rule.virtual_servers)),
+                ("tools", list(rule.tools)),
+                ("allow", [{name: sorted(values) for name, values in each} for each in rule.allow]),
+            )
+            if value
+        }
+        for rule in rules
+    ]
 
 
 def read_allow(value: Any, place: str = "allow") -> Allowed:  # noqa: ANN401
