@@ -289,7 +289,7 @@ class Index:
 def policies_of(index: Index) -> tuple[Policy, ...]:
     """The rules of each namespace that has a policy, sorted."""
     by_namespace: dict[str, tuple[Rule, ...]] = {}
-    for ref, policy in sorted(index.objects[ACCESS_POLICY.name].items()):
-        if isinstance(policy, PolicyObject):
-            by_namespace[ref.namespace] = by_namespace.get(ref.namespace, ()) + policy.rules
+    found = [policy for policy in index.objects[ACCESS_POLICY.name].values() if isinstance(policy, PolicyObject)]
+    for policy in sorted(found, key=lambda each: each.ref):
+        by_namespace[policy.ref.namespace] = by_namespace.get(policy.ref.namespace, ()) + policy.rules
     return tuple(Policy(namespace, rules) for namespace, rules in by_namespace.items())

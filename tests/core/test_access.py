@@ -26,7 +26,7 @@ from mcpgw_sidecar.model.access import Access, Authentication, Issuer, KnownKeys
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
-from mcpgw_sidecar.model.servers import Server, VirtualServer
+from mcpgw_sidecar.model.servers import Desired, Server, VirtualServer
 from mcpgw_sidecar.model.sessions import Session, SessionState
 from mcpgw_sidecar.resources.configmap import render
 from mcpgw_sidecar.sessions.tokens import parse_keys
@@ -289,6 +289,8 @@ def test_the_policies_of_namespaces() -> None:
         return sees_server(rules, VirtualName(virtual) if virtual else None, ServerName(server))
 
     assert with_policies(Access(), ()) == Access()
+    desired = Desired(source="s", policies=(policy,))
+    assert desired.allowed == with_policies(desired.access, (policy,))
     assert seen(Access(), "g")
     assert not seen(Access(), "x")
     assert not seen(Access(), "g", server="ns/other")
