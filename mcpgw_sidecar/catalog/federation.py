@@ -59,6 +59,30 @@ class Federation:
     shares: Mapping[ServerName, Share]
 
 
+def federate_eras(
+    servers: tuple[Server, ...],
+    discovered: Mapping[ServerName, Discovered],
+    modern: Mapping[ServerName, Discovered],
+    virtual_servers: tuple[VirtualServer, ...] = (),
+    access: Access = OPEN,
+) -> Federation:
+    """Merge what the servers offer to clients of each era.
+
+    The stateful catalog has the stateless one (`modern`: the servers that speak it) beside it. A
+    server that speaks the stateless era alone has its share in that one.
+    """
+    stateful = federate(servers, discovered, virtual_servers, access)
+    if not modern:
+        return stateful
+    stateless = federate(tuple(server for server in servers if server.name in modern), modern, virtual_servers)
+    snapshot = attrs.evolve(stateful.snapshot, stateless=stateless.snapshot)
+    return Federation(snapshot, {name: _more(share, stateless.shares.get(name)) for name, share in stateful.shares.items()})
+
+
+def _more(share: Share, other: Share | None) -> Share:
+    return other if other is not None and not any(share.owned.values()) else share
+
+
 def federate(
     servers: tuple[Server, ...],
     discovered: Mapping[ServerName, Discovered],

@@ -91,7 +91,7 @@ class Snapshot:
     servers that answer, besides the lists. `virtual_servers` are definitions: catalog/views.py
     makes the view of their clients at its first use, and keeps it in `views`. `access` says who may
     call; views have none of their own. `readable` are the servers of which a client may read what
-    no list has; None for all.
+    no list has; None for all. `stateless` is the catalog of clients of the stateless era.
     """
 
     offers: Mapping[ServerName, Offer]
@@ -103,6 +103,7 @@ class Snapshot:
     has_app_tools: bool = False
     access: Access = OPEN
     readable: frozenset[ServerName] | None = None
+    stateless: Snapshot | None = None
     views: dict[Scope, Snapshot] = attrs.field(factory=dict, init=False, repr=False, eq=False)
     brought: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
 

@@ -29,6 +29,7 @@ from mcpgw_sidecar.cli.types import (
 )
 from mcpgw_sidecar.config.units import duration_text, size_text
 from mcpgw_sidecar.demo import GUIDE_HOST
+from mcpgw_sidecar.inbound.guard import ERAS, STATEFUL
 from mcpgw_sidecar.manifests.container import NAMESPACE, Sidecar
 from mcpgw_sidecar.observability.logs import LEVELS
 
@@ -273,6 +274,12 @@ run_options = _stack(
             "split",
             "refuse",
             "JSON-RPC batches of 2025-03-26 clients: each message goes through Envoy as if it had come alone, or -32600.",
+        ),
+        option(
+            "--prefer-era",
+            type=click.Choice(ERAS),
+            default=STATEFUL,
+            help="Where clients are led that speak 2026-07-28 and sessions: auto offers 2026-07-28 where every server speaks it.",
         ),
         _switch(
             "--route-memo",

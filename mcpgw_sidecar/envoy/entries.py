@@ -31,6 +31,7 @@ class Keep:
 
     request: HttpRequest
     stamp: Stamp
+    session: Session
 
 
 @attrs.frozen(kw_only=True)
@@ -102,7 +103,7 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         stamp=keep.stamp.text,
         part=keep.stamp.part,
         mark=keep.stamp.mark,
-        expires=decision.session.expires,
+        expires=keep.session.expires,
         name=decision.key,
         renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,
         server=server.name,
@@ -111,7 +112,7 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         speaks=decision.protocol_version,
         session_id=decision.session_id,
         kind=None if headers.get("content-type") == h.JSON else h.JSON,
-        shown=shown_to(decision.session, decision.rules),
+        shown=shown_to(keep.session, decision.rules),
         passed=passed_text(server.forwarded),
         brought=brought_text(headers, server.forwarded),
         accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,

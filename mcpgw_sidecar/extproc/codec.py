@@ -96,16 +96,16 @@ def encode(
             what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
             # The session is for the Lua filters. Metadata reaches every attempt and no server; a
             # header would reach both.
-            healed = (
-                request.headers.get(h.SESSION, "") if decision.kind is not None else ""
-            )  # an answer, or a stream, belongs to its session alone
+            # An answer, or a stream, belongs to its session alone; without sessions nothing heals.
+            session = request.headers.get(h.SESSION, "") if decision.session is not None else "-"
+            healed = session if decision.kind is not None else ""
             _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{healed} {decision.owner}"})
             if decision.server.trusted:
                 _describe(response, **{TRUSTED: "1"})
             _forward(_phase(response, with_body), decision, request.headers)
             if decision.last_event_id is None and not h.names_both(request.headers.get("accept", "")):
                 _set(_phase(response, with_body).header_mutation, [("accept", h.BOTH.encode())])
-                if decision.kind is not None and is_plain(request):
+                if decision.kind is not None and decision.session is not None and is_plain(request):
                     _describe(response, **{PLAIN: "1"})
                     _set(_phase(response, with_body).header_mutation, [(h.X_MEMO, h.KEPT.encode())])
             if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
@@ -130,6 +130,10 @@ def _forward(common: CommonResponse, decision: Forward, headers: Mapping[str, st
     if decision.kind is not None:
         header = _HEADERS[decision.kind.name]
         values += [(h.X_METHOD, decision.method.encode()), (header, h.value_of(decision.key).encode())]
+    if decision.session is None:
+        common.header_mutation.remove_headers.append(h.LAST_EVENT)
+    if decision.name_header is not None:
+        values.append((h.MCP_NAME, decision.name_header.encode()))
     if decision.session_id is None:
         common.header_mutation.remove_headers.append(h.SESSION)
     else:

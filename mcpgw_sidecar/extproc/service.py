@@ -95,7 +95,7 @@ def _is_kept(decision: Forward, request: HttpRequest) -> bool:
     A page calls a tool by its bare name: whether one server alone has it depends on all servers.
     """
     is_bare = decision.server.tool_prefix != "" and decision.sent_key == dumps(decision.key)
-    return decision.kind is TOOL and not is_bare and not codec.is_plain(request)
+    return decision.kind is TOOL and decision.session is not None and not is_bare and not codec.is_plain(request)
 
 
 def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | None:
@@ -103,8 +103,9 @@ def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | Non
 
     There is no await since the decision, so the stamp is of the same moment.
     """
+    assert decision.session is not None  # noqa: S101  # `_is_kept` has looked
     stamp = stamps.of(decision.session.key, decision.server.name)
-    return None if stamp is None else Keep(request=request, stamp=stamp)
+    return None if stamp is None else Keep(request=request, stamp=stamp, session=decision.session)
 
 
 def _log_decision(decision: Settled, response: ProcessingResponse) -> None:

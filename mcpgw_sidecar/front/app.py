@@ -18,7 +18,7 @@ from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.envoy.contract import CHANGED_PATH, HEAL_PATH, JWKS_PATH
 from mcpgw_sidecar.envoy.login import jwks_path
-from mcpgw_sidecar.front import stateful
+from mcpgw_sidecar.front import stateful, stateless
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.heal import Healer
@@ -26,6 +26,7 @@ from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata
 from mcpgw_sidecar.inbound.classify import Batch, Inbound, is_final
+from mcpgw_sidecar.inbound.eras import Era
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
 from mcpgw_sidecar.model.names import BROKER, NULL, ServerName
@@ -167,7 +168,8 @@ class BrokerApp:
             return None  # each message of the batch has a record of its own
         record.method = inbound.method
         log.debug("Processing request", method=inbound.method)
-        answer = stateful.answer(inbound, self.directory, headers)
+        is_stateless = inbound.era is Era.STATELESS
+        answer = stateless.answer(inbound) if is_stateless else stateful.answer(inbound, self.directory, headers)
         match answer:
             case Reject():
                 return attrs.evolve(answer, method=inbound.method)

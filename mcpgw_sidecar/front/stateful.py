@@ -29,7 +29,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Response,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only
-from mcpgw_sidecar.protocol.methods import ADDRESSED, CALL, INITIALIZED, SET_LEVEL
+from mcpgw_sidecar.protocol.methods import ADDRESSED, CALL, INITIALIZED, LEVELS, SET_LEVEL
 from mcpgw_sidecar.protocol.owners import PING
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import negotiate
@@ -37,7 +37,6 @@ from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
 from mcpgw_sidecar.upstream.stateful import CAN_SUBSCRIBE
 
 _KINDS = {kind.list_method: kind for kind in KINDS}
-LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # server/utilities/logging
 _INFO_MEMBERS = ("name", "title", "version")  # the members of clientInfo that stay when the whole does not fit
 _INFO_VALUE = 64  # characters of each of them
 

@@ -9,12 +9,14 @@ The first failure wins:
 5. who has to log in has (callers.py): Envoy has judged the token            else 401, 403
 6. POST: the body is one JSON-RPC message, or a batch of them from a client
    whose version has batches (2025-03-26), where the operator allows them    else 400
-7. the message is none of the stateless era, which is not spoken here yet    else 400, -32601: every
+7. a request of the stateless era: that is offered (eras.py)                 else 400, -32601: every
                                                                              SDK then initializes
-8. the protocol version is spoken here (eras.py); initialize negotiates      else 400, -32022
+8. the protocol version is spoken here (eras.py); initialize negotiates      else 400
 9. there is a virtual server of that name                                    else 404
-10. the session lives, and is the caller's; initialize needs none            else 400, 404 (-32001)
-11. GET: the client takes an event stream                                    else 406
+10. stateful: the session lives, and is the caller's; initialize needs none  else 400, 404 (-32001)
+11. stateful GET: the client takes an event stream                           else 406
+12. stateless: a POST of one request, whose envelope is good (envelope.py),  else 405, 400, 404
+    or of a notification
 
 The size of a body (413) is measured where the body is read, before this ladder.
 """
@@ -28,10 +30,10 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar.catalog.rights import rules_of
-from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
 from mcpgw_sidecar.catalog.views import is_open, view_of
 from mcpgw_sidecar.inbound.callers import Caller, Keys, caller_of, no_keys
-from mcpgw_sidecar.inbound.eras import Era, era_of
+from mcpgw_sidecar.inbound.eras import Era, era_of, offers
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.inbound.virtual import scope_of, unknown
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
@@ -39,6 +41,7 @@ from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import NULL, JsonText, Scope
 from mcpgw_sidecar.model.sessions import SessionFault, SessionState
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.envelope import check
 from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_REQUEST,
@@ -50,6 +53,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Message,
     Notification,
     Request,
+    Response,
     is_batch,
     parse_message,
 )
@@ -63,7 +67,6 @@ _NO_BATCHES = "Invalid Request: this gateway takes no batches (--batches refuse,
 # Lists of parameters (Digest) have commas, too.
 _TWO_TOKENS = re.compile(r",\s*(bearer|basic|digest|negotiate)\s", re.IGNORECASE)
 _EVENT_STREAM = ("text/event-stream", "text/*", "*/*")
-_NOT_FOUND = 404
 _METHODS = frozenset({"POST", "GET", "DELETE"})
 _FINAL = frozenset({400, 403, 405, 406, 413, 415, 421})
 
@@ -79,8 +82,9 @@ class Batch:
 class Inbound:
     """A request that has passed the ladder: its message, era, session, scope and view.
 
-    `message` is None for GET and DELETE. `session` is None for initialize alone. `view` is the part
-    of the catalog that `scope` sees. `caller` is None where nobody has to say who they are.
+    `message` is None for GET and DELETE. `session` is None for initialize and in the stateless era.
+    `view` is the part of the catalog of this era that `scope` sees. `caller` is None where nobody
+    has to say who they are.
     """
 
     message: Message | Batch | None
@@ -124,7 +128,15 @@ def classify(
     owner = caller.owner if caller is not None else ""
     if isinstance(session, SessionState) and session.session.owner != owner:
         session = SessionFault.UNKNOWN
-    inbound = _inbound(request, message, session, catalog, scope, caller.claims if caller is not None else None)
+    claims = caller.claims if caller is not None else None
+    inbound: Inbound | Reject
+    match _era(request, message, offered=offers(catalog, guard)):
+        case Reject() as inbound:
+            ...
+        case Era.STATELESS:
+            inbound = _stateless(request, message, catalog, scope, claims)
+        case Era.STATEFUL:
+            inbound = _stateful(request, message, session, catalog, scope, claims)
     if isinstance(inbound, Reject):
         ident = message.id if isinstance(message, Request) else NULL
         return _with_names(attrs.evolve(inbound, id=ident), request, catalog)
@@ -205,16 +217,25 @@ def _message(request: HttpRequest, session: SessionState | SessionFault, guard: 
     message = parse_message(request.body)
     if isinstance(message, Malformed):
         return Reject(status=400, code=message.code, message=message.message, id=message.id)
-    if isinstance(message, Request) and _is_stateless(message):
-        fault = f"Method not found: this gateway speaks up to {LATEST_STATEFUL}; send initialize first"
-        return Reject(status=400, code=METHOD_NOT_FOUND, message=fault, id=message.id, method=message.method)
     return message
 
 
-def _is_stateless(request: Request) -> bool:
-    """Whether a request is of the stateless era: it discovers, or names its version in `_meta`."""
-    meta = next((member.value for member in request.params or [] if member.key == "_meta"), None)
-    return request.method == DISCOVER or (isinstance(meta, dict) and META_VERSION in meta)
+def _is_modern(message: Message | Batch | None) -> bool:
+    """Whether a request names its version in `_meta`, as those of the stateless era do."""
+    if not isinstance(message, Request):
+        return False
+    meta = next((member.value for member in message.params or [] if member.key == "_meta"), None)
+    return isinstance(meta, dict) and META_VERSION in meta
+
+
+def _era(request: HttpRequest, message: Message | Batch | None, *, offered: bool) -> Era | Reject:
+    """Rungs 7 and 8."""
+    modern = _is_modern(message)
+    if not offered and (modern or (isinstance(message, Request) and message.method == DISCOVER)):
+        fault = f"Method not found: this gateway speaks up to {LATEST_STATEFUL}; send initialize first"
+        return Reject(status=400, code=METHOD_NOT_FOUND, message=fault)
+    initializes = isinstance(message, Request) and message.method == INITIALIZE
+    return era_of(request.headers.get(h.VERSION), modern=modern, initializes=initializes, offered=offered)
 
 
 def _has_batches(session: SessionState | SessionFault) -> bool:
@@ -231,7 +252,7 @@ def _batch(body: bytes) -> Batch | Reject:
     return refusal(INVALID_REQUEST, f"Invalid Request: a batch holds 1 to {MAX_BATCH} messages, not {len(texts)}")
 
 
-def _inbound(
+def _stateful(
     request: HttpRequest,
     message: Message | Batch | None,
     session: SessionState | SessionFault,
@@ -239,22 +260,41 @@ def _inbound(
     scope: Scope,
     claims: Mapping[str, Any] | None,
 ) -> Inbound | Reject:
-    """Rungs 8 to 11."""
-    is_initialize = isinstance(message, Request) and message.method == INITIALIZE
-    era = Era.STATEFUL if is_initialize else era_of(request.headers.get(h.VERSION))
-    if isinstance(era, Reject):
-        return era
+    """Rungs 9 to 11 in the stateful era."""
     scope = attrs.evolve(scope, apps=_has_apps(message, session), rules=rules_of(catalog.access, claims))
     view = view_of(catalog, scope) if is_open(scope, catalog, claims) else None
     if view is None:
         return unknown(scope)
-    if is_initialize:
-        return Inbound(message=message, era=era, session=None, scope=scope, view=view)
+    if isinstance(message, Request) and message.method == INITIALIZE:
+        return Inbound(message=message, era=Era.STATEFUL, session=None, scope=scope, view=view)
     if isinstance(session, SessionFault):
-        code = SESSION_NOT_FOUND if session.status == _NOT_FOUND else SERVER_ERROR
+        code = SERVER_ERROR if session is SessionFault.MISSING else SESSION_NOT_FOUND
         return Reject(status=session.status, code=code, message=session.message)
     accept = request.headers.get("accept", "*/*")
     if request.method == "GET" and not any(media_type in accept for media_type in _EVENT_STREAM):
         message_406 = "Not acceptable: a GET stream is text/event-stream"
         return Reject(status=406, code=INVALID_REQUEST, message=message_406)
-    return Inbound(message=message, era=era, session=session, scope=scope, view=view)
+    return Inbound(message=message, era=Era.STATEFUL, session=session, scope=scope, view=view)
+
+
+def _stateless(
+    request: HttpRequest,
+    message: Message | Batch | None,
+    catalog: Snapshot,
+    scope: Scope,
+    claims: Mapping[str, Any] | None,
+) -> Inbound | Reject:
+    """Rung 12, and 9 in the stateless era: no session is looked at."""
+    if message is None:
+        return Reject(status=405, code=INVALID_REQUEST, message="Method not allowed: this version has POST alone")
+    if isinstance(message, Batch | Response):
+        return refusal(INVALID_REQUEST, "Invalid Request: send one request")
+    envelope = check(message, request.headers) if isinstance(message, Request) else None
+    if isinstance(envelope, Reject):
+        return envelope
+    has_apps = envelope is not None and envelope.has_apps
+    scope = attrs.evolve(scope, apps=has_apps, rules=rules_of(catalog.access, claims))
+    view = view_of(catalog.stateless or EMPTY, scope) if is_open(scope, catalog, claims) else None
+    if view is None:
+        return unknown(scope)
+    return Inbound(message=message, era=Era.STATELESS, session=None, scope=scope, view=view)

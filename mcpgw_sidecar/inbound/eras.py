@@ -1,36 +1,64 @@
 """Decides the era of a request by its protocol version. No other module compares versions.
 
-The ladder (duties in shared/reference/mcp-duties.md 1.0), first match wins:
+The ladder (duties in shared/reference/mcp-duties.md 1.0), first match wins. A *modern* request has
+its version in `params._meta`:
 
-1. the header `MCP-Protocol-Version` names a stateful version       -> stateful
-2. it names any other version                                       -> 400, -32022 with the versions
-                                                                       of the gateway: a client of
-                                                                       both eras then initializes
-3. no header: the versions before 2025-06-18 had none               -> stateful
-
-The stateless era (2026-07-28) becomes a rung of its own between 1 and 2, and a sibling of
-`routing.stateful`.
+| header `MCP-Protocol-Version` | message              | era                                     |
+|-------------------------------|----------------------|-----------------------------------------|
+| a stateful version            | not modern           | stateful                                |
+| a stateful version            | modern               | 400, -32020: they disagree              |
+| a stateless version, offered  | any                  | stateless                               |
+| any other                     | initialize           | stateful: it negotiates the version     |
+| any other                     | any                  | 400, -32022, with the versions here     |
+| none                          | modern               | 400, -32020                             |
+| none                          | not modern           | stateful: 2025-03-26 had no header      |
 """
 
 from __future__ import annotations
 
 import enum
 
+from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.inbound import guard as options
+from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.names import NULL
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.envelope import HEADER_MISMATCH
 from mcpgw_sidecar.protocol.jsonrpc import UNSUPPORTED_VERSION
 from mcpgw_sidecar.protocol.statuses import refusal
-from mcpgw_sidecar.protocol.versions import STATEFUL
+from mcpgw_sidecar.protocol.versions import STATEFUL, STATELESS, SUPPORTED
 
 
 class Era(enum.Enum):
     """How client and server keep state between two requests."""
 
     STATEFUL = "stateful"
+    STATELESS = "stateless"
 
 
-def era_of(version: str | None) -> Era | Reject:
+def era_of(version: str | None, *, modern: bool = False, initializes: bool = False, offered: bool = False) -> Era | Reject:
     """The era of a request by its version header (the ladder above)."""
+    if version in STATELESS and offered:
+        return Era.STATELESS
     if version is None or version in STATEFUL:
+        if not modern:
+            return Era.STATEFUL
+        message = f"Header mismatch: {h.VERSION} is missing, or is not what the body says"
+        return Reject(status=400, code=HEADER_MISMATCH, message=message, id=NULL)
+    if initializes and not modern:
         return Era.STATEFUL
-    message = f"Unsupported protocol version: use one of {', '.join(STATEFUL)}"
-    return refusal(UNSUPPORTED_VERSION, message, data={"supported": list(STATEFUL), "requested": version})
+    spoken = SUPPORTED if offered else STATEFUL
+    message = f"Unsupported protocol version: use one of {', '.join(spoken)}"
+    return refusal(UNSUPPORTED_VERSION, message, data={"supported": list(spoken), "requested": version})
+
+
+def offers(catalog: Snapshot, guard: Guard) -> bool:
+    """Whether the stateless era is offered: always, never, or where every server speaks it.
+
+    Elsewhere a client of both eras would miss the servers of the other one.
+    """
+    if guard.prefer_era == options.STATELESS:
+        return True
+    modern = catalog.stateless
+    return guard.prefer_era == options.AUTO and modern is not None and modern.offers.keys() >= catalog.offers.keys() > set()

@@ -14,6 +14,7 @@ import attrs
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
 
+ERAS = AUTO, STATEFUL, STATELESS = "auto", "stateful", "stateless"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -33,12 +34,14 @@ class Guard:
     """The allowed hosts and origins.
 
     `hosts` are names without port; `*` allows all, `*.x` every name below x. `origins` are
-    `scheme://host[:port]`. Without `batches` no client may send one.
+    `scheme://host[:port]`. Without `batches` no client may send one. `prefer_era` is the era to
+    which clients are led that know both.
     """
 
     hosts: frozenset[str]
     origins: frozenset[str] = frozenset()
     batches: bool = True
+    prefer_era: str = STATEFUL
 
     def refuses(self, authority: str, origin: str | None) -> Reject | None:
         """The rejection of a request; None for a request that is allowed."""

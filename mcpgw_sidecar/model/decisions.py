@@ -107,7 +107,8 @@ class Forward:
     is the name or URI as the client wrote it, `sent_key` the JSON in its place in `body`, or None
     if the key was not replaced. `kind` is None for an answer to a server's request; `method` and
     `key` are empty then. `owner` goes into the ids of the server's own requests
-    (protocol/owners.py). `session` is the client's.
+    (protocol/owners.py). `session` is the client's, None in the stateless era, where `name_header`
+    is the value of `Mcp-Name`.
 
     `rules` are those that hold for the caller.
 
@@ -120,13 +121,14 @@ class Forward:
     key: str
     method: str
     id: JsonText
-    session: Session
+    session: Session | None
     session_id: str | None = attrs.field(repr=False)
     protocol_version: str
     owner: str = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     last_event_id: str | None = attrs.field(default=None, repr=False)
     sent_key: JsonText | None = None
+    name_header: str | None = None
     rules: frozenset[Rule] | None = None
 
 

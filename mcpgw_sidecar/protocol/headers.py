@@ -15,6 +15,8 @@ X_PROMPT: Final = "x-mcp-promptname"
 X_RESOURCE: Final = "x-mcp-resourceuri"
 X_SERVER: Final = "x-mcp-servername"
 
+MCP_METHOD: Final = "mcp-method"
+MCP_NAME: Final = "mcp-name"
 LAST_EVENT: Final = "last-event-id"
 JSON: Final = "application/json"
 EVENT_STREAM: Final = "text/event-stream"

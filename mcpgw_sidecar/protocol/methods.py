@@ -21,6 +21,9 @@ COMPLETE: Final = "completion/complete"
 PROGRESS: Final = "notifications/progress"
 INITIALIZED: Final = "notifications/initialized"
 
+LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+"""Log levels (server/utilities/logging), the least severe first."""
+
 TARGETS: Final = {
     CALL: TOOL,
     "prompts/get": PROMPT,

@@ -10,6 +10,14 @@ STATEFUL: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 
 LATEST_STATEFUL: Final = STATEFUL[-1]
 
+STATELESS: Final = ("2026-07-28",)
+"""Versions whose requests stand each for itself, oldest first."""
+
+LATEST_STATELESS: Final = STATELESS[-1]
+
+SUPPORTED: Final = (*reversed(STATELESS), *reversed(STATEFUL))
+"""All versions that are spoken here, newest first."""
+
 META_VERSION: Final = "io.modelcontextprotocol/protocolVersion"
 """Member of `_meta` in every request of the stateless era."""
 

@@ -9,10 +9,9 @@ import attrs
 from mcpgw_sidecar.inbound.classify import Batch, Inbound
 from mcpgw_sidecar.inbound.eras import Era
 from mcpgw_sidecar.model.decisions import Decision, Reject, ToBroker
-from mcpgw_sidecar.model.sessions import SessionState
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response
 from mcpgw_sidecar.protocol.methods import ADDRESSED
-from mcpgw_sidecar.routing import stateful
+from mcpgw_sidecar.routing import stateful, stateless
 
 
 def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
@@ -22,6 +21,8 @@ def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
     has the lists and the sessions.
     """
     session = inbound.session
+    if inbound.era is Era.STATELESS:
+        return stateless.decide(inbound.message, inbound.view)
     if session is None:
         return ToBroker(method=inbound.method, id=inbound.id)
     match inbound.message:
@@ -36,16 +37,7 @@ def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
         case Request(id=ident, method=method) as message:
             if method not in ADDRESSED:
                 return ToBroker(method=method, id=ident)
-            decision = _addressed(message, inbound, session)
+            decision = stateful.decide_request(message, inbound.view, session)
             return attrs.evolve(decision, id=ident, method=method) if isinstance(decision, Reject) else decision
         case other:
             assert_never(other)
-
-
-def _addressed(message: Request, inbound: Inbound, session: SessionState) -> Decision:
-    """Decide a request that one server answers, by its era."""
-    match inbound.era:
-        case Era.STATEFUL:
-            return stateful.decide_request(message, inbound.view, session)
-        case _:
-            assert_never(inbound.era)

@@ -41,7 +41,7 @@ _NOT_FOUND = {TOOL.name: METHOD_NOT_FOUND, PROMPT.name: INVALID_PARAMS, RESOURCE
 
 
 @attrs.frozen
-class _Target:
+class Target:
     """The target of a request: a kind, and the key as the client wrote it, at `text[start:end]`."""
 
     kind: Kind
@@ -53,7 +53,7 @@ class _Target:
 def decide_request(request: Request, snapshot: Snapshot, session: SessionState) -> Decision:
     """Decide a request whose method is in ADDRESSED (the ladder above)."""
     try:
-        target = _reference(request) if request.method == COMPLETE else _target(request)
+        target = target_of(request)
     except JsonTextError as error:
         return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=request.id)
     if isinstance(target, Reject):
@@ -72,11 +72,11 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
     if upstream is None:
         tool = target.key if target.kind is TOOL else ""
         return OpenSession(server=item.server, session=session.session, id=request.id, method=request.method, tool=tool)
-    key = _upstream_key(target, item)
+    key = upstream_key(target, item)
     return _forward(request, target, item.server, session, key)
 
 
-def _forward(request: Request, target: _Target, server: Server, session: SessionState, key: str | None) -> Forward:
+def _forward(request: Request, target: Target, server: Server, session: SessionState, key: str | None) -> Forward:
     """The decision to send a request on in an open session; `key` replaces the client's."""
     upstream, text = session.upstreams[server.name], request.text
     if key is not None:
@@ -96,7 +96,7 @@ def _forward(request: Request, target: _Target, server: Server, session: Session
     )
 
 
-def _linked(request: Request, target: _Target, snapshot: Snapshot, session: SessionState) -> Decision | None:
+def _linked(request: Request, target: Target, snapshot: Snapshot, session: SessionState) -> Decision | None:
     """Where a URI goes that no list has; None if nobody can know it."""
     servers = candidates(target.key, snapshot, session)
     if len(servers) == 1:
@@ -106,7 +106,7 @@ def _linked(request: Request, target: _Target, snapshot: Snapshot, session: Sess
     return FindServer(servers=servers, uri=target.key, session=session.session, id=request.id, method=request.method)
 
 
-def _upstream_key(target: _Target, item: Owned) -> str | None:
+def upstream_key(target: Target, item: Owned) -> str | None:
     """The key at its server, as JSON; None if the client wrote it so: a URI that is no alias."""
     if target.kind.prefixed:
         return item.upstream_key
@@ -183,15 +183,20 @@ def decide_resume(event_id: str, snapshot: Snapshot, session: SessionState) -> F
     return _back(origin, session, ident=call, last_event_id=event_id)
 
 
-def _target(request: Request) -> _Target | Reject:
+def target_of(request: Request) -> Target | Reject:
+    """What a request asks for. Raises JsonTextError for a key that stands there twice."""
+    return _reference(request) if request.method == COMPLETE else _target(request)
+
+
+def _target(request: Request) -> Target | Reject:
     kind = TARGETS[request.method]
     member = only(request.params or [], kind.key)
     if member is None or not isinstance(member.value, str):
         return _no_target(request, f"no {kind.name} {kind.key} set")
-    return _Target(kind, member.value, member.start, member.end)
+    return Target(kind, member.value, member.start, member.end)
 
 
-def _reference(request: Request) -> _Target | Reject:
+def _reference(request: Request) -> Target | Reject:
     """The target of a completion.
 
     It is `{"type": "ref/prompt", "name": …}` or `{"type": "ref/resource", "uri": …}`.
@@ -203,7 +208,7 @@ def _reference(request: Request) -> _Target | Reject:
     member: Member | None = only(parse_object(request.text[ref.start : ref.end]), key) if kind is not None else None
     if kind is None or member is None or not isinstance(member.value, str):
         return _no_target(request, "ref must be a ref/prompt with its name or a ref/resource with its uri")
-    return _Target(kind, member.value, ref.start + member.start, ref.start + member.end)
+    return Target(kind, member.value, ref.start + member.start, ref.start + member.end)
 
 
 def _no_target(request: Request, fault: str) -> Reject:

@@ -35,6 +35,7 @@ from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.upstream.listing import Room, wait_discovered
 from mcpgw_sidecar.upstream.messages import Position
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateless import StatelessClient
 from mcpgw_sidecar.upstream.words import ClientWords, own_headers
 
 log = get_logger(__name__)
@@ -42,15 +43,16 @@ log = get_logger(__name__)
 RETRY_BASE = 1.0  # seconds
 RETRY_CAP = 60.0  # seconds: a server that comes back is seen within a minute
 LISTEN_AGAIN = 1.0  # seconds before a stream that ended is opened again, doubled up to RETRY_CAP
+PROBE = 1.0  # seconds that a server gets to say what it speaks, once a session is open
 PACE = 0.1  # seconds between two lists of a server, however often it says that they changed
-_CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
+CLIENT_INFO = dumps({"name": PROGRAM, "version": __version__})
 # Servers list tools that ask the client something only to clients that can be asked. Such clients
 # are behind the gateway, so the broker's own session has to see these tools; it calls none of them,
 # so no server asks it anything.
-_CAPABILITIES = dumps(
+CAPABILITIES = dumps(
     {"roots": {"listChanged": True}, "sampling": {}, "elicitation": {"form": {}, "url": {}}, "extensions": DECLARED}
 )
-_OWN_WORDS = ClientWords(protocol_version=LATEST_STATEFUL, info=_CLIENT_INFO, capabilities=_CAPABILITIES)
+_OWN_WORDS = ClientWords(protocol_version=LATEST_STATEFUL, info=CLIENT_INFO, capabilities=CAPABILITIES)
 
 
 class _Wake:
@@ -69,16 +71,20 @@ class _Wake:
 
 @attrs.frozen(kw_only=True)
 class Connection:
-    """Keeps connected with one server. `discovered` gets what it offers, `failed` what went wrong.
+    """Keeps connected with one server. `failed` gets what went wrong.
 
+    `discovered` gets what it offers to clients of the stateful era, and to those of the stateless
+    one if it speaks that. Which eras it speaks is found by asking, at each connect, both at once.
     `room` is for its lists, `refresh` is the longest time between two lists, in seconds.
     """
 
     client: UpstreamClient
+    modern: StatelessClient
     server: Server
     room: Room
+    modern_room: Room
     refresh: float
-    discovered: Callable[[Discovered], None]
+    discovered: Callable[[Discovered, Discovered | None], None]
     failed: Callable[[UpstreamError], None]
     _wake: _Wake = attrs.field(factory=_Wake, init=False)
 
@@ -106,21 +112,22 @@ class Connection:
         headers = own_headers(server)
         standing: list[UpstreamSession] = []
         try:
-            upstream, shake = await self._wait_opened(headers, standing)
-            if not await self._wait_listed(upstream, shake):
+            met = await self._wait_met(headers, standing)
+            if not await self._wait_listed(met):
                 # Forgotten between two requests: the server restarted just now. Once is no failure.
-                upstream, shake = await self._wait_opened(headers, standing)
-                self.discovered(await wait_discovered(self.client, upstream, shake, self.room, lives=True))
+                met = await self._wait_met(headers, standing)
+                await self._wait_listed(met, lives=True)
             backoff.reset()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_listening, upstream)
+                if met.upstream is not None:
+                    nursery.start_soon(self._wait_listening, met.upstream)
                 while True:
                     await trio.sleep(PACE)
                     with trio.move_on_after(self.refresh):
                         await self._wake.wait()
                     if own_headers(server) != headers:
                         break  # the credential was rotated: connect again with the new one
-                    if not await self._wait_listed(upstream, shake):
+                    if not await self._wait_listed(met):
                         break
                 nursery.cancel_scope.cancel()
         except* UpstreamError as group:
@@ -130,6 +137,32 @@ class Connection:
                 for session in standing:
                     await self.client.wait_closed(Upstream(server, session, headers))
 
+    async def _wait_met(self, headers: Mapping[str, str], standing: list[UpstreamSession]) -> _Met:
+        """Open a session, and ask whether the server speaks the stateless era, both at once.
+
+        A server that does not answer that question costs little time.
+        """
+        found: list[Handshake] = []
+        opened: tuple[Upstream | None, Handshake | None] = (None, None)
+        fault: UpstreamError | None = None
+
+        async def wait_asked() -> None:
+            try:
+                found.append(await self.modern.wait_discovered(self.server, headers))
+            except UpstreamError as error:
+                log.debug("Server does not speak the stateless era", server=self.server.name, error=str(error))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_asked)
+            try:
+                opened = await self._wait_opened(headers, standing)
+                nursery.cancel_scope.deadline = trio.current_time() + PROBE
+            except UpstreamError as error:
+                fault = error
+        if fault is not None and not found:
+            raise fault
+        return _Met(headers, *opened, found[0] if found else None)
+
     async def _wait_opened(self, headers: Mapping[str, str], standing: list[UpstreamSession]) -> tuple[Upstream, Handshake]:
         """Open a session; `standing` gets it, and any that a handshake left behind."""
         server, left = self.server, standing.append
@@ -137,16 +170,32 @@ class Connection:
         standing.append(shake.session)
         return Upstream(server, shake.session, headers), shake
 
-    async def _wait_listed(self, upstream: Upstream, shake: Handshake) -> bool:
+    async def _wait_listed(self, met: _Met, *, lives: bool = False) -> bool:
         """List what it offers. False if the session has ended: servers do that to idle ones."""
-        try:
-            self.discovered(await wait_discovered(self.client, upstream, shake, self.room))
-        except UpstreamError as error:
-            if shake.session.id is None or error.status not in FORGOTTEN:
-                raise
-            log.debug("Session with a server has ended", server=self.server.name, error=str(error))
-            return False
+        offer = Discovered()
+        if met.upstream is not None and met.shake is not None:
+            try:
+                offer = await wait_discovered(self.client, met.upstream, met.shake, self.room, lives=lives)
+            except UpstreamError as error:
+                if lives or met.shake.session.id is None or error.status not in FORGOTTEN:
+                    raise
+                log.debug("Session with a server has ended", server=self.server.name, error=str(error))
+                return False
+        self.discovered(offer, await self._wait_listed_modern(met))
         return True
+
+    async def _wait_listed_modern(self, met: _Met) -> Discovered | None:
+        """What it offers in the stateless era; None if it does not speak that."""
+        if met.modern is None:
+            return None
+        upstream = Upstream(self.server, met.modern.session, met.headers)
+        try:
+            return await wait_discovered(self.modern, upstream, met.modern, self.modern_room, lives=True)
+        except UpstreamError as error:
+            if met.upstream is None:
+                raise
+            log.warning("Stateless lists left out", server=self.server.name, reason=error.reason, error=str(error))
+            return None
 
     async def _wait_listening(self, upstream: Upstream) -> None:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
@@ -170,6 +219,16 @@ class Connection:
                 again.reset()
             await trio.sleep(again.next(position.retry))
             self.list_again()  # what changed while nobody listened
+
+
+@attrs.frozen
+class _Met:
+    """A server as it was met: the session with it, and what it says of itself without one."""
+
+    headers: Mapping[str, str]
+    upstream: Upstream | None
+    shake: Handshake | None
+    modern: Handshake | None
 
 
 def _first(group: BaseExceptionGroup[UpstreamError]) -> UpstreamError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -14,8 +14,8 @@ from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
 from mcpgw_sidecar.protocol.jsonrpc import METHOD_NOT_FOUND
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, parse_array
-from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, UpstreamClient
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, parse_array
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
 
 _NOT_FOUND = 404
 MAX_PAGES = 1000  # pages of one list; beyond it the list is cut
@@ -70,8 +70,15 @@ class Room:
         self.size = 0
 
 
+class Asks(Protocol):
+    """Asks a server in the words of an era."""
+
+    async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
+        """Send a request; returns the text of the answer and the members of its result."""
+
+
 async def wait_discovered(
-    client: UpstreamClient, upstream: Upstream, shake: Handshake, room: Room, *, lives: bool = False
+    client: Asks, upstream: Upstream, shake: Handshake, room: Room, *, lives: bool = False
 ) -> Discovered:
     """Read the lists of a server, as far as there is room. Raises UpstreamError.
 
@@ -109,7 +116,7 @@ def _costs_its_list_alone(kind: Kind, error: UpstreamError) -> bool:
     return error.reason in {"RpcError", "BadAnswer", "TooLarge"}
 
 
-async def _wait_over(client: UpstreamClient, upstream: Upstream) -> bool:
+async def _wait_over(client: Asks, upstream: Upstream) -> bool:
     """Whether the session is over: a server that forgets it while it is listed would lose lists.
 
     Unlike `wait_alive`, whatever else is wrong with the ping costs a server nothing.
@@ -142,7 +149,7 @@ class _Taken:
 
 
 async def _wait_list(
-    client: UpstreamClient, kind: Kind, upstream: Upstream, taken: _Taken, unusable: list[Unusable]
+    client: Asks, kind: Kind, upstream: Upstream, taken: _Taken, unusable: list[Unusable]
 ) -> tuple[Item, ...]:
     """Read all pages of one list.
 

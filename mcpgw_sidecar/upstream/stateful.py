@@ -137,7 +137,7 @@ class UpstreamClient:
                     raise  # else the session stands: some servers know no notifications
                 log.debug("Server refused the notification of initialize", server=server.name, error=str(error))
             failing.pop_all()
-        instructions, capabilities = values.get("instructions"), _capabilities(values.get("capabilities"))
+        instructions, capabilities = values.get("instructions"), capabilities_of(values.get("capabilities"))
         return Handshake(session, instructions if isinstance(instructions, str) else "", capabilities)
 
     async def wait_posted(self, upstream: Upstream, message: bytes) -> None:
@@ -247,7 +247,7 @@ def own_id() -> str:
     return f"mcpgw-{secrets.token_hex(8)}"
 
 
-def _capabilities(members: object) -> frozenset[str]:
+def capabilities_of(members: object) -> frozenset[str]:
     """The capabilities and known extensions of a server; CAN_SUBSCRIBE if its resources say so."""
     if not isinstance(members, dict):
         return frozenset()

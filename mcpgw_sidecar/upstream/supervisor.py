@@ -12,21 +12,22 @@ from functools import partial
 import attrs
 import trio
 
-from mcpgw_sidecar.catalog.federation import Federation, federate
+from mcpgw_sidecar.catalog.federation import Federation, federate_eras
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.access import OPEN
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TEMPLATE, TOOL
-from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.patterns import long_name
 from mcpgw_sidecar.model.servers import Desired, Server, VirtualServer
 from mcpgw_sidecar.model.statuses import Health, ServerStatus
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.watch import Watched
-from mcpgw_sidecar.upstream.connection import Connection
+from mcpgw_sidecar.upstream.connection import CAPABILITIES, CLIENT_INFO, Connection
 from mcpgw_sidecar.upstream.listing import ListBudget
 from mcpgw_sidecar.upstream.stateful import UpstreamClient
+from mcpgw_sidecar.upstream.stateless import StatelessClient
 
 log = get_logger(__name__)
 
@@ -41,6 +42,7 @@ class _Entry:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     health: Health = attrs.field(factory=Health)
     offer: Discovered = attrs.field(factory=Discovered)
+    modern: Discovered | None = None
     connection: Connection | None = None
 
 
@@ -103,6 +105,7 @@ class Supervisor:
             new = _Entry(server)
             if entry is not None:
                 entry.scope.cancel()
+                new.modern = entry.modern
                 new.offer = entry.offer  # until the changed server has answered; then what it says counts
                 if server.moved_from(entry.server):
                     self._changed(entry.server)
@@ -118,7 +121,9 @@ class Supervisor:
             self._dirty = trio.Event()
             servers = tuple(self._entries[server.name].server for server in self._rows if server.name in self._entries)
             offers = {name: entry.offer for name, entry in self._entries.items()}
-            before, self._federation = self._federation, federate(servers, offers, self._virtual, self._access)
+            modern = {name: entry.modern for name, entry in self._entries.items() if entry.modern is not None}
+            federation = federate_eras(servers, offers, modern, self._virtual, self._access)
+            before, self._federation = self._federation, federation
             _log_new_tools(before, self._federation)
             self._live.publish(self._federation.snapshot)
             self._publish_statuses()
@@ -150,36 +155,39 @@ class Supervisor:
 
     async def _wait_connecting(self, entry: _Entry) -> None:
         log.info("Registering server", mcpURL=entry.server.shown_url, prefix=entry.server.tool_prefix)
-        with entry.scope, self._budget.room() as room:
+        with entry.scope, self._budget.room() as room, self._budget.room() as modern_room:
             entry.connection = Connection(
                 client=self._client,
+                modern=StatelessClient(self._client.http, JsonText(CLIENT_INFO), JsonText(CAPABILITIES)),
                 server=entry.server,
                 room=room,
+                modern_room=modern_room,
                 refresh=self._refresh,
                 discovered=partial(self._discovered, entry),
                 failed=partial(self._failed, entry),
             )
             await entry.connection.wait_connecting()
 
-    def _discovered(self, entry: _Entry, offer: Discovered) -> None:
+    def _discovered(self, entry: _Entry, offer: Discovered, modern: Discovered | None) -> None:
         was_ready = entry.health.ready
-        tools = len(offer.items.get(TOOL.name, ()))
+        shown = offer if offer.protocol_versions or modern is None else modern
+        tools = len(shown.items.get(TOOL.name, ()))
         message = f"reachable, {tools} tools"
         entry.health = Health(
             ready=True,
             reason="Ready",
             message=message,
-            protocol_version=offer.protocol_versions[0],
+            protocol_version=", ".join([*offer.protocol_versions, *(modern.protocol_versions if modern else ())]),
             last_contact=time.time(),
             tried=True,
         )
-        changed = not was_ready or offer != entry.offer
-        entry.offer = offer
+        changed = not was_ready or (offer, modern) != (entry.offer, entry.modern)
+        entry.offer, entry.modern = offer, modern
         if not changed:
             self._publish_statuses()  # the last contact
             return
         log.info("Discovered tools", mcpURL=entry.server.shown_url, **{"#tools": tools})
-        for item in offer.unusable:
+        for item in shown.unusable:
             name = {item.kind: item.name}
             log.warning(item.kind.capitalize() + " left out", mcpURL=entry.server.shown_url, **name, reason=item.reason)
         if not was_ready:
@@ -199,12 +207,13 @@ class Supervisor:
                 reason=error.reason,
                 error=message,
             )
-        if failures == LOSE_AFTER and entry.offer.items:
+        if failures == LOSE_AFTER and (entry.offer.items or entry.modern):
             log.warning("Tools removed until the server answers again", server=entry.server.name)
         if failures >= LOSE_AFTER:
-            entry.offer = Discovered()
+            entry.offer, entry.modern = Discovered(), None
             if entry.connection is not None:
                 entry.connection.room.empty()
+                entry.connection.modern_room.empty()
         self._dirty.set()
 
 

@@ -89,18 +89,53 @@ class FakeClient:
 @attrs.define
 class Report:
     discovered: list[Discovered] = attrs.field(factory=list)
+    modern: list[Discovered | None] = attrs.field(factory=list)
     failed: list[float] = attrs.field(factory=list)
 
 
-async def watched(client: FakeClient, seconds: float, server: Server = SERVER, report: Report | None = None) -> Report:
+@attrs.define
+class FakeModern:
+    """What a server says of the stateless era: after some seconds, if at all."""
+
+    speaks: bool = False
+    seconds: float = 0.0
+    tools: str = ""
+    asked: int = 0
+
+    async def wait_discovered(self, server: Server, headers: dict[str, str]) -> Handshake:
+        del server, headers
+        self.asked += 1
+        await trio.sleep(self.seconds)
+        if not self.speaks:
+            raise UpstreamError("HttpError", "answered HTTP 400", status=400)
+        return Handshake(UpstreamSession(id=None, protocol_version="2026-07-28"), "modern", frozenset())
+
+    async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
+        del upstream, method, params
+        await trio.lowlevel.checkpoint()
+        if self.tools == "broken":
+            raise UpstreamError("BadAnswer", "answered nonsense")
+        text = f'{{"tools":[{self.tools}]}}'
+        return text, parse_object(text)
+
+
+async def watched(
+    client: FakeClient,
+    seconds: float,
+    server: Server = SERVER,
+    report: Report | None = None,
+    modern: FakeModern | None = None,
+) -> Report:
     """What a connection reports in some time."""
-    report = report or Report()
+    report, modern = report or Report(), modern or FakeModern()
     connection = Connection(
         client=client,  # type: ignore[arg-type]
+        modern=modern,  # type: ignore[arg-type]
         server=server,
         room=Room(ListBudget()),
+        modern_room=Room(ListBudget()),
         refresh=60.0,
-        discovered=report.discovered.append,
+        discovered=lambda offer, also: (report.discovered.append(offer), report.modern.append(also)),
         failed=lambda _error: report.failed.append(trio.current_time()),
     )
     with trio.move_on_after(seconds):
@@ -223,3 +258,56 @@ async def test_the_lists_of_a_server_and_of_all_have_a_budget(monkeypatch: pytes
     rooms["c"].close()
     assert await tools("c", 200) == (0, full), "nobody is connected with it any more"
     assert budget.size == rooms["b"].size
+
+
+TOOL_TEXT = '{"name":"t","inputSchema":{"type":"object"}}'
+
+
+@pytest.mark.duty("era.direct")
+async def test_which_eras_a_server_speaks_is_found_by_asking(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    both = await watched(FakeClient(tools=TOOL_TEXT), 5, modern=FakeModern(speaks=True, tools=TOOL_TEXT))
+    assert both.discovered[0].protocol_versions == ("2025-11-25",)
+    assert both.modern[0] is not None
+    assert both.modern[0].protocol_versions == ("2026-07-28",)
+    assert [item.key for item in both.modern[0].items["tool"]] == ["t"]
+    old = await watched(FakeClient(), 5)
+    assert old.modern == [None]
+    alone = await watched(FakeClient(fails=True), 5, modern=FakeModern(speaks=True, tools=TOOL_TEXT))
+    assert (alone.discovered[0], alone.failed) == (Discovered(), [])
+    assert alone.modern[0] is not None
+    neither = await watched(FakeClient(fails=True), 5)
+    assert (neither.discovered, len(neither.failed) > 0) == ([], True)
+
+
+@pytest.mark.duty("era.direct")
+async def test_a_server_that_does_not_say_its_era_costs_no_time(autojump_clock: MockClock) -> None:
+    start = trio.current_time()
+    report, times = Report(), list[float]()
+    report.discovered = _Timed(times)
+    await watched(FakeClient(), 30, report=report, modern=FakeModern(speaks=True, seconds=20))
+    assert times[0] - start < 2
+    assert report.modern == [None]
+    del autojump_clock
+
+
+class _Timed(list[Discovered]):
+    """Notes when something is appended."""
+
+    def __init__(self, times: list[float]) -> None:
+        super().__init__()
+        self.times = times
+
+    def append(self, value: Discovered) -> None:
+        self.times.append(trio.current_time())
+        super().append(value)
+
+
+@pytest.mark.duty("era.direct")
+async def test_lists_of_one_era_that_cannot_be_had(autojump_clock: MockClock) -> None:
+    del autojump_clock
+    report = await watched(FakeClient(tools=TOOL_TEXT), 5, modern=FakeModern(speaks=True, tools="broken"))
+    assert report.modern == [None]
+    assert report.discovered[0].items["tool"]
+    alone = await watched(FakeClient(fails=True), 5, modern=FakeModern(speaks=True, tools="broken"))
+    assert (alone.discovered, len(alone.failed) > 0) == ([], True)

@@ -101,7 +101,9 @@ class Memo(Filter):
                 "sent_key": JsonText('"greet"'),
             }
             decision = Forward(**(values | more))
-            keep = Keep(request=HttpRequest(headers=dict(headers), body=body), stamp=Stamp(1, STAMP, PART, MARK))
+            keep = Keep(
+                request=HttpRequest(headers=dict(headers), body=body), stamp=Stamp(1, STAMP, PART, MARK), session=SESSION
+            )
             fields = MessageToDict(codec.encode(decision, keep.request, keep=keep).dynamic_metadata)
             metadata[b"mcpgw"] = self.table(fields["mcpgw"])
             self.response({":status": status, "content-type": h.JSON, h.X_MEMO: h.KEPT}, [], metadata)

@@ -151,7 +151,12 @@ def test_ends_of_lines_stay_and_a_last_line_without_one_goes_out() -> None:
         out = WHOLE.response(head, [stream[:cut], stream[cut:], b""], metadata).body
         assert out == stream
     out = WHOLE.response(head, [b'data: {"id":5,"result":{}}\r\rdata: {"id":5,"result":1}', b""], metadata).body
-    assert out == b'data: {"id":5,"result":{}}\n\ndata: {"id":5,"result":1}\n'
+    assert out == b'data: {"id":5,"result":{}}\n\ndata: {"id":5,"result":1}'
+    line = b'data: {"id":5,"result":{}}\n\n'
+    for cut in range(len(line)):  # an empty chunk that is not the last, as HTTP/2 has them
+        for second in range(cut, len(line)):
+            pieces = [line[:cut], b"", line[cut:second], b"", line[second:], b""]
+            assert WHOLE.response(head, pieces, metadata).body == line
 
 
 def through(stream: bytes) -> bytes:

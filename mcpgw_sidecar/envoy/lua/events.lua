@@ -186,7 +186,7 @@ local function name_stream(handle, owner, own, ident)
     local bytes = length > 0 and chunk:getBytes(0, length) or ''
     if length == 0 then
       local rest = table.concat(pieces)
-      if own then rest = own.last(rest) end
+      if own then rest = rest == '' and own.last('') or own.part(rest) end -- HTTP/2 has empty chunks that are not the last
       if rest ~= '' then chunk:setBytes(rest) end
       pieces, size = {}, 0
     elseif size > 0 or may_name(bytes) or own and not own.all(bytes) then

@@ -1,0 +1,67 @@
+"""An MCP client of the stateless era: asks servers what they are, and for their lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.names import JsonText
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import UpstreamSession
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES, META_CLIENT
+from mcpgw_sidecar.protocol.jsonrpc import request_text
+from mcpgw_sidecar.protocol.jsontext import Member
+from mcpgw_sidecar.protocol.methods import DISCOVER
+from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, META_VERSION, STATELESS
+from mcpgw_sidecar.upstream.exchange import Exchanger, result_members, wait_checked, wait_response, wait_unheard
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, capabilities_of, own_id
+
+
+@attrs.frozen
+class StatelessClient:
+    """Sends requests that stand each for itself.
+
+    `info` and `capabilities` are the client's, as JSON.
+    """
+
+    http: Exchanger
+    info: JsonText
+    capabilities: JsonText
+
+    async def wait_discovered(self, server: Server, headers: Mapping[str, str]) -> Handshake:
+        """What a server says of itself (server/discover). Raises UpstreamError.
+
+        A server that does not speak a version of this era, or says nothing that can be read, is one
+        of the other era: `UnsupportedVersion`.
+        """
+        session = UpstreamSession(id=None, protocol_version=LATEST_STATELESS)
+        _, members = await self.wait_result(Upstream(server, session, headers), DISCOVER, "{}")
+        values = {member.key: member.value for member in members}
+        versions = values.get("supportedVersions")
+        if not isinstance(versions, list) or not set(STATELESS) & set(map(str, versions)):
+            raise UpstreamError("UnsupportedVersion", f"speaks none of {', '.join(STATELESS)}")
+        instructions = values.get("instructions")
+        return Handshake(
+            session, instructions if isinstance(instructions, str) else "", capabilities_of(values.get("capabilities"))
+        )
+
+    async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
+        """Send a request; returns the text of the answer and the members of its result."""
+        server, body = upstream.server, request_text(own_id(), method, self._with_meta(params))
+        headers = {**upstream.headers, h.VERSION: LATEST_STATELESS, h.MCP_METHOD: method}
+        with self.http.limited(server, method):
+            async with self.http.exchange(server, "POST", body, headers) as answer:
+                await wait_checked(answer)
+                message = await wait_response(answer, wait_unheard)
+        return message.text, result_members(message)
+
+    def _with_meta(self, params: str) -> str:
+        """JSON of params with the envelope of this era."""
+        meta = (
+            f'"_meta":{{"{META_VERSION}":"{LATEST_STATELESS}","{META_CLIENT}":{self.info},'
+            f'"{META_CAPABILITIES}":{self.capabilities}}}'
+        )
+        return f"{{{meta}}}" if params == "{}" else f"{params[:-1]},{meta}}}"

@@ -1,0 +1,149 @@
+"""The stateless era (2026-07-28) with real parts: the SDK's clients and servers, and Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp.client import Client as SdkClient
+
+from tests.e2e.stack import PROGRAM, Gateway, Process, answer, entry, free_ports, gateway, wait_until
+from tests.servers.scripted import ScriptedServer, tool
+
+META = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+
+
+@pytest.fixture(scope="module")
+def sdk_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+    """Two of the guide's servers, on the Python SDK: it speaks both eras."""
+    command = [*PROGRAM, "demo-servers", "--any-name", *map(str, free_ports(3))]
+    process = Process(command, tmp_path_factory.mktemp("servers") / "log")
+    try:
+        wait_until(lambda: process.text.startswith("["), "the SDK's servers")
+        first, second, _ = json.loads(process.text.splitlines()[0])
+        yield [entry("ns/one", f"http://127.0.0.1:{first}/mcp", "a_"), entry("ns/two", f"http://127.0.0.1:{second}/mcp")]
+    finally:
+        process.stop()
+
+
+def used(running: Gateway, mode: str) -> tuple[str, list[str], str]:
+    """The version that an SDK client speaks, its tools, and what one of them says."""
+
+    async def use() -> tuple[str, list[str], str]:
+        async with SdkClient(running.url, mode=mode) as client:
+            tools = [each.name for each in (await client.list_tools()).tools]
+            said = [await client.call_tool("a_greet", {"name": name}) for name in ("Ann", "Bob")]
+            with pytest.raises(Exception, match="Tool not found"):
+                await client.call_tool("nope", {})
+            return str(client.protocol_version), tools, " ".join(each.content[0].text for each in said)  # type: ignore[union-attr]
+
+    return asyncio.run(use())
+
+
+@pytest.mark.duty("era.offer", "era.direct")
+@pytest.mark.parametrize(
+    ("prefer", "mode", "version"),
+    [
+        ("auto", "auto", "2026-07-28"),
+        ("auto", "2026-07-28", "2026-07-28"),
+        ("auto", "legacy", "2025-11-25"),
+        ("stateful", "auto", "2025-11-25"),
+    ],
+)
+def test_an_sdk_client_is_led_to_its_era(
+    sdk_servers: list[dict[str, Any]], tmp_path: Path, prefer: str, mode: str, version: str
+) -> None:
+    with gateway(tmp_path, sdk_servers, f"--prefer-era={prefer}") as running:
+        assert running.server("ns/one")["protocolVersion"] == "2025-11-25, 2026-07-28"
+        spoken, tools, said = used(running, mode)
+        assert spoken == version
+        assert "a_greet" in tools
+        assert "hello_world" in tools
+        assert said == "Hi Ann Hi Bob"
+        assert not running.sidecar.text.count("ERROR")
+
+
+def modern(server: ScriptedServer) -> None:
+    """A server that speaks the stateless era and no other."""
+    server.keeps_sessions = False
+
+    def discover(handler: Any, message: Any) -> bool:
+        handler.result(message["id"], {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}})
+        return True
+
+    def initialize(handler: Any, message: Any) -> bool:
+        error = {"code": -32022, "message": "no", "data": {"supported": ["2026-07-28"]}}
+        handler.send(400, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
+        return True
+
+    server.answers |= {"server/discover": discover, "initialize": initialize}
+
+
+def ask(running: Gateway, method: str, **params: Any) -> httpx2.Response:
+    named = {"mcp-name": params["name"]} if "name" in params else {}
+    headers = {
+        "accept": "application/json, text/event-stream", "mcp-protocol-version": "2026-07-28", "mcp-method": method, **named,
+        "mcp-session-id": "stray", "mcp-param-region": "x", "x-own": "1", "last-event-id": "7",
+    }  # fmt: skip
+    message = {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": META}}
+    return httpx2.post(running.url, json=message, headers=headers, trust_env=False)
+
+
+@pytest.mark.duty("era.direct", "era.envelope")
+def test_a_server_that_speaks_nothing_else(tmp_path: Path) -> None:
+    """It was not listed at all. What a server gets is what its era has, and no more."""
+    with ScriptedServer(tool("greet")) as one:
+        modern(one)
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--prefer-era=auto") as running:
+            shown = running.server("ns/one")
+            assert (shown["ready"], shown["protocolVersion"], shown["tools"]) == (True, "2026-07-28", 1)
+            listed = ask(running, "tools/list")
+            assert [each["name"] for each in listed.json()["result"]["tools"]] == ["a_greet"]
+            for _ in range(3):
+                called = ask(running, "tools/call", name="a_greet", arguments={})
+                assert answer(called)["result"]["content"]
+                assert "mcp-session-id" not in called.headers
+            sent = one.calls("tools/call")[-1]
+            assert json.loads(sent.body)["params"]["name"] == "greet"
+            got = {name: sent.headers.get(name) for name in ("mcp-name", "mcp-method", "mcp-param-region")}
+            assert got == {"mcp-name": "greet", "mcp-method": "tools/call", "mcp-param-region": "x"}
+            assert not {"mcp-session-id", "last-event-id", "x-own"} & sent.headers.keys()
+            unknown = ask(running, "tools/call", name="nope", arguments={})
+            assert (unknown.status_code, unknown.json()["error"]["code"]) == (200, -32602)
+            one.status = 404
+            failed = ask(running, "tools/call", name="a_greet", arguments={})
+            assert (failed.status_code, failed.json()["id"]) == (200, 7)
+            assert failed.json()["error"]["data"] == {"server": "ns/one", "reason": "BadAnswer", "status": 404}
+            assert len(one.calls("tools/call")) == 4, "sent once"
+            one.status = None
+            one.stop()
+            away = ask(running, "tools/call", name="a_greet", arguments={})
+            assert away.json()["error"]["data"]["reason"] == "Unreachable"
+            gone = httpx2.get(running.url, headers={"mcp-protocol-version": "2026-07-28", "accept": "text/event-stream"})
+            assert gone.status_code == 405
+
+
+@pytest.mark.duty("era.direct", "security.own-answer")
+def test_an_answer_to_another_call_does_not_pass(tmp_path: Path) -> None:
+    with ScriptedServer(tool("greet")) as one:
+        modern(one)
+
+        def foreign(handler: Any, message: Any) -> bool:
+            lines = [
+                {"jsonrpc": "2.0", "id": message["id"] + 1, "result": {"stolen": 1}},
+                {"jsonrpc": "2.0", "id": message["id"], "result": {}},
+            ]
+            body = "".join(f"data: {json.dumps(each)}\n\n" for each in lines).encode()
+            handler.send(200, body, kind="text/event-stream")
+            return True
+
+        one.answers["tools/call"] = foreign
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--prefer-era=auto") as running:
+            called = ask(running, "tools/call", name="a_greet", arguments={})
+            assert "stolen" not in called.text
+            assert answer(called)["id"] == 7
