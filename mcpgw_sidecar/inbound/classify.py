@@ -130,13 +130,13 @@ def classify(
         session = SessionFault.UNKNOWN
     claims = caller.claims if caller is not None else None
     inbound: Inbound | Reject
-    match _era(request, message, offered=offers(catalog, guard)):
-        case Reject() as inbound:
-            ...
-        case Era.STATELESS:
-            inbound = _stateless(request, message, catalog, scope, claims)
-        case Era.STATEFUL:
-            inbound = _stateful(request, message, session, catalog, scope, claims)
+    era = _era(request, message, offered=offers(catalog, guard))
+    if isinstance(era, Reject):
+        inbound = era
+    elif era is Era.STATELESS:
+        inbound = _stateless(request, message, catalog, scope, claims)
+    else:
+        inbound = _stateful(request, message, session, catalog, scope, claims)
     if isinstance(inbound, Reject):
         ident = message.id if isinstance(message, Request) else NULL
         return _with_names(attrs.evolve(inbound, id=ident), request, catalog)
