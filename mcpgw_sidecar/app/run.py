@@ -22,7 +22,7 @@ import trio
 
 from mcpgw_sidecar import __version__
 from mcpgw_sidecar.admin.app import AdminApp
-from mcpgw_sidecar.admin.status import Facts
+from mcpgw_sidecar.app.facts import Sources
 from mcpgw_sidecar.app.inputs import Inputs, opened
 from mcpgw_sidecar.app.ports import wait_ports
 from mcpgw_sidecar.app.readiness import Readiness
@@ -43,9 +43,9 @@ from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory, secret_o
 from mcpgw_sidecar.extproc.service import Router
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.streams import Streams
-from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime import descriptors, http
@@ -95,6 +95,13 @@ class _Parts:
             directory=self.directory,
             streams=self.streams,
             batches=BatchRunner(inner=self.inner, metrics=self.metrics) if self.inner is not None else None,
+            carrier=Carrier(
+                http=self.client.http,
+                wishes=self.directory.hub.wishes,
+                stale=self.supervisor.list_again,
+                silence=self.settings.call_timeout,
+                can_ask=not self.store.shared,
+            ),
             healer=Healer(self.directory, lambda: self.values.live.value.servers, self.work),
             metrics=self.metrics,
             max_body=self.settings.max_body,
@@ -107,42 +114,23 @@ class _Parts:
     def admin(self) -> AdminApp:
         """Make the application of the admin port."""
         envoy_admin = self.settings.envoy_admin if self.envoy_files is not None else None
+        sources = Sources(
+            inputs=self.inputs,
+            values=self.values,
+            envoy_files=self.envoy_files,
+            store=self.store,
+            streams=self.streams,
+            directory=self.directory,
+            ready=self.ready,
+            issuers=self.issuers,
+        )
         return AdminApp(
             metrics=self.metrics,
-            facts=self.facts,
-            waiting_for=self.waiting_for,
+            facts=sources.facts,
+            waiting_for=sources.waiting_for,
             envoy_admin=envoy_admin,
             hosts=frozenset(self.settings.admin_hosts),
             token_file=self.settings.admin_token_file,
-        )
-
-    def waiting_for(self) -> str | None:
-        """Why requests should go elsewhere; None if they need not (interface.md, /readyz)."""
-        return self.ready.reason(
-            incomplete=self.inputs.incomplete(),
-            files=self.envoy_files.error if self.envoy_files is not None else None,
-            refusal=self.values.verdict.value.refusal(trio.current_time()),
-            keys=self.inputs.keys_error(),
-        )
-
-    def facts(self) -> Facts:
-        """The current state, for status and metrics."""
-        counts, verdict = self.directory.statistics(), self.values.verdict.value
-        error = "not configured: start with --envoy-dir"
-        return Facts(
-            desired=self.values.desired.value,
-            statuses=self.values.statuses.value,
-            gateway_sessions=counts.gateway,
-            dropped=self.streams.budget.dropped,
-            upstream_sessions=counts.upstream,
-            envoy_accepted=verdict.accepted if self.envoy_files is not None else None,
-            writes=self.inputs.writes() if self.inputs.writes is not None else None,
-            issuers=self.issuers.facts(),
-            tools=self.values.live.value.of(TOOL).owned,
-            store=(self.store.name, self.store.error) if self.store.shared or self.store.error else None,
-            files_written=self.envoy_files.error is None if self.envoy_files is not None else None,
-            keys_valid=self.inputs.keys_error() is None,
-            envoy_error=(self.envoy_files.error or verdict.error) if self.envoy_files is not None else error,
         )
 
     def start(self, nursery: trio.Nursery) -> None:

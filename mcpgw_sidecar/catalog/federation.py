@@ -14,7 +14,7 @@ import attrs
 from mcpgw_sidecar.catalog.aliases import write_alias
 from mcpgw_sidecar.catalog.apps import is_for_apps, with_pages
 from mcpgw_sidecar.catalog.items import MAX_NAME
-from mcpgw_sidecar.catalog.offers import Discovered, joined_capabilities, joined_instructions, offer_of
+from mcpgw_sidecar.catalog.offers import Discovered, for_stateful, joined_capabilities, joined_instructions, offer_of
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot, build
 from mcpgw_sidecar.model.access import OPEN, Access
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
@@ -68,19 +68,17 @@ def federate_eras(
 ) -> Federation:
     """Merge what the servers offer to clients of each era.
 
-    The stateful catalog has the stateless one (`modern`: the servers that speak it) beside it. A
-    server that speaks the stateless era alone has its share in that one.
+    The stateful catalog has the stateless one beside it: that of `modern`, the servers that speak
+    that era. Those that speak no other are in the stateful catalog, too: the broker translates.
     """
-    stateful = federate(servers, discovered, virtual_servers, access)
+    alone = {name for name in modern if name not in discovered or not discovered[name].protocol_versions}
+    offers = {**discovered, **{name: for_stateful(modern[name]) for name in alone}}
+    stateful = federate(servers, offers, virtual_servers, access)
     if not modern:
         return stateful
     stateless = federate(tuple(server for server in servers if server.name in modern), modern, virtual_servers)
     snapshot = attrs.evolve(stateful.snapshot, stateless=stateless.snapshot)
-    return Federation(snapshot, {name: _more(share, stateless.shares.get(name)) for name, share in stateful.shares.items()})
-
-
-def _more(share: Share, other: Share | None) -> Share:
-    return other if other is not None and not any(share.owned.values()) else share
+    return Federation(snapshot, stateful.shares)
 
 
 def federate(

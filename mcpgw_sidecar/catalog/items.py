@@ -9,7 +9,9 @@ wins. An item that fails is left out alone; its server and the other items stay:
    (server/tools, Tool Names)
 3. the other members that the schema of the kind requires, and strings where it has strings: one
    item without them makes strict clients refuse the whole list
-   - tool: `inputSchema`, an object with `"type": "object"`; `outputSchema`, if there, as well
+   - tool: `inputSchema`, an object with `"type": "object"`; `outputSchema`, if there, as well, but
+     of the stateless era any object, where the headers that `inputSchema` names have to be good
+     (mirrored.py)
    - resource and template: `name`
    - prompt: `arguments`, if there, an array
 4. a tool that can only be called as a task cannot be called through the gateway
@@ -21,6 +23,7 @@ from typing import Any
 
 import attrs
 
+from mcpgw_sidecar.catalog import mirrored
 from mcpgw_sidecar.catalog.templates import MAX_EXPRESSIONS, expressions
 from mcpgw_sidecar.model.kinds import PROMPT, TEMPLATE, TOOL, Kind
 from mcpgw_sidecar.model.names import JsonText
@@ -64,8 +67,8 @@ class Unusable:
     reason: str
 
 
-def read_item(kind: Kind, text: str) -> Item | Unusable:
-    """An item of a server's list (the ladder above)."""
+def read_item(kind: Kind, text: str, *, stateless: bool = False) -> Item | Unusable:
+    """An item of a server's list of one era (the ladder above)."""
     try:
         members = parse_object(text)
         executions = [member for member in members if kind is TOOL and member.key == "execution"]
@@ -79,10 +82,27 @@ def read_item(kind: Kind, text: str) -> Item | Unusable:
         return Unusable(kind.name, text[:_SHOWN], str(error))
     if key is None or not isinstance(key.value, str):
         return Unusable(kind.name, text[:_SHOWN], f'"{kind.key}" is missing or not a string')
-    fault = _key_fault(kind, key.value) or _shape_fault(kind, values) or _text_fault(values) or _task_fault(executions)
+    fault = _key_fault(kind, key.value) or _shape_fault(kind, values, stateless=stateless) or _text_fault(values)
+    fault = fault or _task_fault(executions)
     if fault:
         return Unusable(kind.name, key.value[:_SHOWN], fault)
     return Item(key.value, text, key.start, key.end)
+
+
+def for_stateful(item: Item) -> Item:
+    """A tool of the stateless era for clients of the other: without a schema that they refuse.
+
+    One tool whose `outputSchema` is of no object costs a client of an official SDK the whole list.
+    """
+    if "outputSchema" not in item.text:
+        return item
+    members = parse_object(item.text)
+    kept = [member for member in members if member.key != "outputSchema" or _is_object_schema(member.value)]
+    if len(kept) == len(members):
+        return item
+    text = _of_members(item.text, kept)
+    key = next(member for member in parse_object(text) if member.key == TOOL.key)
+    return Item(item.key, text, key.start, key.end)
 
 
 def _of_members(text: str, members: list[Member]) -> str:
@@ -99,12 +119,15 @@ def _key_fault(kind: Kind, key: str) -> str | None:
     return None
 
 
-def _shape_fault(kind: Kind, values: dict[str, Any]) -> str | None:
+def _shape_fault(kind: Kind, values: dict[str, Any], *, stateless: bool) -> str | None:
     if kind is TOOL:
-        for key, required in (("inputSchema", True), ("outputSchema", False)):
-            if (required or key in values) and not _is_object_schema(values.get(key)):
+        output, schema = values.get("outputSchema"), values.get("inputSchema")
+        fits = "outputSchema" not in values or (isinstance(output, dict) if stateless else _is_object_schema(output))
+        for key, is_good in (("inputSchema", _is_object_schema(schema)), ("outputSchema", fits)):
+            if not is_good:
                 return f'"{key}" is not a schema with "type": "object"'
-    elif kind is PROMPT:
+        return mirrored.fault_of(schema) if stateless else None
+    if kind is PROMPT:
         if "arguments" in values and not isinstance(values["arguments"], list):
             return '"arguments" is not an array'
     elif not isinstance(values.get("name"), str):

@@ -6,8 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
+from mcpgw_sidecar.catalog import items
 from mcpgw_sidecar.catalog.items import Item, Unusable
+from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol.versions import STATELESS
+
+CAN_SUBSCRIBE = "resources.subscribe"
+"""Name of the capability to subscribe to single resources."""
 
 MAX_INSTRUCTIONS = 4096  # characters of one server's instructions: every client of every server reads them
 
@@ -34,6 +40,24 @@ class Offer:
     instructions: str = attrs.field(default="", repr=False)
     capabilities: frozenset[str] = frozenset()
     protocol_versions: tuple[str, ...] = ()
+
+    @property
+    def is_stateless(self) -> bool:
+        """Whether the server speaks the stateless era alone."""
+        return bool(self.protocol_versions) and set(self.protocol_versions) <= set(STATELESS)
+
+
+def for_stateful(modern: Discovered) -> Discovered:
+    """What a server of the stateless era offers to clients of the other.
+
+    The broker carries no subscriptions to it.
+    """
+    tools = tuple(items.for_stateful(item) for item in modern.items.get(TOOL.name, ()))
+    return attrs.evolve(
+        modern,
+        items={**modern.items, TOOL.name: tools},
+        capabilities=modern.capabilities - {CAN_SUBSCRIBE},
+    )
 
 
 def offer_of(server: Server, discovered: Discovered) -> Offer:

@@ -6,7 +6,7 @@ Router and batches use it; the requests that the broker answers itself take the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
@@ -18,7 +18,7 @@ from mcpgw_sidecar.inbound.callers import Keys, no_keys
 from mcpgw_sidecar.inbound.classify import Inbound, classify, is_final
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.decisions import Decision, FindServer, Forward, HttpRequest, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Carry, Decision, FindServer, Forward, HttpRequest, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.ports import NOT_STARTED, Started
 from mcpgw_sidecar.model.reasons import TIMEOUT, UNAUTHORIZED, UNREACHABLE
@@ -29,7 +29,7 @@ from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.routing.decide import decide
 from mcpgw_sidecar.runtime.work import Work
 
-Settled = Forward | ToBroker | Reject
+Settled = Forward | Carry | ToBroker | Reject
 """A decision that needs no other step first."""
 
 _MAX_OPENINGS = 3  # between opening and decision a session may be closed again, when the server changes
@@ -135,16 +135,18 @@ class Decider:
         if isinstance(inbound, Reject):
             return None, inbound
         last_event_id = request.headers.get(h.LAST_EVENT, "") if request.method == "GET" else ""
+        return inbound, self.decision(inbound, request.headers, last_event_id)
+
+    def decision(self, inbound: Inbound, headers: Mapping[str, str], last_event_id: str = "") -> Decision:
+        """The decision about a request that has climbed the ladder."""
         decision = decide(inbound, last_event_id)
         if inbound.scope.rules is not None and isinstance(decision, Forward):
             decision = attrs.evolve(decision, rules=inbound.scope.rules)
-        if isinstance(decision, OpenSession | Forward) and decision.method:  # answers and streams go on
-            missing = [
-                each.name for each in decision.server.forwarded if each.required and not request.headers.get(each.name)
-            ]
+        if isinstance(decision, OpenSession | Forward | Carry) and decision.method:  # answers and streams go on
+            missing = [each.name for each in decision.server.forwarded if each.required and not headers.get(each.name)]
             if missing:
-                return inbound, _without(decision, missing)
-        return inbound, decision
+                return _without(decision, missing)
+        return decision
 
     def _note_subscription(self, inbound: Inbound | None, decision: Forward) -> None:
         """Record a subscription of a client, or its end."""
@@ -166,13 +168,13 @@ def _unknown(decision: FindServer) -> Reject:
     return attrs.evolve(reject, method=decision.method)
 
 
-def _without(decision: OpenSession | Forward, missing: list[str]) -> Reject:
+def _without(decision: OpenSession | Forward | Carry, missing: list[str]) -> Reject:
     """The refusal of a request without a header that its server wants of every client."""
     server = decision.server.name
     reject = failure(
         server, UNAUTHORIZED, f"MCP server {server} needs a header that this client does not send: {missing[0]}"
     )
-    tool = decision.tool if isinstance(decision, OpenSession) else decision.key if decision.kind is TOOL else ""
+    tool = (decision.key if decision.kind is TOOL else "") if isinstance(decision, Forward) else decision.tool
     return attrs.evolve(reject, id=decision.id, method=decision.method, tool=tool)
 
 

@@ -19,7 +19,7 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     ProcessingMode,
     ProcessingResponse,
 )
-from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
@@ -92,28 +92,41 @@ def encode(
             if decision.method:
                 values.append((h.X_METHOD, h.value_of(decision.method).encode()))
             _set(_phase(response, with_body).header_mutation, values)
+        case Carry():
+            _describe(response, **{ID: decision.id})
+            item = (_HEADERS[decision.kind.name], h.value_of(decision.key).encode())
+            values = [(h.X_SERVER, BROKER.encode()), (h.X_METHOD, decision.method.encode()), item]
+            _set(_phase(response, with_body).header_mutation, values)
         case Forward():
-            what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
-            # The session is for the Lua filters. Metadata reaches every attempt and no server; a
-            # header would reach both.
-            # An answer, or a stream, belongs to its session alone; without sessions nothing heals.
-            session = request.headers.get(h.SESSION, "") if decision.session is not None else "-"
-            healed = session if decision.kind is not None else ""
-            _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{healed} {decision.owner}"})
-            if decision.server.trusted:
-                _describe(response, **{TRUSTED: "1"})
-            _forward(_phase(response, with_body), decision, request.headers)
-            if decision.last_event_id is None and not h.names_both(request.headers.get("accept", "")):
-                _set(_phase(response, with_body).header_mutation, [("accept", h.BOTH.encode())])
-                if decision.kind is not None and decision.session is not None and is_plain(request):
-                    _describe(response, **{PLAIN: "1"})
-                    _set(_phase(response, with_body).header_mutation, [(h.X_MEMO, h.KEPT.encode())])
-            if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
-                _set(_phase(response, with_body).header_mutation, [(h.X_MEMO, h.KEPT.encode())])
-                _memo(response.dynamic_metadata.fields[METADATA].struct_value.fields[MEMO].struct_value, decision, keep)
+            _pass_on(response, decision, request, keep, with_body=with_body)
         case _:
             assert_never(decision)
     return response
+
+
+def _pass_on(
+    response: ProcessingResponse, decision: Forward, request: HttpRequest, keep: Keep | None, *, with_body: bool
+) -> None:
+    """Say how a request goes on to its server, and what the Lua filters need to know of it."""
+    common = _phase(response, with_body)
+    what = dumps(decision.key or "an answer")[1:-1]  # Envoy writes it between quotes
+    # The session is for the Lua filters. Metadata reaches every attempt and no server; a
+    # header would reach both.
+    # An answer, or a stream, belongs to its session alone; without sessions nothing heals.
+    session = request.headers.get(h.SESSION, "") if decision.session is not None else "-"
+    healed = session if decision.kind is not None else ""
+    _describe(response, **{ID: decision.id, WHAT: what, OWNER: f"{healed} {decision.owner}"})
+    if decision.server.trusted:
+        _describe(response, **{TRUSTED: "1"})
+    _forward(common, decision, request.headers)
+    if decision.last_event_id is None and not h.names_both(request.headers.get("accept", "")):
+        _set(common.header_mutation, [("accept", h.BOTH.encode())])
+        if decision.kind is not None and decision.session is not None and is_plain(request):
+            _describe(response, **{PLAIN: "1"})
+            _set(common.header_mutation, [(h.X_MEMO, h.KEPT.encode())])
+    if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
+        _set(common.header_mutation, [(h.X_MEMO, h.KEPT.encode())])
+        _memo(response.dynamic_metadata.fields[METADATA].struct_value.fields[MEMO].struct_value, decision, keep)
 
 
 def _phase(response: ProcessingResponse, with_body: bool) -> CommonResponse:  # noqa: FBT001  # the argument of encode

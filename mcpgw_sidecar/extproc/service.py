@@ -17,7 +17,7 @@ from mcpgw_sidecar.envoy.entries import Keep
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.h2server import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
-from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.ports import Stamps
 from mcpgw_sidecar.observability.logs import get_logger, short
@@ -125,7 +125,7 @@ def _log_decision(decision: Settled, response: ProcessingResponse) -> None:
             )
             log.debug("Stripped tool name", tool=tool.removeprefix(prefix), originalPrefix=prefix)
             log.debug("Completed MCP processing with routing", target=decision.server.name)
-        case ToBroker(method=method):
+        case ToBroker(method=method) | Carry(method=method):
             log.debug("[EXT-PROC] HandleRequestBody None tool call setting method header only" + method)
         case Reject(status=status, code=code, message=text):
             log.debug("Returning error", statusCode=status, code=code, message=text)

@@ -19,7 +19,7 @@ from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, Packed, accepts, gzip_around
 from mcpgw_sidecar.protocol.jsonrpc import around_result, error_text, result_text
-from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes
+from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes, one_line
 from mcpgw_sidecar.runtime.http import Receive, Send
 
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies close a silent connection after 30 to 60
@@ -122,6 +122,40 @@ async def wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
         while not stream.closed and (event := stream.next_event()) is not None:
             await send(_chunk(event))
     await send({"type": "http.response.body", "body": b""})
+
+
+@attrs.define
+class Events:
+    """The answer to a request: JSON, or events if something is said before the answer."""
+
+    send: Send
+    begun: bool = False
+    _lock: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+
+    async def wait_sent(self, message: str) -> None:
+        """Send a message before the answer."""
+        await self._wait_chunk(event_bytes(one_line(message)))
+
+    async def wait_keeping_alive(self, interval: float) -> None:
+        """Show that the answer is still to come, each `interval` seconds, for ever."""
+        while True:
+            await trio.sleep(interval)
+            await self._wait_chunk(KEEP_ALIVE)
+
+    async def wait_ended(self, answer: bytes) -> None:
+        """Send the answer."""
+        if not self.begun:
+            await wait_sent(self.send, OK, answer)
+            return
+        await self._wait_chunk(event_bytes(one_line(answer.decode())))
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def _wait_chunk(self, chunk: bytes) -> None:
+        async with self._lock:
+            if not self.begun:
+                self.begun = True
+                await self.send({"type": "http.response.start", "status": OK, "headers": _EVENT_STREAM})
+            await self.send(_chunk(chunk))
 
 
 async def wait_array_sent(send: Send, texts: list[bytes]) -> None:

@@ -21,6 +21,7 @@ from mcpgw_sidecar.envoy.login import jwks_path
 from mcpgw_sidecar.front import stateful, stateless
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import Streams
@@ -28,7 +29,7 @@ from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata
 from mcpgw_sidecar.inbound.classify import Batch, Inbound, is_final
 from mcpgw_sidecar.inbound.eras import Era
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.decisions import HttpRequest, Reject
+from mcpgw_sidecar.model.decisions import Carry, HttpRequest, Reject
 from mcpgw_sidecar.model.names import BROKER, NULL, ServerName
 from mcpgw_sidecar.model.ports import NOT_STARTED, Stamps
 from mcpgw_sidecar.model.sessions import SessionState
@@ -36,9 +37,9 @@ from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, error_text
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, Request, error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
-from mcpgw_sidecar.protocol.methods import INITIALIZE
+from mcpgw_sidecar.protocol.methods import ADDRESSED, INITIALIZE
 from mcpgw_sidecar.protocol.versions import PRIMED
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
@@ -68,6 +69,7 @@ class BrokerApp:
     streams: Streams
     batches: BatchRunner | None
     healer: Healer
+    carrier: Carrier
     metrics: Metrics
     max_body: int
     stamps: Stamps | None
@@ -168,8 +170,16 @@ class BrokerApp:
             return None  # each message of the batch has a record of its own
         record.method = inbound.method
         log.debug("Processing request", method=inbound.method)
+        if isinstance(inbound.message, Request) and inbound.session is not None and inbound.method in ADDRESSED:
+            decision = self.decider.decision(inbound, headers)
+            if isinstance(decision, Carry):
+                record.server, record.tool = decision.server.name, decision.tool
+                await self.carrier.wait_carried(decision, headers, record, receive, send)
+                return None
         is_stateless = inbound.era is Era.STATELESS
-        answer = stateless.answer(inbound) if is_stateless else stateful.answer(inbound, self.directory, headers)
+        answer = (
+            stateless.answer(inbound) if is_stateless else stateful.answer(inbound, self.directory, self.carrier, headers)
+        )
         match answer:
             case Reject():
                 return attrs.evolve(answer, method=inbound.method)

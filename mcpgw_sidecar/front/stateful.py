@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.catalog.offers import CAN_SUBSCRIBE
 from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.front.answers import Result
+from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.inbound.classify import Batch, Inbound
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
@@ -29,19 +31,18 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Response,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only
-from mcpgw_sidecar.protocol.methods import ADDRESSED, CALL, INITIALIZED, LEVELS, SET_LEVEL
-from mcpgw_sidecar.protocol.owners import PING
+from mcpgw_sidecar.protocol.methods import ADDRESSED, CALL, CANCELLED, INITIALIZED, LEVELS, SET_LEVEL
+from mcpgw_sidecar.protocol.owners import ASK, PING
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import negotiate
 from mcpgw_sidecar.sessions.tokens import MAX_CLIENT
-from mcpgw_sidecar.upstream.stateful import CAN_SUBSCRIBE
 
 _KINDS = {kind.list_method: kind for kind in KINDS}
 _INFO_MEMBERS = ("name", "title", "version")  # the members of clientInfo that stay when the whole does not fit
 _INFO_VALUE = 64  # characters of each of them
 
 
-def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -> Result | Reject | None:
+def answer(inbound: Inbound, directory: Directory, carrier: Carrier, headers: Mapping[str, str]) -> Result | Reject | None:
     """Answer a message for the broker; None for a message without an answer."""
     session, message = inbound.session, inbound.message
     try:
@@ -53,18 +54,26 @@ def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -
             case Request():
                 return _answer_request(message, inbound.view, session.session)
             case Notification():
+                if message.method == CANCELLED:
+                    carrier.cancel(session.session.key, message)
                 if message.method != INITIALIZED:
                     directory.tell(session, message, headers)
                 return None
-            case Response(id_value=str(ident)) if ident.startswith(PING):
-                return None
             case Response():
-                text = "Answers reach their server through the gateway's Envoy listener"
-                return refusal(INVALID_REQUEST, text, id=message.id)
+                return _answered(message, session.session, carrier)
             case Batch() | None:
                 return refusal(INVALID_REQUEST, "Invalid Request: a message is expected")
     except JsonTextError as error:
         return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=inbound.id)
+
+
+def _answered(message: Response, session: Session, carrier: Carrier) -> Reject | None:
+    """Take a client's answer: to a ping, or to a question of a call that the broker carries."""
+    ident = str(message.id_value)
+    if ident.startswith(PING) or (ident.startswith(ASK) and carrier.answered(session.key, message)):
+        return None
+    text = "No call waits for this answer here; those of other calls go through the gateway's Envoy listener"
+    return refusal(INVALID_REQUEST, text, id=message.id)
 
 
 def _initialize(request: Request, inbound: Inbound, directory: Directory) -> Result | Reject:

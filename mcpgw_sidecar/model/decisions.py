@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar.model.access import Rule
-from mcpgw_sidecar.model.kinds import Kind
+from mcpgw_sidecar.model.kinds import TOOL, Kind
 from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.reasons import OUTCOMES
 from mcpgw_sidecar.model.servers import Server
@@ -132,4 +132,26 @@ class Forward:
     rules: frozenset[Rule] | None = None
 
 
-Decision = Reject | ToBroker | OpenSession | FindServer | Forward
+@attrs.frozen(kw_only=True)
+class Carry:
+    """Let the broker carry a request of a session to a server that speaks the stateless era alone.
+
+    `text` is the client's request with one key replaced; `headers` are those of its message there.
+    """
+
+    server: Server
+    kind: Kind
+    key: str
+    method: str
+    id: JsonText
+    session: Session
+    text: str = attrs.field(repr=False)
+    headers: Mapping[str, str] = attrs.field(repr=False)
+
+    @property
+    def tool(self) -> str:
+        """The tool that is called; "" for another request."""
+        return self.key if self.kind is TOOL else ""
+
+
+Decision = Reject | ToBroker | OpenSession | FindServer | Forward | Carry

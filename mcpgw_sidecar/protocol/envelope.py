@@ -23,14 +23,18 @@ import attrs
 
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
+from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.extensions import UI
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, Request
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, only
 from mcpgw_sidecar.protocol.methods import CALL, COMPLETE, DISCOVER, LEVELS, LISTS, READ
-from mcpgw_sidecar.protocol.versions import META_VERSION
+from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, META_VERSION
 
 HEADER_MISMATCH: Final = -32020
+RESERVED: Final = "io.modelcontextprotocol/"
+"""How the names of the members of `_meta` begin that are the protocol's own."""
+
 META_CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 META_CLIENT: Final = "io.modelcontextprotocol/clientInfo"
 META_LEVEL: Final = "io.modelcontextprotocol/logLevel"
@@ -59,6 +63,12 @@ class Envelope:
         """Whether the client shows pages (MCP Apps)."""
         extensions = self.capabilities.get("extensions")
         return isinstance(extensions, dict) and UI in extensions
+
+
+def members_text(info: JsonText, capabilities: JsonText, level: str = "") -> str:
+    """The members of `_meta` that every request has, as JSON without the braces."""
+    text = f'"{META_VERSION}":"{LATEST_STATELESS}","{META_CLIENT}":{info},"{META_CAPABILITIES}":{capabilities}'
+    return f'{text},"{META_LEVEL}":"{level}"' if level else text
 
 
 def meta_of(request: Request) -> dict[str, Any] | None:

@@ -18,7 +18,11 @@ UNSUBSCRIBE: Final = "resources/unsubscribe"
 COMPLETE: Final = "completion/complete"
 """Names its prompt or resource template in `params.ref` (server/utilities/completion)."""
 
+CANCELLED: Final = "notifications/cancelled"
 PROGRESS: Final = "notifications/progress"
+MESSAGE: Final = "notifications/message"
+"""A line of a server's log."""
+
 INITIALIZED: Final = "notifications/initialized"
 
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
@@ -45,7 +49,7 @@ BROKERS: Final = (
     *LISTS,
     SET_LEVEL,
     INITIALIZED,
-    "notifications/cancelled",
+    CANCELLED,
     PROGRESS,
     "notifications/roots/list_changed",
 )

@@ -33,6 +33,9 @@ PREFIX = "mcpgw:"
 PING = "mcpgw-ping-"
 """The ids of the broker's own requests begin so: pings, whose answers nobody waits for."""
 
+ASK = "mcpgw-ask-"
+"""The ids of questions begin so that a call asks which the broker carries."""
+
 _OF_CALL = re.compile(r"~((?:[0-9a-f]{2})*)~")
 MAX_HEARING = 4000  # characters of the tickets in an event's id, which has to come back as a header
 

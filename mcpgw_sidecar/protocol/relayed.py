@@ -11,10 +11,10 @@ from typing import Final
 
 from mcpgw_sidecar.protocol.jsonrpc import Notification, notification_text
 from mcpgw_sidecar.protocol.jsontext import dumps, only
-from mcpgw_sidecar.protocol.methods import PROGRESS
+from mcpgw_sidecar.protocol.methods import CANCELLED, PROGRESS
 
 RELAYED: Final[Mapping[str, tuple[str, ...]]] = {
-    "notifications/cancelled": ("requestId", "reason", "_meta"),
+    CANCELLED: ("requestId", "reason", "_meta"),
     PROGRESS: ("progressToken", "progress", "total", "message", "_meta"),
     "notifications/roots/list_changed": ("_meta",),
 }

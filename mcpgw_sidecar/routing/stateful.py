@@ -6,21 +6,27 @@ They have passed the ladder of inbound/classify.py. This one follows, and the fi
 2. a server owns the key, or this session has       else 200 and the code of the kind: tools -32601
    called one that may know a URI (links.py)         (the guide's "Tool not found"), prompts
                                                      -32602, resources -32002
-3. there is a session with that server               else OpenSession
-4. forward: the bytes of the key replaced, nothing else
+3. that server speaks this era, too                  else Carry: the broker translates
+4. there is a session with that server               else OpenSession
+5. forward: the bytes of the key replaced, nothing else
 """
 
 from __future__ import annotations
 
+import json
+
 import attrs
 
 from mcpgw_sidecar.catalog.aliases import read_alias
+from mcpgw_sidecar.catalog.mirrored import headers_of
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot
-from mcpgw_sidecar.model.decisions import Decision, FindServer, Forward, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Carry, Decision, FindServer, Forward, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
 from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import SessionState, UpstreamSession
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.envelope import METHODS, NAMED, encode_value
 from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_PARAMS,
@@ -30,9 +36,9 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Request,
     Response,
 )
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only, parse_object
-from mcpgw_sidecar.protocol.methods import COMPLETE, TARGETS
-from mcpgw_sidecar.protocol.owners import PING, Owner, owner_text, read_call, read_event_owner, read_owner
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, last, only, parse_object
+from mcpgw_sidecar.protocol.methods import CALL, COMPLETE, TARGETS
+from mcpgw_sidecar.protocol.owners import ASK, PING, Owner, owner_text, read_call, read_event_owner, read_owner
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.routing.links import candidates
 
@@ -68,8 +74,9 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
     if item is None:
         code, message = _NOT_FOUND[target.kind.name], f"{target.kind.name.capitalize()} not found"
         return refusal(code, message, data={target.kind.key: target.key}, id=request.id)
-    upstream = session.upstreams.get(item.server.name)
-    if upstream is None:
+    if snapshot.offers[item.server.name].is_stateless:
+        return _carry(request, target, item, session)
+    if item.server.name not in session.upstreams:
         tool = target.key if target.kind is TOOL else ""
         return OpenSession(server=item.server, session=session.session, id=request.id, method=request.method, tool=tool)
     key = upstream_key(target, item)
@@ -93,6 +100,31 @@ def _forward(request: Request, target: Target, server: Server, session: SessionS
         owner=owner_text(server.name, upstream.ticket),
         body=text.encode(),
         sent_key=JsonText(key) if key is not None else None,
+    )
+
+
+def _carry(request: Request, target: Target, item: Owned, session: SessionState) -> Carry | Reject:
+    """The decision to translate a request."""
+    server, method = item.server, request.method
+    if method not in METHODS:
+        fault = f"MCP server {server.name} takes no {method} of clients of this protocol version"
+        return refusal(METHOD_NOT_FOUND, fault, id=request.id)
+    key = upstream_key(target, item)
+    name = json.loads(key) if key is not None else target.key
+    headers = {h.MCP_METHOD: method, **({h.MCP_NAME: encode_value(name)} if method in NAMED else {})}
+    if method == CALL:
+        arguments = last(request.params, "arguments")
+        if arguments is not None:
+            headers |= headers_of(item.text, request.text[arguments.start : arguments.end])
+    return Carry(
+        server=server,
+        kind=target.kind,
+        key=target.key,
+        method=method,
+        id=request.id,
+        session=session.session,
+        text=request.text if key is None else f"{request.text[: target.start]}{key}{request.text[target.end :]}",
+        headers=headers,
     )
 
 
@@ -120,10 +152,10 @@ def decide_answer(answer: Response, snapshot: Snapshot, session: SessionState) -
     """Decide a client's answer to a server's request: the id names the server (protocol/owners.py).
 
     An answer that no server waits for is refused, never dropped in silence, so that its sender sees
-    the error (basic/transports: 4xx). The answer to a ping of the broker (front/stream.py) is the
-    broker's.
+    the error (basic/transports: 4xx). The answer to a ping of the broker (front/stream.py), or to a
+    question of a call that it carries (front/carrying.py), is the broker's.
     """
-    if isinstance(answer.id_value, str) and answer.id_value.startswith(PING):
+    if isinstance(answer.id_value, str) and answer.id_value.startswith((PING, ASK)):
         return ToBroker(method="", id=answer.id)
     owner = read_owner(answer.id_value)
     origin = find_owner(owner, snapshot, session)

@@ -36,6 +36,7 @@ DRAIN = 0.1  # seconds in which the rest of an answer is read
 MAX_DRAINED = 65536  # bytes of it
 _ACCEPT = f"{h.JSON}, {h.EVENT_STREAM}"
 _UNAUTHORIZED = frozenset({401, 403})
+_OF_ERRORS = frozenset({400, 404})
 OWN: Final = -1.0
 """A limit of silence: that of the gateway's own requests to the server."""
 WaitHeard = Callable[[Request | Notification], Awaitable[None]]
@@ -137,24 +138,42 @@ async def wait_checked(answer: httpx2.Response) -> None:
     raise UpstreamError("HttpError", f"answered HTTP {status}{suffix}", status=status, words=words, data=data)
 
 
-async def wait_response(answer: httpx2.Response, wait_heard: WaitHeard) -> Response:
+async def wait_own_response(answer: httpx2.Response, wait_heard: WaitHeard, ident: object) -> Response:
+    """The response to the request of an id, decoded. Raises UpstreamError.
+
+    An error of JSON-RPC is one whatever the status: servers of the stateless era send it with 4xx.
+    """
+    if answer.status_code in _OF_ERRORS and media_type(answer) == h.JSON:
+        message = parse_message((await _wait_body(answer)).removeprefix(BOM))
+        if isinstance(message, Response) and message.error is not None and message.id_value == ident:
+            return message
+        raise UpstreamError("HttpError", f"answered HTTP {answer.status_code}", status=answer.status_code)
+    await wait_checked(answer)
+    return await wait_response(answer, wait_heard, lambda response: response.id_value == ident)
+
+
+async def wait_response(
+    answer: httpx2.Response, wait_heard: WaitHeard, is_wanted: Callable[[Response], bool] = lambda _response: True
+) -> Response:
     """The response in an answer. Raises UpstreamError.
 
-    `wait_heard` gets the server's messages before the response.
+    `wait_heard` gets the server's messages before the response; a response that is not wanted is
+    dropped, because a server answers nothing but the request.
     """
     match media_type(answer):
         case h.JSON:
             message = parse_message((await _wait_body(answer)).removeprefix(BOM))
-            if isinstance(message, Response):
+            if isinstance(message, Response) and is_wanted(message):
                 return message
             raise UpstreamError("BadAnswer", f"answered no JSON-RPC response: {_fault(message)}")
         case h.EVENT_STREAM:
             async with contextlib.aclosing(events_of(answer)) as messages:
                 async for message in messages:
-                    if isinstance(message, Response):
+                    if not isinstance(message, Response):
+                        await wait_heard(message)
+                    elif is_wanted(message):
                         await _wait_end(messages)
                         return message
-                    await wait_heard(message)
             raise UpstreamError("BrokenOff", "ended its event stream before the answer")
         case other:
             raise UpstreamError("BadAnswer", f"answered with content type {other or 'none'!r} instead of JSON or events")

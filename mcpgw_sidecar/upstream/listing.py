@@ -15,6 +15,7 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.kinds import KINDS, TOOL, Kind
 from mcpgw_sidecar.protocol.jsonrpc import METHOD_NOT_FOUND
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, parse_array
+from mcpgw_sidecar.protocol.versions import STATELESS
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream
 
 _NOT_FOUND = 404
@@ -181,6 +182,7 @@ async def _wait_list(
         params = dumps({"cursor": cursor})
     else:
         unusable.append(Unusable(kind.name, "", f"the list was cut after {MAX_PAGES} pages"))
-    items = [read_item(kind, text) for text in texts[:MAX_ITEMS]]
+    is_stateless = upstream.session.protocol_version in STATELESS
+    items = [read_item(kind, text, stateless=is_stateless) for text in texts[:MAX_ITEMS]]
     unusable += [item for item in items if isinstance(item, Unusable)]
     return tuple(item for item in items if isinstance(item, Item))

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import trio
 
+from mcpgw_sidecar.catalog.offers import CAN_SUBSCRIBE
 from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
@@ -46,9 +47,6 @@ from mcpgw_sidecar.upstream.messages import Position, events_of, media_type
 from mcpgw_sidecar.upstream.words import ClientWords
 
 log = get_logger(__name__)
-
-CAN_SUBSCRIBE = "resources.subscribe"
-"""Name of the capability to subscribe to single resources."""
 
 _OWN_ANSWERS = {"ping": b"{}", "roots/list": b'{"roots":[]}'}
 _BAD_REQUEST = 400

@@ -11,12 +11,20 @@ from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES, META_CLIENT
-from mcpgw_sidecar.protocol.jsonrpc import request_text
+from mcpgw_sidecar.protocol.envelope import members_text
+from mcpgw_sidecar.protocol.jsonrpc import Response, request_text
 from mcpgw_sidecar.protocol.jsontext import Member
 from mcpgw_sidecar.protocol.methods import DISCOVER
-from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, META_VERSION, STATELESS
-from mcpgw_sidecar.upstream.exchange import Exchanger, result_members, wait_checked, wait_response, wait_unheard
+from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, STATELESS
+from mcpgw_sidecar.upstream.exchange import (
+    Exchanger,
+    WaitHeard,
+    result_members,
+    wait_checked,
+    wait_own_response,
+    wait_response,
+    wait_unheard,
+)
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, capabilities_of, own_id
 
 
@@ -60,8 +68,18 @@ class StatelessClient:
 
     def _with_meta(self, params: str) -> str:
         """JSON of params with the envelope of this era."""
-        meta = (
-            f'"_meta":{{"{META_VERSION}":"{LATEST_STATELESS}","{META_CLIENT}":{self.info},'
-            f'"{META_CAPABILITIES}":{self.capabilities}}}'
-        )
+        meta = f'"_meta":{{{members_text(self.info, self.capabilities)}}}'
         return f"{{{meta}}}" if params == "{}" else f"{params[:-1]},{meta}}}"
+
+
+async def wait_carried(
+    http: Exchanger, upstream: Upstream, body: bytes, ident: object, wait_heard: WaitHeard, silence: float | None
+) -> Response:
+    """Send a request for a client; `ident` is its id, decoded. Raises UpstreamError.
+
+    `upstream` has the headers of the message, too. `silence` is the longest pause of the server,
+    None for no limit.
+    """
+    headers = {**upstream.headers, h.VERSION: LATEST_STATELESS}
+    async with http.exchange(upstream.server, "POST", body, headers, silence=silence) as answer:
+        return await wait_own_response(answer, wait_heard, ident)

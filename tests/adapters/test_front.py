@@ -22,6 +22,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard
 from mcpgw_sidecar.model.decisions import Reject
@@ -32,6 +33,8 @@ from mcpgw_sidecar.runtime.envoyclient import envoy_client
 from mcpgw_sidecar.runtime.listeners import Address
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.runtime.work import Work
+from mcpgw_sidecar.upstream.exchange import Exchanger
+from mcpgw_sidecar.upstream.pool import HttpClients
 from tests.adapters.replicas import ONE, FakeServer, Replica, running
 
 JSON = {"content-type": "application/json"}
@@ -117,6 +120,13 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
             directory=directory,
             streams=replica.streams,
             batches=BatchRunner(inner=envoy_client(Address(path="/nowhere"), None), metrics=metrics),
+            carrier=Carrier(
+                http=Exchanger(HttpClients(), lambda _server, _seconds: None),
+                wishes=directory.hub.wishes,
+                stale=print,
+                silence=60.0,
+                can_ask=True,
+            ),
             healer=Healer(directory, lambda: replica.servers, Work()),
             metrics=metrics,
             max_body=10_000,

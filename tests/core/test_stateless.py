@@ -28,6 +28,7 @@ from mcpgw_sidecar.routing.decide import decide
 
 ONE = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one", tool_prefix="a_")
 TWO = Server(name=ServerName("ns/two"), url="http://two/mcp", hostname="two")
+OLD = "2025-11-25"
 META: dict[str, Any] = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
@@ -35,12 +36,12 @@ META: dict[str, Any] = {
 ALWAYS = Guard(hosts=LOOPBACK, prefer_era="stateless")
 
 
-def discovered(*names: str, uris: tuple[str, ...] = ()) -> Discovered:
+def discovered(*names: str, uris: tuple[str, ...] = (), version: str = "2026-07-28") -> Discovered:
     tools = [read_item(TOOL, json.dumps({"name": name, "inputSchema": {"type": "object"}})) for name in names]
     resources = [read_item(RESOURCE, json.dumps({"uri": uri, "name": "r"})) for uri in uris]
     items = {TOOL.name: tools, RESOURCE.name: resources}
     read = {kind: tuple(item for item in found if isinstance(item, Item)) for kind, found in items.items()}
-    return Discovered(read, (), "about", frozenset({"tools", "resources"}), ("2026-07-28",))
+    return Discovered(read, (), "about", frozenset({"tools", "resources"}), (version,))
 
 
 MODERN = {ONE.name: discovered("greet", uris=("x://1",))}
@@ -48,7 +49,7 @@ VIRTUAL = VirtualServer(name=VirtualName("ns/few"), tools=("a_greet",))
 
 
 def catalog(modern: dict[ServerName, Discovered] = MODERN, access: Access = Access()) -> Snapshot:  # noqa: B008  # frozen
-    old = {ONE.name: discovered("greet", "old"), TWO.name: discovered("there")}
+    old = {ONE.name: discovered("greet", "old", version=OLD), TWO.name: discovered("there", version=OLD)}
     return federate_eras((ONE, TWO), old, modern, (VIRTUAL,), access).snapshot
 
 
@@ -241,7 +242,10 @@ def test_rules_hold_here_too() -> None:
 @pytest.mark.duty("era.direct")
 def test_a_server_that_speaks_it_alone_has_its_share() -> None:
     only = {TWO.name: discovered("there")}
-    federation = federate_eras((ONE, TWO), {ONE.name: discovered("greet")}, only)
+    federation = federate_eras((ONE, TWO), {ONE.name: discovered("greet", version=OLD), TWO.name: Discovered()}, only)
     assert federation.shares[TWO.name].tools == ("there",)
     assert federation.shares[ONE.name].tools == ("a_greet",)
-    assert list(federation.snapshot.of(TOOL).owned) == ["a_greet"]
+    assert list(federation.snapshot.of(TOOL).owned) == ["a_greet", "there"]
+    stateless = federation.snapshot.stateless
+    assert stateless is not None
+    assert list(stateless.of(TOOL).owned) == ["there"]

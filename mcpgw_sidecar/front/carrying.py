@@ -1,0 +1,219 @@
+"""Carries requests of sessions to servers that speak the stateless era alone.
+
+The messages are translated on their way (protocol/translation.py). What a server says before its
+answer, progress and its log, goes to the client as events, and so does what it asks; else the
+answer is plain JSON. The client's cancellation closes the server's stream. A client that is gone
+has not cancelled: the server gets the time of one silence more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+
+import attrs
+import trio
+
+from mcpgw_sidecar.envoy.contract import CHANGES
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
+from mcpgw_sidecar.model.decisions import Carry, Reject
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.reasons import BAD_ANSWER
+from mcpgw_sidecar.model.sessions import AllWishes, UpstreamSession
+from mcpgw_sidecar.observability.requests import RequestRecord
+from mcpgw_sidecar.protocol import headers as h, translation
+from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Notification, Request, Response, parse_message
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, last
+from mcpgw_sidecar.protocol.methods import MESSAGE, PROGRESS
+from mcpgw_sidecar.protocol.owners import ASK
+from mcpgw_sidecar.protocol.passing import for_server
+from mcpgw_sidecar.protocol.statuses import failure, refusal
+from mcpgw_sidecar.protocol.translation import ELICIT, QUESTIONS, Asked, Question, UntranslatableError
+from mcpgw_sidecar.protocol.versions import LATEST_STATELESS
+from mcpgw_sidecar.runtime.http import Receive, Send
+from mcpgw_sidecar.upstream.exchange import Exchanger
+from mcpgw_sidecar.upstream.stateful import Upstream, own_id
+from mcpgw_sidecar.upstream.stateless import wait_carried
+from mcpgw_sidecar.upstream.words import rejection
+
+MAX_ROUNDS = 10  # of questions of one call
+PATIENCE = 600.0  # seconds that a client has for an answer: a person may have to read, and to think
+_PAUSE = 0.05  # seconds before a call that a busy server wants again, doubled with each time
+_CANCEL = '{"action":"cancel"}'
+_RELAYED = frozenset({PROGRESS, MESSAGE})
+_LEVEL = "info"  # of the log that a client gets which has set no level: its era leaves that to the server
+
+
+@attrs.frozen(kw_only=True)
+class Carrier:
+    """Carries requests.
+
+    `wishes` returns those of a session, by its key; `stale` is called with a server that says that
+    its lists changed. `silence` is the longest pause of a server in a call, in seconds, where its
+    configuration says nothing else; 0 for no limit. With `can_ask` servers may ask clients: their
+    answers come to this process.
+    """
+
+    http: Exchanger
+    wishes: Callable[[str], AllWishes]
+    stale: Callable[[ServerName], None]
+    silence: float
+    can_ask: bool
+    running: dict[tuple[str, object], trio.CancelScope] = attrs.field(factory=dict, init=False)
+    asking: dict[tuple[str, str], trio.MemorySendChannel[Response]] = attrs.field(factory=dict, init=False)
+
+    def cancel(self, session_key: str, notification: Notification) -> None:
+        """Cancel the request that a client's notification names, if it is carried here."""
+        named = last(notification.params, "requestId")
+        scope = self.running.get((session_key, repr(named.value))) if named is not None else None
+        if scope is not None:
+            scope.cancel()
+
+    def answered(self, session_key: str, answer: Response) -> bool:
+        """Take a client's answer to a question; False if nobody waits for it."""
+        waiting = self.asking.pop((session_key, str(answer.id_value)), None)
+        if waiting is None:
+            return False
+        waiting.send_nowait(answer)
+        return True
+
+    async def wait_carried(
+        self, carry: Carry, headers: Mapping[str, str], record: RequestRecord, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request. `headers` are those of the client's request."""
+        events = Events(send)
+        accepts = h.EVENT_STREAM in h.accepted(headers.get("accept"))
+        call = _Call(self, carry, headers, events if accepts else None)
+        answer: bytes | Reject = Reject(status=OK, code=SERVER_ERROR, message="Request cancelled")
+        async with trio.open_nursery() as beside:
+            beside.start_soon(_wait_gone, receive, beside.cancel_scope, call.silence or math.inf)
+            if accepts:
+                beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
+            with self._cancellable((carry.session.key, repr(json.loads(carry.id, parse_int=float)))):
+                answer = await call.wait_settled()
+            beside.cancel_scope.cancel()
+        if isinstance(answer, Reject):
+            answer = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)
+            record.refuse(answer)
+            if not events.begun:
+                await wait_rejected(send, answer)
+                return
+        record.close("ok")
+        await events.wait_ended(reject_text(answer) if isinstance(answer, Reject) else answer)
+
+    @contextlib.contextmanager
+    def _cancellable(self, key: tuple[str, object]) -> Iterator[None]:
+        with trio.CancelScope() as scope:
+            self.running[key] = scope
+            try:
+                yield
+            finally:
+                if self.running.get(key) is scope:  # a client may use an id twice
+                    del self.running[key]
+
+
+@attrs.frozen
+class _Call:
+    """One request on its way; `events` is None for a client that takes none."""
+
+    carrier: Carrier
+    carry: Carry
+    headers: Mapping[str, str]
+    events: Events | None
+
+    @property
+    def silence(self) -> float | None:
+        """The longest pause of the server, in seconds."""
+        own = self.carry.server.call_timeout
+        return (self.carrier.silence if own is None else own) or None
+
+    async def wait_settled(self) -> bytes | Reject:
+        """The answer for the client, or why there is none."""
+        server = self.carry.server
+        try:
+            return await self._wait_answer()
+        except UpstreamError as error:
+            return rejection(server, error)
+        except UntranslatableError as error:
+            return failure(server.name, BAD_ANSWER, f"MCP server {server.name} {error}")
+        except JsonTextError as error:
+            return refusal(INVALID_REQUEST, f"Invalid Request: {error}")
+
+    async def _wait_answer(self) -> bytes:
+        request = parse_message(self.carry.text)
+        assert isinstance(request, Request)  # noqa: S101  # it is the client's own, with another key
+        session, server, http = self.carry.session, self.carry.server, self.carrier.http
+        brought = {**for_server(self.headers, server.forwarded), **self.carry.headers}
+        upstream = Upstream(server, UpstreamSession(id=None, protocol_version=LATEST_STATELESS), brought)
+        level = self.carrier.wishes(session.key).level or _LEVEL
+        can_ask = self.carrier.can_ask and self.events is not None
+        envelope, answers = translation.envelope_of(session, level, can_ask=can_ask), ""
+        for turn in range(MAX_ROUNDS + 1):
+            ident = own_id()
+            body = translation.to_stateless(request, ident, envelope, answers)
+            answer = await wait_carried(http, upstream, body, ident, self._wait_heard, self.silence)
+            if translation.is_mismatch(answer):
+                self.carrier.stale(server.name)  # its tools want other headers than they did
+            asked = translation.asked_in(answer)
+            if asked is None:
+                return translation.to_stateful(answer, self.carry.method, self.carry.id)
+            if not asked.questions:
+                await trio.sleep(_PAUSE * 2.0**turn)
+            answers = asked.answered(await self._wait_asked(asked, can_ask=can_ask))
+        raise UntranslatableError(f"asks again and again: {MAX_ROUNDS} times for one call")
+
+    async def _wait_heard(self, message: Request | Notification) -> None:
+        """Pass on what the server says before its answer, if the client may hear it."""
+        if isinstance(message, Notification) and message.method in CHANGES:
+            self.carrier.stale(self.carry.server.name)
+        elif isinstance(message, Notification) and message.method in _RELAYED and self.events is not None:
+            await self.events.wait_sent(message.text)
+
+    async def _wait_asked(self, asked: Asked, *, can_ask: bool) -> dict[str, str]:
+        """The client's answers to all questions of the server, as JSON, by their names."""
+        declared = json.loads(self.carry.session.capabilities)
+        for question in asked.questions:
+            if not can_ask or QUESTIONS.get(question.method) not in declared:
+                raise UntranslatableError(f"asks its user something ({question.method[:80]}) that this client cannot answer")
+        answers: dict[str, str] = {}
+
+        async def wait_one(question: Question) -> None:
+            answer = await self._wait_one(question)
+            if answer is not None:
+                answers[question.name] = answer
+
+        async with trio.open_nursery() as nursery:
+            for question in asked.questions:
+                nursery.start_soon(wait_one, question)
+        if len(answers) < len(asked.questions):
+            raise UntranslatableError("asked this client something that it did not answer")
+        return answers
+
+    async def _wait_one(self, question: Question) -> str | None:
+        """The answer to a question; None where a client cannot say that there is none."""
+        assert self.events is not None  # noqa: S101  # else nobody is asked
+        ident, key = f"{ASK}{secrets.token_hex(16)}", self.carry.session.key
+        out, answers = trio.open_memory_channel[Response](1)
+        self.carrier.asking[key, ident] = out
+        answer = None
+        try:
+            text = f'{{"jsonrpc":"2.0","id":"{ident}","method":"{question.method}","params":{question.params}}}'
+            await self.events.wait_sent(text)
+            with trio.move_on_after(PATIENCE):
+                answer = await answers.receive()
+        finally:
+            self.carrier.asking.pop((key, ident), None)
+        if answer is not None and answer.result is not None:
+            return answer.text[answer.result.start : answer.result.end]
+        return _CANCEL if question.method == ELICIT else None
+
+
+async def _wait_gone(receive: Receive, scope: trio.CancelScope, seconds: float) -> None:
+    """Give a call so many seconds more once its client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.deadline = trio.current_time() + seconds

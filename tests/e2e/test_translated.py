@@ -1,0 +1,302 @@
+"""Clients of the stateful era and servers of the stateless one, both of a real SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import mcp_types as types
+import pytest
+from mcp.client import Client as SdkClient
+from mcp.shared.exceptions import MCPError
+
+from tests.e2e.stack import Client, Gateway, Process, answer, entry, free_ports, gateway, listening, wait_until
+from tests.e2e.test_eras import modern
+from tests.servers.scripted import ScriptedServer, tool
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, str]]:
+    (port,) = free_ports(1)
+    server = Process([sys.executable, "-m", "tests.servers.modern", str(port)], tmp_path_factory.mktemp("modern") / "log")
+    try:
+        url = f"http://127.0.0.1:{port}/mcp"
+        wait_until(lambda: _answers(url), "the server")
+        yield server, url
+    finally:
+        server.stop()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(url, trust_env=False).status_code > 0
+    except httpx2.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def running(process: tuple[Process, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway(tmp_path_factory.mktemp("translated"), [entry("ns/modern", process[1], "m_")]) as new_gateway:
+        yield new_gateway
+
+
+class Person:
+    """The user behind an SDK client of the stateful era; `action` is what it says when asked."""
+
+    def __init__(self, action: Any = "accept") -> None:
+        self.action = action
+        self.asked: list[str] = []
+        self.heard: list[tuple[str, Any]] = []
+        self.steps: list[tuple[float, str | None]] = []
+
+    async def elicit(self, _context: Any, params: Any) -> types.ElicitResult:
+        self.asked.append(params.message)
+        content = {"name": "Ann"} if self.action == "accept" else None
+        return types.ElicitResult(action=self.action, content=content)  # type: ignore[arg-type]
+
+    async def sample(self, _context: Any, _params: Any) -> types.CreateMessageResult:
+        return types.CreateMessageResult(role="assistant", content=types.TextContent(text="x"), model="m")
+
+    async def roots(self, _context: Any) -> types.ListRootsResult:
+        return types.ListRootsResult(roots=[])
+
+    async def log(self, params: Any) -> None:
+        self.heard.append((params.level, params.data))
+
+    async def progress(self, progress: float, _total: float | None, message: str | None) -> None:
+        self.steps.append((progress, message))
+
+    def client(self, url: str, *, can_answer: bool = True) -> SdkClient:
+        if not can_answer:
+            return SdkClient(url, mode="legacy", logging_callback=self.log)
+        return SdkClient(
+            url, mode="legacy", logging_callback=self.log, elicitation_callback=self.elicit,
+            sampling_callback=self.sample, list_roots_callback=self.roots,
+        )  # fmt: skip
+
+    def calls(self, url: str, *calls: tuple[str, dict[str, Any]], can_answer: bool = True) -> list[tuple[bool, str]]:
+        async def use() -> list[tuple[bool, str]]:
+            async with self.client(url, can_answer=can_answer) as client:
+                return [await said(client, name, arguments) for name, arguments in calls]
+
+        async def said(client: SdkClient, name: str, arguments: dict[str, Any]) -> tuple[bool, str]:
+            try:
+                result = await client.call_tool(name, arguments)
+            except MCPError as error:
+                return True, str(error)
+            return result.is_error, result.content[0].text  # type: ignore[union-attr]
+
+        return asyncio.run(use())
+
+
+@pytest.mark.duty("era.translated")
+def test_lists_and_calls(running: Gateway) -> None:
+    assert running.server("ns/modern")["protocolVersion"] == "2026-07-28"
+
+    async def use() -> None:
+        async with Person().client(running.url, can_answer=False) as client:
+            assert client.protocol_version == "2025-11-25"
+            assert client.instructions == "Tools that start with m_:\nBe modern."
+            names = [each.name for each in (await client.list_tools()).tools]
+            assert {"m_add", "m_here", "m_several"} <= set(names)
+            assert (await client.call_tool("m_add", {"a": 1, "b": 2})).structured_content == {"result": 3}
+            assert (await client.call_tool("m_fails", {})).is_error
+            region = await client.call_tool("m_here", {"region": "eu é"})
+            assert region.content[0].text == "eu é"  # type: ignore[union-attr]  # the server compares it with the header
+            read = await client.read_resource("memo://one")
+            assert read.contents[0].text == "text of one"  # type: ignore[union-attr]
+            with pytest.raises(Exception, match="Resource not found"):
+                await client.read_resource("memo://none")
+            prompt = await client.get_prompt("m_greet", {"name": "Ann"})
+            assert prompt.messages[0].content.text == "Greet Ann"  # type: ignore[union-attr]
+            reference = types.PromptReference(name="m_greet")
+            completed = await client.complete(reference, {"name": "name", "value": "A"})
+            assert completed.completion.values == ["A!"]
+
+    asyncio.run(use())
+    assert not running.sidecar.text.count("ERROR")
+
+
+@pytest.mark.duty("era.translated")
+@pytest.mark.filterwarnings("ignore:The logging capability")
+def test_progress_and_log_come_before_the_answer(running: Gateway) -> None:
+    person = Person()
+
+    async def use(level: Any = None) -> None:
+        async with person.client(running.url) as client:
+            if level is not None:
+                await client.set_logging_level(level)
+            result = await client.call_tool("m_steps", {}, progress_callback=person.progress)
+            assert result.content[0].text == "done"  # type: ignore[union-attr]
+
+    asyncio.run(use())
+    assert (person.heard, person.steps) == ([("info", "half way")], [(1, "first"), (2, None)])
+    asyncio.run(use("debug"))
+    assert person.heard[1:] == [("info", "half way"), ("debug", "too much")]
+    asyncio.run(use("error"))
+    assert len(person.heard) == 3
+
+
+@pytest.mark.duty("era.translated")
+def test_questions_reach_the_user(running: Gateway) -> None:
+    accepts, declines = Person(), Person("decline")
+    calls = [("m_who", {}), ("m_who", {"rounds": 3}), ("m_all_at_once", {}), ("m_busy", {})]
+    said = [text for _, text in accepts.calls(running.url, *calls)]
+    assert said == ["Hello, Ann!", "Hello, Ann!", '["CreateMessageResult", "ElicitResult", "ListRootsResult"]', "at last"]
+    assert accepts.asked == ["Name 1?", "Name 1?", "Name 2?", "Name 3?", "Name?"]
+    assert declines.calls(running.url, ("m_who", {})) == [(False, "nobody: decline")]
+
+
+@pytest.mark.duty("era.translated")
+def test_nobody_is_asked_what_nobody_can_answer(running: Gateway) -> None:
+    """An old client takes such a result for an empty success."""
+    ((_, unable),) = Person().calls(running.url, ("m_who", {}), can_answer=False)
+    assert "this client cannot answer" in unable
+    ((_, endless),) = Person().calls(running.url, ("m_who", {"rounds": 12}))
+    assert "asks again and again" in endless
+    with Client(running.url, capabilities={"elicitation": {}}) as client:
+        refused = client.send(call("m_who"), accept="application/json")
+        assert "cannot answer" in answer(refused)["error"]["message"]
+        stray = client.send({"jsonrpc": "2.0", "id": "mcpgw-ask-00", "result": {}})
+        assert (stray.status_code, stray.json()["error"]["code"]) == (400, -32600)
+
+
+def call(name: str, ident: Any = 5, **arguments: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": ident, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.duty("era.translated")
+def test_an_error_of_the_client_is_an_answer(running: Gateway) -> None:
+    """A refused elicitation is cancelled; for a sample there is no such word, so the call fails."""
+    with Client(running.url, capabilities={"elicitation": {}, "sampling": {}, "roots": {}}) as client:
+        for name, words in (("m_who", "nobody: cancel"), ("m_all_at_once", "did not answer")):
+            with httpx2.stream("POST", running.url, json=call(name), headers=dict(client.headers), timeout=20) as response:
+                for line in response.iter_lines():
+                    message = json.loads(line[5:]) if line.startswith("data:") else {}
+                    if "method" in message:
+                        error = {"code": -1, "message": "no"}
+                        sent = client.send({"jsonrpc": "2.0", "id": message["id"], "error": error})
+                        assert sent.status_code == 202
+                        assert client.send({"jsonrpc": "2.0", "id": message["id"], "result": {}}).status_code == 400
+                    elif message:
+                        assert words in json.dumps(message)
+
+
+@pytest.mark.duty("era.translated")
+def test_a_cancelled_call_is_cut_off_at_its_server(running: Gateway, process: tuple[Process, str]) -> None:
+    server, _ = process
+    before = server.text.count("cut off")
+    with Client(running.url) as client:
+        results: list[httpx2.Response] = []
+        waiting = threading.Thread(target=lambda: results.append(client.call("m_slow", "slow")))
+        waiting.start()
+
+        def cancelled(ident: Any) -> bool:
+            note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": ident}}
+            assert client.send(note).status_code == 202
+            return not waiting.is_alive()
+
+        assert not any(cancelled(ident) for ident in ("other", 7, None))
+        wait_until(lambda: cancelled("slow"), "the end of the call")  # the first may come before the call
+        assert "cancelled" in answer(results[0])["error"]["message"]
+        wait_until(lambda: server.text.count("cut off") > before, "the end of the call at its server")
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Iterator[tuple[Gateway, ScriptedServer, ScriptedServer]]:
+    """A gateway with a server of each era."""
+    with ScriptedServer(tool("greet")) as one, ScriptedServer(tool("there")) as two:
+        modern(one)
+        entries = [
+            entry("ns/new", one.url, "a_", forwardHeaders=["authorization"], callTimeout="2s"),
+            entry("ns/old", two.url),
+        ]
+        with gateway(tmp_path, entries) as running:
+            yield running, one, two
+
+
+@pytest.mark.duty("era.translated")
+def test_one_list_and_one_session_for_both_eras(scripted: tuple[Gateway, ScriptedServer, ScriptedServer]) -> None:
+    running, one, two = scripted
+    with Client(
+        running.url, authorization="Bearer token", **{"x-own": "1", "mcp-param-x": "1", "last-event-id": "3"}
+    ) as client:
+        assert client.tools() == ["a_greet", "there"]
+        batch = [call("a_greet", 1), call("there", 2)]
+        assert client.send(batch).status_code == 400, "no batches in this version"
+        assert answer(client.call("a_greet", "id"))["id"] == "id"
+        assert answer(client.call("there"))["result"]
+    sent = one.calls("tools/call")[-1]
+    assert json.loads(sent.body)["id"].startswith("mcpgw-"), "an id of ours: a call may be asked for twice"
+    assert (sent.headers["mcp-method"], sent.headers["mcp-name"]) == ("tools/call", "greet")
+    assert sent.headers["mcp-protocol-version"] == "2026-07-28"
+    assert sent.headers["authorization"] == "Bearer token"
+    assert not {"mcp-session-id", "x-own", "mcp-param-x", "last-event-id"} & sent.headers.keys()
+    assert two.calls("tools/call")[-1].headers["mcp-protocol-version"] == "2025-11-25"
+    with Client(running.url, version="2025-03-26") as old:
+        texts = json.dumps(old.send([call("a_greet", 1), call("there", 2)]).text)
+        assert texts.count("result") == 2
+
+
+@pytest.mark.duty("era.translated", "metrics.requests")
+def test_a_fault_of_its_server_is_that_servers(scripted: tuple[Gateway, ScriptedServer, ScriptedServer]) -> None:
+    running, one, _ = scripted
+    own = {"code": -32042, "message": "its own", "data": {"a": 1}}
+
+    def error(handler: Any, message: Any) -> bool:
+        handler.send(404, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": own}).encode())
+        return True
+
+    def foreign(handler: Any, message: Any) -> bool:
+        lines = [
+            {"jsonrpc": "2.0", "id": "x", "result": {"stolen": 1}},
+            {"jsonrpc": "2.0", "id": message["id"], "result": {}},
+        ]
+        lines.insert(0, {"jsonrpc": "2.0", "id": 1, "method": "roots/list"})
+        handler.send(200, "".join(f"data: {json.dumps(each)}\n\n" for each in lines).encode(), kind="text/event-stream")
+        return True
+
+    with Client(running.url) as client:
+        one.answers["tools/call"] = error
+        assert answer(client.call("a_greet"))["error"] == own
+        one.answers["tools/call"] = foreign
+        assert answer(client.call("a_greet"))["result"] == {}
+        for status, reason in ((401, "Unauthorized"), (503, "BadAnswer"), (302, "Redirect"), (404, "BadAnswer")):
+            one.status = status
+            data = answer(client.call("a_greet"))["error"]["data"]
+            assert (data["server"], data["reason"], data["status"]) == ("ns/new", reason, status)
+        one.status = None
+        one.answers["tools/call"] = lambda *_: threading.Event().wait(4) or True
+        assert answer(client.call("a_greet"))["error"]["data"]["reason"] == "Timeout"
+        one.stop()
+        assert answer(client.call("a_greet"))["error"]["data"]["reason"] == "Unreachable"
+        assert answer(client.call("there"))["result"]
+    for outcome, count in (("ok", 2), ("unauthorized", 1), ("timeout", 1)):
+        calls = rf'mcpgw_requests_total\{{method="tools/call",outcome="{outcome}",server="ns/new",tool="a_greet"\}}'
+        assert running.metric(calls) == count, "each call is counted once, by the broker"
+
+
+@pytest.mark.duty("era.translated")
+def test_its_lists_are_read_again_when_it_says_so(scripted: tuple[Gateway, ScriptedServer, ScriptedServer]) -> None:
+    running, one, _ = scripted
+
+    def changed(handler: Any, message: Any) -> bool:
+        one.tools.append(tool("second"))
+        lines = [
+            {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"},
+            {"jsonrpc": "2.0", "id": message["id"], "result": {}},
+        ]
+        handler.send(200, "".join(f"data: {json.dumps(each)}\n\n" for each in lines).encode(), kind="text/event-stream")
+        return True
+
+    one.answers["tools/call"] = changed
+    with Client(running.url) as client, listening(client) as heard:
+        assert answer(client.call("a_greet"))["result"] == {}
+        wait_until(lambda: [each for each in heard if each.get("method") == "notifications/tools/list_changed"], "the news")
+        assert client.tools() == ["a_greet", "a_second", "there"]
