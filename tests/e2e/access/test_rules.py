@@ -214,7 +214,7 @@ def test_a_server_that_may_not_be_seen_any_more_is_not_heard(
     can = {"roots": {"listChanged": True}}
     with Client(running.url, capabilities=can, **token) as client, listening(client) as heard:
         assert succeeded(client.call("b_get_it"))
-        (session,) = list(servers[1].sessions)[-1:]
+        session = servers[1].calls("tools/call")[-1].headers["mcp-session-id"]
         wait_until(lambda: servers[1].streams(session), "it is heard")
         log = {"method": "notifications/message", "params": {"level": "error", "data": "before"}}
         said(servers[1], session, log)
