@@ -19,7 +19,7 @@ from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, REDIRECT, RPC_ER
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH
 from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
-from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, LISTS
+from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, INITIALIZED, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
 from mcpgw_sidecar.protocol.passing import KEPT, PARAMS
 
@@ -256,6 +256,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "RPC_ERROR": RPC_ERROR,
     "SERVER_ERROR": SERVER_ERROR,
     "INITIALIZE": INITIALIZE,
+    "INITIALIZED": INITIALIZED,
     "CALL": CALL,
     "STAMP": STAMP,
     "LENGTHS": LENGTHS,

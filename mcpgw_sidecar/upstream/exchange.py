@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Final
 
 import attrs
-import httpx2
 import trio
 
-from mcpgw_sidecar.errors import UpstreamError, words_of
+from mcpgw_sidecar import PROGRAM, __version__
+from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
@@ -28,13 +28,18 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 from mcpgw_sidecar.protocol.jsontext import Member, parse_object
 from mcpgw_sidecar.runtime import descriptors
+from mcpgw_sidecar.upstream.http1 import ACCEPT_ENCODING, Answer, wait_answered
 from mcpgw_sidecar.upstream.messages import BOM, MAX_ANSWER, events_of, media_type
-from mcpgw_sidecar.upstream.pool import HttpClients, target
+from mcpgw_sidecar.upstream.pool import HttpClients, host_of
 from mcpgw_sidecar.upstream.words import with_credential
 
 DRAIN = 0.1  # seconds in which the rest of an answer is read
 MAX_DRAINED = 65536  # bytes of it
-_ACCEPT = f"{h.JSON}, {h.EVENT_STREAM}"
+_FIELDS = {
+    "accept": f"{h.JSON}, {h.EVENT_STREAM}",
+    "accept-encoding": ACCEPT_ENCODING,
+    "user-agent": f"{PROGRAM}/{__version__}",
+}
 _UNAUTHORIZED = frozenset({401, 403})
 _OF_ERRORS = frozenset({400, 404})
 OWN: Final = -1.0
@@ -80,7 +85,7 @@ class Exchanger:
         headers: Mapping[str, str],
         *,
         silence: float | None = OWN,
-    ) -> AsyncIterator[httpx2.Response]:
+    ) -> AsyncIterator[Answer]:
         """Send one request; gives the open answer.
 
         `silence` is the longest pause of the server, None for no limit. Raises UpstreamError.
@@ -88,39 +93,22 @@ class Exchanger:
         silence = self._limit(server) if silence == OWN else silence
         if not descriptors.has_room():
             raise UpstreamError("Busy", "was not asked: the gateway has too many open connections at the moment")
-        http = await self.http.wait_for(server)
-        fields = {
-            name.encode("latin-1"): value.encode("latin-1")
-            for name, value in {"accept": _ACCEPT, **with_credential(server, headers)}.items()
-        }
+        fields = {**_FIELDS, **with_credential(server, headers), "host": host_of(server)}
         if body is not None:
-            fields[b"content-type"] = h.JSON.encode()
-        timeout = httpx2.Timeout(self._limit(server), connect=timeouts.CONNECT, read=silence)
-        try:
-            url, more = target(server, fields)
-            async with http.stream(method, url, content=body, headers=fields, timeout=timeout, extensions=more) as answer:
-                yield answer
-                await _wait_drained(answer)
-        except httpx2.TimeoutException as error:
-            if isinstance(error, httpx2.ConnectTimeout):
-                message = f"cannot be reached: no connection within {timeouts.CONNECT:.0f} s"
-                raise UpstreamError("Unreachable", message) from None
-            raise UpstreamError("Timeout", f"was silent for {silence or self._limit(server):g} s") from None
-        except httpx2.ConnectError as error:
-            raise UpstreamError("Unreachable", f"cannot be reached: {words_of(error)}") from None
-        except httpx2.LocalProtocolError:  # the text of the error repeats the header, which may be a credential
-            raise UpstreamError("BadRequest", "was not asked: a header of the request cannot be sent") from None
-        except (UnicodeError, httpx2.InvalidURL):
-            raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
+            fields |= {"content-type": h.JSON, "content-length": str(len(body))}
+        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+        async with self.http.linked(server) as link:
+            await link.wait_sent(method, server.path, encoded, body)
+            answer = await wait_answered(link, silence)
+            yield answer
+            await _wait_drained(answer)
 
 
 async def wait_unheard(_message: Request | Notification) -> None:
     """Drop a message, because before initialize there is no session for an answer."""
 
 
-async def wait_checked(answer: httpx2.Response) -> None:
+async def wait_checked(answer: Answer) -> None:
     """Raise UpstreamError for a status that is no success, with the server's own error message."""
     status = answer.status_code
     if answer.is_success:
@@ -138,7 +126,7 @@ async def wait_checked(answer: httpx2.Response) -> None:
     raise UpstreamError("HttpError", f"answered HTTP {status}{suffix}", status=status, words=words, data=data)
 
 
-async def wait_own_response(answer: httpx2.Response, wait_heard: WaitHeard, ident: object) -> Response:
+async def wait_own_response(answer: Answer, wait_heard: WaitHeard, ident: object) -> Response:
     """The response to the request of an id, decoded. Raises UpstreamError.
 
     An error of JSON-RPC is one whatever the status: servers of the stateless era send it with 4xx.
@@ -153,7 +141,7 @@ async def wait_own_response(answer: httpx2.Response, wait_heard: WaitHeard, iden
 
 
 async def wait_response(
-    answer: httpx2.Response, wait_heard: WaitHeard, is_wanted: Callable[[Response], bool] = lambda _response: True
+    answer: Answer, wait_heard: WaitHeard, is_wanted: Callable[[Response], bool] = lambda _response: True
 ) -> Response:
     """The response in an answer. Raises UpstreamError.
 
@@ -190,11 +178,11 @@ async def _wait_end(messages: AsyncGenerator[Message, None]) -> None:
             pass
 
 
-async def _wait_drained(answer: httpx2.Response) -> None:
+async def _wait_drained(answer: Answer) -> None:
     """Read what is left of a small answer, so that its connection can be used again."""
     size = 0
-    with trio.move_on_after(DRAIN), contextlib.suppress(httpx2.HTTPError, httpx2.StreamError):
-        async for chunk in answer.aiter_raw():
+    with trio.move_on_after(DRAIN), contextlib.suppress(UpstreamError):
+        async for chunk in answer.aiter_bytes():
             size += len(chunk)
             if size > MAX_DRAINED:
                 return
@@ -212,7 +200,7 @@ def result_members(message: Response) -> list[Member]:
     return members
 
 
-async def _wait_error(answer: httpx2.Response) -> object:
+async def _wait_error(answer: Answer) -> object:
     """The JSON-RPC error in the body; None without one."""
     if media_type(answer) != h.JSON:
         return None
@@ -231,7 +219,7 @@ def _error_words(error: object) -> str:
             return "an error without code and message"
 
 
-async def _wait_body(answer: httpx2.Response) -> bytes:
+async def _wait_body(answer: Answer) -> bytes:
     body = bytearray()
     async for chunk in answer.aiter_bytes():
         body += chunk

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from typing import Protocol
 
 import attrs
-import httpx2
 
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.protocol import headers as h
@@ -17,6 +17,17 @@ from mcpgw_sidecar.protocol.sse import SseError, SseParser, SseTooLargeError
 
 BOM = b"\xef\xbb\xbf"
 MAX_ANSWER = 16 << 20  # bytes of one answer, decompressed: a list of 10,000 large tools
+
+
+class HttpAnswer(Protocol):
+    """What is read of an answer over HTTP: of a server's, or of Envoy's (front/batches.py)."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; names in lower case find them."""
+
+    def aiter_bytes(self) -> AsyncIterator[bytes]:
+        """The body, decompressed."""
 
 
 @attrs.define
@@ -36,12 +47,12 @@ class Position:
         return {h.LAST_EVENT: self.last_id} if is_usable and self.last_id is not None else {}
 
 
-def media_type(answer: httpx2.Response) -> str:
+def media_type(answer: HttpAnswer) -> str:
     """The content type of an answer, without parameters."""
     return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def messages_of(answer: httpx2.Response, take: Callable[[int], None]) -> AsyncGenerator[Message, None]:
+async def messages_of(answer: HttpAnswer, take: Callable[[int], None]) -> AsyncGenerator[Message, None]:
     """The messages of an answer, JSON or events; none in an empty one. Raises UpstreamError.
 
     `take` is told how many bytes are held until they are messages, and may raise UpstreamError.
@@ -89,7 +100,7 @@ def _parsed(text: str, fault: str) -> Message:
     return message
 
 
-async def events_of(answer: httpx2.Response, position: Position | None = None) -> AsyncGenerator[Message, None]:
+async def events_of(answer: HttpAnswer, position: Position | None = None) -> AsyncGenerator[Message, None]:
     """The messages of an event stream. Raises UpstreamError.
 
     `position` is updated after each event.

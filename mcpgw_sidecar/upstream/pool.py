@@ -1,69 +1,123 @@
-"""The shared HTTP clients of the gateway: one for each bundle of certificates, without cookies."""
+"""The connections of the gateway to MCP servers, and the certificates that it trusts there."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import ssl
-from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator
+from functools import lru_cache, partial
+from urllib.parse import SplitResult, urlsplit
 
 import attrs
-import httpx2
 import trio
 
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.runtime import trust
+from mcpgw_sidecar.upstream.http1 import Link, Place, wait_connected
+
+KEPT = 1.5  # seconds that a connection is kept for the next request: servers keep theirs for longer
+MAX_KEPT = 100  # connections that are kept, of all servers
+_PORTS = {"http": 80, "https": 443}
+_Key = tuple[str, Place]
 
 
 @attrs.define
 class HttpClients:
-    """One client, with its pool and TLS context, for each bundle of certificates.
+    """The connections that wait for the next request, and a TLS context for each bundle.
 
     Building one takes 60 ms and more.
     """
 
-    _clients: dict[str, httpx2.AsyncClient] = attrs.field(factory=dict)
+    _idle: dict[Link, _Key] = attrs.field(factory=dict)  # the one that waits longest first
+    _by_place: dict[_Key, list[Link]] = attrs.field(factory=dict)
+    _contexts: dict[str, ssl.SSLContext] = attrs.field(factory=dict)
     _lock: trio.Lock = attrs.field(factory=trio.Lock)
 
-    async def wait_for(self, server: Server) -> httpx2.AsyncClient:
-        """The client that trusts the certificates of this server's configuration."""
-        bundle = (server.ca_file or "system") if server.url.startswith("https:") else "none"
-        async with self._lock:
-            if bundle not in self._clients:
-                self._clients[bundle] = await self._wait_client(bundle, server)
-            return self._clients[bundle]
+    @contextlib.asynccontextmanager
+    async def linked(self, server: Server) -> AsyncIterator[Link]:
+        """A connection to a server, for one request. Raises UpstreamError."""
+        url = _parts(server.url)
+        bundle = (server.ca_file or "system") if url.scheme == "https" else ""
+        key = (bundle, _place(server, url))
+        link = await self._wait_kept(key)
+        if link is None:
+            context = await self._wait_context(bundle, server) if bundle else None
+            link = await wait_connected(key[1], context, timeouts.CONNECT)
+        is_kept = False
+        try:
+            yield link
+            is_kept = link.begin_again()
+        finally:
+            if is_kept:
+                link.kept = trio.current_time()
+                self._idle[link] = key
+                self._by_place.setdefault(key, []).append(link)
+                await self._wait_swept()
+            else:
+                await trio.aclose_forcefully(link.stream)
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        for client in self._clients.values():
-            await client.aclose()
+        """Close every connection that waits."""
+        for link in list(self._idle):
+            await self._wait_closed(link)
 
-    async def _wait_client(self, bundle: str, server: Server) -> httpx2.AsyncClient:
-        context: ssl.SSLContext | bool = False
-        if bundle != "none":
-            make_context = partial(trust.context, server.ca_file)
-            try:
-                context = await trio.to_thread.run_sync(make_context)
-            except (OSError, ssl.SSLError) as error:
-                reason = f"{server.ca_file or trust.system_bundle()} cannot be used as trusted certificates: {error}"
-                raise UpstreamError("BadCaFile", reason) from None
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=1.5)
-        # One HTTP client serves many MCP clients: a cookie for one of them must not reach another.
-        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        return httpx2.AsyncClient(verify=context, limits=limits, cookies=no_cookies, trust_env=False)
+    async def _wait_kept(self, key: _Key) -> Link | None:
+        """The connection to a place that was used last; None if it cannot be used again."""
+        links = self._by_place.get(key)
+        while links:
+            link = links[-1]
+            if trio.current_time() - link.kept < KEPT and link.is_silent:
+                links.pop()
+                del self._idle[link]
+                return link
+            await self._wait_closed(link)
+        return None
+
+    async def _wait_swept(self) -> None:
+        """Close connections that nobody has used for long, or that are too many."""
+        for link in list(self._idle)[: max(1, len(self._idle) - MAX_KEPT)]:
+            if trio.current_time() - link.kept < KEPT and len(self._idle) <= MAX_KEPT:
+                return
+            await self._wait_closed(link)
+
+    async def _wait_closed(self, link: Link) -> None:
+        links = self._by_place[self._idle[link]]
+        links.remove(link)
+        if not links:
+            del self._by_place[self._idle[link]]
+        del self._idle[link]
+        await trio.aclose_forcefully(link.stream)
+
+    async def _wait_context(self, bundle: str, server: Server) -> ssl.SSLContext:
+        async with self._lock:
+            if bundle not in self._contexts:
+                try:
+                    self._contexts[bundle] = await trio.to_thread.run_sync(partial(trust.context, server.ca_file))
+                except (OSError, ssl.SSLError) as error:
+                    reason = f"{server.ca_file or trust.system_bundle()} cannot be used as trusted certificates: {error}"
+                    raise UpstreamError("BadCaFile", reason) from None
+                self._contexts[bundle].set_alpn_protocols(["http/1.1"])
+            return self._contexts[bundle]
 
 
-def target(server: Server, fields: dict[bytes, bytes]) -> tuple[str, dict[str, str]]:
-    """Where to ask a server: at its URL, or at an address that was judged, by the URL's name.
+def host_of(server: Server) -> str:
+    """The Host of the gateway's own requests to a server: that of its URL."""
+    url = _parts(server.url)
+    host = url.netloc.rpartition("@")[2]
+    return host.removesuffix(f":{_PORTS[url.scheme]}")
 
-    `fields` are the headers of the request, which get the name then.
-    """
+
+@lru_cache(maxsize=1000)
+def _parts(url: str) -> SplitResult:
+    return urlsplit(url)
+
+
+def _place(server: Server, url: SplitResult) -> Place:
+    """Where to connect: at the URL's host, or at an address that was judged, by that name."""
+    host, port = url.hostname or "", url.port or _PORTS[url.scheme]
     if not server.addresses:
-        return server.url, {}
-    parts, address = urlsplit(server.url), random.choice(server.addresses)  # noqa: S311  # not a secret
-    fields[b"host"] = parts.netloc.encode()
-    host = f"[{address}]" if ":" in address else address
-    port = f":{parts.port}" if parts.port is not None else ""
-    return parts._replace(netloc=host + port).geturl(), {"sni_hostname": parts.hostname or ""}
+        return Place(host, port)
+    return Place(random.choice(server.addresses), port, host)  # noqa: S311  # not a secret

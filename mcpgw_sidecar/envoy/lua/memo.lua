@@ -319,6 +319,15 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   metadata:set(METADATA, OWNER, upstream.owner)
 end
 
+-- The last message of opening a session says nothing that the broker would do: its answer is 202.
+local function accept(handle, headers)
+  local session = session_of(headers)
+  if not session or not holds(session) then return end
+  handle:streamInfo():dynamicMetadata():set(METADATA, ANSWERED, '1')
+  headers:replace(X_SERVER, ENVOY)
+  handle:respond({[':status'] = '202'})
+end
+
 function envoy_on_request(handle)
   local buffer = handle:body()
   local size = buffer and buffer:length() or 0
@@ -341,7 +350,8 @@ function envoy_on_request(handle)
     headers:replace(X_SERVER, BROKER)
     headers:replace(X_METHOD, method)
     handle:streamInfo():dynamicMetadata():set(METADATA, ID, id and sub(text, id, id_end) or 'null')
-    if id and IS_LIST[method] then list(handle, headers, text) end -- lists.lua
+    if id and IS_LIST[method] then list(handle, headers, text) -- lists.lua
+    elseif not id and method == INITIALIZED then accept(handle, headers) end
   end
 end
 

@@ -1,0 +1,183 @@
+"""HTTP/1.1 to MCP servers, on h11 and Trio.
+
+A connection carries one request at a time, and is kept for the next (RFC 9112, section 9.3). There
+are no redirects, cookies and proxies. It is our own because the first call of every session waits
+for it: a general client costs four times as much for each request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import ssl
+import zlib
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Final
+
+import attrs
+import h11
+import trio
+
+from mcpgw_sidecar.errors import UpstreamError, words_of
+
+_CHUNK = 64 << 10  # bytes that are read at a time
+_MAX_HEAD = 100 << 10  # bytes of the status line and the headers of an answer
+_MAX_PIECE = 1 << 20  # bytes that are decompressed at a time
+_ANY = 47  # zlib's word for: gzip or zlib, whichever its header says
+ACCEPT_ENCODING: Final = "gzip, deflate"
+
+
+@attrs.frozen
+class Place:
+    """Where a server is: what to connect to, and with TLS whose certificate it has to show."""
+
+    host: str
+    port: int
+    name: str | None = None
+
+
+@attrs.define(eq=False)
+class Link:
+    """A connection to a server. `kept` is when it was last used, in Trio's seconds."""
+
+    stream: trio.abc.Stream
+    socket: trio.SocketStream
+    http: h11.Connection
+    kept: float = 0.0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come since the last answer; what comes then is the end."""
+        poll = select.poll()
+        poll.register(self.socket.socket.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def begin_again(self) -> bool:
+        """Whether another request may follow: both sides are done with the last one."""
+        if self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE:
+            return False
+        self.http.start_next_cycle()
+        return True
+
+    async def wait_sent(self, method: str, target: str, fields: list[tuple[bytes, bytes]], body: bytes | None) -> None:
+        """Send a request. Raises UpstreamError for headers that cannot be sent."""
+        try:
+            text = self.http.send(h11.Request(method=method, target=target, headers=fields)) or b""
+            text += (self.http.send(h11.Data(data=body)) or b"") if body else b""
+            text += self.http.send(h11.EndOfMessage()) or b""
+        except h11.LocalProtocolError:  # the text of the error repeats the header, which may be a credential
+            raise UpstreamError("BadRequest", "was not asked: a header of the request cannot be sent") from None
+        with contextlib.suppress(trio.BrokenResourceError):  # it may have answered before it had read everything
+            await self.stream.send_all(text)
+
+    async def wait_event(self, silence: float | None) -> h11.Event | type[h11.PAUSED]:
+        """The next event of the answer. Raises UpstreamError."""
+        while True:
+            with _broken_off():
+                event = self.http.next_event()
+            if event is not h11.NEED_DATA:
+                return event  # type: ignore[return-value]  # h11's sentinels are classes
+            with _in_time(silence), _broken_off():
+                self.http.receive_data(bytes(await self.stream.receive_some(_CHUNK)))
+
+
+@attrs.define(eq=False)
+class Answer:
+    """An open answer; the names of its headers are in lower case."""
+
+    link: Link
+    silence: float | None
+    status_code: int
+    headers: Mapping[str, str]
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status_code < 300  # noqa: PLR2004  # RFC 9110, section 15
+
+    @property
+    def is_redirect(self) -> bool:
+        """Whether the status is 3xx."""
+        return 300 <= self.status_code < 400  # noqa: PLR2004  # RFC 9110, section 15
+
+    async def aiter_bytes(self) -> AsyncGenerator[bytes, None]:
+        """The body, or what of it was not read yet, decompressed. Raises UpstreamError."""
+        decoder = _decoder(self.headers.get("content-encoding", "").strip().lower())
+        while isinstance(event := await self.link.wait_event(self.silence), h11.Data):
+            if decoder is None:
+                yield bytes(event.data)
+                continue
+            piece = bytes(event.data)
+            while piece:
+                try:
+                    text, piece = decoder.decompress(piece, _MAX_PIECE), decoder.unconsumed_tail
+                except zlib.error:
+                    raise UpstreamError("BadAnswer", "answered with a body that cannot be decompressed") from None
+                yield text
+        if isinstance(event, h11.ConnectionClosed):
+            raise UpstreamError("BrokenOff", "broke off before the end of its answer")
+
+
+async def wait_connected(place: Place, tls: ssl.SSLContext | None, seconds: float) -> Link:
+    """Connect to a server. Raises UpstreamError."""
+    try:
+        with trio.fail_after(seconds):
+            socket = await trio.open_tcp_stream(place.host, place.port)
+            stream: trio.abc.Stream = socket
+            try:
+                if tls is not None:
+                    stream = trio.SSLStream(socket, tls, server_hostname=place.name or place.host, https_compatible=True)
+                    await stream.do_handshake()
+            except BaseException:
+                await trio.aclose_forcefully(socket)
+                raise
+    except trio.TooSlowError:
+        raise UpstreamError("Unreachable", f"cannot be reached: no connection within {seconds:.0f} s") from None
+    except (OSError, ssl.SSLError, trio.BrokenResourceError) as error:
+        raise UpstreamError("Unreachable", f"cannot be reached: {words_of(error.__cause__ or error)}") from None
+    except UnicodeError:
+        raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
+    return Link(stream, socket, h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD))
+
+
+async def wait_answered(link: Link, silence: float | None) -> Answer:
+    """The head of the answer to a request that was sent. Raises UpstreamError."""
+    while isinstance(event := await link.wait_event(silence), h11.InformationalResponse):
+        pass
+    if not isinstance(event, h11.Response):
+        raise UpstreamError("BrokenOff", "broke off or answered no HTTP: it closed the connection without an answer")
+    headers: dict[str, str] = {}
+    for key, value in event.headers:
+        name, text = key.decode("latin-1"), value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    return Answer(link, silence, event.status_code, headers)
+
+
+@contextlib.contextmanager
+def _in_time(silence: float | None) -> Iterator[None]:
+    """Limit the time of the block, in seconds. Raises UpstreamError."""
+    if silence is None:
+        yield
+        return
+    try:
+        with trio.fail_after(silence):
+            yield
+    except trio.TooSlowError:
+        raise UpstreamError("Timeout", f"was silent for {silence:g} s") from None
+
+
+@contextlib.contextmanager
+def _broken_off() -> Iterator[None]:
+    try:
+        yield
+    except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError, ssl.SSLError) as error:
+        raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
+
+
+def _decoder(encoding: str) -> zlib._Decompress | None:
+    """What decompresses a body; None if nothing has to. Raises UpstreamError."""
+    if encoding in {"", "identity"}:
+        return None
+    if encoding in {"gzip", "x-gzip", "deflate"}:
+        return zlib.decompressobj(wbits=_ANY)
+    raise UpstreamError("BadAnswer", f"answered in the encoding {encoding[:40]!r}, which nobody asked for")
