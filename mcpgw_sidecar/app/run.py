@@ -48,7 +48,7 @@ from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
-from mcpgw_sidecar.runtime import descriptors, http
+from mcpgw_sidecar.runtime import collector, descriptors, http
 from mcpgw_sidecar.runtime.envoyclient import envoy_client
 from mcpgw_sidecar.runtime.systemd import ServiceManager
 from mcpgw_sidecar.runtime.work import Work
@@ -178,6 +178,7 @@ async def wait_running(settings: Settings) -> None:
     Raises ConfigurationError or UnavailableError when it cannot start.
     """
     descriptors.raise_limit()
+    collector.tune()
     metrics, manager = Metrics(), ServiceManager.of_environment(os.environ, os.getpid())
     if settings.envoy_dir is not None:
         make_directory(settings.envoy_dir)  # before the session key, which may be in it, so each error names its own option

@@ -98,7 +98,7 @@ class Exchanger:
             fields |= {"content-type": h.JSON, "content-length": str(len(body))}
         encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
         async with self.http.linked(server) as link:
-            await link.wait_sent(method, server.path, encoded, body)
+            await link.wait_sent(method, server.path, encoded, body, self._limit(server))
             answer = await wait_answered(link, silence)
             yield answer
             await _wait_drained(answer)
@@ -180,6 +180,8 @@ async def _wait_end(messages: AsyncGenerator[Message, None]) -> None:
 
 async def _wait_drained(answer: Answer) -> None:
     """Read what is left of a small answer, so that its connection can be used again."""
+    if answer.is_whole:
+        return
     size = 0
     with trio.move_on_after(DRAIN), contextlib.suppress(UpstreamError):
         async for chunk in answer.aiter_bytes():

@@ -8,10 +8,11 @@ for it: a general client costs four times as much for each request.
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
 import attrs
@@ -53,32 +54,43 @@ class Link:
         return not poll.poll(0)
 
     def begin_again(self) -> bool:
-        """Whether another request may follow: both sides are done with the last one."""
-        if self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE:
+        """Whether another request may follow: both sides are done with the last one.
+
+        What a server has sent beyond its answer would be taken for the answer to the next request.
+        """
+        if self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE or self.http.trailing_data[0]:
             return False
         self.http.start_next_cycle()
         return True
 
-    async def wait_sent(self, method: str, target: str, fields: list[tuple[bytes, bytes]], body: bytes | None) -> None:
-        """Send a request. Raises UpstreamError for headers that cannot be sent."""
+    async def wait_sent(
+        self, method: str, target: str, fields: list[tuple[bytes, bytes]], body: bytes | None, seconds: float
+    ) -> None:
+        """Send a request. Raises UpstreamError, also for headers that cannot be sent."""
         try:
             text = self.http.send(h11.Request(method=method, target=target, headers=fields)) or b""
             text += (self.http.send(h11.Data(data=body)) or b"") if body else b""
             text += self.http.send(h11.EndOfMessage()) or b""
         except h11.LocalProtocolError:  # the text of the error repeats the header, which may be a credential
             raise UpstreamError("BadRequest", "was not asked: a header of the request cannot be sent") from None
-        with contextlib.suppress(trio.BrokenResourceError):  # it may have answered before it had read everything
-            await self.stream.send_all(text)
+        try:
+            with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(seconds):
+                await self.stream.send_all(text)  # it may answer, and close, before it has read everything
+        except trio.TooSlowError:
+            raise UpstreamError("Timeout", f"did not read the request within {seconds:g} s") from None
 
     async def wait_event(self, silence: float | None) -> h11.Event | type[h11.PAUSED]:
         """The next event of the answer. Raises UpstreamError."""
-        while True:
-            with _broken_off():
-                event = self.http.next_event()
-            if event is not h11.NEED_DATA:
-                return event  # type: ignore[return-value]  # h11's sentinels are classes
-            with _in_time(silence), _broken_off():
-                self.http.receive_data(bytes(await self.stream.receive_some(_CHUNK)))
+        try:
+            while (event := self.http.next_event()) is h11.NEED_DATA:
+                with trio.fail_after(math.inf if silence is None else silence):
+                    chunk = await self.stream.receive_some(_CHUNK)
+                self.http.receive_data(bytes(chunk))
+        except trio.TooSlowError:
+            raise UpstreamError("Timeout", f"was silent for {silence:g} s") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError, ssl.SSLError) as error:
+            raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
+        return event  # type: ignore[return-value]  # h11's sentinels are classes
 
 
 @attrs.define(eq=False)
@@ -100,8 +112,15 @@ class Answer:
         """Whether the status is 3xx."""
         return 300 <= self.status_code < 400  # noqa: PLR2004  # RFC 9110, section 15
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has been read."""
+        return self.link.http.their_state is not h11.SEND_BODY
+
     async def aiter_bytes(self) -> AsyncGenerator[bytes, None]:
         """The body, or what of it was not read yet, decompressed. Raises UpstreamError."""
+        if self.is_whole:
+            return  # h11 would wait for the next answer
         decoder = _decoder(self.headers.get("content-encoding", "").strip().lower())
         while isinstance(event := await self.link.wait_event(self.silence), h11.Data):
             if decoder is None:
@@ -151,27 +170,6 @@ async def wait_answered(link: Link, silence: float | None) -> Answer:
         name, text = key.decode("latin-1"), value.decode("latin-1")
         headers[name] = f"{headers[name]}, {text}" if name in headers else text
     return Answer(link, silence, event.status_code, headers)
-
-
-@contextlib.contextmanager
-def _in_time(silence: float | None) -> Iterator[None]:
-    """Limit the time of the block, in seconds. Raises UpstreamError."""
-    if silence is None:
-        yield
-        return
-    try:
-        with trio.fail_after(silence):
-            yield
-    except trio.TooSlowError:
-        raise UpstreamError("Timeout", f"was silent for {silence:g} s") from None
-
-
-@contextlib.contextmanager
-def _broken_off() -> Iterator[None]:
-    try:
-        yield
-    except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError, ssl.SSLError) as error:
-        raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
 
 
 def _decoder(encoding: str) -> zlib._Decompress | None:
