@@ -11,6 +11,9 @@ CALL: Final = "tools/call"
 DISCOVER: Final = "server/discover"
 """The first request of a client of the stateless era."""
 
+LISTEN: Final = "subscriptions/listen"
+"""Asks a server of the stateless era to tell of changes, for as long as its answer lasts."""
+
 SET_LEVEL: Final = "logging/setLevel"
 READ: Final = "resources/read"
 SUBSCRIBE: Final = "resources/subscribe"

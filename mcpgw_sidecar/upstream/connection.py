@@ -24,6 +24,7 @@ from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger
@@ -119,8 +120,7 @@ class Connection:
                 await self._wait_listed(met, lives=True)
             backoff.reset()
             async with trio.open_nursery() as nursery:
-                if met.upstream is not None:
-                    nursery.start_soon(self._wait_listening, met.upstream)
+                nursery.start_soon(self._wait_listening, met)
                 while True:
                     await trio.sleep(PACE)
                     with trio.move_on_after(self.refresh):
@@ -197,7 +197,7 @@ class Connection:
             log.warning("Stateless lists left out", server=self.server.name, reason=error.reason, error=str(error))
             return None
 
-    async def _wait_listening(self, upstream: Upstream) -> None:
+    async def _wait_listening(self, met: _Met) -> None:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
 
         def handle(message: Message) -> None:
@@ -208,17 +208,25 @@ class Connection:
         while True:
             opened = trio.current_time()
             try:
-                if not await self.client.wait_events(upstream, handle, own=True, position=position):
+                if not await self._wait_heard(met, handle, position):
                     return
             except UpstreamError as error:
                 if error.status in FORGOTTEN:  # a server without such a path, or one that forgot the session
                     self.list_again()  # which finds out
                     return
-                log.debug("Notification stream lost", server=upstream.server.name, reason=error.reason, error=str(error))
+                log.debug("Notification stream lost", server=self.server.name, reason=error.reason, error=str(error))
             if trio.current_time() - opened > RETRY_CAP:
                 again.reset()
             await trio.sleep(again.next(position.retry))
             self.list_again()  # what changed while nobody listened
+
+    async def _wait_heard(self, met: _Met, handle: Callable[[Message], None], position: Position) -> bool:
+        """Pass on what the server says, until its stream ends; False if it offers none."""
+        if met.upstream is not None:
+            return await self.client.wait_events(met.upstream, handle, own=True, position=position)
+        assert met.modern is not None  # noqa: S101  # else it was not met
+        kinds = [kind for kind in KINDS if kind is TOOL or kind.capability in met.modern.capabilities]
+        return await self.modern.wait_events(Upstream(self.server, met.modern.session, met.headers), handle, kinds)
 
 
 @attrs.frozen

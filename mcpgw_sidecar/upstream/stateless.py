@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.kinds import Kind
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.envelope import members_text
-from mcpgw_sidecar.protocol.jsonrpc import Response, request_text
-from mcpgw_sidecar.protocol.jsontext import Member
-from mcpgw_sidecar.protocol.methods import DISCOVER
+from mcpgw_sidecar.protocol.jsonrpc import Message, Response, request_text
+from mcpgw_sidecar.protocol.jsontext import Member, dumps
+from mcpgw_sidecar.protocol.methods import DISCOVER, LISTEN
 from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, STATELESS
 from mcpgw_sidecar.upstream.exchange import (
     Exchanger,
@@ -25,7 +27,10 @@ from mcpgw_sidecar.upstream.exchange import (
     wait_response,
     wait_unheard,
 )
+from mcpgw_sidecar.upstream.messages import events_of, media_type
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, capabilities_of, own_id
+
+_NO_EVENTS = frozenset({400, 404, 405, 406, 501})
 
 
 @attrs.frozen
@@ -65,6 +70,25 @@ class StatelessClient:
                 await wait_checked(answer)
                 message = await wait_response(answer, wait_unheard)
         return message.text, result_members(message)
+
+    async def wait_events(self, upstream: Upstream, handle: Callable[[Message], None], kinds: Iterable[Kind]) -> bool:
+        """Pass to `handle` what a server says of its lists, until it ends. Raises UpstreamError.
+
+        False if the server does not offer that.
+        """
+        wanted = {f"{kind.capability}ListChanged": True for kind in kinds}
+        body = request_text(own_id(), LISTEN, self._with_meta(dumps({"notifications": wanted})))
+        headers = {**upstream.headers, h.VERSION: LATEST_STATELESS, h.MCP_METHOD: LISTEN}
+        async with self.http.exchange(upstream.server, "POST", body, headers, silence=None) as answer:
+            if answer.status_code in _NO_EVENTS:
+                return False
+            await wait_checked(answer)
+            if media_type(answer) != h.EVENT_STREAM:
+                return False
+            async with contextlib.aclosing(events_of(answer)) as messages:
+                async for message in messages:
+                    handle(message)
+        return True
 
     def _with_meta(self, params: str) -> str:
         """JSON of params with the envelope of this era."""

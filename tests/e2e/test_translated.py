@@ -208,6 +208,16 @@ def test_a_cancelled_call_is_cut_off_at_its_server(running: Gateway, process: tu
         wait_until(lambda: server.text.count("cut off") > before, "the end of the call at its server")
 
 
+@pytest.mark.duty("era.translated")
+def test_changes_of_its_lists_are_heard(running: Gateway) -> None:
+    """The gateway listens to such a server by a request of its own."""
+    with Client(running.url) as client, listening(client) as heard:
+        assert "m_grown" not in client.tools()
+        assert answer(client.call("m_grow"))["result"]["content"][0]["text"] == "told"
+        wait_until(lambda: [each for each in heard if each.get("method") == "notifications/tools/list_changed"], "the news")
+        assert "m_grown" in client.tools()
+
+
 @pytest.fixture
 def scripted(tmp_path: Path) -> Iterator[tuple[Gateway, ScriptedServer, ScriptedServer]]:
     """A gateway with a server of each era."""

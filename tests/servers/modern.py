@@ -109,6 +109,14 @@ async def busy(ctx: Asked) -> str | types.InputRequiredResult:
     return "at last" if state == 2 else types.InputRequiredResult(request_state=str(state + 1))
 
 
+@server.tool()
+async def grow(ctx: Asked) -> str:
+    """Offer one tool more, and tell of it."""
+    server.add_tool(fails, name="grown")
+    await ctx.notify_tools_changed()
+    return "told"
+
+
 @server.resource("memo://one")
 def one() -> str:
     """A resource."""
