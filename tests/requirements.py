@@ -322,6 +322,8 @@ SECURITY: Final = (
          "A stateless request says the same in its headers and its body, or is refused with the code of the specification."),
     Duty("era.direct", "design-eras.md", ROUTER | BROKER,
          "A stateless client lists and calls the servers that speak its era, without a session."),
+    Duty("era.listen", "basic/utilities/subscriptions (2026-07-28)", BROKER,
+         "A stateless client that listens hears of the lists that it asked for, and of the end."),
     Duty("era.translated", "design-eras.md, 5.4", ROUTER | BROKER,
          "A stateful client lists and calls servers of the stateless era alone: questions, progress and log included."),
     Duty("access.policies", "interface.md, Who may call what", KUBE | ROUTER | BROKER,

@@ -135,7 +135,8 @@ class _Parts:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks that run for ever."""
-        of_parts = [self.directory.wait_sweeping, self.directory.wait_sharing, self.streams.wait_notifying]
+        of_parts = [self.directory.wait_sweeping, self.directory.wait_sharing]
+        of_parts += [self.streams.wait_notifying, self.streams.listens.wait_notifying]
         of_parts += [self.manager.wait_alive, self.issuers.wait_following]
         for task in (self._wait_configured, *of_parts, *self.inputs.tasks, self._wait_ready):
             nursery.start_soon(task)

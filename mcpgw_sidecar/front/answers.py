@@ -140,7 +140,11 @@ class Events:
         """Show that the answer is still to come, each `interval` seconds, for ever."""
         while True:
             await trio.sleep(interval)
-            await self._wait_chunk(KEEP_ALIVE)
+            await self.wait_kept_alive()
+
+    async def wait_kept_alive(self) -> None:
+        """Show that the answer is still to come."""
+        await self._wait_chunk(KEEP_ALIVE)
 
     async def wait_ended(self, answer: bytes) -> None:
         """Send the answer."""

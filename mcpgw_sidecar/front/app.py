@@ -39,7 +39,7 @@ from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, Request, error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
-from mcpgw_sidecar.protocol.methods import ADDRESSED, INITIALIZE
+from mcpgw_sidecar.protocol.methods import ADDRESSED, INITIALIZE, LISTEN
 from mcpgw_sidecar.protocol.versions import PRIMED
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
@@ -177,6 +177,8 @@ class BrokerApp:
                 await self.carrier.wait_carried(decision, headers, record, receive, send)
                 return None
         is_stateless = inbound.era is Era.STATELESS
+        if is_stateless and inbound.method == LISTEN:
+            return await self._wait_listened(inbound, headers, record, receive, send)
         answer = (
             stateless.answer(inbound) if is_stateless else stateful.answer(inbound, self.directory, self.carrier, headers)
         )
@@ -207,6 +209,23 @@ class BrokerApp:
         finally:
             self.directory.stream_gone(stream.session, self.streams.discard(stream))
             self.metrics.streams.dec()
+
+    async def _wait_listened(
+        self, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
+    ) -> Reject | None:
+        if not descriptors.has_room(descriptors.STREAMS_OF_CLIENTS):
+            return attrs.evolve(TOO_MANY_STREAMS, code=INTERNAL_ERROR, id=inbound.id, method=inbound.method)
+        listen = self.streams.listens.opened(inbound, headers)
+        if isinstance(listen, Reject):
+            return attrs.evolve(listen, method=inbound.method)
+        headers.clear()  # as for a stream of a session
+        record.close("ok")
+        self.metrics.streams.inc()
+        try:
+            await self.streams.listens.wait_listened(listen, receive, send)
+        finally:
+            self.metrics.streams.dec()
+        return None
 
     def _open_stream(self, inbound: Inbound, headers: dict[str, str]) -> Stream:
         assert inbound.session is not None  # noqa: S101  # the ladder refuses any other request without a session

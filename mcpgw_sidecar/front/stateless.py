@@ -18,7 +18,7 @@ from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import STATELESS
 
 _KINDS = {kind.list_method: kind for kind in KINDS}
-# A client may keep an answer for `ttlMs`. Nobody is told of changes in this era yet, so it may not.
+# A client may keep an answer for `ttlMs`. Not every client listens for changes, so it may not.
 _COMPLETE = {
     "resultType": "complete",
     "ttlMs": 0,
@@ -43,8 +43,11 @@ def answer(inbound: Inbound) -> Result | Reject | None:
 
 
 def _discovery(view: Snapshot) -> dict[str, object]:
-    names = ("prompts", "resources", "completions", "logging")
-    capabilities: dict[str, object] = {"tools": {}, **{name: {} for name in names if name in view.capabilities}}
+    lists: dict[str, object] = {
+        name: {"listChanged": True} for name in ("prompts", "resources") if name in view.capabilities
+    }
+    plain: dict[str, object] = {name: {} for name in ("completions", "logging") if name in view.capabilities}
+    capabilities: dict[str, object] = {"tools": {"listChanged": True}, **lists, **plain}
     extensions: dict[str, object] = {name: {} for name in KNOWN if name in view.capabilities}
     return {
         "supportedVersions": list(STATELESS),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Literal
+from collections.abc import Callable
 
 import attrs
-import trio
 
 from mcpgw_sidecar.directory.store import MAX_KEPT
 from mcpgw_sidecar.front.mail import Mail
+from mcpgw_sidecar.front.waking import Sleeper
 from mcpgw_sidecar.model.names import Scope
 from mcpgw_sidecar.protocol.jsonrpc import notification_text, request_text
 from mcpgw_sidecar.protocol.owners import PING
@@ -43,7 +42,7 @@ class Client:
 
 
 @attrs.define(eq=False)
-class Stream:
+class Stream(Sleeper):
     """One open stream.
 
     `pending` are methods of the broker's own notifications, `relayed` messages of servers. `primed`
@@ -60,56 +59,26 @@ class Stream:
     until: float = math.inf
     _state: str = ""
     pending: set[str] = attrs.field(factory=set)
-    closed: bool = False
     _marked: bool = False
     _id: str = attrs.field(factory=lambda: secrets.token_hex(4))
     _number: int = 0
     _retry: int | None = RETRY
-    _news: bool = False
-    _waiting: trio.CancelScope | None = None
 
     def tell(self, method: str, state: str) -> None:
         """Send a notification soon; after it the client has read `state` of the lists."""
         self.pending.add(method)
         self._state = state
-        self._wake()
+        self.wake()
 
     def send(self, message: bytes) -> None:
         """Send a server's message soon."""
         self.relayed.add(message, len(message))
-        self._wake()
+        self.wake()
 
     def mark(self) -> None:
         """Send an event soon that is there for its id."""
         self._marked = True
-        self._wake()
-
-    def close(self) -> None:
-        """End the stream."""
-        self.closed = True
-        self._wake()
-
-    def _wake(self) -> None:
-        self._news = True
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    async def wait_news(
-        self, other: Callable[[], Awaitable[object]] = trio.sleep_forever, seconds: float = math.inf
-    ) -> Literal["news", "silence", "other"]:
-        """Wait until there is something to send, or the stream is closed, or `other` has returned.
-
-        It waits `seconds` at most. One task waits for all: a second task for each idle stream would
-        take more memory than the rest of the stream.
-        """
-        with trio.move_on_after(seconds) as self._waiting:
-            if self._news:
-                self._waiting.cancel()
-            await other()
-            return "other"
-        outcome: Literal["news", "silence"] = "news" if self._news else "silence"
-        self._waiting, self._news = None, False
-        return outcome
+        self.wake()
 
     def first_event(self) -> bytes:
         """An event without a message, so that a client has an id before the first message."""

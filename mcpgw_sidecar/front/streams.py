@@ -26,20 +26,20 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot, changes
 from mcpgw_sidecar.catalog.views import state_of
 from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.directory.store import MAX_KEPT
+from mcpgw_sidecar.front.listens import Listens
 from mcpgw_sidecar.front.mail import Budget, Mail
 from mcpgw_sidecar.front.stream import EVERYTHING, Client, Stream
+from mcpgw_sidecar.front.waking import COALESCE, COLLECT
 from mcpgw_sidecar.model.names import Scope
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
 
-COLLECT = 0.1  # seconds in which changes that come together become one notification
-COALESCE = 0.5  # seconds between two notifications of one kind; tests of clients wait a little longer for one
 MAX_RELAYED = 1000  # messages of servers that wait for a slow client
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
 
 
 class Streams:
-    """All open streams, by session.
+    """All open streams, by session, and those of clients without one: `listens`.
 
     A message goes to the newest stream of a session (basic/transports, Multiple Connections).
     `hearing` returns the part of an event's id with the upstream sessions and wishes of a session.
@@ -47,6 +47,7 @@ class Streams:
 
     def __init__(self, live: Watched[Snapshot], hearing: Callable[[str], str], sight: Sight | None = None) -> None:
         self.budget = Budget()
+        self.listens = Listens(live)
         self._live = live
         self._sight = sight or Sight(live)
         self._hearing = hearing
@@ -124,10 +125,11 @@ class Streams:
 
     def count(self) -> int:
         """The number of open streams."""
-        return sum(len(client.streams) for client in self._clients.values())
+        return self.listens.count() + sum(len(client.streams) for client in self._clients.values())
 
     def close_all(self) -> None:
         """End all streams, because the process drains."""
+        self.listens.close_all()
         for client in self._clients.values():
             for stream in client.streams:
                 stream.close()

@@ -28,7 +28,7 @@ from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.extensions import UI
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, Request
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, only
-from mcpgw_sidecar.protocol.methods import CALL, COMPLETE, DISCOVER, LEVELS, LISTS, READ
+from mcpgw_sidecar.protocol.methods import CALL, COMPLETE, DISCOVER, LEVELS, LISTEN, LISTS, READ
 from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, META_VERSION
 
 HEADER_MISMATCH: Final = -32020
@@ -46,7 +46,7 @@ NAMED: Final[Mapping[str, Kind]] = {CALL: TOOL, "prompts/get": PROMPT, READ: RES
 ADDRESSED: Final = frozenset({*NAMED, COMPLETE})
 """Requests that one server answers."""
 
-METHODS: Final = frozenset({*ADDRESSED, DISCOVER, *LISTS})
+METHODS: Final = frozenset({*ADDRESSED, DISCOVER, LISTEN, *LISTS})
 """The methods of this era that are spoken here."""
 
 _BASE64 = re.compile(r"=\?base64\?([A-Za-z0-9+/=]*)\?=")

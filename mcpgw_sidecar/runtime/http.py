@@ -26,6 +26,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.methods import LISTEN
 from mcpgw_sidecar.runtime.listeners import wait_accepting
 from mcpgw_sidecar.runtime.work import Work
 
@@ -207,11 +209,15 @@ async def serve(
         drain.end_streams()
 
 
+_LISTENS = (h.MCP_METHOD.encode(), LISTEN.encode())
+"""The header of a request whose answer lasts until the process drains."""
+
+
 def counted(app: App, work: Work) -> App:
-    """The application, whose requests `work` knows; but not GET, whose answers are streams."""
+    """The application, whose requests `work` knows; but not those whose answers are streams."""
 
     async def wait_counted(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("method") == "GET":
+        if scope.get("method") == "GET" or _LISTENS in scope.get("headers", ()):
             await app(scope, receive, send)
             return
         with work.doing():

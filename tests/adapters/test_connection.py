@@ -110,6 +110,11 @@ class FakeModern:
             raise UpstreamError("HttpError", "answered HTTP 400", status=400)
         return Handshake(UpstreamSession(id=None, protocol_version="2026-07-28"), "modern", frozenset())
 
+    async def wait_events(self, upstream: Upstream, handle: Any, kinds: Any) -> bool:
+        del upstream, handle, kinds
+        await trio.lowlevel.checkpoint()
+        return False
+
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
         del upstream, method, params
         await trio.lowlevel.checkpoint()

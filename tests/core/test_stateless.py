@@ -206,7 +206,7 @@ def test_what_the_broker_answers() -> None:
 
     discovery = answered("server/discover")
     assert discovery["supportedVersions"] == ["2026-07-28"]
-    assert discovery["capabilities"] == {"tools": {}, "resources": {}}
+    assert discovery["capabilities"] == {"tools": {"listChanged": True}, "resources": {"listChanged": True}}
     assert discovery["instructions"].endswith("about")
     assert discovery["resultType"] == "complete"
     for kind in KINDS:

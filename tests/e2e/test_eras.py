@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,80 @@ def test_an_answer_to_another_call_does_not_pass(tmp_path: Path) -> None:
             called = ask(running, "tools/call", name="a_greet", arguments={})
             assert "stolen" not in called.text
             assert answer(called)["id"] == 7
+
+
+def heard(stream: Iterator[str], count: int) -> list[dict[str, Any]]:
+    """The next messages of an event stream."""
+    messages: list[dict[str, Any]] = []
+    for line in stream:
+        if line.startswith("data:"):
+            messages.append(json.loads(line[5:]))
+        if len(messages) == count:
+            break
+    return messages
+
+
+@pytest.mark.duty("era.listen")
+def test_an_sdk_client_hears_of_changed_lists(tmp_path: Path) -> None:
+    with ScriptedServer(tool("greet")) as one:
+        modern(one)
+
+        async def use(running: Gateway) -> None:
+            async with (
+                SdkClient(running.url, mode="2026-07-28") as client,
+                client.listen(tools_list_changed=True, resource_subscriptions=["memo://one"]) as subscription,
+            ):
+                assert subscription.honored.tools_list_changed
+                assert not subscription.honored.resource_subscriptions
+                one.tools.append(tool("second"))
+                running.write([entry("ns/one", one.url, "a_", callTimeout="30s")])  # it is listed again
+                assert type(await asyncio.wait_for(anext(aiter(subscription)), 20)).__name__ == "ToolsListChanged"
+                assert [each.name for each in (await client.list_tools()).tools] == ["a_greet", "a_second"]
+
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--prefer-era=auto") as running:
+            asyncio.run(use(running))
+
+
+@pytest.mark.duty("era.listen")
+def test_who_listens_hears_what_was_asked_for_until_the_end(tmp_path: Path) -> None:
+    with ScriptedServer(tool("greet")) as one:
+        modern(one)
+        headers = {"accept": "text/event-stream", "mcp-protocol-version": "2026-07-28", "mcp-method": "subscriptions/listen"}
+
+        def message(notifications: Any, ident: Any = 9) -> dict[str, Any]:
+            params = {"notifications": notifications, "_meta": META}
+            return {"jsonrpc": "2.0", "id": ident, "method": "subscriptions/listen", "params": params}
+
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--prefer-era=auto") as running:
+            plain = httpx2.post(
+                running.url, json=message({}), headers=headers | {"accept": "application/json"}, trust_env=False
+            )
+            assert (plain.status_code, plain.json()["id"]) == (406, 9)
+            for wrong in (None, [], 5):
+                refused = httpx2.post(running.url, json=message(wrong), headers=headers, trust_env=False)
+                assert refused.json()["error"]["code"] == -32602
+            wanted = {"promptsListChanged": True, "toolsListChanged": "yes", "resourceSubscriptions": ["x"], "other": True}
+            with (
+                httpx2.stream("POST", running.url, json=message(wanted, "p"), headers=headers, timeout=20) as prompts,
+                httpx2.stream(
+                    "POST", running.url, json=message({"toolsListChanged": True}), headers=headers, timeout=20
+                ) as tools,
+            ):
+                of_prompts, of_tools = prompts.iter_lines(), tools.iter_lines()
+                (first,) = heard(of_prompts, 1)
+                assert first["method"] == "notifications/subscriptions/acknowledged"
+                assert first["params"]["notifications"] == {"promptsListChanged": True}
+                assert first["params"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": "p"}
+                (first,) = heard(of_tools, 1)
+                assert first["params"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": 9}
+                wait_until(lambda: running.metric("mcpgw_streams") == 2, "both listen")
+                one.tools.append(tool("second"))
+                running.write([entry("ns/one", one.url, "a_", callTimeout="30s")])
+                (changed,) = heard(of_tools, 1)
+                assert changed["method"] == "notifications/tools/list_changed"
+                assert changed["params"] == {"_meta": {"io.modelcontextprotocol/subscriptionId": 9}}
+                running.sidecar.signal(signal.SIGTERM)
+                (end,) = heard(of_prompts, 1)
+                assert end["result"] == {"resultType": "complete", "_meta": {"io.modelcontextprotocol/subscriptionId": "p"}}
+                assert heard(of_tools, 1)[0]["id"] == 9
+            running.sidecar.wait()

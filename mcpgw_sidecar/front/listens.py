@@ -1,0 +1,146 @@
+"""The answers to `subscriptions/listen`: clients of the stateless era hear there of changed lists.
+
+The first event says what the client will hear; it has the id of the request in it, as all others
+have. Single resources are not among it. The answer ends with a result when the process drains, or
+when the client may see nothing here any more.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+
+from mcpgw_sidecar.catalog.rights import rules_of
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, changes
+from mcpgw_sidecar.catalog.views import is_open, state_of
+from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, Events
+from mcpgw_sidecar.front.waking import COALESCE, COLLECT, Sleeper
+from mcpgw_sidecar.inbound.classify import Inbound
+from mcpgw_sidecar.model.access import Authentication
+from mcpgw_sidecar.model.decisions import Reject
+from mcpgw_sidecar.model.kinds import KINDS
+from mcpgw_sidecar.model.names import JsonText, Scope
+from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, Request, result_text
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only
+from mcpgw_sidecar.protocol.statuses import refusal
+from mcpgw_sidecar.runtime.http import Receive, Send
+from mcpgw_sidecar.runtime.watch import Watched
+
+META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
+_FLAGS = {f"{kind.capability}ListChanged": kind.changed for kind in KINDS}
+_ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+
+
+@attrs.define(eq=False)
+class Listen(Sleeper):
+    """One client that listens: the notifications that it wants, and the lists that it knows."""
+
+    ident: JsonText
+    methods: frozenset[str]
+    scope: Scope
+    claims: Mapping[str, Any] | None
+    login: Authentication | None
+    until: float
+    state: str
+
+    def news(self, snapshot: Snapshot) -> list[str]:
+        """The notifications about what has changed; from now on it knows the lists of now.
+
+        It closes where the client has to come back.
+        """
+        if snapshot.access.authentication != self.login or not is_open(self.scope, snapshot, self.claims):
+            self.closed = True
+            return []
+        self.scope = attrs.evolve(self.scope, rules=rules_of(snapshot.access, self.claims))
+        before, self.state = self.state, state_of(snapshot.stateless or EMPTY, self.scope)
+        return [method for method in changes(before, self.state) if method in self.methods]
+
+    def message(self, method: str, more: Mapping[str, object]) -> str:
+        """A notification to the client."""
+        params = "".join(f"{dumps(key)}:{dumps(value)}," for key, value in more.items())
+        meta = f'"_meta":{{"{META_SUBSCRIPTION}":{self.ident}}}'
+        return f'{{"jsonrpc":"2.0","method":"{method}","params":{{{params}{meta}}}}}'
+
+
+@attrs.define
+class Listens:
+    """All clients that listen."""
+
+    live: Watched[Snapshot]
+    _open: set[Listen] = attrs.field(factory=set)
+
+    def count(self) -> int:
+        """How many listen."""
+        return len(self._open)
+
+    def close_all(self) -> None:
+        """End all answers, because the process drains."""
+        for listen in self._open:
+            listen.close()
+
+    async def wait_notifying(self) -> None:
+        """Wake everybody when the lists, or who may see them, may have changed, for ever."""
+        version = self.live.version
+        while True:
+            await self.live.wait_after(version)
+            await trio.sleep(COLLECT)
+            version = self.live.version
+            for listen in self._open:
+                listen.wake()
+            await trio.sleep(COALESCE - COLLECT)
+
+    def opened(self, inbound: Inbound, headers: Mapping[str, str]) -> Listen | Reject:
+        """What a request asks for."""
+        request, snapshot = inbound.message, self.live.value
+        assert isinstance(request, Request)  # noqa: S101  # the ladder has seen its method
+        if h.EVENT_STREAM not in h.accepted(headers.get("accept")):
+            message = "Not acceptable: the answer is text/event-stream"
+            return Reject(status=406, code=INVALID_REQUEST, message=message, id=request.id)
+        try:
+            wanted = only(request.params or [], "notifications")
+        except JsonTextError as error:
+            return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=request.id)
+        if wanted is None or not isinstance(wanted.value, dict):
+            return refusal(INVALID_PARAMS, "Invalid params: notifications must be an object", id=request.id)
+        caller = inbound.caller
+        return Listen(
+            ident=request.id,
+            methods=frozenset(method for flag, method in _FLAGS.items() if wanted.value.get(flag) is True),
+            scope=inbound.scope,
+            claims=caller.claims if caller is not None else None,
+            login=snapshot.access.authentication,
+            until=caller.until if caller is not None else math.inf,
+            state=state_of(snapshot.stateless or EMPTY, inbound.scope),
+        )
+
+    async def wait_listened(self, listen: Listen, receive: Receive, send: Send) -> None:
+        """Answer a request for as long as its client is there."""
+
+        async def wait_gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        events = Events(send)
+        honoured = {flag: True for flag, method in _FLAGS.items() if method in listen.methods}
+        self._open.add(listen)
+        try:
+            await events.wait_sent(listen.message(_ACKNOWLEDGED, {"notifications": honoured}))
+            while not listen.closed and time.time() < listen.until:
+                match await listen.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
+                    case "other":
+                        return
+                    case "silence":
+                        await events.wait_kept_alive()
+                    case "news":
+                        for method in listen.news(self.live.value):
+                            await events.wait_sent(listen.message(method, {}))
+            result = f'{{"resultType":"complete","_meta":{{"{META_SUBSCRIPTION}":{listen.ident}}}}}'
+            await events.wait_ended(result_text(listen.ident, result.encode()))
+        finally:
+            self._open.discard(listen)
