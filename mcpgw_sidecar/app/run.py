@@ -101,6 +101,7 @@ class _Parts:
                 stale=self.supervisor.list_again,
                 silence=self.settings.call_timeout,
                 can_ask=not self.store.shared,
+                work=self.work,
             ),
             healer=Healer(self.directory, lambda: self.values.live.value.servers, self.work),
             metrics=self.metrics,

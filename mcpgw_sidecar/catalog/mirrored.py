@@ -31,7 +31,10 @@ _OF_ONE = frozenset(
 _OF_MANY = frozenset(
     {"allOf", "anyOf", "oneOf", "prefixItems", "patternProperties", "dependentSchemas", "$defs", "definitions"}
 )
+MAX_DEPTH = 64  # schemas within one another
 _Path = tuple[str, ...]
+_Step = tuple[Any, ...]  # the step before, and a name; a tuple of each path would take far more memory
+_ROOT: _Step = ()
 
 
 def fault_of(schema: object) -> str | None:
@@ -56,32 +59,45 @@ def headers_of(tool: str, arguments: str) -> dict[str, str]:
     if _KEY not in tool:  # nearly all tools, on the path of a call
         return {}
     headers: dict[str, str] = {}
-    values = json.loads(arguments, parse_int=str)  # of any size, as the client wrote them
-    for path, node in _annotated(json.loads(tool).get("inputSchema")):
+    values = json.loads(arguments, parse_int=str, parse_float=str)  # of any size, as the client wrote them
+    for path, node in _annotated(json.loads(tool, parse_int=float).get("inputSchema")):
         value = _value_at(values, path or ())
         value = _LITERALS[value] if isinstance(value, bool) else value
-        if isinstance(value, str | float):
-            headers[f"{PARAMS}{node[_KEY].lower()}"] = encode_value(str(value))
+        if isinstance(value, str):
+            headers[f"{PARAMS}{node[_KEY].lower()}"] = encode_value(value)
     return headers
 
 
 def _annotated(schema: object) -> Iterator[tuple[_Path | None, Mapping[str, Any]]]:
-    """The annotated schemas within a schema, each with its path of properties, if it has one."""
-    stack: list[tuple[_Path | None, object]] = [((), schema)]
+    """The annotated schemas within a schema, each with its path of properties, if it has one.
+
+    No client looks deeper than MAX_DEPTH.
+    """
+    stack: list[tuple[_Step | None, int, object]] = [(_ROOT, 0, schema)]
     while stack:
-        path, node = stack.pop()
-        if not isinstance(node, dict):
+        step, depth, node = stack.pop()
+        if not isinstance(node, dict) or depth > MAX_DEPTH:
             continue
         if _KEY in node:
-            yield path, node
+            yield _path(step), node
         for key, inner in node.items():
             if key == "properties" and isinstance(inner, dict):
-                stack += [((*path, name) if path is not None else None, each) for name, each in inner.items()]
+                for name, each in inner.items():
+                    stack.append(((step, name) if step is not None else None, depth + 1, each))
             elif key in _OF_ONE:
-                stack.append((None, inner))
+                stack.append((None, depth + 1, inner))
             elif key in _OF_MANY:
                 several = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
-                stack += [(None, each) for each in several]
+                stack += [(None, depth + 1, each) for each in several]
+
+
+def _path(step: _Step | None) -> _Path | None:
+    """The names on the way to a step."""
+    names: list[str] = []
+    while step:
+        step, name = step
+        names.append(name)
+    return None if step is None else tuple(reversed(names))
 
 
 def _value_at(values: object, path: _Path) -> object:

@@ -92,6 +92,7 @@ def _not_counted_by_the_sidecar() -> Resource:
     """An access log's filter. The router bounds the tags' values: it sets known names alone."""
     present = _logged(h.X_SERVER, {"present_match": True})
     elsewhere = _logged(h.X_SERVER, {"string_match": {"exact": BROKER}, "invert_match": True})
+    not_carried = _logged(h.X_CARRIED, {"present_match": True, "invert_match": True})
     # The metadata filter of an access log cannot be inverted (seen with Envoy 1.40): no value there
     # is "never".
     never = {"string_match": {"exact": "never"}}
@@ -108,7 +109,11 @@ def _not_counted_by_the_sidecar() -> Resource:
     }
     # The same where the broker should have answered, and cannot be reached, or is not asked.
     without_broker = {"response_flag_filter": {"flags": [*UNREACHABLE, *NO_ROUTE, *BROKEN, *NONSENSE, *TOO_MANY]}}
-    return {"or_filter": {"filters": [{"and_filter": {"filters": [present, elsewhere]}}, undecided_post, without_broker]}}
+    return {
+        "or_filter": {
+            "filters": [{"and_filter": {"filters": [present, elsewhere, not_carried]}}, undecided_post, without_broker]
+        }
+    }
 
 
 def _logged(name: str, value: Resource) -> Resource:

@@ -68,7 +68,8 @@ def _by_server(servers: tuple[Server, ...], settings: EnvoySettings, access: Acc
     header_input = {"@type": type_url("envoy.type.matcher.v3.HttpRequestHeaderMatchInput"), "header_name": h.X_SERVER}
     broker_routes = [*_broker(), *_metadata(access), _nowhere()]
     by_name = {
-        server.name: _choice(_server(server, settings, has_login=access.authentication is not None)) for server in servers
+        server.name: _choice(_carried(), _server(server, settings, has_login=access.authentication is not None))
+        for server in servers
     } | {BROKER: _choice(*broker_routes)}
     return {
         "matcher_tree": {"input": {"name": "server", "typed_config": header_input}, "exact_match_map": {"map": by_name}},
@@ -138,6 +139,17 @@ def _broker() -> list[Resource]:
         }
         for each, policy in [*routes, (match, RESTART)]
     ]
+
+
+def _carried() -> Resource:
+    """The route of a call that the broker carries to its server."""
+    match: Resource = {"prefix": "/", "headers": [{"name": h.X_CARRIED, "present_match": True}]}
+    return {
+        "name": "carried",
+        "match": match,
+        "request_headers_to_add": [_CLIENT],
+        "route": {"cluster": BROKER_CLUSTER, "timeout": "0s", "idle_timeout": "0s", "retry_policy": dict(RESTART)},
+    }
 
 
 def _metadata(access: Access) -> list[Resource]:

@@ -94,8 +94,12 @@ def encode(
             _set(_phase(response, with_body).header_mutation, values)
         case Carry():
             _describe(response, **{ID: decision.id})
-            item = (_HEADERS[decision.kind.name], h.value_of(decision.key).encode())
-            values = [(h.X_SERVER, BROKER.encode()), (h.X_METHOD, decision.method.encode()), item]
+            # In a listener of ours log, limits and the operator's filters see the server, whose
+            # other route leads to the broker.
+            to = [(h.X_SERVER, decision.server.name.encode()), (h.X_CARRIED, b"1")]
+            values = to if h.X_SIZE in request.headers else [(h.X_SERVER, BROKER.encode())]
+            values += [(h.X_METHOD, decision.method.encode())]
+            values += [(_HEADERS[decision.kind.name], h.value_of(decision.key).encode())]
             _set(_phase(response, with_body).header_mutation, values)
         case Forward():
             _pass_on(response, decision, request, keep, with_body=with_body)

@@ -156,10 +156,11 @@ class Events:
 
     async def _wait_chunk(self, chunk: bytes) -> None:
         async with self._lock:
-            if not self.begun:
-                self.begun = True
-                await self.send({"type": "http.response.start", "status": OK, "headers": _EVENT_STREAM})
-            await self.send(_chunk(chunk))
+            with trio.CancelScope(shield=True):  # half a chunk would break all that follows
+                if not self.begun:
+                    self.begun = True
+                    await self.send({"type": "http.response.start", "status": OK, "headers": _EVENT_STREAM})
+                await self.send(_chunk(chunk))
 
 
 async def wait_array_sent(send: Send, texts: list[bytes]) -> None:

@@ -3,15 +3,15 @@
 The messages are translated on their way (protocol/translation.py). What a server says before its
 answer, progress and its log, goes to the client as events, and so does what it asks; else the
 answer is plain JSON. The client's cancellation closes the server's stream. A client that is gone
-has not cancelled: the server gets the time of one silence more.
+has not cancelled: the server gets some time more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 import attrs
@@ -22,7 +22,7 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
 from mcpgw_sidecar.model.decisions import Carry, Reject
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.reasons import BAD_ANSWER
+from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF
 from mcpgw_sidecar.model.sessions import AllWishes, UpstreamSession
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h, translation
@@ -32,23 +32,29 @@ from mcpgw_sidecar.protocol.methods import MESSAGE, PROGRESS
 from mcpgw_sidecar.protocol.owners import ASK
 from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.statuses import failure, refusal
-from mcpgw_sidecar.protocol.translation import ELICIT, QUESTIONS, Asked, Question, UntranslatableError
+from mcpgw_sidecar.protocol.translation import ELICIT, Asked, Question, UntranslatableError
 from mcpgw_sidecar.protocol.versions import LATEST_STATELESS
+from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Send
+from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.exchange import Exchanger
 from mcpgw_sidecar.upstream.stateful import Upstream, own_id
 from mcpgw_sidecar.upstream.stateless import wait_carried
 from mcpgw_sidecar.upstream.words import rejection
 
+OF_ONE, OF_ALL = 50, 500  # calls that are carried at a time: of one session, and of all
+MAX_HELD = 16 << 20  # characters of their requests, each of which is in memory several times
+GONE = 30.0  # seconds that a call goes on without its client
 MAX_ROUNDS = 10  # of questions of one call
 PATIENCE = 600.0  # seconds that a client has for an answer: a person may have to read, and to think
-_PAUSE = 0.05  # seconds before a call that a busy server wants again, doubled with each time
+_PAUSE, _LONGEST = 0.05, 0.25  # seconds before a call that a busy server wants again, doubled with each time
+_RESTARTING = "MCP server {} had not answered when the gateway had to restart: the call may have run"
 _CANCEL = '{"action":"cancel"}'
 _RELAYED = frozenset({PROGRESS, MESSAGE})
 _LEVEL = "info"  # of the log that a client gets which has set no level: its era leaves that to the server
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Carrier:
     """Carries requests.
 
@@ -63,8 +69,11 @@ class Carrier:
     stale: Callable[[ServerName], None]
     silence: float
     can_ask: bool
+    work: Work
     running: dict[tuple[str, object], trio.CancelScope] = attrs.field(factory=dict, init=False)
     asking: dict[tuple[str, str], trio.MemorySendChannel[Response]] = attrs.field(factory=dict, init=False)
+    _of_session: Counter[str] = attrs.field(factory=Counter, init=False)
+    _size: int = attrs.field(default=0, init=False)
 
     def cancel(self, session_key: str, notification: Notification) -> None:
         """Cancel the request that a client's notification names, if it is carried here."""
@@ -89,13 +98,20 @@ class Carrier:
         accepts = h.EVENT_STREAM in h.accepted(headers.get("accept"))
         call = _Call(self, carry, headers, events if accepts else None)
         answer: bytes | Reject = Reject(status=OK, code=SERVER_ERROR, message="Request cancelled")
-        async with trio.open_nursery() as beside:
-            beside.start_soon(_wait_gone, receive, beside.cancel_scope, call.silence or math.inf)
-            if accepts:
-                beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
-            with self._cancellable((carry.session.key, repr(json.loads(carry.id, parse_int=float)))):
-                answer = await call.wait_settled()
-            beside.cancel_scope.cancel()
+        with self._room(carry) as has_room:
+            if not has_room:
+                answer = rejection(carry.server, UpstreamError("Busy", "was not asked: too many calls are being carried"))
+            else:
+                async with trio.open_nursery() as beside:
+                    beside.start_soon(_wait_gone, receive, beside.cancel_scope)
+                    if accepts:
+                        beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
+                    with self._cancellable((carry.session.key, repr(json.loads(carry.id, parse_int=float)))):
+                        with self.work.carrying() as scope:
+                            answer = await call.wait_settled()
+                        if scope.cancelled_caught:
+                            answer = failure(carry.server.name, BROKEN_OFF, _RESTARTING.format(carry.server.name))
+                    beside.cancel_scope.cancel()
         if isinstance(answer, Reject):
             answer = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)
             record.refuse(answer)
@@ -104,6 +120,28 @@ class Carrier:
                 return
         record.close("ok")
         await events.wait_ended(reject_text(answer) if isinstance(answer, Reject) else answer)
+
+    @contextlib.contextmanager
+    def _room(self, carry: Carry) -> Iterator[bool]:
+        """Whether there is room for one more call, which takes it meanwhile."""
+        key, size = carry.session.key, len(carry.text)
+        if (
+            self._of_session[key] >= OF_ONE
+            or len(self.running) >= OF_ALL
+            or (self._size > 0 and self._size + size > MAX_HELD)
+            or not descriptors.has_room(descriptors.STREAMS_TO_SERVERS)
+        ):
+            yield False
+            return
+        self._of_session[key] += 1
+        self._size += size
+        try:
+            yield True
+        finally:
+            self._size -= size
+            self._of_session[key] -= 1
+            if not self._of_session[key]:
+                del self._of_session[key]
 
     @contextlib.contextmanager
     def _cancellable(self, key: tuple[str, object]) -> Iterator[None]:
@@ -151,7 +189,8 @@ class _Call:
         upstream = Upstream(server, UpstreamSession(id=None, protocol_version=LATEST_STATELESS), brought)
         level = self.carrier.wishes(session.key).level or _LEVEL
         can_ask = self.carrier.can_ask and self.events is not None
-        envelope, answers = translation.envelope_of(session, level, can_ask=can_ask), ""
+        capabilities = translation.capabilities_of(session, can_ask=can_ask)
+        envelope, answers = translation.envelope_of(session, level, capabilities), ""
         for turn in range(MAX_ROUNDS + 1):
             ident = own_id()
             body = translation.to_stateless(request, ident, envelope, answers)
@@ -162,8 +201,8 @@ class _Call:
             if asked is None:
                 return translation.to_stateful(answer, self.carry.method, self.carry.id)
             if not asked.questions:
-                await trio.sleep(_PAUSE * 2.0**turn)
-            answers = asked.answered(await self._wait_asked(asked, can_ask=can_ask))
+                await trio.sleep(min(_LONGEST, _PAUSE * 2.0**turn))
+            answers = asked.answered(await self._wait_asked(asked, capabilities))
         raise UntranslatableError(f"asks again and again: {MAX_ROUNDS} times for one call")
 
     async def _wait_heard(self, message: Request | Notification) -> None:
@@ -173,11 +212,10 @@ class _Call:
         elif isinstance(message, Notification) and message.method in _RELAYED and self.events is not None:
             await self.events.wait_sent(message.text)
 
-    async def _wait_asked(self, asked: Asked, *, can_ask: bool) -> dict[str, str]:
+    async def _wait_asked(self, asked: Asked, capabilities: Mapping[str, object]) -> dict[str, str]:
         """The client's answers to all questions of the server, as JSON, by their names."""
-        declared = json.loads(self.carry.session.capabilities)
         for question in asked.questions:
-            if not can_ask or QUESTIONS.get(question.method) not in declared:
+            if not translation.may_ask(question, capabilities):
                 raise UntranslatableError(f"asks its user something ({question.method[:80]}) that this client cannot answer")
         answers: dict[str, str] = {}
 
@@ -212,8 +250,8 @@ class _Call:
         return _CANCEL if question.method == ELICIT else None
 
 
-async def _wait_gone(receive: Receive, scope: trio.CancelScope, seconds: float) -> None:
-    """Give a call so many seconds more once its client is gone."""
+async def _wait_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    """Give a call some time more once its client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    scope.deadline = trio.current_time() + seconds
+    scope.deadline = trio.current_time() + GONE

@@ -60,6 +60,9 @@ X_CLAIMS: Final = "x-mcp-claims"
 X_SUBJECT: Final = "x-mcp-subject"
 """The verified caller, for servers whose forwardHeaders name it."""
 
+X_CARRIED: Final = "x-mcp-carried"
+"""The broker carries the call to its server, in the server's words (front/carrying.py)."""
+
 OURS: Final = (
     X_METHOD,
     X_TOOL,
@@ -74,6 +77,7 @@ OURS: Final = (
     X_CLIENT,
     X_CLAIMS,
     X_SUBJECT,
+    X_CARRIED,
 )
 """Headers that only the router, the broker and the filters set.
 

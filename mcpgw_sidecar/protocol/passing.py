@@ -25,7 +25,7 @@ PARAMS: Final = "mcp-param-"
 
 KEPT: Final = (
     *PASSED,
-    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED, h.X_CLIENT, h.X_CLAIMS}),
+    *(name for name in h.OURS if name not in {h.X_SESSION, h.X_OWNER, h.X_PASSED, h.X_CLIENT, h.X_CLAIMS, h.X_CARRIED}),
     PROTO,
     "transfer-encoding",
 )

@@ -103,9 +103,14 @@ _BOM = b"\xef\xbb\xbf"
 def one_line(message: str) -> bytes:
     """A JSON message without line breaks.
 
-    JSON has them only between tokens, where a space does as well.
+    JSON has them only between tokens, where a space does as well. Some clients end lines also at
+    characters that JSON may have in strings; these are escaped.
     """
-    return message.replace("\r", " ").replace("\n", " ").encode()
+    text = message.replace("\r", " ").replace("\n", " ")
+    if not text.isascii():
+        for char in "\x85\u2028\u2029":
+            text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode()
 
 
 def event_bytes(message: bytes, ident: str = "", *, retry: int | None = None) -> bytes:

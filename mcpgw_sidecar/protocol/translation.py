@@ -26,6 +26,7 @@ ELICIT: Final = "elicitation/create"
 QUESTIONS: Final = {ELICIT: "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 """The capability of a client that each question of a server needs."""
 
+MAX_QUESTIONS = 20  # of one answer
 _RESULT_TYPE, _INPUT_REQUIRED = "resultType", "input_required"
 _RESPONSES, _STATE = "inputResponses", "requestState"
 _OF_THE_ERA = frozenset({_RESULT_TYPE, "ttlMs", "cacheScope"})
@@ -59,11 +60,19 @@ class Asked:
         return ",".join([*members, *([f'"{_STATE}":{self.state}'] if self.state is not None else [])])
 
 
-def envelope_of(session: Session, level: str, *, can_ask: bool) -> str:
+def envelope_of(session: Session, level: str, capabilities: Mapping[str, object]) -> str:
     """The members of `_meta` that say who the client of a session is.
 
-    Messages of the server's log come from `level` on. With `can_ask` the server may ask the client
-    what it declared; that a server may send it to a page (mode `url`) is never declared.
+    Messages of the server's log come from `level` on.
+    """
+    return members_text(session.client_info, JsonText(dumps(capabilities)), level)
+
+
+def capabilities_of(session: Session, *, can_ask: bool) -> Mapping[str, object]:
+    """What a server is told that the client of a session can do.
+
+    With `can_ask` it may ask the client what that declared; that a server may send it to a page
+    (mode `url`) is never said.
     """
     declared: dict[str, Any] = json.loads(session.capabilities)
     capabilities = {name: declared[name] for name in _DECLARED if name in declared}
@@ -75,7 +84,15 @@ def envelope_of(session: Session, level: str, *, can_ask: bool) -> str:
             capabilities["elicitation"] = {name: value for name, value in modes.items() if name != "url"}
             if modes and not capabilities["elicitation"]:
                 del capabilities["elicitation"]
-    return members_text(session.client_info, JsonText(dumps(capabilities)), level)
+    return capabilities
+
+
+def may_ask(question: Question, capabilities: Mapping[str, object]) -> bool:
+    """Whether a client has said that it can answer a question."""
+    if QUESTIONS.get(question.method) not in capabilities:
+        return False
+    modes = [member.value for member in parse_object(question.params) if member.key == "mode"]
+    return question.method != ELICIT or modes in ([], ["form"])
 
 
 def to_stateless(request: Request, ident: str, envelope: str, answers: str = "") -> bytes:
@@ -109,7 +126,7 @@ def asked_in(answer: Response) -> Asked | None:
     if kind is None or kind.value != _INPUT_REQUIRED:
         return None
     requests, state = last(members, "inputRequests"), last(members, _STATE)
-    questions = []
+    questions: list[Question] = []
     try:
         text = answer.text[requests.start : requests.end] if requests is not None else "{}"
         for each in parse_object(text):
@@ -118,6 +135,8 @@ def asked_in(answer: Response) -> Asked | None:
             if method is None or not isinstance(method.value, str):
                 raise UntranslatableError("asks its user something without a method")
             asked = inner[params.start : params.end] if params is not None else "{}"
+            if not asked.startswith("{") or len(questions) == MAX_QUESTIONS:
+                raise UntranslatableError("asks its user something that cannot be passed on")
             questions.append(Question(each.key, method.value, JsonText(asked)))
     except JsonTextError:
         raise UntranslatableError("asks its user something that cannot be read") from None

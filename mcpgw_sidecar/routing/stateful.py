@@ -36,7 +36,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Request,
     Response,
 )
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, last, only, parse_object
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only, parse_object
 from mcpgw_sidecar.protocol.methods import CALL, COMPLETE, TARGETS
 from mcpgw_sidecar.protocol.owners import ASK, PING, Owner, owner_text, read_call, read_event_owner, read_owner
 from mcpgw_sidecar.protocol.statuses import refusal
@@ -113,7 +113,10 @@ def _carry(request: Request, target: Target, item: Owned, session: SessionState)
     name = json.loads(key) if key is not None else target.key
     headers = {h.MCP_METHOD: method, **({h.MCP_NAME: encode_value(name)} if method in NAMED else {})}
     if method == CALL:
-        arguments = last(request.params, "arguments")
+        try:
+            arguments = only(request.params or [], "arguments")
+        except JsonTextError as error:
+            return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=request.id)
         if arguments is not None:
             headers |= headers_of(item.text, request.text[arguments.start : arguments.end])
     return Carry(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import trio
 
+FAREWELL = 2.0  # seconds in which a client is told that the process ends
 LOOK = 0.02  # seconds between two looks whether what was begun is done
 
 
@@ -20,6 +21,7 @@ class Work:
     def __init__(self) -> None:
         self._requests: set[object] = set()
         self._waits: set[trio.CancelScope] = set()
+        self._carried: set[trio.CancelScope] = set()
         self._patience = math.inf
         self._deadline = math.inf
 
@@ -47,6 +49,16 @@ class Work:
             finally:
                 self._waits.discard(scope)
 
+    @contextlib.contextmanager
+    def carrying(self) -> Iterator[trio.CancelScope]:
+        """Wait for what a client wants; the scope is cancelled shortly before the process ends."""
+        with trio.CancelScope(deadline=self._deadline - FAREWELL) as scope:
+            self._carried.add(scope)
+            try:
+                yield scope
+            finally:
+                self._carried.discard(scope)
+
     async def wait_done(self, *, seconds: float, last: float, patience: float) -> None:
         """Wait until the requests in progress are done: `seconds` at most, less the `last` of them.
 
@@ -56,6 +68,8 @@ class Work:
         self._deadline, self._patience = trio.current_time() + seconds, patience
         for scope in self._waits:
             scope.deadline = trio.current_time() + patience
+        for scope in self._carried:
+            scope.deadline = min(scope.deadline, self._deadline - FAREWELL)
         begun = set(self._requests)
         with trio.move_on_after(max(seconds - last, seconds / 2)):
             while begun & self._requests:  # noqa: ASYNC110  # a set has no event for its last element

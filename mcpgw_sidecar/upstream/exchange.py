@@ -126,40 +126,38 @@ async def wait_checked(answer: Answer) -> None:
     raise UpstreamError("HttpError", f"answered HTTP {status}{suffix}", status=status, words=words, data=data)
 
 
-async def wait_own_response(answer: Answer, wait_heard: WaitHeard, ident: object) -> Response:
+async def wait_own_response(answer: Answer, wait_heard: WaitHeard, ident: object, largest: int) -> Response:
     """The response to the request of an id, decoded. Raises UpstreamError.
 
     An error of JSON-RPC is one whatever the status: servers of the stateless era send it with 4xx.
     """
     if answer.status_code in _OF_ERRORS and media_type(answer) == h.JSON:
-        message = parse_message((await _wait_body(answer)).removeprefix(BOM))
+        message = parse_message((await _wait_body(answer, largest)).removeprefix(BOM))
         if isinstance(message, Response) and message.error is not None and message.id_value == ident:
             return message
         raise UpstreamError("HttpError", f"answered HTTP {answer.status_code}", status=answer.status_code)
     await wait_checked(answer)
-    return await wait_response(answer, wait_heard, lambda response: response.id_value == ident)
+    return await wait_response(answer, wait_heard, ident, largest)
 
 
-async def wait_response(
-    answer: Answer, wait_heard: WaitHeard, is_wanted: Callable[[Response], bool] = lambda _response: True
-) -> Response:
-    """The response in an answer. Raises UpstreamError.
+async def wait_response(answer: Answer, wait_heard: WaitHeard, ident: object, largest: int = MAX_ANSWER) -> Response:
+    """The response to the request of an id, decoded, in an answer. Raises UpstreamError.
 
-    `wait_heard` gets the server's messages before the response; a response that is not wanted is
-    dropped, because a server answers nothing but the request.
+    `wait_heard` gets the server's messages before it. One to another request is dropped: a server
+    answers nothing else there. `largest` is in bytes, of each message.
     """
     match media_type(answer):
         case h.JSON:
-            message = parse_message((await _wait_body(answer)).removeprefix(BOM))
-            if isinstance(message, Response) and is_wanted(message):
+            message = parse_message((await _wait_body(answer, largest)).removeprefix(BOM))
+            if isinstance(message, Response) and message.id_value == ident:
                 return message
-            raise UpstreamError("BadAnswer", f"answered no JSON-RPC response: {_fault(message)}")
+            raise UpstreamError("BadAnswer", f"answered no JSON-RPC response to this request: {_fault(message)}")
         case h.EVENT_STREAM:
-            async with contextlib.aclosing(events_of(answer)) as messages:
+            async with contextlib.aclosing(events_of(answer, largest=largest)) as messages:
                 async for message in messages:
                     if not isinstance(message, Response):
                         await wait_heard(message)
-                    elif is_wanted(message):
+                    elif message.id_value == ident:
                         await _wait_end(messages)
                         return message
             raise UpstreamError("BrokenOff", "ended its event stream before the answer")
@@ -221,12 +219,12 @@ def _error_words(error: object) -> str:
             return "an error without code and message"
 
 
-async def _wait_body(answer: Answer) -> bytes:
+async def _wait_body(answer: Answer, largest: int = MAX_ANSWER) -> bytes:
     body = bytearray()
     async for chunk in answer.aiter_bytes():
         body += chunk
-        if len(body) > MAX_ANSWER:
-            raise UpstreamError("TooLarge", f"answered more than {MAX_ANSWER >> 20} MiB")
+        if len(body) > largest:
+            raise UpstreamError("TooLarge", f"answered more than {largest >> 20} MiB")
     return bytes(body)
 
 

@@ -20,12 +20,15 @@ import h11
 import trio
 
 from mcpgw_sidecar.errors import UpstreamError, words_of
+from mcpgw_sidecar.protocol import headers as h
 
 _CHUNK = 64 << 10  # bytes that are read at a time
 _MAX_HEAD = 100 << 10  # bytes of the status line and the headers of an answer
-_MAX_PIECE = 1 << 20  # bytes that are decompressed at a time
+_MAX_PIECE = 64 << 10  # bytes that are decompressed at a time
+_MAX_EARLY = 10  # informational answers before the answer
 _ANY = 47  # zlib's word for: gzip or zlib, whichever its header says
-ACCEPT_ENCODING: Final = "gzip, deflate"
+ACCEPT_ENCODING: Final = "identity"
+"""Servers may compress all the same, and some do: but not event streams."""
 
 
 @attrs.frozen
@@ -58,10 +61,19 @@ class Link:
 
         What a server has sent beyond its answer would be taken for the answer to the next request.
         """
-        if self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE or self.http.trailing_data[0]:
+        if self.http.our_state is not h11.DONE or self.http.their_state is not h11.DONE:
+            return False
+        if any(self.http.trailing_data) or self._has_unread_records:
             return False
         self.http.start_next_cycle()
         return True
+
+    @property
+    def _has_unread_records(self) -> bool:
+        """Whether something of TLS has come that nobody has read; Trio does not say it itself."""
+        if not isinstance(self.stream, trio.SSLStream):
+            return False
+        return bool(self.stream._incoming.pending or self.stream._ssl_object.pending())  # noqa: SLF001
 
     async def wait_sent(
         self, method: str, target: str, fields: list[tuple[bytes, bytes]], body: bytes | None, seconds: float
@@ -121,7 +133,7 @@ class Answer:
         """The body, or what of it was not read yet, decompressed. Raises UpstreamError."""
         if self.is_whole:
             return  # h11 would wait for the next answer
-        decoder = _decoder(self.headers.get("content-encoding", "").strip().lower())
+        decoder = _decoder(self.headers)
         while isinstance(event := await self.link.wait_event(self.silence), h11.Data):
             if decoder is None:
                 yield bytes(event.data)
@@ -132,8 +144,11 @@ class Answer:
                     text, piece = decoder.decompress(piece, _MAX_PIECE), decoder.unconsumed_tail
                 except zlib.error:
                     raise UpstreamError("BadAnswer", "answered with a body that cannot be decompressed") from None
+                if decoder.unused_data:
+                    raise UpstreamError("BadAnswer", "answered with more than its compressed body")
                 yield text
-        if isinstance(event, h11.ConnectionClosed):
+                await trio.lowlevel.checkpoint()  # a small piece may become very many: others have their turn
+        if isinstance(event, h11.ConnectionClosed) or (decoder is not None and not decoder.eof):
             raise UpstreamError("BrokenOff", "broke off before the end of its answer")
 
 
@@ -145,7 +160,9 @@ async def wait_connected(place: Place, tls: ssl.SSLContext | None, seconds: floa
             stream: trio.abc.Stream = socket
             try:
                 if tls is not None:
-                    stream = trio.SSLStream(socket, tls, server_hostname=place.name or place.host, https_compatible=True)
+                    stream = trio.SSLStream(
+                        socket, tls, server_hostname=(place.name or place.host).rstrip("."), https_compatible=True
+                    )
                     await stream.do_handshake()
             except BaseException:
                 await trio.aclose_forcefully(socket)
@@ -161,8 +178,10 @@ async def wait_connected(place: Place, tls: ssl.SSLContext | None, seconds: floa
 
 async def wait_answered(link: Link, silence: float | None) -> Answer:
     """The head of the answer to a request that was sent. Raises UpstreamError."""
-    while isinstance(event := await link.wait_event(silence), h11.InformationalResponse):
-        pass
+    for _ in range(_MAX_EARLY + 1):
+        event = await link.wait_event(silence)
+        if not isinstance(event, h11.InformationalResponse):
+            break
     if not isinstance(event, h11.Response):
         raise UpstreamError("BrokenOff", "broke off or answered no HTTP: it closed the connection without an answer")
     headers: dict[str, str] = {}
@@ -172,10 +191,11 @@ async def wait_answered(link: Link, silence: float | None) -> Answer:
     return Answer(link, silence, event.status_code, headers)
 
 
-def _decoder(encoding: str) -> zlib._Decompress | None:
+def _decoder(headers: Mapping[str, str]) -> zlib._Decompress | None:
     """What decompresses a body; None if nothing has to. Raises UpstreamError."""
+    encoding = headers.get("content-encoding", "").strip().lower()
     if encoding in {"", "identity"}:
         return None
-    if encoding in {"gzip", "x-gzip", "deflate"}:
+    if encoding in {"gzip", "x-gzip", "deflate"} and not headers.get("content-type", "").lower().startswith(h.EVENT_STREAM):
         return zlib.decompressobj(wbits=_ANY)
     raise UpstreamError("BadAnswer", f"answered in the encoding {encoding[:40]!r}, which nobody asked for")

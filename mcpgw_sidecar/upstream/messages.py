@@ -100,12 +100,14 @@ def _parsed(text: str, fault: str) -> Message:
     return message
 
 
-async def events_of(answer: HttpAnswer, position: Position | None = None) -> AsyncGenerator[Message, None]:
-    """The messages of an event stream. Raises UpstreamError.
+async def events_of(
+    answer: HttpAnswer, position: Position | None = None, *, largest: int = MAX_ANSWER
+) -> AsyncGenerator[Message, None]:
+    """The messages of an event stream, of `largest` bytes at most. Raises UpstreamError.
 
     `position` is updated after each event.
     """
-    parser = SseParser(MAX_ANSWER)
+    parser = SseParser(largest)
     async for chunk in answer.aiter_bytes():
         for message in _messages_in(parser, chunk, position):
             yield message

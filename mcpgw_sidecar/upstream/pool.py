@@ -70,8 +70,7 @@ class HttpClients:
         while links:
             link = links[-1]
             if trio.current_time() - link.kept < KEPT and link.is_silent:
-                links.pop()
-                del self._idle[link]
+                self._forget(link)
                 return link
             await self._wait_closed(link)
         return None
@@ -83,12 +82,14 @@ class HttpClients:
                 return
             await self._wait_closed(link)
 
+    def _forget(self, link: Link) -> None:
+        key = self._idle.pop(link)
+        self._by_place[key].remove(link)
+        if not self._by_place[key]:
+            del self._by_place[key]
+
     async def _wait_closed(self, link: Link) -> None:
-        links = self._by_place[self._idle[link]]
-        links.remove(link)
-        if not links:
-            del self._by_place[self._idle[link]]
-        del self._idle[link]
+        self._forget(link)
         await trio.aclose_forcefully(link.stream)
 
     async def _wait_context(self, bundle: str, server: Server) -> ssl.SSLContext:

@@ -117,13 +117,14 @@ class UpstreamClient:
         self, server: Server, client: ClientWords, asked_version: str, headers: Mapping[str, str], left: Left
     ) -> Handshake:
         """initialize, and the notification behind it."""
-        body = request_text(own_id(), INITIALIZE, client.params(asked_version))
+        ident = own_id()
+        body = request_text(ident, INITIALIZE, client.params(asked_version))
         with contextlib.ExitStack() as failing:
             async with self.http.exchange(server, "POST", body, headers) as answer:
                 await wait_checked(answer)
                 session = UpstreamSession(id=_checked_id(answer.headers.get(h.SESSION)), protocol_version=asked_version)
                 failing.callback(left, session)
-                result = result_members(await wait_response(answer, wait_unheard))
+                result = result_members(await wait_response(answer, wait_unheard, ident))
             values: dict[str, Any] = {member.key: member.value for member in result}
             session = attrs.evolve(session, protocol_version=_checked_version(values.get("protocolVersion")))
             failing.pop_all()
@@ -147,11 +148,12 @@ class UpstreamClient:
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
         """Send a request; returns the text of the answer and the members of its result."""
-        server, body = upstream.server, request_text(own_id(), method, params)
+        server, ident = upstream.server, own_id()
+        body = request_text(ident, method, params)
         with self.http.limited(server, method):
             async with self.http.exchange(server, "POST", body, upstream.with_session()) as answer:
                 await wait_checked(answer)
-                message = await wait_response(answer, partial(self._wait_replied, upstream))
+                message = await wait_response(answer, partial(self._wait_replied, upstream), ident)
         return message.text, result_members(message)
 
     async def wait_events(

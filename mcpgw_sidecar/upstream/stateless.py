@@ -30,6 +30,7 @@ from mcpgw_sidecar.upstream.exchange import (
 from mcpgw_sidecar.upstream.messages import events_of, media_type
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, capabilities_of, own_id
 
+MAX_CARRIED = 4 << 20  # bytes of an answer that is translated, as of a client's request
 _NO_EVENTS = frozenset({400, 404, 405, 406, 501})
 
 
@@ -63,12 +64,13 @@ class StatelessClient:
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
         """Send a request; returns the text of the answer and the members of its result."""
-        server, body = upstream.server, request_text(own_id(), method, self._with_meta(params))
+        server, ident = upstream.server, own_id()
+        body = request_text(ident, method, self._with_meta(params))
         headers = {**upstream.headers, h.VERSION: LATEST_STATELESS, h.MCP_METHOD: method}
         with self.http.limited(server, method):
             async with self.http.exchange(server, "POST", body, headers) as answer:
                 await wait_checked(answer)
-                message = await wait_response(answer, wait_unheard)
+                message = await wait_response(answer, wait_unheard, ident)
         return message.text, result_members(message)
 
     async def wait_events(self, upstream: Upstream, handle: Callable[[Message], None], kinds: Iterable[Kind]) -> bool:
@@ -106,4 +108,4 @@ async def wait_carried(
     """
     headers = {**upstream.headers, h.VERSION: LATEST_STATELESS}
     async with http.exchange(upstream.server, "POST", body, headers, silence=silence) as answer:
-        return await wait_own_response(answer, wait_heard, ident)
+        return await wait_own_response(answer, wait_heard, ident, MAX_CARRIED)

@@ -126,6 +126,7 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
                 stale=print,
                 silence=60.0,
                 can_ask=True,
+                work=Work(),
             ),
             healer=Healer(directory, lambda: replica.servers, Work()),
             metrics=metrics,

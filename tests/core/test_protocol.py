@@ -200,6 +200,9 @@ def test_a_message_over_several_lines_is_made_one() -> None:
     assert json.loads(one_line(text)) == json.loads(text)
     assert b"\n" not in one_line(text)
     assert b"\r" not in one_line(text)
+    ends = json.dumps("a\x85b\u2028c\u2029\\d", ensure_ascii=False)
+    assert json.loads(one_line(ends)) == json.loads(ends)
+    assert one_line(ends).isascii(), "some clients end a line at these characters"
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ def test_what_could_be_read_in_two_ways_is_refused(more: str) -> None:
 @pytest.mark.duty("era.translated")
 def test_the_envelope_says_who_the_client_is(declared: Any, can_ask: bool, capabilities: Any) -> None:
     session = attrs.evolve(SESSION, capabilities=JsonText(json.dumps(declared)))
-    meta = json.loads(f"{{{translation.envelope_of(session, 'warning', can_ask=can_ask)}}}")
+    said = translation.capabilities_of(session, can_ask=can_ask)
+    meta = json.loads(f"{{{translation.envelope_of(session, 'warning', said)}}}")
     assert meta == {
         VERSION: "2026-07-28",
         "io.modelcontextprotocol/clientInfo": {"name": "c"},
@@ -170,7 +171,30 @@ def test_questions_are_read() -> None:
     assert (busy.questions, busy.answered({})) == ((), "")
 
 
-@pytest.mark.parametrize("requests", ['{"q":{}}', '{"q":{"method":1}}', '{"q":1}', "[]"])
+@pytest.mark.parametrize(
+    ("method", "params", "capabilities", "may"),
+    [
+        ("elicitation/create", "{}", {"elicitation": {}}, True),
+        ("elicitation/create", '{"mode":"form"}', {"elicitation": {"form": {}}}, True),
+        ("elicitation/create", '{"mode":"url"}', {"elicitation": {}}, False),
+        ("elicitation/create", '{"mode":"form","mode":"url"}', {"elicitation": {}}, False),
+        ("elicitation/create", "{}", {"roots": {}}, False),
+        ("roots/list", "{}", {"roots": {}}, True),
+        ("tools/list", "{}", {"roots": {}, "sampling": {}}, False),
+    ],
+)
+@pytest.mark.duty("era.translated")
+def test_who_may_be_asked_what(method: str, params: str, capabilities: Any, may: bool) -> None:
+    assert translation.may_ask(translation.Question("q", method, JsonText(params)), capabilities) is may
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        '{"q":{}}', '{"q":{"method":1}}', '{"q":1}', "[]", '{"q":{"method":"roots/list","params":"text"}}',
+        "{" + ",".join(f'"{number}":{{"method":"roots/list"}}' for number in range(21)) + "}",
+    ],
+)  # fmt: skip
 @pytest.mark.duty("era.translated")
 def test_unreadable_questions_are_a_fault_of_the_server(requests: str) -> None:
     with pytest.raises(UntranslatableError):
@@ -202,6 +226,7 @@ def annotated(**schema: Any) -> dict[str, Any]:
         ({"properties": {"a": annotated(type="number")}}, False),
         ({"properties": {"a": annotated(), "b": annotated(**{"x-mcp-header": "REGION"})}}, False),
         ({"properties": {"a": {"items": annotated()}}}, False),
+        ({"properties": {"a": {"items": {"properties": {"b": annotated()}}}}}, False),
         ({"properties": {"a": {"anyOf": [{"properties": {"b": annotated()}}]}}}, False),
         ({"$defs": {"a": annotated()}}, False),
         (annotated(type="object"), False),
@@ -215,10 +240,23 @@ def test_annotations_of_headers(schema: Any, is_good: bool) -> None:
     assert isinstance(tool, Item if is_good else Unusable)
 
 
+@pytest.mark.duty("era.translated")
+def test_a_deep_schema_costs_no_more_than_its_text() -> None:
+    """A path of each of its thousand names would take a gigabyte; nobody looks below MAX_DEPTH."""
+    schema: dict[str, Any] = {"properties": {f"n{number}": {} for number in range(10_000)}}
+    for _ in range(300):
+        schema = {"properties": {"a": schema}}
+    schema["properties"]["b"] = annotated()
+    assert mirrored.fault_of(schema) is None
+    tool = json.dumps({"name": "t", "x": 1, "inputSchema": schema}).replace('"x": 1', f'"x": {"1" * 5000}')
+    assert mirrored.headers_of(tool, '{"b":"c"}') == {"mcp-param-region": "c"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "headers"),
     [
         ('{"a":"eu","b":{"c":12345678901234567890123},"d":true,"e":1.0}', {"mcp-param-region": "eu", "mcp-param-n": "12345678901234567890123", "mcp-param-d": "true", "mcp-param-e": "1.0"}),
+        ('{"e":1e400}', {"mcp-param-e": "1e400"}),
         ('{"a":"é","b":5,"d":false}', {"mcp-param-region": "=?base64?w6k=?=", "mcp-param-d": "false"}),
         ('{"a":null,"b":{"c":[1]}}', {}),
         ("[]", {}),
@@ -296,6 +334,11 @@ def test_the_broker_carries_their_calls() -> None:
     assert complete.headers == {"mcp-method": "completion/complete"}
     assert json.loads(complete.text)["params"]["ref"] == {"type": "ref/prompt", "name": "p"}
     assert isinstance(decided("tools/call", name="here"), OpenSession)
+    twice = request(
+        '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"n_free","arguments":{},"arguments":{"a":"b"}}}'
+    )
+    catalog = federate_eras(SERVERS, {OLD: STATEFUL, NEW: Discovered()}, {NEW: MODERN}).snapshot
+    assert isinstance(decide_request(twice, catalog, SessionState(session=SESSION, upstreams={})), Reject)
     refused = decided("resources/subscribe", uri="x://1")
     assert isinstance(refused, Reject)
     assert refused.code == -32601
@@ -313,3 +356,11 @@ def test_envoy_learns_what_is_called() -> None:
         "x-mcp-toolname": b"n_free",
     }
     assert not response.request_body.response.HasField("body_mutation")
+    own = encode(call, HttpRequest(headers={"x-mcp-size": "1"}, body=b""))
+    options = own.request_body.response.header_mutation.set_headers
+    assert {each.header.key: each.header.raw_value for each in options} == {
+        "x-mcp-servername": b"ns/new",
+        "x-mcp-carried": b"1",
+        "x-mcp-method": b"tools/call",
+        "x-mcp-toolname": b"n_free",
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from mcp.client import Client as SdkClient
 from mcp.shared.exceptions import MCPError
 
+from mcpgw_sidecar.front.carrying import OF_ONE
 from tests.e2e.stack import Client, Gateway, Process, answer, entry, free_ports, gateway, listening, wait_until
 from tests.e2e.test_eras import modern
 from tests.servers.scripted import ScriptedServer, tool
@@ -310,3 +312,67 @@ def test_its_lists_are_read_again_when_it_says_so(scripted: tuple[Gateway, Scrip
         assert answer(client.call("a_greet"))["result"] == {}
         wait_until(lambda: [each for each in heard if each.get("method") == "notifications/tools/list_changed"], "the news")
         assert client.tools() == ["a_greet", "a_second", "there"]
+
+
+@pytest.mark.duty("era.translated", "limits.calls")
+def test_limits_count_its_calls_as_those_of_its_server(tmp_path: Path) -> None:
+    with ScriptedServer(tool("greet")) as one, ScriptedServer(tool("there")) as two:
+        modern(one)
+        entries = [entry("ns/new", one.url, "a_"), entry("ns/old", two.url)]
+        limits = {"calls": [{"perMinute": 1, "burst": 2, "each": ["server"]}]}
+        with gateway(tmp_path, entries, limits=limits) as running, Client(running.url) as client:
+            for name in ("a_greet", "there"):
+                answers = [client.call(name) for _ in range(3)]
+                assert [each.status_code for each in answers] == [200, 200, 200]
+                assert [answer(each).get("error", {}).get("data", {}).get("reason") for each in answers] == [
+                    None,
+                    None,
+                    "Limited",
+                ]
+
+
+@pytest.mark.duty("era.translated", "drain.limit")
+def test_a_call_that_outlasts_a_drain_gets_an_answer(tmp_path: Path) -> None:
+    with ScriptedServer(tool("greet")) as one:
+        modern(one)
+        asked = threading.Event()
+
+        def hang(_handler: Any, _message: Any) -> bool:
+            asked.set()
+            threading.Event().wait(15)
+            return True
+
+        one.answers["tools/call"] = hang
+        with (
+            gateway(tmp_path, [entry("ns/new", one.url, "a_")], "--drain-time=4s") as running,
+            Client(running.url) as client,
+        ):
+            results: list[httpx2.Response] = []
+            waiting = threading.Thread(target=lambda: results.append(client.call("a_greet", "x")))
+            waiting.start()
+            assert asked.wait(20)
+            running.sidecar.signal(signal.SIGTERM)
+            waiting.join(20)
+            error = answer(results[0])
+            assert (error["id"], error["error"]["data"]) == ("x", {"server": "ns/new", "reason": "BrokenOff"})
+            running.sidecar.wait()
+
+
+@pytest.mark.duty("era.translated", "security.descriptors")
+def test_calls_that_hang_are_bounded(scripted: tuple[Gateway, ScriptedServer, ScriptedServer]) -> None:
+    """And cost nobody else anything."""
+    running, one, _ = scripted
+    release = threading.Event()
+    one.answers["tools/call"] = lambda *_: release.wait(10) or True
+    with Client(running.url) as client, Client(running.url) as other:
+        threads = [threading.Thread(target=client.call, args=("a_greet", number)) for number in range(OF_ONE)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(one.calls("tools/call")) >= OF_ONE, "the calls")
+        refused = answer(client.call("a_greet", "more"))["error"]
+        assert "at the limit" in refused["message"]
+        assert refused["data"] == {"server": "ns/new", "reason": "Unreachable"}
+        assert answer(other.call("there"))["result"]
+        release.set()
+        for thread in threads:
+            thread.join(20)
