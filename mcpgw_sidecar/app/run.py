@@ -202,6 +202,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
         envoy_files.write_first(inputs.values.desired.value, anew=not inputs.loaded)
     clients = HttpClients()
     async with opened_store(settings, inputs.keys) as store, trio.open_nursery() as forever:
+        forever.start_soon(clients.wait_sweeping)
         parts = _parts(settings, inputs, metrics, envoy_files, clients, store, forever, manager)
         work = parts.work
         await forever.start(partial(http.serve, parts.admin(), admin_listener, closing, drain=http.Drain(lambda: 0.0)))

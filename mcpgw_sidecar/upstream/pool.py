@@ -59,6 +59,12 @@ class HttpClients:
             else:
                 await trio.aclose_forcefully(link.stream)
 
+    async def wait_sweeping(self) -> None:
+        """Close connections that nobody has used for long, for ever."""
+        while True:
+            await trio.sleep(KEPT)
+            await self._wait_swept()
+
     async def aclose(self) -> None:
         """Close every connection that waits."""
         for link in list(self._idle):
@@ -77,7 +83,9 @@ class HttpClients:
 
     async def _wait_swept(self) -> None:
         """Close connections that nobody has used for long, or that are too many."""
-        for link in list(self._idle)[: max(1, len(self._idle) - MAX_KEPT)]:
+        for link in list(self._idle):
+            if link not in self._idle:  # somebody took it meanwhile
+                continue
             if trio.current_time() - link.kept < KEPT and len(self._idle) <= MAX_KEPT:
                 return
             await self._wait_closed(link)

@@ -206,6 +206,14 @@ async def test_connections_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch)
         async with peer() as (_, _, other), exchanger.http.linked(other):
             pass
         assert len(exchanger.http._idle) <= 1
+        monkeypatch.setattr(pool, "KEPT", 0.01)
+        with trio.move_on_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(exchanger.http.wait_sweeping)
+                while exchanger.http._idle:  # noqa: ASYNC110  # a dict has no event for its last element
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+        assert not exchanger.http._idle
         assert exchanger.http._by_place.keys() == set(exchanger.http._idle.values())
 
 
