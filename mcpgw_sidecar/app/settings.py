@@ -140,6 +140,8 @@ def warn_if_open(settings: Settings, access: Access) -> None:
     """Say so, once, where everybody of a network may call everything, or nobody anything."""
     if settings.envoy_dir is None and access.authentication is not None:
         log.warning("Every request is refused: only an Envoy of the sidecar's own (--envoy-dir) verifies tokens")
+    if access.rules is not None and access.authentication is None and not any(() in rule.allow for rule in access.rules):
+        log.warning("No tool is anybody's: authorization has rules, and without authentication nobody has claims")
     if settings.envoy_dir is not None and access.authentication is None and settings.gateway_address.host not in LOOPBACK:
         log.warning(
             "The gateway is open to the network and asks nobody who they are: "

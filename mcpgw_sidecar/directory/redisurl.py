@@ -28,7 +28,7 @@ async def opened(url: str) -> AsyncIterator[RedisStore]:
     except ModuleNotFoundError as error:
         if error.name != "coredis":
             raise
-        raise ConfigurationError(["--session-store needs coredis: pip install 'mcpgw-sidecar[redis]'"]) from None
+        raise ConfigurationError(["--session-store needs coredis: pip install coredis"]) from None
     try:
         redis = coredis.Redis.from_url(f"{_SCHEMES[scheme]}://{rest}", decode_responses=True, verify_version=False)
     except ValueError as error:

@@ -162,9 +162,15 @@ def secret_of(directory: Path) -> str:
 
 
 def make_directory(directory: Path) -> None:
-    """Create the directory of Envoy's files, if it is missing. Raises UnavailableError."""
+    """Create the directory of Envoy's files, if it is missing. Raises UnavailableError.
+
+    Nobody else may enter it then: who may speaks to the broker as Envoy does, past the login. Below
+    a directory that others may write, as a pod's volume, Envoy may be another user.
+    """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        is_shared = directory.parent.stat().st_mode & 0o022
+        directory.mkdir(mode=0o755 if is_shared else 0o700, exist_ok=True)
     except OSError as error:
         msg = f"cannot write to {directory}: {error.strerror}; choose another directory with --envoy-dir"
         raise UnavailableError(msg) from None

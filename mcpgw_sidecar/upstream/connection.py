@@ -15,7 +15,9 @@ any             failures reach LOSE_AFTER   its tools leave the catalog; the sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Protocol
 
 import attrs
 import trio
@@ -120,7 +122,8 @@ class Connection:
                 await self._wait_listed(met, lives=True)
             backoff.reset()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_listening, met)
+                for listen in self._listeners(met):
+                    nursery.start_soon(self._wait_listening, listen)
                 while True:
                     await trio.sleep(PACE)
                     with trio.move_on_after(self.refresh):
@@ -197,7 +200,21 @@ class Connection:
             log.warning("Stateless lists left out", server=self.server.name, reason=error.reason, error=str(error))
             return None
 
-    async def _wait_listening(self, met: _Met) -> None:
+    def _listeners(self, met: _Met) -> list[_Listen]:
+        """The ways in which a server says that its lists changed.
+
+        One of both eras may use either: SDKs tell of changes in the stateless era alone.
+        """
+        ways: list[_Listen] = []
+        if met.upstream is not None:
+            ways.append(partial(self.client.wait_events, met.upstream, own=True))
+        if met.modern is not None:
+            kinds = [kind for kind in KINDS if kind is TOOL or kind.capability in met.modern.capabilities]
+            upstream = Upstream(self.server, met.modern.session, met.headers)
+            ways.append(partial(self.modern.wait_events, upstream, kinds=kinds))
+        return ways
+
+    async def _wait_listening(self, listen: _Listen) -> None:
         """Hold the server's own stream open; without one, the interval alone finds changes."""
 
         def handle(message: Message) -> None:
@@ -208,7 +225,7 @@ class Connection:
         while True:
             opened = trio.current_time()
             try:
-                if not await self._wait_heard(met, handle, position):
+                if not await listen(handle=handle, position=position):
                     return
             except UpstreamError as error:
                 if error.status in FORGOTTEN:  # a server without such a path, or one that forgot the session
@@ -220,13 +237,11 @@ class Connection:
             await trio.sleep(again.next(position.retry))
             self.list_again()  # what changed while nobody listened
 
-    async def _wait_heard(self, met: _Met, handle: Callable[[Message], None], position: Position) -> bool:
-        """Pass on what the server says, until its stream ends; False if it offers none."""
-        if met.upstream is not None:
-            return await self.client.wait_events(met.upstream, handle, own=True, position=position)
-        assert met.modern is not None  # noqa: S101  # else it was not met
-        kinds = [kind for kind in KINDS if kind is TOOL or kind.capability in met.modern.capabilities]
-        return await self.modern.wait_events(Upstream(self.server, met.modern.session, met.headers), handle, kinds)
+
+class _Listen(Protocol):
+    """Passes to `handle` what a server says, until its stream ends; False if it offers none."""
+
+    def __call__(self, *, handle: Callable[[Message], None], position: Position) -> Awaitable[bool]: ...
 
 
 @attrs.frozen

@@ -97,6 +97,8 @@ class Link:
             while (event := self.http.next_event()) is h11.NEED_DATA:
                 with trio.fail_after(math.inf if silence is None else silence):
                     chunk = await self.stream.receive_some(_CHUNK)
+                if not chunk and self.http.their_state is h11.SEND_RESPONSE:
+                    raise UpstreamError("BrokenOff", "closed the connection before it had answered")
                 self.http.receive_data(bytes(chunk))
         except trio.TooSlowError:
             raise UpstreamError("Timeout", f"was silent for {silence:g} s") from None
@@ -170,7 +172,7 @@ async def wait_connected(place: Place, tls: ssl.SSLContext | None, seconds: floa
     except trio.TooSlowError:
         raise UpstreamError("Unreachable", f"cannot be reached: no connection within {seconds:.0f} s") from None
     except (OSError, ssl.SSLError, trio.BrokenResourceError) as error:
-        raise UpstreamError("Unreachable", f"cannot be reached: {words_of(error.__cause__ or error)}") from None
+        raise UpstreamError("Unreachable", f"cannot be reached: {words_of(_cause(error))}") from None
     except UnicodeError:
         raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
     return Link(stream, socket, h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD))
@@ -189,6 +191,14 @@ async def wait_answered(link: Link, silence: float | None) -> Answer:
         name, text = key.decode("latin-1"), value.decode("latin-1")
         headers[name] = f"{headers[name]}, {text}" if name in headers else text
     return Answer(link, silence, event.status_code, headers)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Why no connection could be made: of several tries the first says it."""
+    inner: BaseException = error.__cause__ or error
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner
 
 
 def _decoder(headers: Mapping[str, str]) -> zlib._Decompress | None:

@@ -27,7 +27,7 @@ from mcpgw_sidecar.upstream.exchange import (
     wait_response,
     wait_unheard,
 )
-from mcpgw_sidecar.upstream.messages import events_of, media_type
+from mcpgw_sidecar.upstream.messages import Position, events_of, media_type
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, capabilities_of, own_id
 
 MAX_CARRIED = 4 << 20  # bytes of an answer that is translated, as of a client's request
@@ -73,10 +73,12 @@ class StatelessClient:
                 message = await wait_response(answer, wait_unheard, ident)
         return message.text, result_members(message)
 
-    async def wait_events(self, upstream: Upstream, handle: Callable[[Message], None], kinds: Iterable[Kind]) -> bool:
+    async def wait_events(
+        self, upstream: Upstream, handle: Callable[[Message], None], *, kinds: Iterable[Kind], position: Position
+    ) -> bool:
         """Pass to `handle` what a server says of its lists, until it ends. Raises UpstreamError.
 
-        False if the server does not offer that.
+        False if the server does not offer that. `position` learns when to come back.
         """
         wanted = {f"{kind.capability}ListChanged": True for kind in kinds}
         body = request_text(own_id(), LISTEN, self._with_meta(dumps({"notifications": wanted})))
@@ -87,7 +89,7 @@ class StatelessClient:
             await wait_checked(answer)
             if media_type(answer) != h.EVENT_STREAM:
                 return False
-            async with contextlib.aclosing(events_of(answer)) as messages:
+            async with contextlib.aclosing(events_of(answer, position)) as messages:
                 async for message in messages:
                     handle(message)
         return True

@@ -110,8 +110,8 @@ class FakeModern:
             raise UpstreamError("HttpError", "answered HTTP 400", status=400)
         return Handshake(UpstreamSession(id=None, protocol_version="2026-07-28"), "modern", frozenset())
 
-    async def wait_events(self, upstream: Upstream, handle: Any, kinds: Any) -> bool:
-        del upstream, handle, kinds
+    async def wait_events(self, upstream: Upstream, handle: Any, *, kinds: Any, position: Any) -> bool:
+        del upstream, handle, kinds, position
         await trio.lowlevel.checkpoint()
         return False
 

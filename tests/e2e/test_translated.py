@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,23 @@ from tests.e2e.test_eras import modern
 from tests.servers.scripted import ScriptedServer, tool
 
 
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, str]]:
+@contextmanager
+def started(directory: Path, *options: str) -> Iterator[tuple[Process, str]]:
+    """The SDK's server, and its URL."""
     (port,) = free_ports(1)
-    server = Process([sys.executable, "-m", "tests.servers.modern", str(port)], tmp_path_factory.mktemp("modern") / "log")
+    server = Process([sys.executable, "-m", "tests.servers.modern", str(port), *options], directory / "server.log")
     try:
         url = f"http://127.0.0.1:{port}/mcp"
         wait_until(lambda: _answers(url), "the server")
         yield server, url
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, str]]:
+    with started(tmp_path_factory.mktemp("modern")) as server:
+        yield server
 
 
 def _answers(url: str) -> bool:
@@ -211,9 +219,15 @@ def test_a_cancelled_call_is_cut_off_at_its_server(running: Gateway, process: tu
 
 
 @pytest.mark.duty("era.translated")
-def test_changes_of_its_lists_are_heard(running: Gateway) -> None:
-    """The gateway listens to such a server by a request of its own."""
-    with Client(running.url) as client, listening(client) as heard:
+@pytest.mark.parametrize("options", [(), ("both",)])
+def test_changes_of_its_lists_are_heard(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """The gateway asks for them by a request of its own; the SDK tells of none in sessions."""
+    with (
+        started(tmp_path, *options) as (_, url),
+        gateway(tmp_path, [entry("ns/modern", url, "m_")]) as running,
+        Client(running.url) as client,
+        listening(client) as heard,
+    ):
         assert "m_grown" not in client.tools()
         assert answer(client.call("m_grow"))["result"]["content"][0]["text"] == "told"
         wait_until(lambda: [each for each in heard if each.get("method") == "notifications/tools/list_changed"], "the news")

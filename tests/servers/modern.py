@@ -1,8 +1,8 @@
 """A server of the Python SDK that speaks the stateless era (2026-07-28) and no other.
 
 The SDK's own servers speak both eras; this one refuses requests of the other, as its specification
-asks. Runs as a program: `python -m tests.servers.modern PORT`; it says on its output which calls
-have been cut off.
+asks. Runs as a program: `python -m tests.servers.modern PORT [both]`, the last for both eras; it
+says on its output which calls have been cut off.
 """
 
 from __future__ import annotations
@@ -160,4 +160,7 @@ def only_modern(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[
 
 
 if __name__ == "__main__":
-    uvicorn.run(only_modern(server.streamable_http_app()), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+    served: Any = server.streamable_http_app()
+    if sys.argv[2:] != ["both"]:
+        served = only_modern(served)
+    uvicorn.run(served, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
