@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import click
 from rich.console import Console
@@ -17,8 +18,11 @@ from rich.text import Text
 from mcpgw_sidecar.admin.envoystats import outcome_of
 from mcpgw_sidecar.cli.types import DURATION
 from mcpgw_sidecar.errors import ConfigurationError
+from mcpgw_sidecar.model.reasons import OUTCOMES
 
 _COLUMNS = ("time", "subject", "client", "method", "tool", "server", "outcome", "reason", "duration_ms", "request_id")
+_REFUSAL = ("outcome", "code", "method", "server", "tool")
+_OUTCOMES = sorted({"ok", "rejected", *OUTCOMES.values()})
 _PIPED = 240  # columns
 
 
@@ -28,9 +32,7 @@ _PIPED = 240  # columns
 @click.option("--subject", help="Only calls of this caller.")
 @click.option("--tool", help="Only calls of this tool, prompt or resource.")
 @click.option("--server", help="Only calls to this server.")
-@click.option(
-    "--outcome", help="Only calls with this outcome: ok, rejected, limited, unauthorized, unavailable, timeout, ..."
-)
+@click.option("--outcome", type=click.Choice(_OUTCOMES), help="Only calls with this outcome.")
 @click.option("--all", "everything", is_flag=True, help="Also lists, pings and streams, not calls alone.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def audit_command(paths: tuple[Path, ...], since: float | None, **values: Any) -> None:  # noqa: ANN401  # the options, by name
@@ -68,7 +70,16 @@ def read_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict) and {"time", "status", "request_id", "bytes_in"} <= row.keys():
             answer = f"{row['status']} {row.get('flags') or '-'} {row.get('reason') or '-'}"
-            yield dict.fromkeys(_COLUMNS) | row | {"outcome": outcome_of(answer)}
+            item = {"tool": row.get("tool") or row.get("prompt") or row.get("resource")}
+            yield dict.fromkeys(_COLUMNS) | row | item | {"outcome": outcome_of(answer)} | _refused(row)
+
+
+def _refused(row: dict[str, Any]) -> dict[str, Any]:
+    """What the router has refused: nothing in the request says it."""
+    words = str(row.get("refusal") or "").split(" ")
+    if len(words) != len(_REFUSAL):
+        return {}
+    return {key: unquote(word) for key, word in zip(_REFUSAL, words, strict=True) if word != "-"}
 
 
 def _is_wanted(row: dict[str, Any], after: datetime | None, wanted: dict[str, str | None], *, everything: bool) -> bool:

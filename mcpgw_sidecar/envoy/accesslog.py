@@ -12,6 +12,7 @@ from mcpgw_sidecar.envoy.contract import (
     METADATA,
     NO_ROUTE,
     NONSENSE,
+    REFUSAL,
     TOO_MANY,
     UNREACHABLE,
 )
@@ -38,7 +39,10 @@ def access_log(authentication: Authentication | None = None) -> Resource:
         "http": "%REQ(:METHOD)%",
         "method": f"%REQ({h.X_METHOD})%",
         "tool": f"%REQ({h.X_TOOL})%",
+        "prompt": f"%REQ({h.X_PROMPT})%",
+        "resource": f"%REQ({h.X_RESOURCE})%",
         "server": f"%REQ({h.X_SERVER})%",
+        "refusal": f"%DYNAMIC_METADATA({METADATA}:{REFUSAL})%",
         "reason": f"%DYNAMIC_METADATA({METADATA}:{FAILED})%",
         "status": "%RESPONSE_CODE%",
         "flags": "%RESPONSE_FLAGS%",

@@ -85,7 +85,7 @@ of origins and credentials is not the gateway's word.
 METADATA: Final = "mcpgw"
 """Namespace of the dynamic metadata, and of the metadata of routes."""
 
-ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, TRUSTED, MEMO = (
+ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, TRUSTED, MEMO, REFUSAL = (
     "id",
     "what",
     "session",
@@ -98,6 +98,7 @@ ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, TRUSTE
     "plain",
     "trusted",
     "memo",
+    "refusal",
 )
 """Members of the metadata.
 
@@ -106,7 +107,8 @@ client's session and the owner for the ids of server requests (`TOKEN OWNER`), A
 answer is already JSON-RPC, LOOKUP the result of the memo's lookup, ASKED the values that a list
 depended on, REFUSED what a server gave instead of an answer (`status`, `body`), HEALED the session
 that was replaced, FAILED the reason why a server's answer became an error, PLAIN "1" for
-a client that takes no event stream, TRUSTED "1" for a server that is, and MEMO a MemoEntry.
+a client that takes no event stream, TRUSTED "1" for a server that is, MEMO a MemoEntry, and REFUSAL
+what the router has refused, for the access log: `OUTCOME CODE METHOD SERVER NAME`.
 """
 
 ANSWER: Final = "answer"

@@ -31,16 +31,24 @@ def test_who_called_what(tmp_path: Path) -> None:
                         assert succeeded(client.call("a_one"))
                     client.call("a_two")
                     client.call("a_two")
+                    client.call("a_hidden one")
+                    client.post("prompts/get", {"name": "a_prompt"})
                     client.tools()
             log = tmp_path / "envoy.log"
-            wait_until(lambda: log.read_text().count('"a_two"') == 4, "the lines")
+            wait_until(lambda: log.read_text().count("a_prompt") == 2, "the lines")
             rows = [json.loads(line) for line in run("audit", str(log), "--subject=bob", "--json").splitlines()]
             assert [(row["tool"], row["outcome"]) for row in rows] == [
-                *[("a_one", "ok")] * 3, ("a_two", "ok"), ("a_two", "limited"),
+                *[("a_one", "ok")] * 3, ("a_two", "ok"), ("a_two", "limited"), ("a_hidden one", "rejected"),
+                ("a_prompt", "rejected"),
             ]  # fmt: skip
-            assert {(row["issuer"], row["user_agent"], row["server"]) for row in rows} == {
+            assert {(row["issuer"], row["user_agent"], row["server"]) for row in rows[:5]} == {
                 (issuer.name, "agent/1", "ns/one")
             }
+            assert [(row["method"], row["code"], row["subject"]) for row in rows[5:]] == [
+                ("tools/call", "-32601", "bob"),
+                ("prompts/get", "-32602", "bob"),
+            ]
+            assert "is not one of" in run("audit", str(log), "--outcome=bogus", code=64)
             assert run("audit", str(log), "--tool=a_two", "--outcome=limited", "--json").count("\n") == 1
             assert "alice" in run("audit", str(log), "--since=1h", "--server=ns/one")
             assert run("audit", str(log), "--since=0ms", "--json") == ""
