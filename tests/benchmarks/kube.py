@@ -56,7 +56,7 @@ def measured(servers: int) -> str:
         cluster.install()
         for namespace in (NAMESPACE, "gateway-system"):
             cluster.kubectl("create", "namespace", namespace)
-        cluster.apply(shipped("rbac"))
+        cluster.apply(shipped("rbac", f"--secrets-in={NAMESPACE}"))
         admin = Admin(cluster)
         for number in range(servers):
             name = f"s{number}"
