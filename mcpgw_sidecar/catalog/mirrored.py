@@ -21,7 +21,7 @@ from mcpgw_sidecar.protocol.passing import PARAMS
 
 _KEY: Final = "x-mcp-header"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_TYPES = frozenset({"string", "integer", "boolean"})
+_TYPES = ("string", "integer", "boolean")  # a set takes no list, and `type` may be one
 _LITERALS = {True: "true", False: "false"}
 # Where schemas stand in a schema, besides `properties` (JSON Schema 2020-12).
 _OF_ONE = frozenset(
@@ -71,7 +71,7 @@ def headers_of(tool: str, arguments: str) -> dict[str, str]:
 def _annotated(schema: object) -> Iterator[tuple[_Path | None, Mapping[str, Any]]]:
     """The annotated schemas within a schema, each with its path of properties, if it has one.
 
-    No client looks deeper than MAX_DEPTH.
+    Below MAX_DEPTH nothing is looked at.
     """
     stack: list[tuple[_Step | None, int, object]] = [(_ROOT, 0, schema)]
     while stack:

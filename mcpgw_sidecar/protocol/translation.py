@@ -91,7 +91,10 @@ def may_ask(question: Question, capabilities: Mapping[str, object]) -> bool:
     """Whether a client has said that it can answer a question."""
     if QUESTIONS.get(question.method) not in capabilities:
         return False
-    modes = [member.value for member in parse_object(question.params) if member.key == "mode"]
+    try:
+        modes = [member.value for member in parse_object(question.params) if member.key == "mode"]
+    except JsonTextError:  # more than MAX_MEMBERS members: the server's fault, not the client's
+        return False
     return question.method != ELICIT or modes in ([], ["form"])
 
 

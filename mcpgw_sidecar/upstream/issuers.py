@@ -28,7 +28,7 @@ LOOK = 4.0  # seconds between two looks; Envoy asks as often, and new keys count
 TIMEOUT = 3.0  # seconds for one answer
 MAX_KEYS = 1 << 20  # bytes
 _TOO_LARGE = f"it has more than {MAX_KEYS >> 20} MiB"
-_PUBLIC = frozenset({"RSA", "EC", "OKP"})  # kinds of keys (RFC 7518, RFC 8037); a symmetric one is no public key
+_PUBLIC = ("RSA", "EC", "OKP")  # kinds of keys (RFC 7518, RFC 8037), no set: an issuer may write a list as `kty`
 
 
 class IssuerKeys:

@@ -181,6 +181,7 @@ def test_questions_are_read() -> None:
         ("elicitation/create", "{}", {"roots": {}}, False),
         ("roots/list", "{}", {"roots": {}}, True),
         ("tools/list", "{}", {"roots": {}, "sampling": {}}, False),
+        ("roots/list", "{" + ",".join(f'"{number}":1' for number in range(1001)) + "}", {"roots": {}}, False),
     ],
 )
 @pytest.mark.duty("era.translated")
@@ -224,6 +225,8 @@ def annotated(**schema: Any) -> dict[str, Any]:
         ({"properties": {"a": annotated(**{"x-mcp-header": "no name"})}}, False),
         ({"properties": {"a": annotated(**{"x-mcp-header": 5})}}, False),
         ({"properties": {"a": annotated(type="number")}}, False),
+        ({"properties": {"a": annotated(type=["string", "null"])}}, False),
+        ({"properties": {"a": annotated(type={})}}, False),
         ({"properties": {"a": annotated(), "b": annotated(**{"x-mcp-header": "REGION"})}}, False),
         ({"properties": {"a": {"items": annotated()}}}, False),
         ({"properties": {"a": {"items": {"properties": {"b": annotated()}}}}}, False),

@@ -130,7 +130,7 @@ def test_keys_that_are_none_leave_those_of_before(one: ScriptedServer, tmp_path:
     ):
         wait_until(lambda: status(running, issuer.token()) == 200, "the keys")
         good = issuer.jwks()
-        for keys in ([1], [{}], [{"kty": "oct", "k": "AAAA", "alg": "HS256", "kid": "k1"}]):
+        for keys in ([1], [{}], [{"kty": ["RSA"]}], [{"kty": "oct", "k": "AAAA", "alg": "HS256", "kid": "k1"}]):
             issuer.jwks = lambda keys=keys: json.dumps({"keys": keys})  # type: ignore[method-assign, misc]
             wait_until(
                 lambda: "holds no public key" in str(running.status()["authentication"]["issuers"][0]["error"]), "said"
