@@ -77,6 +77,13 @@ class ApiError(GatewayError):
         self.status = status
 
 
+def first_in(error: BaseException) -> BaseException:
+    """The first of a group of errors, however deep; any other error itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def words_of(error: BaseException) -> str:
     """The text of an error, else of its cause.
 

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar.catalog.offers import joined_capabilities, joined_instructions
-from mcpgw_sidecar.catalog.rights import allows, reads, sees, sees_server
+from mcpgw_sidecar.catalog.rights import allows, reads, rules_of, sees, sees_server
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, build
 from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
@@ -51,6 +51,11 @@ def is_open(scope: Scope, catalog: Snapshot, claims: Mapping[str, Any] | None) -
         return catalog.access.bare
     definition = catalog.virtual_servers.get(scope.virtual)
     return definition is None or definition.allow is None or allows(definition.allow, claims)
+
+
+def current(scope: Scope, catalog: Snapshot, claims: Mapping[str, Any] | None) -> Scope | None:
+    """A scope by the rules of now; None if its endpoint is closed to the caller."""
+    return attrs.evolve(scope, rules=rules_of(catalog.access, claims)) if is_open(scope, catalog, claims) else None
 
 
 def state_of(snapshot: Snapshot, scope: Scope) -> str:

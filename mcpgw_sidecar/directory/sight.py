@@ -11,9 +11,9 @@ from typing import Any
 
 import attrs
 
-from mcpgw_sidecar.catalog.rights import rules_of, sees_server
+from mcpgw_sidecar.catalog.rights import sees_server
 from mcpgw_sidecar.catalog.snapshot import Snapshot
-from mcpgw_sidecar.catalog.views import is_open
+from mcpgw_sidecar.catalog.views import current
 from mcpgw_sidecar.model.names import Scope, ServerName, VirtualName
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -38,15 +38,10 @@ class Sight:
 
     def scope(self, key: str, scope: Scope) -> Scope | None:
         """The scope of a session by the rules of now; None if its endpoint is closed to it."""
-        access, (claims, _) = self.live.value.access, self._last.get(key, (None, None))
-        if not is_open(scope, self.live.value, claims):
-            return None
-        return attrs.evolve(scope, rules=rules_of(access, claims))
+        return current(scope, self.live.value, self._last.get(key, (None, None))[0])
 
     def sees(self, key: str, server: ServerName) -> bool:
         """Whether a session may see anything of a server now."""
-        snapshot, (claims, virtual) = self.live.value, self._last.get(key, (None, None))
-        if not is_open(Scope(virtual=virtual), snapshot, claims):
-            return False
-        rules = rules_of(snapshot.access, claims)
-        return rules is None or sees_server(rules, virtual, server)
+        claims, virtual = self._last.get(key, (None, None))
+        scope = current(Scope(virtual=virtual), self.live.value, claims)
+        return scope is not None and (scope.rules is None or sees_server(scope.rules, virtual, server))

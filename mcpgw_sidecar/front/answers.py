@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -20,7 +21,7 @@ from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, Packed, accepts, gzip_around
 from mcpgw_sidecar.protocol.jsonrpc import around_result, error_text, result_text
 from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes, one_line
-from mcpgw_sidecar.runtime.http import Receive, Send
+from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 
 KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies close a silent connection after 30 to 60
 OK = 200
@@ -105,16 +106,11 @@ async def wait_rejected(send: Send, reject: Reject) -> None:
 
 async def wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
     """Send a client's own stream until it ends or the client is gone."""
-
-    async def wait_gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
     await send({"type": "http.response.start", "status": OK, "headers": _CLIENT_STREAM})
     # The server sends the headers with the first byte of the body.
     await send(_chunk(stream.first_event() if stream.primed else KEEP_ALIVE))
     while not stream.closed and time.time() < stream.until:
-        match await stream.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
+        match await stream.wait_news(partial(wait_gone, receive), KEEP_ALIVE_INTERVAL):
             case "other":
                 return
             case "silence":

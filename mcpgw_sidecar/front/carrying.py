@@ -35,7 +35,7 @@ from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.protocol.translation import ELICIT, Asked, Question, UntranslatableError
 from mcpgw_sidecar.protocol.versions import LATEST_STATELESS
 from mcpgw_sidecar.runtime import descriptors
-from mcpgw_sidecar.runtime.http import Receive, Send
+from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.exchange import Exchanger
 from mcpgw_sidecar.upstream.stateful import Upstream, own_id
@@ -103,7 +103,7 @@ class Carrier:
                 answer = rejection(carry.server, UpstreamError("Busy", "was not asked: too many calls are being carried"))
             else:
                 async with trio.open_nursery() as beside:
-                    beside.start_soon(_wait_gone, receive, beside.cancel_scope)
+                    beside.start_soon(_wait_orphaned, receive, beside.cancel_scope)
                     if accepts:
                         beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
                     with self._cancellable((carry.session.key, repr(json.loads(carry.id, parse_int=float)))):
@@ -250,8 +250,7 @@ class _Call:
         return _CANCEL if question.method == ELICIT else None
 
 
-async def _wait_gone(receive: Receive, scope: trio.CancelScope) -> None:
+async def _wait_orphaned(receive: Receive, scope: trio.CancelScope) -> None:
     """Give a call some time more once its client is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await wait_gone(receive)
     scope.deadline = trio.current_time() + GONE

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import attrs
 import trio
 
-from mcpgw_sidecar.catalog.rights import rules_of
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, changes
-from mcpgw_sidecar.catalog.views import is_open, state_of
+from mcpgw_sidecar.catalog.views import current, state_of
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, Events
 from mcpgw_sidecar.front.waking import COALESCE, COLLECT, Sleeper
 from mcpgw_sidecar.inbound.classify import Inbound
@@ -29,7 +29,7 @@ from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, Request, result_text
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only
 from mcpgw_sidecar.protocol.statuses import refusal
-from mcpgw_sidecar.runtime.http import Receive, Send
+from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 from mcpgw_sidecar.runtime.watch import Watched
 
 META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
@@ -54,10 +54,11 @@ class Listen(Sleeper):
 
         It closes where the client has to come back.
         """
-        if snapshot.access.authentication != self.login or not is_open(self.scope, snapshot, self.claims):
+        scope = current(self.scope, snapshot, self.claims)
+        if scope is None or snapshot.access.authentication != self.login:
             self.closed = True
             return []
-        self.scope = attrs.evolve(self.scope, rules=rules_of(snapshot.access, self.claims))
+        self.scope = scope
         before, self.state = self.state, state_of(snapshot.stateless or EMPTY, self.scope)
         return [method for method in changes(before, self.state) if method in self.methods]
 
@@ -121,18 +122,13 @@ class Listens:
 
     async def wait_listened(self, listen: Listen, receive: Receive, send: Send) -> None:
         """Answer a request for as long as its client is there."""
-
-        async def wait_gone() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
         events = Events(send)
         honoured = {flag: True for flag, method in _FLAGS.items() if method in listen.methods}
         self._open.add(listen)
         try:
             await events.wait_sent(listen.message(_ACKNOWLEDGED, {"notifications": honoured}))
             while not listen.closed and time.time() < listen.until:
-                match await listen.wait_news(wait_gone, KEEP_ALIVE_INTERVAL):
+                match await listen.wait_news(partial(wait_gone, receive), KEEP_ALIVE_INTERVAL):
                     case "other":
                         return
                     case "silence":

@@ -28,6 +28,7 @@ import attrs
 from mcpgw_sidecar.model.names import NULL, JsonText, ServerName
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, Response, parse_message
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, last, parse_object
+from mcpgw_sidecar.protocol.methods import CANCELLED
 
 PREFIX = "mcpgw:"
 PING = "mcpgw-ping-"
@@ -62,7 +63,7 @@ def name_owner(message: Request | Notification, owner: str) -> str:
     spans: list[tuple[int, int]] = []
     if isinstance(message, Request):
         spans = [(message.id_start, message.id_end), *_token(message)]
-    elif message.method == "notifications/cancelled":
+    elif message.method == CANCELLED:
         request_id = last(message.params, "requestId")
         spans = [(request_id.start, request_id.end)] if request_id is not None else []
     text = message.text

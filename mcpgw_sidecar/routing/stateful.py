@@ -26,7 +26,7 @@ from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import SessionState, UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.envelope import METHODS, NAMED, encode_value
+from mcpgw_sidecar.protocol.envelope import ADDRESSED, NAMED, encode_value
 from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_PARAMS,
@@ -55,13 +55,18 @@ class Target:
     start: int
     end: int
 
+    def exchanged(self, text: str, key: str | None) -> str:
+        """The request with another key (JSON), or as it is."""
+        return text if key is None else f"{text[: self.start]}{key}{text[self.end :]}"
+
+    def name_header(self, method: str, key: str | None) -> str | None:
+        """The value of `Mcp-Name` for the key at the server; None where a method has none."""
+        return encode_value(self.key if key is None else json.loads(key)) if method in NAMED else None
+
 
 def decide_request(request: Request, snapshot: Snapshot, session: SessionState) -> Decision:
     """Decide a request whose method is in ADDRESSED (the ladder above)."""
-    try:
-        target = target_of(request)
-    except JsonTextError as error:
-        return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=request.id)
+    target = target_of(request)
     if isinstance(target, Reject):
         return target
     item = snapshot.find(target.kind, target.key)
@@ -85,9 +90,7 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
 
 def _forward(request: Request, target: Target, server: Server, session: SessionState, key: str | None) -> Forward:
     """The decision to send a request on in an open session; `key` replaces the client's."""
-    upstream, text = session.upstreams[server.name], request.text
-    if key is not None:
-        text = f"{text[: target.start]}{key}{text[target.end :]}"
+    upstream = session.upstreams[server.name]
     return Forward(
         server=server,
         kind=target.kind,
@@ -98,7 +101,7 @@ def _forward(request: Request, target: Target, server: Server, session: SessionS
         session_id=upstream.id,
         protocol_version=upstream.protocol_version,
         owner=owner_text(server.name, upstream.ticket),
-        body=text.encode(),
+        body=target.exchanged(request.text, key).encode(),
         sent_key=JsonText(key) if key is not None else None,
     )
 
@@ -106,12 +109,12 @@ def _forward(request: Request, target: Target, server: Server, session: SessionS
 def _carry(request: Request, target: Target, item: Owned, session: SessionState) -> Carry | Reject:
     """The decision to translate a request."""
     server, method = item.server, request.method
-    if method not in METHODS:
+    if method not in ADDRESSED:
         fault = f"MCP server {server.name} takes no {method} of clients of this protocol version"
         return refusal(METHOD_NOT_FOUND, fault, id=request.id)
     key = upstream_key(target, item)
-    name = json.loads(key) if key is not None else target.key
-    headers = {h.MCP_METHOD: method, **({h.MCP_NAME: encode_value(name)} if method in NAMED else {})}
+    name = target.name_header(method, key)
+    headers = {h.MCP_METHOD: method, **({h.MCP_NAME: name} if name is not None else {})}
     if method == CALL:
         try:
             arguments = only(request.params or [], "arguments")
@@ -126,7 +129,7 @@ def _carry(request: Request, target: Target, item: Owned, session: SessionState)
         method=method,
         id=request.id,
         session=session.session,
-        text=request.text if key is None else f"{request.text[: target.start]}{key}{request.text[target.end :]}",
+        text=target.exchanged(request.text, key),
         headers=headers,
     )
 
@@ -219,8 +222,11 @@ def decide_resume(event_id: str, snapshot: Snapshot, session: SessionState) -> F
 
 
 def target_of(request: Request) -> Target | Reject:
-    """What a request asks for. Raises JsonTextError for a key that stands there twice."""
-    return _reference(request) if request.method == COMPLETE else _target(request)
+    """What a request asks for, or its refusal: a key may stand there once."""
+    try:
+        return _reference(request) if request.method == COMPLETE else _target(request)
+    except JsonTextError as error:
+        return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=request.id)
 
 
 def _target(request: Request) -> Target | Reject:

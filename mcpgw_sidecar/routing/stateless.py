@@ -12,15 +12,12 @@ first failure wins:
 
 from __future__ import annotations
 
-import json
-
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.inbound.classify import Batch
 from mcpgw_sidecar.model.decisions import Decision, Forward, Reject, ToBroker
 from mcpgw_sidecar.model.names import JsonText
-from mcpgw_sidecar.protocol.envelope import ADDRESSED, NAMED, encode_value
-from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, Message, Request
-from mcpgw_sidecar.protocol.jsontext import JsonTextError
+from mcpgw_sidecar.protocol.envelope import ADDRESSED
+from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, Message, Request
 from mcpgw_sidecar.protocol.owners import owner_text
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.protocol.versions import LATEST_STATELESS
@@ -33,20 +30,14 @@ def decide(message: Message | Batch | None, view: Snapshot) -> Decision:
         return ToBroker(method="")
     if message.method not in ADDRESSED:
         return ToBroker(method=message.method, id=message.id)
-    try:
-        target = target_of(message)
-    except JsonTextError as error:
-        return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=message.id)
+    target = target_of(message)
     if isinstance(target, Reject):
         return target
     item = view.find(target.kind, target.key)
     if item is None:
         fault = f"{target.kind.name.capitalize()} not found"
         return refusal(INVALID_PARAMS, fault, data={target.kind.key: target.key}, id=message.id)
-    key, text = upstream_key(target, item), message.text
-    if key is not None:
-        text = f"{text[: target.start]}{key}{text[target.end :]}"
-    name = json.loads(key) if key is not None else target.key
+    key = upstream_key(target, item)
     return Forward(
         server=item.server,
         kind=target.kind,
@@ -57,7 +48,7 @@ def decide(message: Message | Batch | None, view: Snapshot) -> Decision:
         session_id=None,
         protocol_version=LATEST_STATELESS,
         owner=owner_text(item.server.name, ""),
-        body=text.encode(),
+        body=target.exchanged(message.text, key).encode(),
         sent_key=JsonText(key) if key is not None else None,
-        name_header=encode_value(name) if message.method in NAMED else None,
+        name_header=target.name_header(message.method, key),
     )

@@ -133,6 +133,12 @@ def _config() -> _Config:
     return config
 
 
+async def wait_gone(receive: Receive) -> None:
+    """Wait until a client is gone whose request was read to its end."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def wait_body(receive: Receive, limit: int) -> bytes | None:
     """The body of a request, None when it is larger than `limit` bytes.
 

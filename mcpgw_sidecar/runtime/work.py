@@ -42,22 +42,14 @@ class Work:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[trio.CancelScope]:
         """Wait for a server; a drain cancels the scope after a while (`cancelled_caught`)."""
-        with trio.move_on_after(self._patience) as scope:
-            self._waits.add(scope)
-            try:
-                yield scope
-            finally:
-                self._waits.discard(scope)
+        with _among(self._waits, trio.current_time() + self._patience) as scope:
+            yield scope
 
     @contextlib.contextmanager
     def carrying(self) -> Iterator[trio.CancelScope]:
         """Wait for what a client wants; the scope is cancelled shortly before the process ends."""
-        with trio.CancelScope(deadline=self._deadline - FAREWELL) as scope:
-            self._carried.add(scope)
-            try:
-                yield scope
-            finally:
-                self._carried.discard(scope)
+        with _among(self._carried, self._deadline - FAREWELL) as scope:
+            yield scope
 
     async def wait_done(self, *, seconds: float, last: float, patience: float) -> None:
         """Wait until the requests in progress are done: `seconds` at most, less the `last` of them.
@@ -74,3 +66,14 @@ class Work:
         with trio.move_on_after(max(seconds - last, seconds / 2)):
             while begun & self._requests:  # noqa: ASYNC110  # a set has no event for its last element
                 await trio.sleep(LOOK)
+
+
+@contextlib.contextmanager
+def _among(scopes: set[trio.CancelScope], deadline: float) -> Iterator[trio.CancelScope]:
+    """A scope that is one of those of which a drain changes the deadlines."""
+    with trio.CancelScope(deadline=deadline) as scope:
+        scopes.add(scope)
+        try:
+            yield scope
+        finally:
+            scopes.discard(scope)

@@ -25,7 +25,7 @@ import trio
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
-from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.errors import UpstreamError, first_in
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
@@ -255,7 +255,5 @@ class _Met:
 
 
 def _first(group: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
-    inner: BaseException = group
-    while isinstance(inner, BaseExceptionGroup):
-        inner = inner.exceptions[0]
+    inner = first_in(group)
     return inner if isinstance(inner, UpstreamError) else UpstreamError("BadAnswer", str(inner))

@@ -2,7 +2,7 @@
 
 A connection carries one request at a time, and is kept for the next (RFC 9112, section 9.3). There
 are no redirects, cookies and proxies. It is our own because the first call of every session waits
-for it: a general client costs four times as much for each request.
+for it: a request costs less than half of what it does with a general client.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import attrs
 import h11
 import trio
 
-from mcpgw_sidecar.errors import UpstreamError, words_of
+from mcpgw_sidecar.errors import UpstreamError, first_in, words_of
 from mcpgw_sidecar.protocol import headers as h
 
 _CHUNK = 64 << 10  # bytes that are read at a time
@@ -172,7 +172,7 @@ async def wait_connected(place: Place, tls: ssl.SSLContext | None, seconds: floa
     except trio.TooSlowError:
         raise UpstreamError("Unreachable", f"cannot be reached: no connection within {seconds:.0f} s") from None
     except (OSError, ssl.SSLError, trio.BrokenResourceError) as error:
-        raise UpstreamError("Unreachable", f"cannot be reached: {words_of(_cause(error))}") from None
+        raise UpstreamError("Unreachable", f"cannot be reached: {words_of(first_in(error.__cause__ or error))}") from None
     except UnicodeError:
         raise UpstreamError("BadUrl", "has a url whose host is no host name") from None
     return Link(stream, socket, h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD))
@@ -191,14 +191,6 @@ async def wait_answered(link: Link, silence: float | None) -> Answer:
         name, text = key.decode("latin-1"), value.decode("latin-1")
         headers[name] = f"{headers[name]}, {text}" if name in headers else text
     return Answer(link, silence, event.status_code, headers)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Why no connection could be made: of several tries the first says it."""
-    inner: BaseException = error.__cause__ or error
-    while isinstance(inner, BaseExceptionGroup):
-        inner = inner.exceptions[0]
-    return inner
 
 
 def _decoder(headers: Mapping[str, str]) -> zlib._Decompress | None:
