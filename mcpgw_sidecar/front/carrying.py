@@ -37,8 +37,8 @@ from mcpgw_sidecar.protocol.versions import LATEST_STATELESS
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 from mcpgw_sidecar.runtime.work import Work
-from mcpgw_sidecar.upstream.exchange import Exchanger
-from mcpgw_sidecar.upstream.stateful import Upstream, own_id
+from mcpgw_sidecar.upstream.exchange import Exchanger, own_id
+from mcpgw_sidecar.upstream.stateful import Upstream
 from mcpgw_sidecar.upstream.stateless import wait_carried
 from mcpgw_sidecar.upstream.words import rejection
 
@@ -97,21 +97,9 @@ class Carrier:
         events = Events(send)
         accepts = h.EVENT_STREAM in h.accepted(headers.get("accept"))
         call = _Call(self, carry, headers, events if accepts else None)
-        answer: bytes | Reject = Reject(status=OK, code=SERVER_ERROR, message="Request cancelled")
         with self._room(carry) as has_room:
-            if not has_room:
-                answer = rejection(carry.server, UpstreamError("Busy", "was not asked: too many calls are being carried"))
-            else:
-                async with trio.open_nursery() as beside:
-                    beside.start_soon(_wait_orphaned, receive, beside.cancel_scope)
-                    if accepts:
-                        beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
-                    with self._cancellable((carry.session.key, repr(json.loads(carry.id, parse_int=float)))):
-                        with self.work.carrying() as scope:
-                            answer = await call.wait_settled()
-                        if scope.cancelled_caught:
-                            answer = failure(carry.server.name, BROKEN_OFF, _RESTARTING.format(carry.server.name))
-                    beside.cancel_scope.cancel()
+            busy = UpstreamError("Busy", "was not asked: too many calls are being carried")
+            answer = await self._wait_run(call, receive) if has_room else rejection(carry.server, busy)
         if isinstance(answer, Reject):
             answer = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)
             record.refuse(answer)
@@ -120,6 +108,22 @@ class Carrier:
                 return
         record.close("ok")
         await events.wait_ended(reject_text(answer) if isinstance(answer, Reject) else answer)
+
+    async def _wait_run(self, call: _Call, receive: Receive) -> bytes | Reject:
+        """Carry a request until it is answered or cancelled, or its client or the process goes."""
+        carry = call.carry
+        answer: bytes | Reject = Reject(status=OK, code=SERVER_ERROR, message="Request cancelled")
+        async with trio.open_nursery() as beside:
+            beside.start_soon(_wait_orphaned, receive, beside.cancel_scope)
+            if call.events is not None:
+                beside.start_soon(call.events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
+            with self._cancellable((carry.session.key, repr(json.loads(carry.id, parse_int=float)))):
+                with self.work.carrying() as scope:
+                    answer = await call.wait_settled()
+                if scope.cancelled_caught:
+                    answer = failure(carry.server.name, BROKEN_OFF, _RESTARTING.format(carry.server.name))
+            beside.cancel_scope.cancel()
+        return answer
 
     @contextlib.contextmanager
     def _room(self, carry: Carry) -> Iterator[bool]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
 from mcpgw_sidecar.front.answers import Result
+from mcpgw_sidecar.front.stateful import offered
 from mcpgw_sidecar.inbound.classify import Inbound
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.protocol.envelope import META_SERVER
-from mcpgw_sidecar.protocol.extensions import KNOWN
 from mcpgw_sidecar.protocol.gzipped import WORTH
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Request
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only
@@ -43,15 +43,9 @@ def answer(inbound: Inbound) -> Result | Reject | None:
 
 
 def _discovery(view: Snapshot) -> dict[str, object]:
-    lists: dict[str, object] = {
-        name: {"listChanged": True} for name in ("prompts", "resources") if name in view.capabilities
-    }
-    plain: dict[str, object] = {name: {} for name in ("completions", "logging") if name in view.capabilities}
-    capabilities: dict[str, object] = {"tools": {"listChanged": True}, **lists, **plain}
-    extensions: dict[str, object] = {name: {} for name in KNOWN if name in view.capabilities}
     return {
         "supportedVersions": list(STATELESS),
-        "capabilities": capabilities | ({"extensions": extensions} if extensions else {}),
+        "capabilities": offered(view, subscribe=False),
         **({"instructions": view.instructions} if view.instructions else {}),
         **_COMPLETE,
     }

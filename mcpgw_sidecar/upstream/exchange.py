@@ -7,6 +7,7 @@ server becomes an UpstreamError with a reason; this module raises no other error
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
@@ -25,6 +26,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Request,
     Response,
     parse_message,
+    request_text,
 )
 from mcpgw_sidecar.protocol.jsontext import Member, parse_object
 from mcpgw_sidecar.runtime import descriptors
@@ -102,6 +104,30 @@ class Exchanger:
             answer = await wait_answered(link, silence)
             yield answer
             await _wait_drained(answer)
+
+    async def wait_result(
+        self, server: Server, method: str, params: str, headers: Mapping[str, str], wait_heard: WaitHeard
+    ) -> tuple[str, list[Member]]:
+        """Send one of the gateway's own requests.
+
+        Returns the text of the answer, and the members of its result. `wait_heard` gets the
+        server's messages before it. Raises UpstreamError.
+        """
+        ident = own_id()
+        body = request_text(ident, method, params)
+        with self.limited(server, method):
+            async with self.exchange(server, "POST", body, headers) as answer:
+                await wait_checked(answer)
+                message = await wait_response(answer, wait_heard, ident)
+        return message.text, result_members(message)
+
+
+def own_id() -> str:
+    """The id of a request of the broker's.
+
+    In a client's session it must differ from all ids of the client's.
+    """
+    return f"mcpgw-{secrets.token_hex(8)}"
 
 
 async def wait_unheard(_message: Request | Notification) -> None:

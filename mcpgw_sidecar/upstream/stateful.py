@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -38,6 +37,7 @@ from mcpgw_sidecar.protocol.versions import OLDER, STATEFUL, next_version
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.upstream.exchange import (
     Exchanger,
+    own_id,
     result_members,
     wait_checked,
     wait_response,
@@ -148,13 +148,8 @@ class UpstreamClient:
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
         """Send a request; returns the text of the answer and the members of its result."""
-        server, ident = upstream.server, own_id()
-        body = request_text(ident, method, params)
-        with self.http.limited(server, method):
-            async with self.http.exchange(server, "POST", body, upstream.with_session()) as answer:
-                await wait_checked(answer)
-                message = await wait_response(answer, partial(self._wait_replied, upstream), ident)
-        return message.text, result_members(message)
+        heard = partial(self._wait_replied, upstream)
+        return await self.http.wait_result(upstream.server, method, params, upstream.with_session(), heard)
 
     async def wait_events(
         self,
@@ -237,14 +232,6 @@ class UpstreamClient:
             reply = error_text(request.id, METHOD_NOT_FOUND, f"The broker does not offer {request.method[:100]}")
         async with self.http.exchange(upstream.server, "POST", reply, upstream.with_session()):
             pass
-
-
-def own_id() -> str:
-    """The id of a request of the broker's.
-
-    In a client's session it must differ from all ids of the client's.
-    """
-    return f"mcpgw-{secrets.token_hex(8)}"
 
 
 def capabilities_of(members: object) -> frozenset[str]:

@@ -21,14 +21,13 @@ from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, STATELESS
 from mcpgw_sidecar.upstream.exchange import (
     Exchanger,
     WaitHeard,
-    result_members,
+    own_id,
     wait_checked,
     wait_own_response,
-    wait_response,
     wait_unheard,
 )
 from mcpgw_sidecar.upstream.messages import Position, events_of, media_type
-from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, capabilities_of, own_id
+from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, capabilities_of
 
 MAX_CARRIED = 4 << 20  # bytes of an answer that is translated, as of a client's request
 _NO_EVENTS = frozenset({400, 404, 405, 406, 501})
@@ -64,14 +63,8 @@ class StatelessClient:
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
         """Send a request; returns the text of the answer and the members of its result."""
-        server, ident = upstream.server, own_id()
-        body = request_text(ident, method, self._with_meta(params))
         headers = {**upstream.headers, h.VERSION: LATEST_STATELESS, h.MCP_METHOD: method}
-        with self.http.limited(server, method):
-            async with self.http.exchange(server, "POST", body, headers) as answer:
-                await wait_checked(answer)
-                message = await wait_response(answer, wait_unheard, ident)
-        return message.text, result_members(message)
+        return await self.http.wait_result(upstream.server, method, self._with_meta(params), headers, wait_unheard)
 
     async def wait_events(
         self, upstream: Upstream, handle: Callable[[Message], None], *, kinds: Iterable[Kind], position: Position
