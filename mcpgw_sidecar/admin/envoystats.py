@@ -13,15 +13,8 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from mcpgw_sidecar.envoy.contract import (
-    ANSWER,
-    BROKEN,
-    NO_ROUTE,
-    NONSENSE,
-    SILENT,
-    TOO_MANY,
-    UNREACHABLE as UNREACHABLE_FLAGS,
-)
+from mcpgw_sidecar.envoy.contract import ANSWER
+from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, SILENT, TOO_MANY, UNREACHABLE as UNREACHABLE_FLAGS
 from mcpgw_sidecar.model.reasons import BROKEN_OFF, LIMITED, OUTCOMES, TIMEOUT, UNREACHABLE
 
 CALLS = "envoy_mcpgw_calls"

@@ -180,14 +180,18 @@ class Fingerprint:
 
 def fingerprint(snapshot: Snapshot) -> Fingerprint:
     """What lists, and decisions about tools, depend on in a snapshot."""
+    eras = [snapshot, *([snapshot.stateless] if snapshot.stateless is not None else [])]
     servers = {
         name: [repr((name, server.url, server.hostname, server.path, server.forwarded))]
         for name, server in snapshot.servers.items()
     }
-    tools = snapshot.of(TOOL)
-    for key in tools.keys:
-        item = tools.owned[key]
-        servers[item.server.name].append(f"{item.key}\t{item.upstream_key}\t{item.for_apps}")
+    for era in eras:
+        for offer in era.offers.values():
+            servers[offer.server.name].append(repr(offer.protocol_versions))
+        tools = era.of(TOOL)
+        for key in tools.keys:
+            item = tools.owned[key]
+            servers[item.server.name].append(f"{item.key}\t{item.upstream_key}\t{item.for_apps}")
     access = snapshot.access
     virtual = [(name, each.tools, allowed_text(each.allow)) for name, each in sorted(snapshot.virtual_servers.items())]
     return Fingerprint(
@@ -195,7 +199,17 @@ def fingerprint(snapshot: Snapshot) -> Fingerprint:
             (virtual, access.authentication, [rule.text for rule in access.rules or ()], access.rules is None, access.bare)
         ),
         servers={name: "\n".join(lines) for name, lines in servers.items()},
-        lists=" ".join(snapshot.of(kind).digest for kind in KINDS),
+        lists="\n".join(
+            repr(
+                (
+                    era.state,
+                    era.instructions,
+                    sorted(era.capabilities),
+                    {offer.protocol_versions for offer in era.offers.values()},
+                )
+            )
+            for era in eras
+        ),
     )
 
 

@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, type_url
-from mcpgw_sidecar.envoy.contract import (
-    ANSWER,
-    ANSWERED,
-    BROKEN,
-    FAILED,
-    LOOKUP,
-    METADATA,
-    NO_ROUTE,
-    NONSENSE,
-    REFUSAL,
-    TOO_MANY,
-    UNREACHABLE,
-)
+from mcpgw_sidecar.envoy.contract import ANSWER, ANSWERED, FAILED, LOOKUP, METADATA, REFUSAL
+from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, TOO_MANY, UNREACHABLE
 from mcpgw_sidecar.envoy.login import CLAIMS, JWT
 from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.names import BROKER

@@ -17,11 +17,14 @@ from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.names import BROKER, ENVOY
 from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, REDIRECT, RPC_ERROR, UNAUTHORIZED
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES, META_CLIENT, META_LEVEL
+from mcpgw_sidecar.protocol.extensions import UI
 from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, WORTH
-from mcpgw_sidecar.protocol.jsonrpc import SERVER_ERROR
-from mcpgw_sidecar.protocol.methods import BROKERS, CALL, INITIALIZE, INITIALIZED, LISTS
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, SERVER_ERROR
+from mcpgw_sidecar.protocol.methods import BROKERS, CALL, DISCOVER, INITIALIZE, INITIALIZED, LEVELS, LISTS
 from mcpgw_sidecar.protocol.owners import PREFIX
 from mcpgw_sidecar.protocol.passing import KEPT, PARAMS
+from mcpgw_sidecar.protocol.versions import META_VERSION, STATEFUL, STATELESS
 
 DEPENDS: Final = (":authority", ":path", "origin", h.X_VIRTUAL, "content-type", "content-encoding")
 """The request headers that every decision depends on.
@@ -30,11 +33,12 @@ Envoy repeats a decision only for a request with the same values of these header
 same ones. A decision also depends on the session id, which is the key of the memo, and on ACCEPTED.
 """
 
-PERSONAL: Final = ("authorization", "accept")
+AUTHORIZATION: Final = "authorization"
+PERSONAL: Final = (AUTHORIZATION, "accept")
 """Request headers that the decisions of a session depend on, too, and what it sees does not.
 
 The router has to learn the newest Authorization, because streams of the session are opened with it,
-and decides what a server may answer with.
+and decides what a server may answer with. In the stateless era only a verified one counts.
 """
 
 ACCEPTED: Final = h.VERSION
@@ -165,24 +169,6 @@ ATTEMPTS: Final = 3
 The last one is for heal.lua to give the client its answer.
 """
 
-UNREACHABLE: Final = ["UF", "UH", "URX", "UO", "NC"]
-"""Envoy's flags of a response that no upstream gave, because it could not be asked."""
-
-NO_ROUTE: Final = ["NR"]
-"""Envoy's flag of a response without a route: a gateway of Istio may not have one (yet)."""
-
-NONSENSE: Final = ["UPE"]
-"""Envoy's flag of a response that is no HTTP."""
-
-BROKEN: Final = ["UC", "UR", "LR"]
-"""Envoy's flags of a response that broke off."""
-
-TOO_MANY: Final = ["RL"]
-"""Envoy's flag of a request above a limit."""
-
-SILENT: Final = ["UT", "SI", "UMSDR"]
-"""Envoy's flags of a response that did not go on in time."""
-
 SLOTS: Final = 4096
 """Slots of the stamps' file; the end of a session is a miss for all sessions of its slot."""
 STAMP: Final = 16
@@ -257,7 +243,22 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "BROKEN_OFF": BROKEN_OFF,
     "RPC_ERROR": RPC_ERROR,
     "SERVER_ERROR": SERVER_ERROR,
+    "INTERNAL_ERROR": INTERNAL_ERROR,
     "INITIALIZE": INITIALIZE,
+    "DISCOVER": DISCOVER,
+    "AUTHORIZATION": AUTHORIZATION,
+    "MCP_METHOD": h.MCP_METHOD,
+    "MCP_NAME": h.MCP_NAME,
+    "LAST_EVENT": h.LAST_EVENT,
+    "X_CLAIMS": h.X_CLAIMS,
+    "STATEFUL": ("", *STATEFUL),
+    "STATELESS": STATELESS,
+    "META_VERSION": META_VERSION,
+    "META_CAPABILITIES": META_CAPABILITIES,
+    "META_CLIENT": META_CLIENT,
+    "META_LEVEL": META_LEVEL,
+    "LEVELS": LEVELS,
+    "UI": UI,
     "INITIALIZED": INITIALIZED,
     "CALL": CALL,
     "STAMP": STAMP,

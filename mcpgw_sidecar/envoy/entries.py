@@ -24,6 +24,36 @@ from mcpgw_sidecar.protocol.gzipped import Packed
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.passing import brought_text, passed_text
 
+_NEVER: Final = 1 << 40  # epoch seconds: without a session nothing ends, and a token that runs out is Envoy's to refuse
+
+
+@attrs.frozen
+class Audience:
+    """Whom an answer or a decision is for, and until when, in epoch seconds.
+
+    `session_key` is "" in the stateless era, where it is for all who show the same. `apps` says
+    that the client shows pages.
+    """
+
+    session_key: str
+    expires: int
+    apps: bool
+
+    @classmethod
+    def of(cls, session: Session) -> Audience:
+        """The client of a session."""
+        return cls(session.key, session.expires, declares(session, UI))
+
+    @classmethod
+    def stateless(cls, *, apps: bool) -> Audience:
+        """The clients without a session."""
+        return cls("", _NEVER, apps)
+
+    def shown(self, rules: frozenset[Rule] | None) -> str:
+        """A word of small letters for what a client sees, besides what DEPENDS says."""
+        apps = "apps" if self.apps else "all"
+        return apps if rules is None else apps + _word(rules)
+
 
 @attrs.frozen(kw_only=True)
 class Keep:
@@ -31,7 +61,7 @@ class Keep:
 
     request: HttpRequest
     stamp: Stamp
-    session: Session
+    audience: Audience
 
 
 @attrs.frozen(kw_only=True)
@@ -40,8 +70,9 @@ class MemoEntry:
 
     `headers` are those of DEPENDS that the request had, `token` is its session id, `version` its
     value of ACCEPTED, "" for none; `headers` has those of PERSONAL, too. `name` is the tool as the
-    client calls it, `renamed` the JSON in its place in the body (None: the name itself). The other
-    fields go into the request to the server.
+    client calls it, `renamed` the JSON in its place in the body (None: the name itself), and
+    `named` the value of `Mcp-Name`, if it is another. The other fields go into the request to the
+    server.
     """
 
     token: str
@@ -54,6 +85,7 @@ class MemoEntry:
     expires: int
     name: str
     renamed: str | None
+    named: str | None
     server: str
     authority: str
     path: str
@@ -66,12 +98,6 @@ class MemoEntry:
     brought: str
 
 
-def shown_to(session: Session, rules: frozenset[Rule] | None) -> str:
-    """A word of small letters for what a session's client sees, besides what DEPENDS says."""
-    apps = "apps" if declares(session, UI) else "all"
-    return apps if rules is None else apps + _word(rules)
-
-
 @lru_cache(maxsize=1024)
 def _word(rules: frozenset[Rule]) -> str:
     digest = hashlib.sha256("\n".join(sorted(rule.text for rule in rules)).encode()).hexdigest()[:24]
@@ -81,38 +107,43 @@ def _word(rules: frozenset[Rule]) -> str:
 MEMO_FIELDS: Final = tuple(field.name for field in attrs.fields(MemoEntry))
 
 
-def list_mark(session: Session, stamp: Stamp, packed: Packed | None, rules: frozenset[Rule] | None = None) -> str:
+def list_mark(audience: Audience, stamp: Stamp, packed: Packed | None, rules: frozenset[Rule] | None = None) -> str:
     """The value of X_MEMO on a list: its stamp and expiry, which say how long it is valid.
 
-    `shown` says for whom, besides the headers of DEPENDS.
+    `Audience.shown` says for whom, besides the headers of DEPENDS.
 
     With two checksums gzip.lua can put the compressed list into an answer with another id.
     """
     checksums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
-    return f"{stamp.slot} {stamp.text} {stamp.mark} {session.expires} {shown_to(session, rules)}{checksums}"
+    return f"{stamp.slot} {stamp.text} {stamp.mark} {audience.expires} {audience.shown(rules)}{checksums}"
 
 
 def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
     """Make the entry of a decision about a tools/call."""
     headers, server = keep.request.headers, decision.server
+    known = {name: headers[name] for name in (*contract.DEPENDS, *contract.PERSONAL) if name in headers}
+    if decision.session is None and contract.AUTHORIZATION in known and h.X_CLAIMS not in headers:
+        known[contract.AUTHORIZATION] = ""  # nobody has verified it: it decides nothing (memo.lua, depends_of)
+    named = decision.name_header
     return MemoEntry(
         token=headers.get(h.SESSION, ""),
         version=headers.get(contract.ACCEPTED, ""),
-        headers={name: headers[name] for name in (*contract.DEPENDS, *contract.PERSONAL) if name in headers},
+        headers=known,
         slot=keep.stamp.slot,
         stamp=keep.stamp.text,
         part=keep.stamp.part,
         mark=keep.stamp.mark,
-        expires=keep.session.expires,
+        expires=keep.audience.expires,
         name=decision.key,
         renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,
+        named=named if named != headers.get(h.MCP_NAME) else None,
         server=server.name,
         authority=server.hostname,
         path=server.path,
         speaks=decision.protocol_version,
         session_id=decision.session_id,
         kind=None if headers.get("content-type") == h.JSON else h.JSON,
-        shown=shown_to(keep.session, decision.rules),
+        shown=keep.audience.shown(decision.rules),
         passed=passed_text(server.forwarded),
         brought=brought_text(headers, server.forwarded),
         accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,

@@ -9,23 +9,14 @@ The first match wins. An answer of the router (metadata `answered`) goes to the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from mcpgw_sidecar.envoy.clusters import Resource
-from mcpgw_sidecar.envoy.contract import (
-    ANSWERED,
-    BROKEN,
-    ID,
-    METADATA,
-    NO_ROUTE,
-    NONSENSE,
-    REFUSED,
-    SILENT,
-    UNREACHABLE,
-    WHAT,
-)
+from mcpgw_sidecar.envoy.contract import ANSWERED, ID, METADATA, REFUSED, WHAT
+from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, SILENT, UNREACHABLE
 from mcpgw_sidecar.envoy.limits import LIMITED, RETRY_AFTER, WORDS
 from mcpgw_sidecar.envoy.login import FAILED as TOKEN_FAILED, JWT
 from mcpgw_sidecar.inbound.callers import UNAUTHORIZED, WELL_KNOWN
@@ -33,6 +24,8 @@ from mcpgw_sidecar.model import reasons
 from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
+from mcpgw_sidecar.protocol.versions import STATELESS
 
 _ID = f"%DYNAMIC_METADATA({METADATA}:{ID})%"
 _SERVER = f"%REQ({h.X_SERVER})%"
@@ -40,6 +33,7 @@ _WHAT = f"%DYNAMIC_METADATA({METADATA}:{WHAT})%"
 _TOOL = f"%REQ({h.X_TOOL})%"
 _WORDS, _AFTER = f"%RESP({WORDS})%", f"%RESP({RETRY_AFTER})%"
 _CHALLENGE = "www-authenticate"
+_STATEFUL_CODE = re.compile(r'"code":-320[01]\d\b')
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _LIMIT = f"%METADATA(ROUTE:{METADATA}:limit)%"
 
@@ -54,7 +48,10 @@ def local_replies(max_body: int, authentication: Authentication | None = None) -
         _mapper(_status(404), 404, "%LOCAL_REPLY_BODY%"),
     ]
     body = {"inline_string": _error("null", -32000, "%RESPONSE_CODE_DETAILS%")}
-    return {"mappers": mappers, "body_format": {"text_format_source": body, "content_type": "application/json"}}
+    return {
+        "mappers": _in_both_eras(mappers),
+        "body_format": {"text_format_source": body, "content_type": "application/json"},
+    }
 
 
 def _of_the_router() -> Resource:
@@ -107,7 +104,7 @@ def shared_replies(max_body: int, host: Resource, path: Resource) -> Resource:
     `host` and `path` match the gateway's requests; replies to other requests stay unchanged.
     """
     own_requests = _all(_header(":authority", host), _header(":path", path))
-    return {"mappers": [_of_the_router(), *_mappers(max_body, "its limit", own_requests)]}
+    return {"mappers": _in_both_eras([_of_the_router(), *_mappers(max_body, "its limit", own_requests)])}
 
 
 def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) -> list[Resource]:
@@ -155,6 +152,21 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
         _mapper(ours(503), 503, _error("null", -32000, not_running)),
         _mapper(ours(413), 413, _error("null", -32600, large)),
     ]
+
+
+def _in_both_eras(mappers: list[Resource]) -> list[Resource]:
+    """The mappers; one whose code the stateless era lacks stands twice, first for that era."""
+    return [each for mapper in mappers for each in (*_stateless(mapper), mapper)]
+
+
+def _stateless(mapper: Resource) -> list[Resource]:
+    body = mapper["body_format_override"]["text_format_source"]["inline_string"]
+    changed = _STATEFUL_CODE.sub(f'"code":{INTERNAL_ERROR}', body)
+    if changed == body:
+        return []
+    text = {"text_format_source": {"inline_string": changed}, "content_type": "application/json"}
+    in_era = [_all(_header(h.VERSION, {"exact": version}), mapper["filter"]) for version in STATELESS]
+    return [mapper | {"filter": condition, "body_format_override": text} for condition in in_era]
 
 
 def _header(name: str, value: Resource, **more: bool) -> Resource:

@@ -37,7 +37,7 @@ _ALLOWED_HEADERS = (
     "*, content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, "
     "x-mcp-virtualserver, traceparent, tracestate, baggage, dpop"
 )
-REPEATED = r"ping|initialize|logging/setLevel|notifications/initialized|.+/list"
+REPEATED = r"ping|initialize|logging/setLevel|notifications/initialized|server/discover|.+/list"
 """REPEATABLE, in less than the hundred steps that Envoy allows a regular expression."""
 
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"

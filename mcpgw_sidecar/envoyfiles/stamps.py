@@ -160,7 +160,8 @@ class StampFile:
 
 
 def _slot(session_key: str) -> int:
-    return zlib.crc32(session_key.encode()) % SLOTS
+    """The slot of a session; that of the stateless era, where nothing ends, is nobody's."""
+    return zlib.crc32(session_key.encode()) % (SLOTS - 1) + 1 if session_key else 0
 
 
 def _part(server: ServerName | None) -> int:

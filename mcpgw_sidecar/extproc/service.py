@@ -13,7 +13,7 @@ from google.protobuf.text_format import MessageToString
 from grpclib.server import Stream
 
 from mcpgw_sidecar.directory.deciding import Decider, Settled
-from mcpgw_sidecar.envoy.entries import Keep
+from mcpgw_sidecar.envoy.entries import Audience, Keep
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.extproc.h2server import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
@@ -26,7 +26,7 @@ from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.jsontext import dumps
-from mcpgw_sidecar.protocol.statuses import refusal
+from mcpgw_sidecar.protocol.statuses import for_era, refusal
 
 log = get_logger(__name__)
 
@@ -82,6 +82,7 @@ class Router:
             decision = refusal(INTERNAL_ERROR, "Internal error of the gateway")
         self.metrics.ext_proc.observe(record.seconds)
         if isinstance(decision, Reject):
+            decision = for_era(decision, headers.get(h.VERSION))
             record.refuse(decision)
         response = codec.encode(decision, request, with_body=body is not None, keep=keep)
         if self.debug:
@@ -95,7 +96,7 @@ def _is_kept(decision: Forward, request: HttpRequest) -> bool:
     A page calls a tool by its bare name: whether one server alone has it depends on all servers.
     """
     is_bare = decision.server.tool_prefix != "" and decision.sent_key == dumps(decision.key)
-    return decision.kind is TOOL and decision.session is not None and not is_bare and not codec.is_plain(request)
+    return decision.kind is TOOL and not is_bare and not codec.is_plain(request)
 
 
 def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | None:
@@ -103,9 +104,10 @@ def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | Non
 
     There is no await since the decision, so the stamp is of the same moment.
     """
-    assert decision.session is not None  # noqa: S101  # `_is_kept` has looked
-    stamp = stamps.of(decision.session.key, decision.server.name)
-    return None if stamp is None else Keep(request=request, stamp=stamp, session=decision.session)
+    session = decision.session
+    audience = Audience.of(session) if session is not None else Audience.stateless(apps=decision.apps)
+    stamp = stamps.of(audience.session_key, decision.server.name)
+    return None if stamp is None else Keep(request=request, stamp=stamp, audience=audience)
 
 
 def _log_decision(decision: Settled, response: ProcessingResponse) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 import attrs
 import trio
 
-from mcpgw_sidecar.envoy.entries import list_mark
+from mcpgw_sidecar.envoy.entries import Audience, list_mark
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.ports import Stamps
-from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.gzipped import MAX_AROUND, Packed, accepts, gzip_around
 from mcpgw_sidecar.protocol.jsonrpc import around_result, error_text, result_text
@@ -40,15 +39,15 @@ _CLIENT_STREAM = [*_EVENT_STREAM, (b"connection", b"close")]
 class Result:
     """A result, as JSON; `session_id` is set for a new session.
 
-    `packed` compresses the body for gzip; it is None for a small body. With `session`, Envoy may
-    keep the answer for all clients with the same view, as long as that session and the catalog
+    `packed` compresses the body for gzip; it is None for a small body. With `audience`, Envoy may
+    keep the answer for all clients with the same view, as long as the session in it and the catalog
     stay.
     """
 
     body: bytes
     session_id: str | None = attrs.field(default=None, repr=False)
     packed: Callable[[bytes], Packed] | None = None
-    session: Session | None = None
+    audience: Audience | None = None
 
 
 @attrs.frozen
@@ -78,10 +77,11 @@ def memo_headers(
     result: Result, packed: Packed | None, stamps: Stamps | None, rules: frozenset[Rule] | None
 ) -> list[tuple[bytes, bytes]]:
     """The headers that lists.lua, in the Envoy of the request, needs to keep the answer."""
-    stamp = stamps.of(result.session.key, None) if stamps is not None and result.session is not None else None
-    if stamp is None or result.session is None:
+    audience = result.audience
+    stamp = stamps.of(audience.session_key, None) if stamps is not None and audience is not None else None
+    if stamp is None or audience is None:
         return []
-    return [(h.X_MEMO.encode(), list_mark(result.session, stamp, packed, rules).encode())]
+    return [(h.X_MEMO.encode(), list_mark(audience, stamp, packed, rules).encode())]
 
 
 async def wait_sent(send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:

@@ -40,6 +40,7 @@ from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, Request, error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import ADDRESSED, INITIALIZE, LISTEN
+from mcpgw_sidecar.protocol.statuses import for_era
 from mcpgw_sidecar.protocol.versions import PRIMED
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
@@ -82,12 +83,13 @@ class BrokerApp:
         if scope["type"] != "http":
             return
         headers = _headers(scope)
+        version = headers.get(h.VERSION)
         scope["headers"] = []  # an open stream would keep them in memory
         record = RequestRecord(self.metrics)
         try:
             reject = await self._wait_request(headers, record, receive, send)
             if reject is not None:
-                await wait_refused(send, record, reject)
+                await wait_refused(send, record, for_era(reject, version))
         except Exception:
             log.exception("Broker failed on a request")
             record.close("rejected")
@@ -186,8 +188,8 @@ class BrokerApp:
             case Reject():
                 return attrs.evolve(answer, method=inbound.method)
             case Result():
-                if inbound.method == INITIALIZE and answer.session is not None:
-                    self.streams.greet(answer.session.key, inbound.scope)
+                if inbound.method == INITIALIZE and answer.audience is not None:
+                    self.streams.greet(answer.audience.session_key, inbound.scope)
                 encoded = encode(inbound.id, answer, headers.get("accept-encoding", ""))
                 extra = encoded.headers
                 if headers.get(h.X_SERVER) == BROKER:  # the request came through Envoy, which may keep the answer

@@ -12,6 +12,7 @@ from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.offers import CAN_SUBSCRIBE
 from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
 from mcpgw_sidecar.directory.directory import Directory
+from mcpgw_sidecar.envoy.entries import Audience
 from mcpgw_sidecar.front.answers import Result
 from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.inbound.classify import Batch, Inbound
@@ -100,7 +101,7 @@ def _initialize(request: Request, inbound: Inbound, directory: Directory) -> Res
     }
     if inbound.view.instructions:
         result["instructions"] = inbound.view.instructions
-    return Result(dumps(result).encode(), session_id, session=session)
+    return Result(dumps(result).encode(), session_id, audience=Audience.of(session))
 
 
 def _answer_request(request: Request, view: Snapshot, session: Session) -> Result | Reject:
@@ -148,7 +149,7 @@ def _list(request: Request, listing: Listing, session: Session) -> Result | Reje
         return _invalid(request, "unknown cursor: start again without one")
     if not listing.is_prepared(cursor):  # there are endless other cursors, so their pages are not kept
         return Result(page)
-    return Result(page, packed=listing.packed if len(page) >= WORTH else None, session=session)
+    return Result(page, packed=listing.packed if len(page) >= WORTH else None, audience=Audience.of(session))
 
 
 def _at_broker(request: Request, view: Snapshot) -> Reject:

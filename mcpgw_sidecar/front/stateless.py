@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
+from mcpgw_sidecar.envoy.entries import Audience
 from mcpgw_sidecar.front.answers import Result
 from mcpgw_sidecar.front.stateful import offered
 from mcpgw_sidecar.inbound.classify import Inbound
@@ -33,11 +34,12 @@ def answer(inbound: Inbound) -> Result | Reject | None:
     message = inbound.message
     if not isinstance(message, Request):
         return None
+    audience = Audience.stateless(apps=inbound.scope.apps)
     if message.method == DISCOVER:
-        return Result(dumps(_discovery(inbound.view)).encode())
+        return Result(dumps(_discovery(inbound.view)).encode(), audience=audience)
     kind = _KINDS.get(message.method)
     if kind is not None:
-        return _list(message, inbound.view.of(kind))
+        return _list(message, inbound.view.of(kind), audience)
     words = "The broker does not carry calls: ask through the gateway's Envoy listener"
     return Reject(status=200, code=INTERNAL_ERROR, message=words, id=message.id)
 
@@ -51,7 +53,7 @@ def _discovery(view: Snapshot) -> dict[str, object]:
     }
 
 
-def _list(request: Request, listing: Listing) -> Result | Reject:
+def _list(request: Request, listing: Listing, audience: Audience) -> Result | Reject:
     try:
         member = only(request.params or [], "cursor")
     except JsonTextError as error:
@@ -61,6 +63,6 @@ def _list(request: Request, listing: Listing) -> Result | Reject:
     if page is None:
         return refusal(INVALID_PARAMS, "Invalid params: unknown cursor: start again without one", id=request.id)
     body = page[:-1] + _TAIL
-    # There are endless other cursors, so their pages are not kept.
-    is_packed = listing.is_prepared(cursor) and len(body) >= WORTH
-    return Result(body, packed=listing.packed if is_packed else None)
+    if not listing.is_prepared(cursor):  # there are endless other cursors, so their pages are not kept
+        return Result(body)
+    return Result(body, packed=listing.packed if len(body) >= WORTH else None, audience=audience)

@@ -108,7 +108,7 @@ class Forward:
     if the key was not replaced. `kind` is None for an answer to a server's request; `method` and
     `key` are empty then. `owner` goes into the ids of the server's own requests
     (protocol/owners.py). `session` is the client's, None in the stateless era, where `name_header`
-    is the value of `Mcp-Name`.
+    is the value of `Mcp-Name`, and `apps` says that the client shows pages.
 
     `rules` are those that hold for the caller.
 
@@ -129,6 +129,7 @@ class Forward:
     last_event_id: str | None = attrs.field(default=None, repr=False)
     sent_key: JsonText | None = None
     name_header: str | None = None
+    apps: bool = False
     rules: frozenset[Rule] | None = None
 
 

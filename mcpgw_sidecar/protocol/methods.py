@@ -49,7 +49,9 @@ LISTS: Final = tuple(kind.list_method for kind in KINDS)
 BROKERS: Final = (
     INITIALIZE,
     "ping",
+    DISCOVER,
     *LISTS,
+    LISTEN,
     SET_LEVEL,
     INITIALIZED,
     CANCELLED,
@@ -58,7 +60,7 @@ BROKERS: Final = (
 )
 """Methods that the broker answers or passes on; they need no decision."""
 
-REPEATABLE: Final = (INITIALIZE, "ping", *LISTS, SET_LEVEL, INITIALIZED)
+REPEATABLE: Final = (INITIALIZE, "ping", DISCOVER, *LISTS, SET_LEVEL, INITIALIZED)
 """Those of BROKERS that may reach it twice: nothing comes twice to a client or a server."""
 
 KNOWN: Final = ADDRESSED | frozenset(BROKERS)

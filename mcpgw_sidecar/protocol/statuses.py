@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import attrs
+
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import NULL, JsonText, ServerName
 from mcpgw_sidecar.protocol.jsonrpc import (
@@ -20,6 +22,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     SERVER_ERROR,
     UNSUPPORTED_VERSION,
 )
+from mcpgw_sidecar.protocol.versions import STATELESS
 
 STATEFUL: Final[Mapping[int, int]] = {
     PARSE_ERROR: 400,
@@ -36,6 +39,17 @@ STATEFUL: Final[Mapping[int, int]] = {
 def refusal(code: int, message: str, *, id: JsonText = NULL, data: Any = None) -> Reject:  # noqa: A002, ANN401  # JSON-RPC's word; any JSON value
     """An error of JSON-RPC, with the HTTP status of its code in the stateful era."""
     return Reject(status=STATEFUL[code], code=code, message=message, id=id, data=data)
+
+
+def for_era(reject: Reject, version: str | None) -> Reject:
+    """A refusal for a client of this version.
+
+    Codes from -32000 to -32019 are not the gateway's in the stateless era (its basic/index, Error
+    Codes).
+    """
+    if version in STATELESS and SERVER_ERROR - 19 <= reject.code <= SERVER_ERROR:
+        return attrs.evolve(reject, code=INTERNAL_ERROR)
+    return reject
 
 
 def failure(server: ServerName, reason: str, message: str) -> Reject:

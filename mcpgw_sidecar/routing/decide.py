@@ -22,7 +22,7 @@ def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
     """
     session = inbound.session
     if inbound.era is Era.STATELESS:
-        return stateless.decide(inbound.message, inbound.view)
+        return stateless.decide(inbound.message, inbound.view, apps=inbound.scope.apps)
     if session is None:
         return ToBroker(method=inbound.method, id=inbound.id)
     match inbound.message:

@@ -24,8 +24,11 @@ from mcpgw_sidecar.protocol.versions import LATEST_STATELESS
 from mcpgw_sidecar.routing.stateful import target_of, upstream_key
 
 
-def decide(message: Message | Batch | None, view: Snapshot) -> Decision:
-    """Decide one message; the broker answers lists and discovery, and drops notifications."""
+def decide(message: Message | Batch | None, view: Snapshot, *, apps: bool = False) -> Decision:
+    """Decide one message; the broker answers lists and discovery, and drops notifications.
+
+    `apps` says that the client shows pages.
+    """
     if not isinstance(message, Request):
         return ToBroker(method="")
     if message.method not in ADDRESSED:
@@ -51,4 +54,5 @@ def decide(message: Message | Batch | None, view: Snapshot) -> Decision:
         body=target.exchanged(message.text, key).encode(),
         sent_key=JsonText(key) if key is not None else None,
         name_header=target.name_header(message.method, key),
+        apps=apps,
     )

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from mcpgw_sidecar.envoy import contract
-from mcpgw_sidecar.envoy.entries import Keep, list_mark
+from mcpgw_sidecar.envoy.entries import Audience, Keep, list_mark
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.model import timeouts
@@ -23,8 +23,11 @@ from mcpgw_sidecar.model.ports import Stamp
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES
+from mcpgw_sidecar.protocol.extensions import UI
 from mcpgw_sidecar.protocol.gzipped import gzip_around, packed
 from mcpgw_sidecar.protocol.jsonrpc import around_result
+from mcpgw_sidecar.protocol.versions import META_VERSION
 from tests.adapters.lua import Exchange, Filter, plain
 
 FOREVER = 1 << 40
@@ -58,6 +61,9 @@ def listing(ident: str = "7") -> bytes:
     return f'{{"jsonrpc":"2.0","id":{ident},"method":"tools/list"}}'.encode()
 
 
+ANY = Audience.stateless(apps=False)
+
+
 class Memo(Filter):
     """A filter with the file of stamps, and the router and the broker behind it."""
 
@@ -87,7 +93,7 @@ class Memo(Filter):
         lookup = str(before[b"lookup"].decode())
         if lookup == "miss":
             name = json.loads(body)["params"]["name"]
-            values = {
+            values: dict[str, Any] = {
                 "server": SERVER,
                 "kind": TOOL,
                 "key": name,
@@ -101,20 +107,23 @@ class Memo(Filter):
                 "sent_key": JsonText('"greet"'),
             }
             decision = Forward(**(values | more))
-            keep = Keep(
-                request=HttpRequest(headers=dict(headers), body=body), stamp=Stamp(1, STAMP, PART, MARK), session=SESSION
-            )
+            session = decision.session
+            audience = Audience.of(session) if session is not None else Audience.stateless(apps=decision.apps)
+            asked = HttpRequest(headers=dict(headers), body=body)
+            keep = Keep(request=asked, stamp=Stamp(1, STAMP, PART, MARK), audience=audience)
             fields = MessageToDict(codec.encode(decision, keep.request, keep=keep).dynamic_metadata)
             metadata[b"mcpgw"] = self.table(fields["mcpgw"])
             self.response({":status": status, "content-type": h.JSON, h.X_MEMO: h.KEPT}, [], metadata)
         return lookup
 
-    def listed(self, headers: Mapping[str, str], body: bytes, answer: bytes, **more: str) -> Exchange:
+    def listed(
+        self, headers: Mapping[str, str], body: bytes, answer: bytes, audience: Audience | None = None, **more: str
+    ) -> Exchange:
         """A request for a list; what the broker says to it, unless the filter answers."""
         metadata = self.metadata()
         request = self.request(headers, body, metadata)
         if request.answer is None:
-            mark = list_mark(SESSION, Stamp(1, STAMP, contract.PARTS, MARK), None)
+            mark = list_mark(audience or Audience.of(SESSION), Stamp(1, STAMP, contract.PARTS, MARK), None)
             size = {"content-length": str(len(answer)), "content-type": h.JSON}
             self.response({":status": "200", h.X_MEMO: mark, **size, **more}, [answer], metadata)
         return request
@@ -206,7 +215,7 @@ def test_it_depends_on_each_header_of_the_contract(memo: Memo, name: str) -> Non
     assert memo.decided(HEADERS | {name: "another"}, call()) == "miss"
     without = {header: value for header, value in HEADERS.items() if header != name}
     if without != HEADERS:
-        assert memo.decided(without, call()) == "miss"
+        assert memo.decided(without, call()) == ("hit" if name == contract.ACCEPTED else "miss")
 
 
 def test_a_header_that_is_added_to_the_contract_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +229,86 @@ def test_a_header_that_is_added_to_the_contract_is_obeyed(tmp_path: Path, monkey
     assert memo.listed(ours, listing(), b'{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}').answer is None
     assert memo.listed(ours, listing(), b"").answer is not None
     assert memo.listed(HEADERS, listing(), b"").answer is None
+
+
+MODERN = {
+    **{name: value for name, value in HEADERS.items() if name != "mcp-session-id"},
+    "mcp-protocol-version": "2026-07-28",
+    "mcp-method": "tools/call",
+    "mcp-name": "one_greet",
+}
+
+
+def modern(method: str = "tools/call", capabilities: str = "{}", **params: str) -> bytes:
+    meta = {META_VERSION: "2026-07-28", META_CAPABILITIES: json.loads(capabilities)}
+    return json.dumps({"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": meta}}).encode()
+
+
+ANYBODY = {"session": None, "session_id": None, "protocol_version": "2026-07-28", "name_header": "greet"}
+
+
+@pytest.mark.duty("era.direct", "call.memo-same")
+def test_without_sessions_a_decision_is_everybodys_who_shows_the_same(memo: Memo) -> None:
+    body = modern(name="one_greet")
+    assert memo.decided(MODERN, body, **ANYBODY) == "miss"
+    # what decides nothing: a session of the other era, and a credential that nobody has verified
+    for stray in ({}, {"mcp-session-id": "stray", "last-event-id": "3"}, {"user-agent": "another"}):
+        request = memo.request(MODERN | stray, body, memo.metadata())
+        assert request.headers[h.X_SERVER] == "ns/one"
+        assert (request.headers["mcp-name"], request.headers["mcp-protocol-version"]) == ("greet", "2026-07-28")
+        assert not {"mcp-session-id", "last-event-id"} & request.headers.keys()
+        assert json.loads(request.body)["params"]["name"] == "greet"
+    for name in (*contract.DEPENDS, "accept"):
+        assert memo.decided(MODERN | {name: "another"}, body, **ANYBODY) == "miss", name
+    for other in ({"mcp-method": "tools/list"}, {"mcp-name": "another"}, {"mcp-name": "=?base64?b25lX2dyZWV0?="}):
+        assert memo.decided(MODERN | other, body, **ANYBODY) == "declined"
+    assert memo.decided(MODERN | {"mcp-protocol-version": "2025-11-25"}, body, **ANYBODY) == "declined"
+    assert memo.decided(MODERN, modern(capabilities="[]", name="one_greet"), **ANYBODY) == "declined"
+    pages = modern(capabilities=json.dumps({"extensions": {UI: {}}}), name="one_greet")
+    assert [memo.decided(MODERN, pages, **ANYBODY, apps=True) for _ in range(2)] == ["miss", "hit"]
+
+
+@pytest.mark.duty("access.login", "call.memo-same")
+def test_without_sessions_a_verified_caller_is_known_by_the_token(memo: Memo) -> None:
+    body = modern(name="one_greet")
+
+    def looked(**headers: str) -> str:
+        return memo.decided(MODERN | {name.replace("_", "-"): value for name, value in headers.items()}, body, **ANYBODY)
+
+    assert looked() == "miss"
+    assert [looked(authorization="a"), looked(authorization="a"), looked(authorization="b")] == ["miss", "hit", "hit"]
+    assert [looked(authorization="a", x_mcp_claims="c") for _ in range(2)] == ["miss", "hit"]
+    assert [looked(authorization="b", x_mcp_claims="c") for _ in range(2)] == ["miss", "hit"]
+
+
+@pytest.mark.duty("era.direct", "header.to-server")
+def test_without_sessions_what_a_server_wants_is_the_requests(memo: Memo) -> None:
+    body, wants = modern(name="one_greet"), attrs.evolve(SERVER, forwarded=(ForwardedHeader("x-key", "x-other", True),))
+    keys = {"x-key": "1"}
+    assert memo.decided(MODERN | keys, body, **ANYBODY, server=wants) == "miss"
+    request = memo.request(MODERN | {"x-key": "2"}, body, memo.metadata())
+    assert request.headers["x-other"] == "2"
+    assert memo.decided(MODERN, body, **ANYBODY, server=wants) == "miss", "the router refuses it"
+
+
+@pytest.mark.duty("era.direct")
+def test_lists_without_sessions(memo: Memo) -> None:
+    headers = MODERN | {"mcp-method": "tools/list"}
+    said = b'{"jsonrpc":"2.0","id":7,"result":{"tools":[],"resultType":"complete"}}'
+    assert memo.listed(headers, modern("tools/list"), said, audience=ANY).answer is None
+    again = memo.listed(headers | {"mcp-session-id": "stray"}, modern("tools/list"), b"").answer
+    assert again is not None
+    assert again[1] == said
+    assert memo.listed(headers, modern("tools/list", cursor="abc"), said, audience=ANY).answer is None
+    assert memo.listed(headers, modern("tools/list", cursor="abc"), b"").answer is not None
+    assert memo.listed(headers, modern("tools/list", more="x"), said, audience=ANY).answer is None
+    assert memo.listed(headers, modern("tools/list", more="x"), b"").answer is None
+    assert memo.listed(headers | {"mcp-method": "x"}, modern("tools/list"), b"").answer is None
+    of_a_session = HEADERS | {"mcp-protocol-version": "2025-11-25"}
+    assert memo.listed(of_a_session, listing(), b"{}").answer is None
+    discover = headers | {"mcp-method": "server/discover"}
+    assert memo.listed(discover, modern("server/discover"), said, audience=ANY).answer is None
+    assert memo.listed(discover, modern("server/discover"), b"").answer is not None
 
 
 @pytest.mark.parametrize("accept", [None, "*/*"])
@@ -350,7 +439,7 @@ def test_a_large_list_is_given_in_gzip_to_who_got_it_so(memo: Memo) -> None:
     memo.request(headers, listing("1"), metadata)
     size = {"content-length": str(len(answer)), "content-encoding": "gzip"}
     memo.response(
-        {":status": "200", h.X_MEMO: list_mark(SESSION, Stamp(1, STAMP, contract.PARTS, MARK), body), **size},
+        {":status": "200", h.X_MEMO: list_mark(Audience.of(SESSION), Stamp(1, STAMP, contract.PARTS, MARK), body), **size},
         [answer],
         metadata,
     )

@@ -161,7 +161,9 @@ async def test_what_envoy_remembers_holds_until_its_slot_changes(tmp_path: Path)
     stamps = await followed(path)
     slot, stamp = of(stamps)
     lua = LuaRuntime(encoding=None)
-    lua.execute(f"{messages(str(path))}\nask = holds".encode())
+    lua.execute(
+        messages(str(path)).replace("\nfunction envoy_on_request", "\nask = holds\nfunction envoy_on_request").encode()
+    )
     entry = lua.table_from({b"slot": slot, b"stamp": stamp.encode(), b"expires": time.time() + 100, b"state": 0})
     assert lua.globals().ask(entry) is False, "what holds for all decisions was not known yet"
     for _ in range(3):

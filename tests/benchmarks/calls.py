@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from tests.benchmarks.rig import Load, Target, bare_envoy, call, fastmcp_proxy, load_server, mcp_router, plain
+from tests.benchmarks.rig import Load, Target, bare_envoy, call, fastmcp_proxy, load_server, mcp_router, plain, stateless
 from tests.e2e.stack import Gateway, entry
 
 WARM, ROUND = 0.5, 0.3  # seconds
@@ -60,7 +60,10 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
     bare2 = stack.enter_context(bare_envoy(directory, "plain2", plain(), ports, 2))
     native = stack.enter_context(bare_envoy(directory, "native", mcp_router(list(ports)), ports, 1))
     native2 = stack.enter_context(bare_envoy(directory, "native2", mcp_router(list(ports)), ports, 2))
-    ours, ours2 = gateway(stack, directory / "on", ports), gateway(stack, directory / "on2", ports, workers=2)
+    ours, ours2 = (
+        gateway(stack, directory / "on", ports, "--prefer-era=auto"),
+        gateway(stack, directory / "on2", ports, workers=2),
+    )
     off = gateway(stack, directory / "off", ports, "--route-memo=off")
     forgetful = gateway(stack, directory / "forgetful", ports)
     # What the router tells Envoy to keep cannot be kept: each call is a first one.
@@ -74,6 +77,7 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
         Case("Envoy's mcp_router, event stream", native, call("one__sse")),
         Case("hit, prefix", ours, call("one_t0")),
         Case("hit, no prefix", ours, call("t0")),
+        Case("hit, 2026-07-28", ours, stateless(call("one_t0")), ("-stateless", "one_t0")),
         Case("hit, event stream", ours, call("one_sse")),
         Case("hit, client that can be asked", ours, call("one_t0"), ELICITING),
         Case("miss: scanned, looked up, then the router, whose answer brings the memo", forgetful, call("one_t0")),

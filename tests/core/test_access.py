@@ -17,7 +17,7 @@ from mcpgw_sidecar.catalog.rights import missing, rules_of, sees_server
 from mcpgw_sidecar.catalog.ruletext import read_policies, rules_document
 from mcpgw_sidecar.config.decode import decode, decode_access
 from mcpgw_sidecar.envoy.credentials import secret
-from mcpgw_sidecar.envoy.entries import shown_to
+from mcpgw_sidecar.envoy.entries import Audience
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.inbound.callers import Caller, caller_of, challenge, metadata
 from mcpgw_sidecar.inbound.classify import Inbound, classify
@@ -319,10 +319,11 @@ def test_a_session_id_says_whose_it_is() -> None:
 
 @pytest.mark.duty("access.rules")
 def test_envoy_keeps_apart_what_callers_of_other_rules_see() -> None:
-    words = {shown_to(SESSION, rules) for rules in (None, frozenset(), frozenset(RULES), frozenset(RULES[:1]))}
+    shown = Audience.of(SESSION).shown
+    words = {shown(rules) for rules in (None, frozenset(), frozenset(RULES), frozenset(RULES[:1]))}
     assert len(words) == 4
     assert all(word.isalpha() and word.islower() for word in words)
-    assert shown_to(SESSION, frozenset(reversed(RULES))) == shown_to(SESSION, frozenset(RULES))
+    assert shown(frozenset(reversed(RULES))) == shown(frozenset(RULES))
 
 
 @pytest.mark.duty("access.explain")

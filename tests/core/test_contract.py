@@ -18,7 +18,7 @@ from mcpgw_sidecar.protocol.methods import KNOWN, REPEATABLE
 
 SOURCES = {path.name: path.read_text() for path in (files("mcpgw_sidecar.envoy") / "lua").iterdir()}
 NAMES = set(re.findall(r"^local ([A-Z_]+) =", prelude(), re.MULTILINE))
-NOT_OURS = {"401", "403", "200", "1", "id"}  # values that a filter may write for a reason of its own
+NOT_OURS = {"401", "403", "200", "1", "id", "error"}  # values that a filter may write for a reason of its own
 
 
 def code(source: str) -> str:

@@ -85,8 +85,8 @@ def modern(server: ScriptedServer) -> None:
     server.answers |= {"server/discover": discover, "initialize": initialize}
 
 
-def ask(running: Gateway, method: str, **params: Any) -> httpx2.Response:
-    named = {"mcp-name": params["name"]} if "name" in params else {}
+def ask(running: Gateway, method: str, *, mcp_name: str | None = None, **params: Any) -> httpx2.Response:
+    named = {"mcp-name": mcp_name or params["name"]} if "name" in params else {}
     headers = {
         "accept": "application/json, text/event-stream", "mcp-protocol-version": "2026-07-28", "mcp-method": method, **named,
         "mcp-session-id": "stray", "mcp-param-region": "x", "x-own": "1", "last-event-id": "7",
@@ -225,3 +225,65 @@ def test_who_listens_hears_what_was_asked_for_until_the_end(tmp_path: Path) -> N
                 assert end["result"] == {"resultType": "complete", "_meta": {"io.modelcontextprotocol/subscriptionId": "p"}}
                 assert heard(of_tools, 1)[0]["id"] == 9
             running.sidecar.wait()
+
+
+@pytest.mark.duty("era.direct", "call.memo-same")
+def test_envoy_remembers_without_sessions(tmp_path: Path) -> None:
+    """What one client has asked, another gets from Envoy alone, also while the sidecar is away."""
+    decided = "mcpgw_ext_proc_duration_seconds_count"
+    with ScriptedServer(tool("greet")) as one, ScriptedServer(tool("there")) as two:
+        modern(one)
+        modern(two)
+        servers = [entry("ns/one", one.url, "a_"), entry("ns/two", two.url)]
+        with gateway(tmp_path, servers, "--prefer-era=auto") as running:
+            listed, found = ask(running, "tools/list"), ask(running, "server/discover")
+            assert answer(ask(running, "tools/call", name="a_greet", arguments={}))["result"]
+            before = running.metric(decided)
+            for number in range(5):
+                called = ask(running, "tools/call", name="a_greet", arguments={"n": number})
+                assert json.loads(answer(called)["result"]["content"][0]["text"])["arguments"] == {"n": number}
+            assert one.calls("tools/call")[-1].headers["mcp-name"] == "greet"
+            assert running.metric(decided) == before
+            running.sidecar.signal(signal.SIGSTOP)
+            try:
+                again = ask(running, "tools/list")
+                assert (again.json(), again.headers.get("mcp-session-id")) == (listed.json(), None)
+                assert ask(running, "server/discover").json() == found.json()
+                assert answer(ask(running, "tools/call", name="a_greet", arguments={}))["result"]
+            finally:
+                running.sidecar.signal(signal.SIGCONT)
+            # what does not say in its headers what it says in its body is refused as ever
+            wrong = ask(running, "tools/call", mcp_name="a_other", name="a_greet", arguments={})
+            assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, -32020)
+            one.tools[:] = [tool("second")]
+            running.write([entry("ns/one", one.url, "a_", callTimeout="30s"), servers[1]])
+            wait_until(lambda: "a_second" in ask(running, "tools/list").text, "the new list")
+            gone = ask(running, "tools/call", name="a_greet", arguments={})
+            assert gone.json()["error"]["code"] == -32602
+
+
+@pytest.mark.duty("era.direct", "error.unreachable")
+def test_errors_have_the_codes_of_the_era(tmp_path: Path) -> None:
+    """Those from -32000 to -32019 are not its; a server's own status and words are."""
+    with ScriptedServer(tool("greet")) as one:
+        modern(one)
+
+        def refuse(handler: Any, message: Any) -> bool:
+            error = {"code": -32020, "message": "Header mismatch: Mcp-Param-Region"}
+            handler.send(400, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
+            return True
+
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--prefer-era=auto") as running:
+            for _ in range(2):  # a miss, and a hit
+                one.status = 500
+                failed = ask(running, "tools/call", name="a_greet", arguments={})
+                assert (failed.status_code, failed.json()["error"]["code"]) == (200, -32603)
+                one.status = None
+                assert answer(ask(running, "tools/call", name="a_greet", arguments={}))["result"]
+            one.answers["tools/call"] = refuse
+            refused = ask(running, "tools/call", name="a_greet", arguments={})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, -32020)
+            one.stop()
+            away = ask(running, "tools/call", name="a_greet", arguments={})
+            assert (away.status_code, away.json()["error"]["code"]) == (200, -32603)
+            assert away.json()["error"]["data"] == {"server": "ns/one", "reason": "Unreachable"}

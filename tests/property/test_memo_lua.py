@@ -17,13 +17,17 @@ from hypothesis import example, given
 from lupa.luajit21 import LuaRuntime
 
 from mcpgw_sidecar.envoyfiles.scripts import messages
-from mcpgw_sidecar.protocol.jsonrpc import Notification, Request, parse_message
+from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES, META_LEVEL, Envelope, check
+from mcpgw_sidecar.protocol.extensions import UI
+from mcpgw_sidecar.protocol.jsonrpc import METHOD_NOT_FOUND, Notification, Request, parse_message
 from mcpgw_sidecar.protocol.jsontext import only
 from mcpgw_sidecar.protocol.methods import ADDRESSED
+from mcpgw_sidecar.protocol.versions import META_VERSION, STATELESS
 from tests.property.test_laws import JSON, TEXT
 
 LUA = LuaRuntime(encoding=None)
-LUA.execute(messages("").encode())
+SEEN = "\nfunction shows() return shows_pages end\nfunction envoy_on_request"
+LUA.execute(messages("").replace("\nfunction envoy_on_request", SEEN).encode())
 scan = LUA.globals().scan
 NAMES = st.sampled_from(["greet", "a.b/c", "größe", "with space", 'quo"te', "back\\slash", "", "\x7f", "\u2028"]) | TEXT
 KEYS = st.sampled_from(["jsonrpc", "id", "method", "params", "result", "error", "name", "arguments", "_meta", "n\u0061me"])
@@ -150,7 +154,11 @@ def test_the_stamps_are_closed_with_their_lua_state(tmp_path: Path) -> None:
     opened = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         lua = LuaRuntime(encoding=None)
-        lua.execute(f"{messages(str(path))}\nopened_at, look = file_state, stamp".encode())
+        source = messages(str(path))
+        seen = source.replace(
+            "\nfunction envoy_on_request", "\nopened_at, look = file_state, stamp\nfunction envoy_on_request"
+        )
+        lua.execute(seen.encode())
         for second in (1, 2):
             lua.globals().opened_at(second)
             assert lua.globals().look(1) == b"0123456789abcdef"
@@ -158,3 +166,67 @@ def test_the_stamps_are_closed_with_their_lua_state(tmp_path: Path) -> None:
         del lua
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == opened
+
+
+VERSIONS = st.sampled_from(["2026-07-28", "2025-11-25", "2027-01-01", 7, None, "2026\u002d07-28"])
+CAPABILITIES = st.sampled_from(
+    [{}, {"extensions": {}}, {"extensions": {UI: {}}}, {"extensions": [UI]}, {"Extensions": {UI: 1}}, [], None, {UI: 1}]
+)
+META_KEYS = st.sampled_from(
+    [
+        META_VERSION,
+        META_CAPABILITIES,
+        META_LEVEL,
+        "progressToken",
+        META_VERSION.upper(),
+        "io.modelcontextprotocol/\u017f",
+        "x",
+    ]
+)
+EDGES = st.sampled_from(["2026-07-28", "2025-11-25", "", "x"])
+lua_is_of_era = LUA.eval(
+    b"function(s, headers, version) return is_of_era(s, {get = function(_, name) return headers[name] end}, version) end"
+)
+
+
+@pytest.mark.duty("call.memo-same", "era.envelope")
+@given(
+    st.sampled_from(["tools/call", "tools/list", "server/discover", "ping"]),
+    st.sampled_from(["greet", "größe"]),
+    st.dictionaries(META_KEYS, JSON | VERSIONS | CAPABILITIES) | st.none(),
+    VERSIONS,
+    CAPABILITIES,
+    st.dictionaries(st.sampled_from(["mcp-method", "mcp-name"]), st.sampled_from(["tools/call", "greet", "tools/list"])),
+    EDGES,
+    st.booleans(),
+)
+def test_an_envelope_is_read_alike_or_declined(
+    method: str,
+    name: str,
+    more: Any,
+    spoken: Any,
+    capabilities: Any,
+    wrong: dict[str, str],
+    version: str,
+    ascii_only: bool,
+) -> None:
+    meta = None if more is None else {META_VERSION: spoken, META_CAPABILITIES: capabilities} | more
+    params = {"name": name, "_meta": meta} if method == "tools/call" else {"_meta": meta}
+    body = dumped({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, ascii_only=ascii_only, indent=None)
+    headers = {"mcp-protocol-version": version, "mcp-method": method, "mcp-name": name} | wrong
+    if scan(body) is None:
+        return
+    encoded = LUA.table_from({key.encode(): value.encode() for key, value in headers.items()})
+    is_taken = lua_is_of_era(body, encoded, version.encode())
+    message = parse_message(body)
+    assert isinstance(message, Request)
+    checked = check(message, headers)
+    if version not in STATELESS:
+        is_modern = isinstance(meta, dict) and META_VERSION in meta
+        assert not is_taken or not is_modern or not isinstance(meta[META_VERSION], str)
+        return
+    if is_taken:
+        assert isinstance(checked, Envelope) or (checked.code == METHOD_NOT_FOUND and method == "ping")
+        assert not isinstance(checked, Envelope) or checked.has_apps == bool(LUA.globals().shows())
+    elif ascii_only is name.isascii() and not wrong and more == {}:
+        assert not isinstance(checked, Envelope)

@@ -11,13 +11,15 @@ local MAX_LIST, MAX_LISTS, MAX_CURSOR, MAX_ENCODING, MAX_ENCODINGS = 1048576, 16
 local gzip_encodings, gzip_count = {}, 0 -- values of Accept-Encoding that take gzip
 
 -- A request for the broker whose answer may be kept here.
-function list(handle, headers, text)
+function list(handle, headers, text, version)
   local what = method
-  if method ~= INITIALIZE and params and params_end - params > 1 then
-    what = method .. sub(text, params, params_end)
-    if #what > MAX_CURSOR or not find(what, '{"cursor": ?"[%w_=-]+"}$') then return end
+  if method ~= INITIALIZE then
+    if has_more then return end
+    if cursor then what = method .. sub(text, cursor, cursor_end) end
+    if #what > MAX_CURSOR or cursor and not find(what, '"[%w_=-]+"$') then return end
   end
-  local session, metadata, encoding = session_of(headers), handle:streamInfo():dynamicMetadata(), headers:get('accept-encoding') or ''
+  local session, metadata = session_of(headers, version), handle:streamInfo():dynamicMetadata()
+  local encoding = headers:get('accept-encoding') or ''
   local before = '{"jsonrpc":"2.0","id":' .. sub(text, id, id_end) .. ',"result":'
   local lists = session and session.view.lists or {}
   local packed = gzip_encodings[encoding] and #before <= MAX_AROUND and lists['gzip ' .. what]
@@ -32,7 +34,7 @@ function list(handle, headers, text)
     }, packed and put_together(before, packed) or before .. plain_list)
   end
   metadata:set(METADATA, ASKED, {
-    headers = depends_of(headers), version = headers:get(ACCEPTED) or '', token = headers:get(SESSION), what = what,
+    headers = depends_of(headers, version), version = version, token = headers:get(SESSION), what = what,
     encoding = #encoding <= MAX_ENCODING and encoding or nil,
   })
 end
@@ -41,8 +43,8 @@ end
 function remember_list(handle, question, mark)
   local headers = handle:headers()
   local slot, stamp_then, lists, expires, shown, sums = mark:match('^(%d+) (%x+) (%x+) (%d+) (%l+) ?(%x*)$')
-  local token = headers:get(SESSION) or question.token
-  local session = slot and token and learn(token, question, tonumber(slot), stamp_then, tonumber(expires), shown)
+  local token = headers:get(SESSION) or question.token or ''
+  local session = slot and learn(token, question, tonumber(slot), stamp_then, tonumber(expires), shown)
   local what, size = question.what, #question.what + (tonumber(headers:get('content-length')) or MAX_LIST)
   local encoding = headers:get('content-encoding')
   if not session or what == INITIALIZE or encoding and not question.encoding then return end

@@ -3,89 +3,21 @@
 -- that it has no entry for, go to the router, which leaves an entry beside its answer: what the
 -- decision depended on, and what it is (mcpgw_sidecar/envoy/entries.py). Each worker keeps
 -- entries within bounds: for everybody who sees the same tools, which server owns a name; for a client's
--- session, what it sees, and its sessions with servers.
+-- session, what it sees, and its sessions with servers. A client of the stateless era has no session: the
+-- values of its headers stand for one, and all who show the same share it.
 -- How long an entry holds: STAMPS is a file of the sidecar's (mcpgw_sidecar/envoyfiles/stamps.py). An
 -- entry comes with two of its texts, the stamp of the session and the mark of a part of the catalog (the
 -- server, or all lists); as long as both stand there unchanged, the router would decide the same. The
 -- file's length changes with each change of its bytes: once this filter has looked at the
 -- bytes, it looks again only when the length has changed. Without such a file ("") an entry lives for LIFETIME.
-local MAX_BODY, MAX_MEMBERS, LIFETIME = 65536, 100, 1000 -- bytes, members of an object, milliseconds
+local MAX_BODY, LIFETIME = 65536, 1000 -- bytes, milliseconds
 local MAX_SESSIONS, MAX_TOOLS, MAX_VIEWS, MAX_PLACE = 10000, 50000, 1000, 512 -- the last in bytes
 local MAX_PERSONAL, MAX_LENGTHS = 4096, 10000 -- bytes of a value of PERSONAL
 local HALF = STAMP / 2 -- of a stamp: what all entries depend on
 
-local function set_of(names)
-  local set = {}
-  for _, name in ipairs(names) do set[name] = true end
-  return set
-end
-
-local IS_BROKERS, IS_LIST, IS_DEPENDED, IS_FORGOTTEN = set_of(BROKERS), set_of(LISTS), set_of(DEPENDS), set_of(FORGOTTEN)
+local IS_LIST, IS_DEPENDED, IS_FORGOTTEN = set_of(LISTS), set_of(DEPENDS), set_of(FORGOTTEN)
 IS_LIST[INITIALIZE] = true -- its answer teaches a session, as that of a list does
-
--- Places of the members of the message at hand. Upvalues, not a table and closures: they cost nothing.
-local version, method, id, id_end, params, params_end, name, name_end, count, inner
-
--- Keys that are what they seem to be. Any other may be one of them in another case, which some parsers take
--- for it: the router sees to it (protocol/jsontext.py, `only`).
-local USUAL = set_of({
-  'jsonrpc', 'id', 'method', 'params', 'name', 'arguments', '_meta', 'cursor', 'task', 'progressToken', 'requestId', 'level',
-  'protocolVersion', 'capabilities', 'clientInfo', 'reason', 'progress', 'total', 'message', 'uri', 'ref', 'argument', 'context',
-})
-
-local function is_disguised(key)
-  return not USUAL[key] and (USUAL[key:lower()] or find(key, '[\128-\255]')) and true
-end
-
-local function in_params(s, key, first)
-  if is_disguised(key) then return nil end
-  inner = inner + 1
-  if inner > MAX_MEMBERS or not plain and find(key, '\\', 1, true) then return nil end
-  local last = value_end(s, first)
-  if key == 'name' and last then
-    if name or byte(s, first) ~= 34 or not plain and find(sub(s, first, last), '\\', 1, true) then return nil end
-    name, name_end = first + 1, last - 1
-  end
-  return last
-end
-
-local function in_message(s, key, first)
-  if is_disguised(key) then return nil end
-  count = count + 1
-  if count > MAX_MEMBERS or key == 'result' or key == 'error' or not plain and find(key, '\\', 1, true) then return nil end
-  if key == 'params' then
-    if params then return nil end
-    params, params_end = first, members(s, first, in_params)
-    return params_end
-  end
-  local last = value_end(s, first)
-  if not last then return nil end
-  if key == 'jsonrpc' then
-    if version or sub(s, first, last) ~= '"2.0"' then return nil end
-    version = true
-  elseif key == 'method' then
-    if method or byte(s, first) ~= 34 then return nil end
-    method = sub(s, first + 1, last - 1)
-  elseif key == 'id' then
-    local c = byte(s, first)
-    if id or c ~= 34 and c ~= 45 and (c < 48 or c > 57) then return nil end
-    id, id_end = first, last
-  end
-  return last
-end
-
--- The method of a plain message, the place of its id (nil: a notification) and, for tools/call, that of
--- the name between its quotes. Nothing where Python's parser (protocol/jsonrpc.py) might read it otherwise.
-function scan(s)
-  version, method, id, id_end, params, params_end, name, name_end, count, inner = nil, nil, nil, nil, nil, nil, nil, nil, 0, 0
-  local at = is_object(s, in_message)
-  if not at or not version or not is_utf8(s, at) then return nil end
-  if IS_BROKERS[method] then
-    name, name_end = nil, nil
-    return method, id, id_end
-  end
-  if method == CALL and id and name then return method, id, id_end, name, name_end end
-end
+IS_LIST[DISCOVER] = true -- is kept as a list is
 
 -- Entries of clients' sessions by their ids, in two generations: when the young one is full, the old one
 -- is dropped. An entry found in the older generation moves to the newer one. An entry holds the values
@@ -94,13 +26,12 @@ end
 local young, old, young_count = {}, {}, 0
 local views, tools_count, views_count = {}, 0, 0 -- by the values of DEPENDS: tools by name, lists by request
 local lists_size = 0 -- bytes of all lists
-local accepted = {} -- values of ACCEPTED that the router takes
 local by_owner = setmetatable({}, {__mode = 'v'}) -- sessions with servers by their owner's name (protocol/owners.py)
 local parts = {} -- marks of parts as they were read last, each with the file's state then
 local generation, file, opened
 
 local function forget_all()
-  young, old, young_count, views, tools_count, views_count, lists_size, accepted = {}, {}, 0, {}, 0, 0, 0, {}
+  young, old, young_count, views, tools_count, views_count, lists_size = {}, {}, 0, {}, 0, 0, 0
 end
 
 local function keep(token, session)
@@ -118,17 +49,31 @@ local function recall(token)
   return session
 end
 
--- The values of DEPENDS and PERSONAL in a request, by name: what `learn` takes.
-local function depends_of(headers)
+-- The values of DEPENDS and PERSONAL in a request, by name: what `learn` takes. In the stateless era a
+-- credential that nobody has verified decides nothing: only that there is one.
+local function depends_of(headers, version)
   local values = {}
   for i = 1, #DEPENDS do values[DEPENDS[i]] = headers:get(DEPENDS[i]) end
   for i = 1, #PERSONAL do values[PERSONAL[i]] = headers:get(PERSONAL[i]) end
+  if values[AUTHORIZATION] and IS_STATELESS[version] and not headers:get(X_CLAIMS) then values[AUTHORIZATION] = '' end
   return values
 end
 
--- The entry of a request's session, if every header in DEPENDS and PERSONAL is as it was then; and the
--- request's value of ACCEPTED ('' for none).
-local function session_of(headers)
+-- What stands for a session in the stateless era: all that a decision depends on. It has line feeds, which
+-- no session id has.
+local parts_of_key = {}
+local function key_of(values, has_pages)
+  local n = #DEPENDS
+  for i = 1, n do parts_of_key[i] = values[DEPENDS[i]] or '\1' end
+  for i = 1, #PERSONAL do parts_of_key[n + i] = values[PERSONAL[i]] or '\1' end
+  parts_of_key[n + #PERSONAL + 1] = has_pages and 'apps' or 'all'
+  return table.concat(parts_of_key, '\n')
+end
+
+-- The entry of a request's session, if every header in DEPENDS and PERSONAL is as it was then.
+local function session_of(headers, version)
+  if IS_STATELESS[version] then return recall(key_of(depends_of(headers, version), shows_pages)) end
+  if not IS_STATEFUL[version] then return nil end
   local session = recall(headers:get(SESSION) or '')
   if not session then return nil end
   local values = session.values
@@ -139,8 +84,7 @@ local function session_of(headers)
   for i = 1, #PERSONAL do
     if headers:get(PERSONAL[i]) ~= personal[i] then return nil end
   end
-  local version = headers:get(ACCEPTED) or ''
-  if accepted[version] then return session, version end
+  return session
 end
 
 -- With LuaJIT's ffi a look at the file is one system call of compiled code; with io it were two of
@@ -244,6 +188,10 @@ end
 local function is_known(headers, session, version)
   local length = session.known + POST
   if version ~= '' then length = length + #ACCEPTED + #version end
+  if IS_STATELESS[version] then
+    length = length + #MCP_METHOD + #CALL + #MCP_NAME + name_end - name + 1
+    if session.has_credential then length = length + #headers:get(AUTHORIZATION) end
+  end
   for i = 1, #OTHERS do
     local value = headers:get(OTHERS[i])
     if value then length = length + #OTHERS[i] + #value end
@@ -262,7 +210,9 @@ end
 -- the request is none whose answer is kept: a header that stands there twice (Envoy joins the values with
 -- a comma), a query, and what only fills memory. `question` has the token, the values of DEPENDS, PERSONAL and ACCEPTED.
 local function learn(token, question, slot, stamp_then, expires, shown)
-  local values, place, personal, known = {}, shown .. '\n', {}, #SESSION + #token
+  local is_stateless, before = IS_STATELESS[question.version], nil
+  if is_stateless then token = '' end -- whatever it sends: there is none in this era
+  local values, place, personal, known = {}, shown .. '\n', {}, is_stateless and 0 or #SESSION + #token
   for i = 1, #DEPENDS do
     local value = question.headers[DEPENDS[i]]
     values[i], place = value, place .. (value or '') .. '\n'
@@ -274,6 +224,10 @@ local function learn(token, question, slot, stamp_then, expires, shown)
     known = known + (personal[i] and #PERSONAL[i] + #personal[i] or 0)
   end
   if #token > MAX_TOKEN or #place > MAX_PLACE or find(token .. place .. (question.version or ''), '[,?]') then return nil end
+  if is_stateless then
+    token = key_of(question.headers, sub(shown, 1, 4) == 'apps')
+    place = 'stateless\n' .. (question.headers.accept or '') .. '\n' .. place -- servers are told what is taken
+  end
   local state
   if STAMPS ~= '' then
     state = file_state(os.time())
@@ -282,13 +236,13 @@ local function learn(token, question, slot, stamp_then, expires, shown)
     generation = sub(stamp_then, 1, HALF)
   end
   if tools_count >= MAX_TOOLS or views_count >= MAX_VIEWS then forget_all() end
-  local before = recall(token)
-  if not views[place] then views[place], views_count = {tools = {}, lists = {}, size = 0}, views_count + 1 end
-  if question.version then accepted[question.version] = true end
+  if not views[place] then views[place], views_count = {tools = {}, lists = {}, size = 0, servers = {}}, views_count + 1 end
+  if not is_stateless then before = recall(token) end
+  local servers = before and before.stamp == stamp_then and is_same(before.personal, personal) and before.servers or {}
   local session = {
     values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
-    servers = before and before.stamp == stamp_then and is_same(before.personal, personal) and before.servers or {},
-    slot = slot, stamp = stamp_then, expires = expires, state = state, known = known,
+    servers = is_stateless and views[place].servers or servers,
+    has_credential = question.headers[AUTHORIZATION] == '', slot = slot, stamp = stamp_then, expires = expires, state = state, known = known,
   }
   keep(token, session)
   return session
@@ -307,12 +261,14 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   if upstream.accept then headers:replace('accept', upstream.accept) end
   if upstream.kind then headers:replace('content-type', upstream.kind) end
   if upstream.id then headers:replace(SESSION, upstream.id) else headers:remove(SESSION) end
+  if IS_STATELESS[version] then headers:remove(LAST_EVENT) end
   if STAMPS ~= '' then pass(headers, tool.wanted, is_known(headers, session, version) and session.removed) -- passed.lua
   else -- other filters of Istio may read what only last.lua takes away
     headers:replace(X_PASSED, tool.passed)
     local names = session.removed
     for i = 1, #names do headers:remove(names[i]) end
   end
+  if tool.named then headers:replace(MCP_NAME, tool.named) end
   if tool.renamed then buffer:setBytes(sub(text, 1, name - 2) .. tool.renamed .. sub(text, name_end + 2)) end -- and content-length
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set(METADATA, ID, sub(text, id, id_end))
@@ -320,12 +276,21 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
 end
 
 -- The last message of opening a session says nothing that the broker would do: its answer is 202.
-local function accept(handle, headers)
-  local session = session_of(headers)
+local function accept(handle, headers, version)
+  local session = not IS_STATELESS[version] and session_of(headers, version)
   if not session or not holds(session) then return end
   handle:streamInfo():dynamicMetadata():set(METADATA, ANSWERED, '1')
   headers:replace(X_SERVER, ENVOY)
   handle:respond({[':status'] = '202'})
+end
+
+-- Whether a request brings what the server wants of its client. In a session the router has to learn each new
+-- value, for requests of its own.
+local function brings(headers, wanted, upstream, version)
+  if not wanted then return true end
+  local brought = brought_by(headers, wanted)
+  if IS_STATELESS[version] then return brought ~= nil end
+  return brought == upstream.brought
 end
 
 function envoy_on_request(handle)
@@ -334,14 +299,14 @@ function envoy_on_request(handle)
   if size == 0 or size > MAX_BODY then return end
   local text, headers = buffer:getBytes(0, size), handle:headers()
   if headers:get(':method') ~= 'POST' then return end
-  if not scan(text) then
+  local version = headers:get(ACCEPTED) or ''
+  if not scan(text) or not is_of_era(text, headers, version) then
     handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, DECLINED)
   elseif name then
-    local session, version = session_of(headers)
+    local session = session_of(headers, version)
     local tool = session and session.view.tools[sub(text, name, name_end)]
     local upstream = tool and session.servers[tool.server]
-    if upstream and serves(handle, session, tool, upstream)
-      and (not tool.wanted or brought_by(headers, tool.wanted) == upstream.brought) then
+    if upstream and serves(handle, session, tool, upstream) and brings(headers, tool.wanted, upstream, version) then
       forward(handle, buffer, text, session, version, tool, upstream)
     else
       handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, MISS)
@@ -350,8 +315,8 @@ function envoy_on_request(handle)
     headers:replace(X_SERVER, BROKER)
     headers:replace(X_METHOD, method)
     handle:streamInfo():dynamicMetadata():set(METADATA, ID, id and sub(text, id, id_end) or 'null')
-    if id and IS_LIST[method] then list(handle, headers, text) -- lists.lua
-    elseif not id and method == INITIALIZED then accept(handle, headers) end
+    if id and IS_LIST[method] then list(handle, headers, text, version) -- lists.lua
+    elseif not id and method == INITIALIZED then accept(handle, headers, version) end
   end
 end
 
@@ -367,11 +332,12 @@ function remember(handle, call, status)
   if not tools[entry.name] then tools_count = tools_count + 1 end
   tools[entry.name] = {
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
-    part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed),
+    part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed), named = entry.named,
   }
   local upstream = {
     id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at,
     brought = entry.brought,
   }
-  by_owner[call[OWNER]], session.servers[entry.server] = upstream, upstream
+  session.servers[entry.server] = upstream
+  if not IS_STATELESS[entry.version] then by_owner[call[OWNER]] = upstream end
 end

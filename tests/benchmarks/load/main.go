@@ -100,6 +100,9 @@ func answer(w http.ResponseWriter, r *http.Request, listed string) {
 		header.Set("Mcp-Session-Id", strconv.FormatInt(time.Now().UnixNano(), 36))
 		result = `{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"load","version":"1"}}`
 		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":%s}`, message.ID, result)
+	case message.Method == "server/discover":
+		result = `{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"serverInfo":{"name":"load","version":"1"},"resultType":"complete"}`
+		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":%s}`, message.ID, result)
 	case message.Method == "tools/list":
 		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":%s}`, message.ID, listed)
 	case message.Params.Name == "sse":
@@ -130,6 +133,7 @@ func run(arguments []string) error {
 	capabilities := flags.String("capabilities", "{}", "of the clients")
 	accepted := flags.String("accept-encoding", "", "what the clients accept")
 	flags.StringVar(&token, "token", "", "of the clients")
+	flags.StringVar(&stateless, "stateless", "", "the name of the tool, for clients of 2026-07-28, which have no session")
 	flags.Parse(arguments)
 	to, err := url.Parse(*target)
 	if err != nil {
@@ -290,6 +294,10 @@ func open(to *url.URL, message, capabilities, accepted string) (*client, error) 
 		return nil, err
 	}
 	c := &client{host: to.Host, connection: connection, reader: bufio.NewReaderSize(connection, 1<<16)}
+	if stateless != "" {
+		c.request = post(to, "", accepted, message)
+		return c, nil
+	}
 	initialize := `{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":` + capabilities +
 		`,"clientInfo":{"name":"load","version":"1"}}}`
 	status, session, err := c.send(post(to, "", "", initialize))
@@ -304,7 +312,7 @@ func open(to *url.URL, message, capabilities, accepted string) (*client, error) 
 	return c, nil
 }
 
-var token string // of all clients
+var token, stateless string // of all clients
 
 func post(to *url.URL, session, accepted, body string) []byte {
 	var b bytes.Buffer
@@ -312,6 +320,9 @@ func post(to *url.URL, session, accepted, body string) []byte {
 	fmt.Fprintf(&b, "Accept: application/json, text/event-stream\r\nUser-Agent: load\r\nContent-Length: %d\r\n", len(body))
 	if session != "" {
 		fmt.Fprintf(&b, "Mcp-Session-Id: %s\r\nMcp-Protocol-Version: 2025-06-18\r\n", session)
+	}
+	if stateless != "" {
+		fmt.Fprintf(&b, "Mcp-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: %s\r\n", stateless)
 	}
 	if token != "" {
 		fmt.Fprintf(&b, "Authorization: Bearer %s\r\n", token)

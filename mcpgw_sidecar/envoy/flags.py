@@ -1,0 +1,23 @@
+"""Envoy's flags of responses (its access log, RESPONSE_FLAGS), by what they mean for a call."""
+
+from __future__ import annotations
+
+from typing import Final
+
+UNREACHABLE: Final = ["UF", "UH", "URX", "UO", "NC"]
+"""Envoy's flags of a response that no upstream gave, because it could not be asked."""
+
+NO_ROUTE: Final = ["NR"]
+"""Envoy's flag of a response without a route: a gateway of Istio may not have one (yet)."""
+
+NONSENSE: Final = ["UPE"]
+"""Envoy's flag of a response that is no HTTP."""
+
+BROKEN: Final = ["UC", "UR", "LR"]
+"""Envoy's flags of a response that broke off."""
+
+TOO_MANY: Final = ["RL"]
+"""Envoy's flag of a request above a limit."""
+
+SILENT: Final = ["UT", "SI", "UMSDR"]
+"""Envoy's flags of a response that did not go on in time."""
