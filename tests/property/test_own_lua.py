@@ -10,7 +10,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from lupa.luajit21 import LuaRuntime
 
 from mcpgw_sidecar.envoyfiles.scripts import messages
@@ -220,6 +220,8 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @pytest.mark.duty("security.own-answer")
+@example([(THEIRS[0], [], [], [])], b"\n", [1, 1], b"")
+@example([(THEIRS[0], [], [], [])], b"\n", [2, 2], b"\xef\xbb\xbf")
 @given(st.lists(EVENTS, max_size=5), st.sampled_from([b"\n", b"\r\n", b"\r"]), CUTS, st.sampled_from([b"", b"\xef\xbb\xbf"]))
 def test_no_stream_brings_a_client_the_answer_to_another_call(
     events: list[tuple[Any, list[int], list[bytes], list[bytes]]], end: bytes, cuts: list[int], mark: bytes

@@ -126,7 +126,7 @@ end
 -- of a line for all clients, becomes LF.
 function own_lines(id)
   local walk, dropped, inside, after_cr, is_first, count = new_walk(), false, nil, false, true, 0
-  local lines = {}
+  local lines, unclear = {}, '' -- the beginning of a line that may be one of data
 
   local function is_fine(text, first, last)
     if walk_on(walk, text, first, last, id) then return true end
@@ -134,10 +134,10 @@ function own_lines(id)
     return false
   end
 
-  -- A text without the marks at the beginning of the stream, which clients do not see.
+  -- A text without the marks at the beginning of the stream, which clients do not see; another may follow.
   local function unmarked(text)
-    is_first = false
     while sub(text, 1, 3) == MARK do text = sub(text, 4) end
+    is_first = sub(MARK, 1, #text) == text
     return text
   end
 
@@ -171,7 +171,12 @@ function own_lines(id)
 
   function lines.part(text)
     local before = held(false)
+    text, unclear = unclear .. text, ''
     if is_first then text = unmarked(text) end
+    if not inside and (is_first or #text < 5 and sub('data:', 1, #text) == text) then
+      unclear = text
+      return before
+    end
     local first = 1
     if not inside then inside, first = sub(text, 1, 5) == 'data:' and 'data' or 'other', 6 end
     if inside == 'other' then return before .. (text:gsub(BREAKING, '?')) end
@@ -182,6 +187,7 @@ function own_lines(id)
   function lines.whole(line)
     if after_cr and line == '\n' then return '', held(true) end
     local before = held(false)
+    line, unclear = unclear .. line, ''
     if is_first then line = unmarked(line) end
     if byte(line, -1) ~= 13 then return take(line), before end
     local out = take(sub(line, 1, -2) .. '\n')
@@ -208,7 +214,7 @@ function own_lines(id)
   -- Whether all lines of a text that ends with a line may go as they are. If not, or if an event begins or
   -- ends elsewhere, nothing is taken: `whole` takes the lines one by one.
   function lines.all(text)
-    if walk.depth ~= 0 or dropped or inside or after_cr or is_first and byte(text) == 239 then return false end
+    if walk.depth ~= 0 or dropped or inside or after_cr or unclear ~= '' or is_first and byte(text) == 239 then return false end
     if byte(text, -1) ~= 10 or byte(text, -2) ~= 10 or find(text, '\r', 1, true) then return false end
     local from, own = 1, new_walk()
     while from <= #text do
