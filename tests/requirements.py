@@ -326,6 +326,8 @@ SECURITY: Final = (
          "A stateless client that listens hears of the lists that it asked for, and of the end."),
     Duty("era.translated", "design-eras.md, 5.4", ROUTER | BROKER,
          "A stateful client lists and calls servers of the stateless era alone: questions, progress and log included."),
+    Duty("era.pooled", "design-eras.md, 5.5", ROUTER | BROKER,
+         "A stateless client lists and calls servers of sessions: questions, progress and log included, in nobody else's session."),
     Duty("access.policies", "interface.md, Who may call what", KUBE | ROUTER | BROKER,
          "MCPAccessPolicy rules count for the servers and virtual servers of their own namespace, and close no other."),
     Duty("access.owner", "interface.md, Who may call what", ROUTER | BROKER,

@@ -22,6 +22,7 @@ import trio
 
 from mcpgw_sidecar import __version__
 from mcpgw_sidecar.admin.app import AdminApp
+from mcpgw_sidecar.app.carriers import carriers
 from mcpgw_sidecar.app.facts import Sources
 from mcpgw_sidecar.app.inputs import Inputs, opened
 from mcpgw_sidecar.app.ports import wait_ports
@@ -45,6 +46,7 @@ from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.heal import Healer
+from mcpgw_sidecar.front.pooling import Pooling
 from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -82,6 +84,8 @@ class _Parts:
     stamps: StampFile | Brief | None
     work: Work
     inner: httpx2.AsyncClient | None
+    carrier: Carrier
+    pooling: Pooling
     issuers: IssuerKeys
 
     def router(self) -> Router:
@@ -95,14 +99,8 @@ class _Parts:
             directory=self.directory,
             streams=self.streams,
             batches=BatchRunner(inner=self.inner, metrics=self.metrics) if self.inner is not None else None,
-            carrier=Carrier(
-                http=self.client.http,
-                wishes=self.directory.hub.wishes,
-                stale=self.supervisor.list_again,
-                silence=self.settings.call_timeout,
-                can_ask=not self.store.shared,
-                work=self.work,
-            ),
+            carrier=self.carrier,
+            pooling=self.pooling,
             healer=Healer(self.directory, lambda: self.values.live.value.servers, self.work),
             metrics=self.metrics,
             max_body=self.settings.max_body,
@@ -138,6 +136,7 @@ class _Parts:
         """Start the tasks that run for ever."""
         of_parts = [self.directory.wait_sweeping, self.directory.wait_sharing]
         of_parts += [self.streams.wait_notifying, self.streams.listens.wait_notifying]
+        of_parts += [self.pooling.pool.wait_sweeping, self.pooling.wait_sweeping]
         of_parts += [self.manager.wait_alive, self.issuers.wait_following]
         for task in (self._wait_configured, *of_parts, *self.inputs.tasks, self._wait_ready):
             nursery.start_soon(task)
@@ -219,7 +218,9 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
             log.info("Listening", router=str(router_at), broker=str(broker_at), admin=str(admin_at))
             parts.start(forever)
         log.info("Drained")
-        await parts.directory.wait_all_closed()
+        async with trio.open_nursery() as closing_all:
+            closing_all.start_soon(parts.directory.wait_all_closed)
+            closing_all.start_soon(parts.pooling.pool.wait_all_closed)
         if parts.inner is not None:
             await parts.inner.aclose()
         forever.cancel_scope.cancel()
@@ -263,6 +264,9 @@ def _parts(
         changed=directory.forget_server,
     )
     ready = Readiness(supervisor.all_tried)
+    carrier, pooling = carriers(
+        settings, values, client, directory, supervisor, can_ask=not store.shared, work=work, nursery=forever
+    )
     return _Parts(
         settings=settings,
         inputs=inputs,
@@ -287,6 +291,8 @@ def _parts(
         manager=manager,
         stamps=stamps,
         work=work,
+        carrier=carrier,
+        pooling=pooling,
         issuers=issuers,
         inner=envoy_client(settings.inner, None) if settings.inner is not None else None,
     )

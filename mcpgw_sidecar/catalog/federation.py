@@ -68,15 +68,14 @@ def federate_eras(
 ) -> Federation:
     """Merge what the servers offer to clients of each era.
 
-    The stateful catalog has the stateless one beside it: that of `modern`, the servers that speak
-    that era. Those that speak no other are in the stateful catalog, too: the broker translates.
+    The stateful catalog has the stateless one beside it. `modern` are the servers that speak that
+    era. Each server is in both catalogs: where it does not speak the era of one, the broker
+    translates.
     """
     alone = {name for name in modern if name not in discovered or not discovered[name].protocol_versions}
     offers = {**discovered, **{name: for_stateful(modern[name]) for name in alone}}
     stateful = federate(servers, offers, virtual_servers, access)
-    if not modern:
-        return stateful
-    stateless = federate(tuple(server for server in servers if server.name in modern), modern, virtual_servers)
+    stateless = federate(servers, {**discovered, **modern}, virtual_servers) if modern else stateful
     snapshot = attrs.evolve(stateful.snapshot, stateless=stateless.snapshot)
     return Federation(snapshot, stateful.shares)
 

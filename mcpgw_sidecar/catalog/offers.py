@@ -44,7 +44,12 @@ class Offer:
     @property
     def is_stateless(self) -> bool:
         """Whether the server speaks the stateless era alone."""
-        return bool(self.protocol_versions) and set(self.protocol_versions) <= set(STATELESS)
+        return self.speaks_stateless and set(self.protocol_versions) <= set(STATELESS)
+
+    @property
+    def speaks_stateless(self) -> bool:
+        """Whether the server speaks the stateless era."""
+        return not set(STATELESS).isdisjoint(self.protocol_versions)
 
 
 def for_stateful(modern: Discovered) -> Discovered:

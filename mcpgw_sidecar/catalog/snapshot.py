@@ -180,7 +180,8 @@ class Fingerprint:
 
 def fingerprint(snapshot: Snapshot) -> Fingerprint:
     """What lists, and decisions about tools, depend on in a snapshot."""
-    eras = [snapshot, *([snapshot.stateless] if snapshot.stateless is not None else [])]
+    other = snapshot.stateless
+    eras = [snapshot] if other is None or other.lists is snapshot.lists else [snapshot, other]
     servers = {
         name: [repr((name, server.url, server.hostname, server.path, server.forwarded))]
         for name, server in snapshot.servers.items()

@@ -23,6 +23,7 @@ from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_r
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.heal import Healer
+from mcpgw_sidecar.front.pooling import Pooling
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata
@@ -71,6 +72,7 @@ class BrokerApp:
     batches: BatchRunner | None
     healer: Healer
     carrier: Carrier
+    pooling: Pooling
     metrics: Metrics
     max_body: int
     stamps: Stamps | None
@@ -172,12 +174,10 @@ class BrokerApp:
             return None  # each message of the batch has a record of its own
         record.method = inbound.method
         log.debug("Processing request", method=inbound.method)
-        if isinstance(inbound.message, Request) and inbound.session is not None and inbound.method in ADDRESSED:
-            decision = self.decider.decision(inbound, headers)
-            if isinstance(decision, Carry):
-                record.server, record.tool = decision.server.name, decision.tool
-                await self.carrier.wait_carried(decision, headers, record, receive, send)
-                return None
+        decision = self._carry_of(inbound, headers)
+        if decision is not None:
+            await self._wait_carried(decision, inbound, headers, record, receive, send)
+            return None
         is_stateless = inbound.era is Era.STATELESS
         if is_stateless and inbound.method == LISTEN:
             return await self._wait_listened(inbound, headers, record, receive, send)
@@ -201,6 +201,22 @@ class BrokerApp:
                 assert_never(answer)
         record.close("ok")
         return None
+
+    def _carry_of(self, inbound: Inbound, headers: dict[str, str]) -> Carry | None:
+        """The decision to carry a request; None for any other."""
+        if not isinstance(inbound.message, Request) or inbound.method not in ADDRESSED:
+            return None
+        decision = self.decider.decision(inbound, headers)
+        return decision if isinstance(decision, Carry) else None
+
+    async def _wait_carried(  # what ASGI gives, and what it is about
+        self, carry: Carry, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
+    ) -> None:
+        record.server, record.tool = carry.server.name, carry.tool
+        if carry.session is None:
+            await self.pooling.wait_carried(carry, inbound.caller, headers, record, receive, send)
+        else:
+            await self.carrier.wait_carried(carry, headers, record, receive, send)
 
     async def _wait_stream(self, stream: Stream, record: RequestRecord, receive: Receive, send: Send) -> None:
         record.method = "GET"

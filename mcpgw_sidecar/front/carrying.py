@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 import attrs
@@ -20,10 +19,11 @@ import trio
 from mcpgw_sidecar.envoy.contract import CHANGES
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
+from mcpgw_sidecar.front.room import Room, busy
 from mcpgw_sidecar.model.decisions import Carry, Reject
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF
-from mcpgw_sidecar.model.sessions import AllWishes, UpstreamSession
+from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h, translation
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Notification, Request, Response, parse_message
@@ -34,7 +34,6 @@ from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.protocol.translation import ELICIT, Asked, Question, UntranslatableError
 from mcpgw_sidecar.protocol.versions import LATEST_STATELESS
-from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.exchange import Exchanger, own_id
@@ -42,8 +41,6 @@ from mcpgw_sidecar.upstream.stateful import Upstream
 from mcpgw_sidecar.upstream.stateless import wait_carried
 from mcpgw_sidecar.upstream.words import rejection
 
-OF_ONE, OF_ALL = 50, 500  # calls that are carried at a time: of one session, and of all
-MAX_HELD = 16 << 20  # characters of their requests, each of which is in memory several times
 GONE = 30.0  # seconds that a call goes on without its client
 MAX_ROUNDS = 10  # of questions of one call
 PATIENCE = 600.0  # seconds that a client has for an answer: a person may have to read, and to think
@@ -70,10 +67,9 @@ class Carrier:
     silence: float
     can_ask: bool
     work: Work
+    room: Room
     running: dict[tuple[str, object], trio.CancelScope] = attrs.field(factory=dict, init=False)
     asking: dict[tuple[str, str], trio.MemorySendChannel[Response]] = attrs.field(factory=dict, init=False)
-    _of_session: Counter[str] = attrs.field(factory=Counter, init=False)
-    _size: int = attrs.field(default=0, init=False)
 
     def cancel(self, session_key: str, notification: Notification) -> None:
         """Cancel the request that a client's notification names, if it is carried here."""
@@ -94,12 +90,12 @@ class Carrier:
         self, carry: Carry, headers: Mapping[str, str], record: RequestRecord, receive: Receive, send: Send
     ) -> None:
         """Answer a request. `headers` are those of the client's request."""
-        events = Events(send)
+        events, session = Events(send), carry.session
+        assert session is not None  # noqa: S101  # others go to pooling.py
         accepts = h.EVENT_STREAM in h.accepted(headers.get("accept"))
-        call = _Call(self, carry, headers, events if accepts else None)
-        with self._room(carry) as has_room:
-            busy = UpstreamError("Busy", "was not asked: too many calls are being carried")
-            answer = await self._wait_run(call, receive) if has_room else rejection(carry.server, busy)
+        call = _Call(self, carry, session, headers, events if accepts else None)
+        with self.room.taken(session.key, len(carry.text)) as has_room:
+            answer = await self._wait_run(call, receive) if has_room else rejection(carry.server, busy())
         if isinstance(answer, Reject):
             answer = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)
             record.refuse(answer)
@@ -117,35 +113,13 @@ class Carrier:
             beside.start_soon(_wait_orphaned, receive, beside.cancel_scope)
             if call.events is not None:
                 beside.start_soon(call.events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
-            with self._cancellable((carry.session.key, repr(json.loads(carry.id, parse_int=float)))):
+            with self._cancellable((call.session.key, repr(json.loads(carry.id, parse_int=float)))):
                 with self.work.carrying() as scope:
                     answer = await call.wait_settled()
                 if scope.cancelled_caught:
                     answer = failure(carry.server.name, BROKEN_OFF, _RESTARTING.format(carry.server.name))
             beside.cancel_scope.cancel()
         return answer
-
-    @contextlib.contextmanager
-    def _room(self, carry: Carry) -> Iterator[bool]:
-        """Whether there is room for one more call, which takes it meanwhile."""
-        key, size = carry.session.key, len(carry.text)
-        if (
-            self._of_session[key] >= OF_ONE
-            or len(self.running) >= OF_ALL
-            or (self._size > 0 and self._size + size > MAX_HELD)
-            or not descriptors.has_room(descriptors.STREAMS_TO_SERVERS)
-        ):
-            yield False
-            return
-        self._of_session[key] += 1
-        self._size += size
-        try:
-            yield True
-        finally:
-            self._size -= size
-            self._of_session[key] -= 1
-            if not self._of_session[key]:
-                del self._of_session[key]
 
     @contextlib.contextmanager
     def _cancellable(self, key: tuple[str, object]) -> Iterator[None]:
@@ -164,6 +138,7 @@ class _Call:
 
     carrier: Carrier
     carry: Carry
+    session: Session
     headers: Mapping[str, str]
     events: Events | None
 
@@ -188,12 +163,12 @@ class _Call:
     async def _wait_answer(self) -> bytes:
         request = parse_message(self.carry.text)
         assert isinstance(request, Request)  # noqa: S101  # it is the client's own, with another key
-        session, server, http = self.carry.session, self.carry.server, self.carrier.http
+        session, server, http = self.session, self.carry.server, self.carrier.http
         brought = {**for_server(self.headers, server.forwarded), **self.carry.headers}
         upstream = Upstream(server, UpstreamSession(id=None, protocol_version=LATEST_STATELESS), brought)
         level = self.carrier.wishes(session.key).level or _LEVEL
         can_ask = self.carrier.can_ask and self.events is not None
-        capabilities = translation.capabilities_of(session, can_ask=can_ask)
+        capabilities = translation.capabilities_of(json.loads(session.capabilities), can_ask=can_ask)
         envelope, answers = translation.envelope_of(session, level, capabilities), ""
         for turn in range(MAX_ROUNDS + 1):
             ident = own_id()
@@ -238,7 +213,7 @@ class _Call:
     async def _wait_one(self, question: Question) -> str | None:
         """The answer to a question; None where a client cannot say that there is none."""
         assert self.events is not None  # noqa: S101  # else nobody is asked
-        ident, key = f"{ASK}{secrets.token_hex(16)}", self.carry.session.key
+        ident, key = f"{ASK}{secrets.token_hex(16)}", self.session.key
         out, answers = trio.open_memory_channel[Response](1)
         self.carrier.asking[key, ident] = out
         answer = None

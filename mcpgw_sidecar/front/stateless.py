@@ -16,7 +16,7 @@ from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, INVAL
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only
 from mcpgw_sidecar.protocol.methods import DISCOVER
 from mcpgw_sidecar.protocol.statuses import refusal
-from mcpgw_sidecar.protocol.versions import STATELESS
+from mcpgw_sidecar.protocol.versions import SUPPORTED
 
 _KINDS = {kind.list_method: kind for kind in KINDS}
 # A client may keep an answer for `ttlMs`. Not every client listens for changes, so it may not.
@@ -46,7 +46,7 @@ def answer(inbound: Inbound) -> Result | Reject | None:
 
 def _discovery(view: Snapshot) -> dict[str, object]:
     return {
-        "supportedVersions": list(STATELESS),
+        "supportedVersions": list(SUPPORTED),
         "capabilities": offered(view, subscribe=False),
         **({"instructions": view.instructions} if view.instructions else {}),
         **_COMPLETE,

@@ -9,7 +9,7 @@ The first failure wins:
 5. who has to log in has (callers.py): Envoy has judged the token            else 401, 403
 6. POST: the body is one JSON-RPC message, or a batch of them from a client
    whose version has batches (2025-03-26), where the operator allows them    else 400
-7. a request of the stateless era: that is offered (eras.py)                 else 400, -32601: every
+7. the stateless era is served, or for server/discover offered (eras.py)     else 400, -32601: every
                                                                              SDK then initializes
 8. the protocol version is spoken here (eras.py); initialize negotiates      else 400
 9. there is a virtual server of that name                                    else 404
@@ -33,7 +33,7 @@ from mcpgw_sidecar.catalog.rights import rules_of
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
 from mcpgw_sidecar.catalog.views import is_open, view_of
 from mcpgw_sidecar.inbound.callers import Caller, Keys, caller_of, no_keys
-from mcpgw_sidecar.inbound.eras import Era, era_of, offers
+from mcpgw_sidecar.inbound.eras import Era, era_of, offers, serves_stateless
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.inbound.virtual import scope_of, unknown
 from mcpgw_sidecar.model.decisions import HttpRequest, Reject
@@ -130,7 +130,7 @@ def classify(
         session = SessionFault.UNKNOWN
     claims = caller.claims if caller is not None else None
     inbound: Inbound | Reject
-    era = _era(request, message, offered=offers(catalog, guard))
+    era = _era(request, message, catalog, guard)
     if isinstance(era, Reject):
         inbound = era
     elif era is Era.STATELESS:
@@ -228,14 +228,15 @@ def _is_modern(message: Message | Batch | None) -> bool:
     return isinstance(meta, dict) and META_VERSION in meta
 
 
-def _era(request: HttpRequest, message: Message | Batch | None, *, offered: bool) -> Era | Reject:
+def _era(request: HttpRequest, message: Message | Batch | None, catalog: Snapshot, guard: Guard) -> Era | Reject:
     """Rungs 7 and 8."""
-    modern = _is_modern(message)
-    if not offered and (modern or (isinstance(message, Request) and message.method == DISCOVER)):
-        fault = f"Method not found: this gateway speaks up to {LATEST_STATEFUL}; send initialize first"
+    modern, served = _is_modern(message), serves_stateless(guard)
+    discovers = isinstance(message, Request) and message.method == DISCOVER
+    if (modern and not served) or (discovers and not offers(catalog, guard)):
+        fault = f"Method not found: this gateway speaks {LATEST_STATEFUL}; send initialize first"
         return Reject(status=400, code=METHOD_NOT_FOUND, message=fault)
     initializes = isinstance(message, Request) and message.method == INITIALIZE
-    return era_of(request.headers.get(h.VERSION), modern=modern, initializes=initializes, offered=offered)
+    return era_of(request.headers.get(h.VERSION), modern=modern, initializes=initializes, served=served)
 
 
 def _has_batches(session: SessionState | SessionFault) -> bool:
@@ -272,8 +273,7 @@ def _stateful(
         return Reject(status=session.status, code=code, message=session.message)
     accept = request.headers.get("accept", "*/*")
     if request.method == "GET" and not any(media_type in accept for media_type in _EVENT_STREAM):
-        message_406 = "Not acceptable: a GET stream is text/event-stream"
-        return Reject(status=406, code=INVALID_REQUEST, message=message_406)
+        return Reject(status=406, code=INVALID_REQUEST, message="Not acceptable: a GET stream is text/event-stream")
     return Inbound(message=message, era=Era.STATEFUL, session=session, scope=scope, view=view)
 
 

@@ -1,14 +1,14 @@
 """Decides the era of a request by its protocol version. No other module compares versions.
 
 The ladder (duties in shared/reference/mcp-duties.md 1.0), first match wins. A *modern* request has
-its version in `params._meta`:
+its version in `params._meta`; initialize has none:
 
 | header `MCP-Protocol-Version` | message              | era                                     |
 |-------------------------------|----------------------|-----------------------------------------|
+| any                           | initialize           | stateful: it negotiates the version     |
 | a stateful version            | not modern           | stateful                                |
 | a stateful version            | modern               | 400, -32020: they disagree              |
-| a stateless version, offered  | any                  | stateless                               |
-| any other                     | initialize           | stateful: it negotiates the version     |
+| a stateless version, served   | any                  | stateless                               |
 | any other                     | any                  | 400, -32022, with the versions here     |
 | none                          | modern               | 400, -32020                             |
 | none                          | not modern           | stateful: 2025-03-26 had no header      |
@@ -37,28 +37,38 @@ class Era(enum.Enum):
     STATELESS = "stateless"
 
 
-def era_of(version: str | None, *, modern: bool = False, initializes: bool = False, offered: bool = False) -> Era | Reject:
+def era_of(version: str | None, *, modern: bool = False, initializes: bool = False, served: bool = False) -> Era | Reject:
     """The era of a request by its version header (the ladder above)."""
-    if version in STATELESS and offered:
+    if initializes and not modern:
+        return Era.STATEFUL
+    if version in STATELESS and served:
         return Era.STATELESS
     if version is None or version in STATEFUL:
         if not modern:
             return Era.STATEFUL
         message = f"Header mismatch: {h.VERSION} is missing, or is not what the body says"
         return Reject(status=400, code=HEADER_MISMATCH, message=message, id=NULL)
-    if initializes and not modern:
-        return Era.STATEFUL
-    spoken = SUPPORTED if offered else STATEFUL
+    spoken = SUPPORTED if served else STATEFUL
     message = f"Unsupported protocol version: use one of {', '.join(spoken)}"
     return refusal(UNSUPPORTED_VERSION, message, data={"supported": list(spoken), "requested": version})
 
 
-def offers(catalog: Snapshot, guard: Guard) -> bool:
-    """Whether the stateless era is offered: always, never, or where every server speaks it.
+def serves_stateless(guard: Guard) -> bool:
+    """Whether requests of the stateless era are served."""
+    return guard.prefer_era != options.STATEFUL
 
-    Elsewhere a client of both eras would miss the servers of the other one.
+
+def offers(catalog: Snapshot, guard: Guard) -> bool:
+    """Whether server/discover leads a client that knows both eras to the stateless one.
+
+    With `auto` it does where that costs such a client nothing: every server speaks that era, or
+    some server speaks no other. Elsewhere calls in sessions go straight through Envoy.
     """
-    if guard.prefer_era == options.STATELESS:
-        return True
     modern = catalog.stateless
-    return guard.prefer_era == options.AUTO and modern is not None and modern.offers.keys() >= catalog.offers.keys() > set()
+    if guard.prefer_era != options.AUTO or modern is None:
+        return guard.prefer_era == options.STATELESS
+    if not catalog.offers:
+        return False
+    return all(offer.speaks_stateless for offer in modern.offers.values()) or any(
+        offer.is_stateless for offer in catalog.offers.values()
+    )

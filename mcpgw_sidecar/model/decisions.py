@@ -135,9 +135,10 @@ class Forward:
 
 @attrs.frozen(kw_only=True)
 class Carry:
-    """Let the broker carry a request of a session to a server that speaks the stateless era alone.
+    """Let the broker carry a request to a server that does not speak the client's era.
 
     `text` is the client's request with one key replaced; `headers` are those of its message there.
+    `session` is the client's, None in the stateless era.
     """
 
     server: Server
@@ -145,9 +146,9 @@ class Carry:
     key: str
     method: str
     id: JsonText
-    session: Session
+    session: Session | None
     text: str = attrs.field(repr=False)
-    headers: Mapping[str, str] = attrs.field(repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
 
     @property
     def tool(self) -> str:

@@ -9,7 +9,6 @@ again, with what the client said. Clients of the stateful era are asked by reque
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -27,10 +26,14 @@ QUESTIONS: Final = {ELICIT: "elicitation", "sampling/createMessage": "sampling",
 """The capability of a client that each question of a server needs."""
 
 MAX_QUESTIONS = 20  # of one answer
-_RESULT_TYPE, _INPUT_REQUIRED = "resultType", "input_required"
-_RESPONSES, _STATE = "inputResponses", "requestState"
-_OF_THE_ERA = frozenset({_RESULT_TYPE, "ttlMs", "cacheScope"})
-_DECLARED = ("experimental", "extensions")
+RESULT_TYPE: Final = "resultType"
+RESPONSES: Final = "inputResponses"
+STATE: Final = "requestState"
+DECLARED: Final[tuple[str, ...]] = ("experimental", "extensions")
+"""Capabilities of clients that are passed on in any era."""
+
+_INPUT_REQUIRED = "input_required"
+_OF_THE_ERA = frozenset({RESULT_TYPE, "ttlMs", "cacheScope"})
 
 
 class UntranslatableError(ValueError):
@@ -56,8 +59,8 @@ class Asked:
     def answered(self, answers: Mapping[str, str]) -> str:
         """The members of params with the answers (JSON) to the questions, by their names."""
         texts = ",".join(f"{dumps(name)}:{text}" for name, text in answers.items())
-        members = [f'"{_RESPONSES}":{{{texts}}}'] if answers else []
-        return ",".join([*members, *([f'"{_STATE}":{self.state}'] if self.state is not None else [])])
+        members = [f'"{RESPONSES}":{{{texts}}}'] if answers else []
+        return ",".join([*members, *([f'"{STATE}":{self.state}'] if self.state is not None else [])])
 
 
 def envelope_of(session: Session, level: str, capabilities: Mapping[str, object]) -> str:
@@ -68,14 +71,13 @@ def envelope_of(session: Session, level: str, capabilities: Mapping[str, object]
     return members_text(session.client_info, JsonText(dumps(capabilities)), level)
 
 
-def capabilities_of(session: Session, *, can_ask: bool) -> Mapping[str, object]:
-    """What a server is told that the client of a session can do.
+def capabilities_of(declared: Mapping[str, Any], *, can_ask: bool) -> dict[str, object]:
+    """What a server is told that a client can do which has declared that.
 
     With `can_ask` it may ask the client what that declared; that a server may send it to a page
     (mode `url`) is never said.
     """
-    declared: dict[str, Any] = json.loads(session.capabilities)
-    capabilities = {name: declared[name] for name in _DECLARED if name in declared}
+    capabilities: dict[str, object] = {name: declared[name] for name in DECLARED if name in declared}
     if can_ask:
         capabilities |= {name: declared[name] for name in ("elicitation", "sampling") if name in declared}
         capabilities |= {"roots": {}} if "roots" in declared else {}
@@ -105,8 +107,8 @@ def to_stateless(request: Request, ident: str, envelope: str, answers: str = "")
     answers of the client's own.
     """
     params, text = request.params or [], request.text
-    if any(only(params, name) is not None for name in (_RESPONSES, _STATE)):
-        raise JsonTextError(f"{_RESPONSES} and {_STATE} belong to another protocol version")
+    if any(only(params, name) is not None for name in (RESPONSES, STATE)):
+        raise JsonTextError(f"{RESPONSES} and {STATE} belong to another protocol version")
     meta, end = only(params, "_meta"), params[-1].end
     edits = [(request.id_start, request.id_end, f'"{ident}"')]
     more = f",{answers}" if answers else ""
@@ -114,8 +116,8 @@ def to_stateless(request: Request, ident: str, envelope: str, answers: str = "")
         more = f'{more},"_meta":{{{envelope}}}'
     else:
         inner = text[meta.start : meta.end]
-        kept = _kept(inner, lambda member: not member.key.startswith(RESERVED)) if inner.startswith("{") else ""
-        edits.append((meta.start, meta.end, f"{{{kept}{',' if kept else ''}{envelope}}}"))
+        own = kept(inner, lambda member: not member.key.startswith(RESERVED)) if inner.startswith("{") else ""
+        edits.append((meta.start, meta.end, f"{{{own}{',' if own else ''}{envelope}}}"))
     edits.append((end, end, more))
     for start, stop, piece in sorted(edits, reverse=True):
         text = text[:start] + piece + text[stop:]
@@ -125,10 +127,10 @@ def to_stateless(request: Request, ident: str, envelope: str, answers: str = "")
 def asked_in(answer: Response) -> Asked | None:
     """What a server asks in its answer; None if it asks nothing. Raises UntranslatableError."""
     members = answer.result.value if _is_object(answer) and answer.result is not None else None
-    kind = last(members, _RESULT_TYPE)
+    kind = last(members, RESULT_TYPE)
     if kind is None or kind.value != _INPUT_REQUIRED:
         return None
-    requests, state = last(members, "inputRequests"), last(members, _STATE)
+    requests, state = last(members, "inputRequests"), last(members, STATE)
     questions: list[Question] = []
     try:
         text = answer.text[requests.start : requests.end] if requests is not None else "{}"
@@ -161,7 +163,7 @@ def to_stateful(answer: Response, method: str, ident: JsonText) -> bytes:
     if result is None or not _is_object(answer):
         raise UntranslatableError("answered with a result that is no object")
     try:
-        text = _kept(answer.text[result.start : result.end], _is_known, _without_server)
+        text = kept(answer.text[result.start : result.end], _is_known, _without_server)
     except JsonTextError as error:
         raise UntranslatableError(f"answered with {error}") from None
     prefix, suffix = around_result(ident)
@@ -185,13 +187,16 @@ def _without_server(member: Member, text: str) -> str:
     """The text of a member of a result: `_meta` without the server's name, else as it is."""
     if member.key != "_meta" or not isinstance(member.value, dict) or META_SERVER not in member.value:
         return text
-    return f"{{{_kept(text, lambda inner: inner.key != META_SERVER)}}}"
+    return f"{{{kept(text, lambda inner: inner.key != META_SERVER)}}}"
 
 
-def _kept(
+def kept(
     text: str, is_kept: Callable[[Member], bool], value_of: Callable[[Member, str], str] = lambda _member, text: text
 ) -> str:
-    """The inside of an object: those of its members that are kept, each as it stands there."""
+    """The inside of an object: those of its members that are kept, each as `value_of` gives it.
+
+    Raises JsonTextError.
+    """
     pieces: list[str] = []
     end = text.index("{") + 1
     for member in parse_object(text):

@@ -4,17 +4,18 @@ They have passed the ladder of inbound/classify.py, the envelope included. This 
 first failure wins:
 
 1. the key is a string and occurs once    else 400, -32600; 200, -32602
-2. a server of this era owns the key      else 200, -32602: what the envelope asks for is no fault
+2. a server owns the key                  else 200, -32602: what the envelope asks for is no fault
                                           of the envelope (a 400 would make clients of both eras
                                           initialize)
-3. forward: the bytes of the key replaced in the body, and its header with it
+3. that server speaks this era, too       else Carry: the broker translates
+4. forward: the bytes of the key replaced in the body, and its header with it
 """
 
 from __future__ import annotations
 
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.inbound.classify import Batch
-from mcpgw_sidecar.model.decisions import Decision, Forward, Reject, ToBroker
+from mcpgw_sidecar.model.decisions import Carry, Decision, Forward, Reject, ToBroker
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.protocol.envelope import ADDRESSED
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, Message, Request
@@ -41,6 +42,17 @@ def decide(message: Message | Batch | None, view: Snapshot, *, apps: bool = Fals
         fault = f"{target.kind.name.capitalize()} not found"
         return refusal(INVALID_PARAMS, fault, data={target.kind.key: target.key}, id=message.id)
     key = upstream_key(target, item)
+    if not view.offers[item.server.name].speaks_stateless:
+        text = target.exchanged(message.text, key)
+        return Carry(
+            server=item.server,
+            kind=target.kind,
+            key=target.key,
+            method=message.method,
+            id=message.id,
+            session=None,
+            text=text,
+        )
     return Forward(
         server=item.server,
         kind=target.kind,

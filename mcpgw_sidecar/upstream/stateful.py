@@ -148,7 +148,7 @@ class UpstreamClient:
 
     async def wait_result(self, upstream: Upstream, method: str, params: str) -> tuple[str, list[Member]]:
         """Send a request; returns the text of the answer and the members of its result."""
-        heard = partial(self._wait_replied, upstream)
+        heard = partial(self.wait_replied, upstream)
         return await self.http.wait_result(upstream.server, method, params, upstream.with_session(), heard)
 
     async def wait_events(
@@ -181,7 +181,7 @@ class UpstreamClient:
             async with contextlib.aclosing(events_of(answer, position)) as messages:
                 async for message in messages:
                     if own and isinstance(message, Request):
-                        await self._wait_replied(upstream, message)
+                        await self.wait_replied(upstream, message)
                     else:
                         handle(message)
             return True
@@ -221,7 +221,7 @@ class UpstreamClient:
             async with self.http.exchange(upstream.server, "DELETE", None, upstream.with_session()):
                 pass
 
-    async def _wait_replied(self, upstream: Upstream, request: Request | Notification) -> None:
+    async def wait_replied(self, upstream: Upstream, request: Request | Notification) -> None:
         """Answer a server's request in the gateway's own session: a ping, or the (empty) roots."""
         if isinstance(request, Notification):
             return

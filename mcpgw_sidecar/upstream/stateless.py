@@ -101,6 +101,5 @@ async def wait_carried(
     `upstream` has the headers of the message, too. `silence` is the longest pause of the server,
     None for no limit.
     """
-    headers = {**upstream.headers, h.VERSION: LATEST_STATELESS}
-    async with http.exchange(upstream.server, "POST", body, headers, silence=silence) as answer:
+    async with http.exchange(upstream.server, "POST", body, upstream.with_session(), silence=silence) as answer:
         return await wait_own_response(answer, wait_heard, ident, MAX_CARRIED)

@@ -24,6 +24,7 @@ from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.heal import Healer
+from mcpgw_sidecar.front.room import Room
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import TOOL
@@ -127,7 +128,9 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
                 silence=60.0,
                 can_ask=True,
                 work=Work(),
+                room=Room(),
             ),
+            pooling=None,  # type: ignore[arg-type]  # no client of the stateless era is here
             healer=Healer(directory, lambda: replica.servers, Work()),
             metrics=metrics,
             max_body=10_000,

@@ -2,15 +2,77 @@
 
 import sys
 
-from mcp.server.fastmcp import FastMCP
+import anyio
+from mcp.server.fastmcp import Context, FastMCP
+from mcp.types import SamplingMessage, TextContent
+from pydantic import BaseModel
 
 server = FastMCP("python-1", host="127.0.0.1", port=int(sys.argv[1]), log_level="WARNING")
+
+
+class Name(BaseModel):
+    """What a user is asked."""
+
+    name: str
 
 
 @server.tool()
 def echo(message: str = "") -> str:
     """Say it again."""
     return f"Echo: {message}"
+
+
+@server.tool()
+async def steps(ctx: Context) -> str:
+    """Tell of two steps."""
+    await ctx.report_progress(1, 2, "first")
+    await ctx.info("half way")
+    await ctx.debug("too much")
+    await ctx.report_progress(2, 2)
+    return "done"
+
+
+@server.tool()
+async def ask(ctx: Context) -> str:
+    """Ask the user for a name."""
+    answer = await ctx.elicit("Who are you?", schema=Name)
+    return f"{answer.action}: {answer.data.name if answer.action == 'accept' else '-'}"
+
+
+@server.tool()
+async def think(ctx: Context) -> str:
+    """Ask the client's model, and where its roots are, at the same time."""
+    said: dict[str, str] = {}
+
+    async def sample() -> None:
+        message = SamplingMessage(role="user", content=TextContent(type="text", text="Think!"))
+        result = await ctx.session.create_message(messages=[message], max_tokens=5, related_request_id=ctx.request_id)
+        said["model"] = result.content.text
+
+    async def roots() -> None:
+        said["roots"] = str(len((await ctx.session.list_roots()).roots))  # on the stream outside of the call
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(sample)
+        group.start_soon(roots)
+    return f"{said['model']} {said['roots']}"
+
+
+@server.tool()
+async def slow() -> str:
+    """Take long; says on the output when it is cut off."""
+    try:
+        await anyio.sleep(30)
+    except anyio.get_cancelled_exc_class():
+        print("cancelled", flush=True)
+        raise
+    return "late"
+
+
+@server.resource("memo://one")
+def one() -> str:
+    """A memo."""
+    return "remember"
 
 
 server.run(transport="streamable-http")

@@ -11,15 +11,15 @@ import pytest
 from mcpgw_sidecar.catalog.federation import federate_eras
 from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
-from mcpgw_sidecar.catalog.snapshot import Snapshot
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
 from mcpgw_sidecar.front import stateless as broker
 from mcpgw_sidecar.front.answers import Result
 from mcpgw_sidecar.inbound.classify import Inbound, classify
 from mcpgw_sidecar.inbound.eras import Era, offers
 from mcpgw_sidecar.inbound.guard import LOOPBACK, Guard
 from mcpgw_sidecar.model.access import Access, Rule
-from mcpgw_sidecar.model.decisions import Forward, HttpRequest, Reject, ToBroker
-from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TEMPLATE, TOOL
+from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject, ToBroker
+from mcpgw_sidecar.model.kinds import KINDS, RESOURCE, TOOL
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.model.sessions import SessionFault
@@ -79,17 +79,21 @@ def refused(climbed: Inbound | Reject) -> tuple[int, int, str]:
 
 @pytest.mark.duty("era.offer")
 def test_where_it_is_offered() -> None:
-    """Only where a client of both eras loses no server by it."""
+    """Only where calls of a client of both eras go straight; any other is served all the same."""
     both = catalog({**MODERN, TWO.name: discovered("there")})
+    alone = federate_eras((ONE, TWO), {ONE.name: discovered("greet", version=OLD), TWO.name: Discovered()},
+                          {TWO.name: discovered("there")}).snapshot  # fmt: skip
+    nothing = federate_eras((), {}, {}).snapshot
     for snapshot, era, offered in (
         (both, "auto", True), (catalog(), "auto", False), (catalog({}), "auto", False), (both, "stateful", False),
-        (catalog({}), "stateless", True),
+        (catalog({}), "stateless", True), (alone, "auto", True), (nothing, "auto", False), (EMPTY, "stateless", True),
+        (EMPTY, "auto", False),
     ):  # fmt: skip
         guard = attrs.evolve(ALWAYS, prefer_era=era)
         assert offers(snapshot, guard) is offered
         for method in ("server/discover", "tools/list"):
             climbed = climb(method, guard=guard, snapshot=snapshot)
-            if offered:
+            if offered or (method == "tools/list" and era != "stateful"):
                 assert isinstance(climbed, Inbound)
                 assert (climbed.era, climbed.session) == (Era.STATELESS, None)
             else:
@@ -145,11 +149,11 @@ def test_what_is_no_request() -> None:
     assert broker.answer(inbound) is None
 
 
-def call(name: str, **more: str) -> Forward | Reject | ToBroker:
+def call(name: str, **more: str) -> Forward | Reject | ToBroker | Carry:
     climbed = climb("tools/call", {"name": name, "arguments": {}, "_meta": META}, **more)
     assert isinstance(climbed, Inbound), climbed
     decision = decide(climbed)
-    assert isinstance(decision, Forward | Reject | ToBroker)
+    assert isinstance(decision, Forward | Reject | ToBroker | Carry)
     return decision
 
 
@@ -162,9 +166,12 @@ def test_a_call_goes_to_the_server_that_speaks_it() -> None:
         assert (forward.server, forward.session, forward.session_id) == (ONE, None, None)
         assert (forward.protocol_version, forward.name_header) == ("2026-07-28", "greet")
         assert json.loads(forward.body)["params"] == {"name": "greet", "arguments": {}, "_meta": META}
-    unknown = call("there")
+    unknown = call("nope")
     assert isinstance(unknown, Reject)
-    assert (unknown.status, unknown.code, unknown.data) == (200, -32602, {"name": "there"})
+    assert (unknown.status, unknown.code, unknown.data) == (200, -32602, {"name": "nope"})
+    carried = call("there")
+    assert isinstance(carried, Carry)
+    assert (carried.server, carried.session, carried.headers) == (TWO, None, {})
     read = climb("resources/read", {"uri": "x://1", "_meta": META}, mcp_name="x://1")
     assert isinstance(read, Inbound)
     forward = decide(read)
@@ -205,16 +212,15 @@ def test_what_the_broker_answers() -> None:
         return json.loads(result.body) if isinstance(result, Result) else result
 
     discovery = answered("server/discover")
-    assert discovery["supportedVersions"] == ["2026-07-28"]
+    assert discovery["supportedVersions"] == ["2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26"]
     assert discovery["capabilities"] == {"tools": {"listChanged": True}, "resources": {"listChanged": True}}
     assert discovery["instructions"].endswith("about")
     assert discovery["resultType"] == "complete"
     for kind in KINDS:
         listed = answered(kind.list_method)
         assert (listed["resultType"], listed["cacheScope"], listed["ttlMs"]) == ("complete", "private", 0)
-        assert len(listed[kind.member]) == (
-            0 if kind.member == TEMPLATE.member or (kind.prefixed and kind is not TOOL) else 1
-        )
+        count = {TOOL.member: 2, RESOURCE.member: 1}  # one of the tools is of the other era
+        assert len(listed[kind.member]) == count.get(kind.member, 0)
         assert listed["_meta"]["io.modelcontextprotocol/serverInfo"]["name"] == "mcpgw-sidecar"
     few = answered("tools/list", __path="/mcp/ns/few")
     assert [each["name"] for each in few["tools"]] == ["a_greet"]
@@ -248,4 +254,4 @@ def test_a_server_that_speaks_it_alone_has_its_share() -> None:
     assert list(federation.snapshot.of(TOOL).owned) == ["a_greet", "there"]
     stateless = federation.snapshot.stateless
     assert stateless is not None
-    assert list(stateless.of(TOOL).owned) == ["there"]
+    assert list(stateless.of(TOOL).owned) == ["a_greet", "there"]

@@ -92,7 +92,7 @@ def test_what_could_be_read_in_two_ways_is_refused(more: str) -> None:
 @pytest.mark.duty("era.translated")
 def test_the_envelope_says_who_the_client_is(declared: Any, can_ask: bool, capabilities: Any) -> None:
     session = attrs.evolve(SESSION, capabilities=JsonText(json.dumps(declared)))
-    said = translation.capabilities_of(session, can_ask=can_ask)
+    said = translation.capabilities_of(json.loads(session.capabilities), can_ask=can_ask)
     meta = json.loads(f"{{{translation.envelope_of(session, 'warning', said)}}}")
     assert meta == {
         VERSION: "2026-07-28",

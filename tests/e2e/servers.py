@@ -71,6 +71,11 @@ class RealServer:
     def stop(self) -> None:
         self._process.stop()
 
+    @property
+    def output(self) -> str:
+        """What it has said so far."""
+        return self._process.text
+
 
 @contextmanager
 def real_server(name: str, directory: Path) -> Iterator[RealServer]:

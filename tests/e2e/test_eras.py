@@ -85,14 +85,24 @@ def modern(server: ScriptedServer) -> None:
     server.answers |= {"server/discover": discover, "initialize": initialize}
 
 
-def ask(running: Gateway, method: str, *, mcp_name: str | None = None, **params: Any) -> httpx2.Response:
-    named = {"mcp-name": mcp_name or params["name"]} if "name" in params else {}
+def ask(  # what tests vary
+    running: Gateway,
+    method: str,
+    *,
+    mcp_name: str | None = None,
+    meta: Any = META,
+    x_key: str | None = None,
+    timeout: float = 20,
+    **params: Any,
+) -> httpx2.Response:
+    named = {"mcp-name": mcp_name or params["name"]} if mcp_name or "name" in params else {}
+    named |= {"x-key": x_key} if x_key is not None else {}
     headers = {
         "accept": "application/json, text/event-stream", "mcp-protocol-version": "2026-07-28", "mcp-method": method, **named,
         "mcp-session-id": "stray", "mcp-param-region": "x", "x-own": "1", "last-event-id": "7",
     }  # fmt: skip
-    message = {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": META}}
-    return httpx2.post(running.url, json=message, headers=headers, trust_env=False)
+    message = {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": meta}}
+    return httpx2.post(running.url, json=message, headers=headers, timeout=timeout, trust_env=False)
 
 
 @pytest.mark.duty("era.direct", "era.envelope")

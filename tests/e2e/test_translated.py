@@ -18,7 +18,7 @@ import pytest
 from mcp.client import Client as SdkClient
 from mcp.shared.exceptions import MCPError
 
-from mcpgw_sidecar.front.carrying import OF_ONE
+from mcpgw_sidecar.front.room import OF_ONE
 from tests.e2e.stack import Client, Gateway, Process, answer, entry, free_ports, gateway, listening, wait_until
 from tests.e2e.test_eras import modern
 from tests.servers.scripted import ScriptedServer, tool
@@ -57,10 +57,10 @@ def running(process: tuple[Process, str], tmp_path_factory: pytest.TempPathFacto
 
 
 class Person:
-    """The user behind an SDK client of the stateful era; `action` is what it says when asked."""
+    """The user behind an SDK client of one era; `action` is what it says when asked."""
 
-    def __init__(self, action: Any = "accept") -> None:
-        self.action = action
+    def __init__(self, action: Any = "accept", mode: str = "legacy") -> None:
+        self.action, self.mode = action, mode
         self.asked: list[str] = []
         self.heard: list[tuple[str, Any]] = []
         self.steps: list[tuple[float, str | None]] = []
@@ -84,9 +84,9 @@ class Person:
 
     def client(self, url: str, *, can_answer: bool = True) -> SdkClient:
         if not can_answer:
-            return SdkClient(url, mode="legacy", logging_callback=self.log)
+            return SdkClient(url, mode=self.mode, logging_callback=self.log)
         return SdkClient(
-            url, mode="legacy", logging_callback=self.log, elicitation_callback=self.elicit,
+            url, mode=self.mode, logging_callback=self.log, elicitation_callback=self.elicit,
             sampling_callback=self.sample, list_roots_callback=self.roots,
         )  # fmt: skip
 

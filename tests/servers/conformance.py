@@ -7,15 +7,17 @@ scenarios say what each has to do. Runs as a program: `python -m tests.servers.c
 from __future__ import annotations
 
 import base64
+import itertools
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import mcp_types as types
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.prompts.base import UserMessage
+from mcp.server.mcpserver.prompts.base import Prompt, UserMessage
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
+from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, Field
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
@@ -277,6 +279,148 @@ for method, params in {
     "resources/unsubscribe": types.UnsubscribeRequestParams,
 }.items():
     server._lowlevel_server.add_request_handler(method, params, _accepted)
+
+
+# What the scenarios of 2026-07-28 ask for besides; none of those of the stateful era calls these.
+
+_NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+_OK = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+Asking = types.InputRequiredResult
+
+
+def _ask(message: str, schema: dict[str, Any] = _NAME) -> types.ElicitRequest:
+    return types.ElicitRequest(params=types.ElicitRequestFormParams(message=message, requested_schema=schema))
+
+
+def _sample(text: str) -> types.CreateMessageRequest:
+    said = types.SamplingMessage(role="user", content=types.TextContent(type="text", text=text))
+    return types.CreateMessageRequest(params=types.CreateMessageRequestParams(messages=[said], max_tokens=50))
+
+
+@server.tool()
+async def test_missing_capability(ctx: Asked) -> str:
+    """Want a client with sampling."""
+    declared = ctx.client_capabilities
+    if declared is None or declared.sampling is None:
+        raise MCPError(
+            types.MISSING_REQUIRED_CLIENT_CAPABILITY, "needs sampling", {"requiredCapabilities": {"sampling": {}}}
+        )
+    return "declared"
+
+
+@server.tool()
+async def test_streaming_elicitation(ctx: Asked) -> str | Asking:
+    """Tell of progress, then ask."""
+    await ctx.report_progress(1, 2)
+    return "answered" if ctx.input_responses else Asking(input_requests={"user_name": _ask("Who?")})
+
+
+@server.tool()
+async def test_logging_tool(ctx: Asked) -> str:
+    """Log, whether anybody asked for it or not."""
+    await ctx.info("a message")
+    return "logged"
+
+
+@server.tool()
+async def test_region(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]) -> str:
+    """Want its argument in a header, too."""
+    return region
+
+
+@server.tool()
+async def test_input_required_result_elicitation(ctx: Asked) -> str | Asking:
+    """Ask the user; again where the answer is missing."""
+    asked = "user_name" in (ctx.input_responses or {})
+    return "Hello!" if asked else Asking(input_requests={"user_name": _ask("What is your name?")})
+
+
+@server.tool()
+async def test_input_required_result_sampling(ctx: Asked) -> str | Asking:
+    """Ask the client's model."""
+    return "said" if ctx.input_responses else Asking(input_requests={"capital": _sample("What is the capital of France?")})
+
+
+@server.tool()
+async def test_input_required_result_list_roots(ctx: Asked) -> str | Asking:
+    """Ask for the roots."""
+    return "roots" if ctx.input_responses else Asking(input_requests={"roots": types.ListRootsRequest()})
+
+
+@server.tool()
+async def test_input_required_result_request_state(ctx: Asked) -> str | Asking:
+    """Want its state back."""
+    if ctx.input_responses and ctx.request_state == "nonce":
+        return "state-ok"
+    return Asking(input_requests={"confirm": _ask("Sure?", _OK)}, request_state="nonce")
+
+
+@server.tool()
+async def test_input_required_result_multiple_inputs(ctx: Asked) -> str | Asking:
+    """Ask three things at once."""
+    if len(ctx.input_responses or {}) == 3:
+        return "all"
+    three = {"user_name": _ask("Who?"), "greeting": _sample("Greet"), "roots": types.ListRootsRequest()}
+    return Asking(input_requests=three, request_state="three")  # type: ignore[arg-type]
+
+
+@server.tool()
+async def test_input_required_result_multi_round(ctx: Asked) -> str | Asking:
+    """Ask twice."""
+    step = int(ctx.request_state or 0)
+    return "both" if step == 2 else Asking(input_requests={f"step{step + 1}": _ask("?")}, request_state=str(step + 1))
+
+
+@server.tool()
+async def test_input_required_result_tampered_state(ctx: Asked) -> str | Asking:
+    """Leave it to the SDK to refuse a state that is not its own."""
+    return "ok" if ctx.request_state else Asking(input_requests={"confirm": _ask("Sure?", _OK)}, request_state="one")
+
+
+@server.tool()
+async def test_input_required_result_capabilities(ctx: Asked) -> Asking:
+    """Ask what the client declares."""
+    declared = ctx.client_capabilities
+    asks: dict[str, Any] = {}
+    if declared is not None and declared.sampling is not None:
+        asks["sample"] = _sample("hello")
+    if declared is not None and declared.elicitation is not None:
+        asks["ask"] = _ask("Who?")
+    return Asking(input_requests=asks, request_state="gated")
+
+
+@server.prompt()
+async def test_input_required_result_prompt(ctx: Asked) -> list[UserMessage] | Asking:
+    """Ask before it is filled in."""
+    return [UserMessage("filled in")] if ctx.input_responses else Asking(input_requests={"user_context": _ask("Which?")})
+
+
+_turns = itertools.count()
+
+
+@server.tool()
+async def test_trigger_tool_change(ctx: Asked) -> str:
+    """Replace a tool: a list that is the same again is no news through the gateway."""
+    turn = next(_turns)
+    server.add_tool(test_simple_text, name=f"turn_{turn}")
+    if f"turn_{turn - 1}" in server._tool_manager._tools:
+        server.remove_tool(f"turn_{turn - 1}")
+    await ctx.notify_tools_changed()
+    return "changed"
+
+
+_prompt_turns = itertools.count()
+
+
+@server.tool()
+async def test_trigger_prompt_change(ctx: Asked) -> str:
+    """Replace a prompt."""
+    turn = next(_prompt_turns)
+    server.add_prompt(Prompt.from_function(test_simple_prompt, name=f"turn_{turn}"))
+    if f"turn_{turn - 1}" in server._prompt_manager._prompts:
+        server.remove_prompt(f"turn_{turn - 1}")
+    await ctx.notify_prompts_changed()
+    return "changed"
 
 
 if __name__ == "__main__":

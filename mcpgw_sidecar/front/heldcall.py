@@ -1,0 +1,256 @@
+"""A call of a client without sessions to a server that has them, in a session of the pool.
+
+It runs in a task of its own, because it may outlive the request that began it: where the server
+asks the client something, the client gets the question as the answer, and comes back with a request
+that has what its user said. Meanwhile the call waits, and so does the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, cast
+
+import attrs
+import trio
+
+from mcpgw_sidecar.envoy.contract import CHANGES
+from mcpgw_sidecar.errors import UpstreamError, first_in
+from mcpgw_sidecar.model import timeouts
+from mcpgw_sidecar.model.decisions import Carry, Reject
+from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.reasons import BROKEN_OFF
+from mcpgw_sidecar.observability.logs import get_logger
+from mcpgw_sidecar.protocol import sessionless
+from mcpgw_sidecar.protocol.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    Message,
+    Notification,
+    Request,
+    Response,
+    notification_text,
+    result_text,
+)
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps
+from mcpgw_sidecar.protocol.methods import CANCELLED, SET_LEVEL
+from mcpgw_sidecar.protocol.passing import for_server
+from mcpgw_sidecar.protocol.sessionless import Sender
+from mcpgw_sidecar.protocol.statuses import failure, refusal
+from mcpgw_sidecar.protocol.translation import QUESTIONS
+from mcpgw_sidecar.runtime.work import Work
+from mcpgw_sidecar.upstream.exchange import own_id
+from mcpgw_sidecar.upstream.messages import Position
+from mcpgw_sidecar.upstream.sessionpool import Pooled, SessionPool
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
+from mcpgw_sidecar.upstream.stateless import wait_carried
+from mcpgw_sidecar.upstream.words import ClientWords, rejection
+
+log = get_logger(__name__)
+
+COLLECT: Final = 0.02  # seconds in which questions of a server come together
+MAX_ASKED: Final = 20  # questions of one call at a time
+AHEAD: Final = 16  # messages of a server that wait for their client
+PATIENCE: Final = 600.0  # seconds that a client has for an answer: a person may have to read, and to think
+_RESTARTING = "MCP server {} had not answered when the gateway had to restart: the call may have run"
+
+
+@attrs.frozen
+class Asked:
+    """The questions of a server that wait for their answers, by the name that the client gets."""
+
+    questions: Mapping[str, Request]
+
+
+@attrs.frozen
+class Settled:
+    """The outcome of a call: what the server answers, or why it does not."""
+
+    answer: Response | Reject
+
+
+Item = str | Asked | Settled
+"""What a call says to its client: a message, questions, or the outcome."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class HeldCall:
+    """A call on its way. `out` gets what it says; `answers` gets what the client answers.
+
+    `stale` is called with a server that says that its lists changed. `silence` is the longest pause
+    of the server, in seconds, None for no limit; who is asked something has time.
+    """
+
+    carry: Carry
+    request: Request
+    sender: Sender
+    capabilities: Mapping[str, object]
+    headers: Mapping[str, str]
+    who: str
+    words: ClientWords
+    client: UpstreamClient
+    pool: SessionPool
+    stale: Callable[[ServerName], None]
+    silence: float | None
+    work: Work
+    out: trio.MemorySendChannel[Item]
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _ident: str = attrs.field(factory=own_id, init=False)
+    _token: str = attrs.field(factory=own_id, init=False)
+    _waiting: dict[str, Request] = attrs.field(factory=dict, init=False)
+    _more: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _answered: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _count: int = attrs.field(default=0, init=False)
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether the client has said that it answers questions."""
+        return not frozenset(QUESTIONS.values()).isdisjoint(self.capabilities)
+
+    async def wait_run(self) -> None:
+        """Run the call; the outcome is the last that it says, unless it is cancelled."""
+        server = self.carry.server
+        with self.scope, self.out:
+            answer: Response | Reject = failure(server.name, BROKEN_OFF, _RESTARTING.format(server.name))
+            try:
+                with self.work.carrying():
+                    answer = await self._wait_settled()
+            except Exception:  # a bug of ours costs this call, not the process
+                log.exception("Carrying a call failed", server=server.name)
+                answer = refusal(INTERNAL_ERROR, "Internal error of the gateway")
+            await self.out.send(Settled(answer))
+
+    def answer(self, sender: Sender) -> None:
+        """Go on with what the client answers to the questions."""
+        self.sender = sender
+        self._answered.set()
+
+    async def _wait_settled(self) -> Response | Reject:
+        server = self.carry.server
+        try:
+            async with self.pool.leased(self.who, server, self.words, self._brought, alone=self.can_be_asked) as pooled:
+                return await self._wait_in_session(pooled)
+        except UpstreamError as error:
+            return rejection(server, error)
+        except JsonTextError as error:
+            return refusal(INVALID_REQUEST, f"Invalid Request: {error}")
+
+    @property
+    def _brought(self) -> dict[str, str]:
+        """What the server gets of the client's headers."""
+        return for_server(self.headers, self.carry.server.forwarded)
+
+    async def _wait_in_session(self, pooled: Pooled) -> Response:
+        """The server's answer. In a session that it has forgotten nothing has run."""
+        try:
+            return await self._wait_answer(pooled)
+        except UpstreamError as error:
+            if not await self.pool.wait_replaced(pooled, error.status, self._brought):
+                raise
+        return await self._wait_answer(pooled)
+
+    async def _wait_answer(self, pooled: Pooled) -> Response:
+        upstream = attrs.evolve(pooled.upstream, headers=self._brought)
+        await self._wait_level(pooled, upstream)
+        body = sessionless.to_session(self.request, self._ident, self._token)
+        is_over = False
+        try:
+            answer = await self._wait_exchanged(upstream, body)
+            is_over = True
+        except UpstreamError:
+            is_over = True
+            raise
+        finally:
+            if not is_over:  # the client is gone, or the process ends
+                with trio.move_on_after(timeouts.CLOSE, shield=True), contextlib.suppress(UpstreamError):
+                    params = dumps({"requestId": self._ident, "reason": "The client is gone"})
+                    await self.client.wait_posted(upstream, notification_text(CANCELLED, params))
+        return answer
+
+    async def _wait_exchanged(self, upstream: Upstream, body: bytes) -> Response:
+        """Send the request, and take what the server says and asks until it answers."""
+        silence, heard = self.silence, partial(self._wait_heard, upstream)
+        answer: Response | None = None
+        try:
+            async with trio.open_nursery() as beside:
+                if self.can_be_asked:
+                    silence = None if silence is None else max(silence, PATIENCE)
+                    opened = trio.Event()
+                    beside.start_soon(self._wait_listening, upstream, opened)
+                    with trio.move_on_after(timeouts.LISTEN):  # what is asked there finds nobody before
+                        await opened.wait()
+                    beside.start_soon(self._wait_asking, upstream)
+                answer = await wait_carried(self.client.http, upstream, body, self._ident, heard, silence)
+                beside.cancel_scope.cancel()
+        except* UpstreamError as group:
+            raise cast("UpstreamError", first_in(group)) from None
+        assert answer is not None  # noqa: S101  # else an error was raised
+        return answer
+
+    async def _wait_level(self, pooled: Pooled, upstream: Upstream) -> None:
+        """Let the server send its log from the level on that the client wants."""
+        level = self.sender.level
+        if level is None or not sessionless.more_verbose(level, pooled.level):
+            return
+        pooled.level = level
+        with contextlib.suppress(UpstreamError):  # a server without a log has nothing to tell
+            await self.client.wait_result(upstream, SET_LEVEL, dumps({"level": level}))
+
+    async def _wait_heard(self, upstream: Upstream, message: Request | Notification) -> None:
+        """Take what the server says before its answer."""
+        if isinstance(message, Request):
+            if not self._is_asked(message):
+                await self.client.wait_replied(upstream, message)
+        elif message.method in CHANGES:
+            self.stale(self.carry.server.name)
+        elif (text := sessionless.heard(message, self._token, self.sender)) is not None:
+            await self.out.send(text)
+
+    def _is_asked(self, question: Request) -> bool:
+        """Take a question that the client can answer."""
+        if QUESTIONS.get(question.method) not in self.capabilities or len(self._waiting) >= MAX_ASKED:
+            return False
+        self._count += 1
+        self._waiting[f"q{self._count}"] = question
+        self._more.set()
+        return True
+
+    async def _wait_listening(self, upstream: Upstream, opened: trio.Event) -> None:
+        """Hear what the server asks outside of the call's own answer."""
+
+        def handle(message: Message) -> None:
+            if isinstance(message, Request):
+                self._is_asked(message)
+
+        with contextlib.suppress(UpstreamError):
+            await self.client.wait_events(upstream, handle, own=False, position=Position(), opened=opened.set)
+        opened.set()
+
+    async def _wait_asking(self, upstream: Upstream) -> None:
+        """Pass questions on, and what the client answers back, for ever."""
+        while True:
+            await self._more.wait()
+            await trio.sleep(COLLECT)
+            self._more = trio.Event()
+            while self._waiting:
+                await self.out.send(Asked(dict(self._waiting)))
+                await self._answered.wait()
+                self._answered = trio.Event()
+                for name, text in self.sender.answers.items():
+                    question = self._waiting.pop(name, None)
+                    if question is not None:
+                        await self._wait_told(upstream, result_text(question.id, text.encode()))
+
+    async def _wait_told(self, upstream: Upstream, answer: bytes) -> None:
+        """Give the server an answer. A status of that says nothing of the call, which has run."""
+        try:
+            await self.client.wait_posted(upstream, answer)
+        except UpstreamError as error:
+            raise UpstreamError("BrokenOff", f"did not take the answer to its question: it {error}") from None
+
+
+def state_text() -> JsonText:
+    """A state that nobody guesses, as JSON."""
+    return JsonText(dumps(secrets.token_urlsafe(24)))

@@ -1,0 +1,238 @@
+"""Answers requests of clients without sessions to servers that have them (heldcall.py).
+
+A question of a server is the answer (`input_required`): the call is held here, under a state that
+the client sends back with what its user said. A state is good for one answer, for the client that
+got it, and for the same request; in another process it is unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+import trio
+
+from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
+from mcpgw_sidecar.front.heldcall import AHEAD, PATIENCE, Asked, HeldCall, Item, Settled, state_text
+from mcpgw_sidecar.front.room import Room, busy
+from mcpgw_sidecar.inbound.callers import Caller
+from mcpgw_sidecar.model.decisions import Carry, Reject
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.reasons import BAD_ANSWER
+from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.observability.requests import RequestRecord
+from mcpgw_sidecar.protocol import headers as h, sessionless, translation
+from mcpgw_sidecar.protocol.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    Request,
+    Response,
+    parse_message,
+    result_text,
+)
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps
+from mcpgw_sidecar.protocol.passing import brought_text
+from mcpgw_sidecar.protocol.sessionless import Sender
+from mcpgw_sidecar.protocol.statuses import failure, for_era, refusal
+from mcpgw_sidecar.protocol.translation import UntranslatableError
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, LATEST_STATELESS
+from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
+from mcpgw_sidecar.runtime.work import Work
+from mcpgw_sidecar.upstream.sessionpool import SessionPool
+from mcpgw_sidecar.upstream.stateful import UpstreamClient
+from mcpgw_sidecar.upstream.words import ClientWords, rejection
+
+MAX_HELD: Final = 250  # calls that wait for their clients
+_STATE_FAULT = (
+    "Invalid params: this requestState is unknown here, was used, or has expired: send the request again without it"
+)
+
+
+@attrs.frozen
+class _Held:
+    """A call that waits for its client, who it is for, and the digest of its request."""
+
+    call: HeldCall
+    items: trio.MemoryReceiveChannel[Item]
+    who: str
+    digest: str
+    expires: float
+
+
+@attrs.define(kw_only=True, eq=False)
+class Pooling:
+    """Answers the requests. `nursery` holds the calls, which may outlive a request.
+
+    `stale` is called with a server that says that its lists changed. `silence` is the longest pause
+    of a server in a call, in seconds, where its configuration says nothing else; 0 for no limit.
+    """
+
+    client: UpstreamClient
+    pool: SessionPool
+    stale: Callable[[ServerName], None]
+    silence: float
+    work: Work
+    room: Room
+    nursery: trio.Nursery
+    _held: dict[str, _Held] = attrs.field(factory=dict, init=False)
+
+    def count(self) -> int:
+        """How many calls wait for their clients."""
+        return len(self._held)
+
+    async def wait_carried(
+        self,
+        carry: Carry,
+        caller: Caller | None,
+        headers: Mapping[str, str],
+        record: RequestRecord,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answer a request. `headers` are those of the client's."""
+        events, who = Events(send), _who(caller, headers, carry.server)
+        try:
+            answer = await self._wait_answered(carry, who, headers, events, receive)
+        except JsonTextError as error:
+            answer = refusal(INVALID_REQUEST, f"Invalid Request: {error}")
+        if answer is None:
+            record.close("cancelled")
+            return
+        if isinstance(answer, Reject):
+            of_request = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)
+            answer = for_era(of_request, LATEST_STATELESS)
+            record.refuse(answer)
+            if not events.begun:
+                await wait_rejected(send, answer)
+                return
+        record.close("ok")
+        await events.wait_ended(reject_text(answer) if isinstance(answer, Reject) else answer)
+
+    async def wait_sweeping(self) -> None:
+        """Cancel the calls whose clients do not come back, for ever."""
+        while True:
+            await trio.sleep(1.0)
+            now = trio.current_time()
+            for state, held in list(self._held.items()):
+                if held.expires < now:
+                    del self._held[state]
+                    held.call.scope.cancel()
+
+    async def _wait_answered(
+        self, carry: Carry, who: str, headers: Mapping[str, str], events: Events, receive: Receive
+    ) -> bytes | Reject | None:
+        """The answer; None if the client is gone before there is one."""
+        request = parse_message(carry.text)
+        assert isinstance(request, Request)  # noqa: S101  # it is the client's own, with another key
+        sender, digest = sessionless.sender_of(request), sessionless.digest_of(request)
+        if sender.state is not None:
+            held = self._held.get(sender.state)
+            if held is None or (held.who, held.digest) != (who, digest):
+                return refusal(INVALID_PARAMS, _STATE_FAULT)
+            del self._held[sender.state]
+            held.call.answer(sender)
+            call, items = held.call, held.items
+        else:
+            out, items = trio.open_memory_channel[Item](AHEAD)
+            call = self._begun(carry, request, sender, who, headers, out)
+            with contextlib.ExitStack() as stack:
+                if not stack.enter_context(self.room.taken(who or state_text(), len(carry.text))):
+                    return rejection(carry.server, busy())
+                self.nursery.start_soon(self._wait_run, call, stack.pop_all())
+        item = await self._wait_item(call, items, events, receive)
+        if item is None:
+            return None
+        if isinstance(item, Settled):
+            return _answered(item.answer, carry)
+        if len(self._held) >= MAX_HELD:
+            call.scope.cancel()
+            fault = "The gateway holds too many calls whose users are asked something: try again later"
+            return Reject(status=OK, code=INTERNAL_ERROR, message=fault)
+        state = state_text()
+        self._held[json.loads(state)] = _Held(call, items, who, digest, trio.current_time() + PATIENCE)
+        return result_text(carry.id, sessionless.input_required(item.questions, state).encode())
+
+    def _begun(
+        self,
+        carry: Carry,
+        request: Request,
+        sender: Sender,
+        who: str,
+        headers: Mapping[str, str],
+        out: trio.MemorySendChannel[Item],
+    ) -> HeldCall:
+        capabilities = translation.capabilities_of(sender.capabilities, can_ask=True)
+        words = ClientWords(protocol_version=LATEST_STATEFUL, info=sender.info, capabilities=dumps(capabilities))
+        own = carry.server.call_timeout
+        return HeldCall(
+            client=self.client,
+            pool=self.pool,
+            stale=self.stale,
+            work=self.work,
+            carry=carry,
+            request=request,
+            sender=sender,
+            capabilities=capabilities,
+            headers=dict(headers),
+            who=hashlib.sha256(f"{who}\n{words.info}\n{words.capabilities}".encode()).hexdigest() if who else "",
+            words=words,
+            silence=(self.silence if own is None else own) or None,
+            out=out,
+        )
+
+    async def _wait_run(self, call: HeldCall, room: contextlib.ExitStack) -> None:
+        with room:
+            await call.wait_run()
+
+    async def _wait_item(
+        self, call: HeldCall, items: trio.MemoryReceiveChannel[Item], events: Events, receive: Receive
+    ) -> Asked | Settled | None:
+        """What the call says for the client to answer, or its outcome; its messages are sent on.
+
+        None if the client is gone: that cancels the call (basic/utilities/cancellation).
+        """
+        found: Asked | Settled | None = None
+        async with trio.open_nursery() as beside:
+            beside.start_soon(_wait_gone, receive, beside.cancel_scope)
+            beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
+            async for item in items:
+                if not isinstance(item, str):
+                    found = item
+                    break
+                await events.wait_sent(item)
+            beside.cancel_scope.cancel()
+        if found is None:
+            call.scope.cancel()
+        return found
+
+
+def _answered(answer: Response | Reject, carry: Carry) -> bytes | Reject:
+    """What the client gets: a call that was held answers the request that came back."""
+    if isinstance(answer, Reject):
+        return answer
+    try:
+        return sessionless.from_session(answer, carry.method, carry.id)
+    except UntranslatableError as error:
+        server = carry.server.name
+        return failure(server, BAD_ANSWER, f"MCP server {server} {error}")
+
+
+def _who(caller: Caller | None, headers: Mapping[str, str], server: Server) -> str:
+    """Who a client is: the verified caller, else its address and the credentials that it brings.
+
+    "" for one that nobody can know again.
+    """
+    if caller is not None:
+        return caller.owner
+    address = headers.get(h.X_CLIENT)
+    return f"{address}\n{brought_text(headers, server.forwarded)}" if address else ""
+
+
+async def _wait_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    await wait_gone(receive)
+    scope.cancel()
