@@ -240,7 +240,7 @@ def _parts(
     values, stamps, hub, work = inputs.values, stamps_of(settings), SessionHub(shared=store.shared), Work()
     client = UpstreamClient(Exchanger(clients, metrics.asked, settings.discovery_timeout))
     sight, issuers = Sight(values.live), IssuerKeys(lambda: values.desired.value.access)
-    streams = Streams(values.live, lambda key: directory.hearing(key), sight)  # noqa: PLW0108  # it is built below
+    streams = Streams(values.live, lambda key: directory.hearing(key), sight, client)  # noqa: PLW0108  # it is built below
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
     driver = Driver(
         hub=hub,

@@ -21,6 +21,7 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request, notification_text
 from mcpgw_sidecar.protocol.jsontext import dumps, last
+from mcpgw_sidecar.protocol.methods import UPDATED
 from mcpgw_sidecar.protocol.owners import name_owner, owner_text
 from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.runtime.backoff import Backoff
@@ -32,7 +33,6 @@ log = get_logger(__name__)
 
 AGAIN = 0.5  # seconds before a stream that ended is opened again; doubled up to AGAIN_CAP
 AGAIN_CAP = 30.0
-_UPDATED = "notifications/resources/updated"
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -132,7 +132,7 @@ class Hearing:
         server, is_resumed, self.resumed = self.upstream.server, self.resumed, False
         for uri in sorted(self.resources()) if is_resumed else ():
             params = dumps({"uri": self.live.value.shown_uri(server.name, uri)})
-            self.said(notification_text(_UPDATED, params))
+            self.said(notification_text(UPDATED, params))
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Notification) and message.method in CHANGES:
@@ -145,7 +145,7 @@ class Hearing:
 
 def with_shown_uri(message: Request | Notification, server: Server, snapshot: Snapshot) -> Request | Notification:
     """An update of a resource with the URI that clients see; any other message unchanged."""
-    if not isinstance(message, Notification) or message.method != _UPDATED:
+    if not isinstance(message, Notification) or message.method != UPDATED:
         return message
     uri = last(message.params, "uri")
     if uri is None or not isinstance(uri.value, str):

@@ -1,8 +1,8 @@
 """The answers to `subscriptions/listen`: clients of the stateless era hear there of changed lists.
 
 The first event says what the client will hear; it has the id of the request in it, as all others
-have. Single resources are not among it. The answer ends with a result when the process drains, or
-when the client may see nothing here any more.
+have. Single resources are followed at their servers (following.py). The answer ends with a result
+when the process drains, or when the client may see nothing here any more.
 """
 
 from __future__ import annotations
@@ -16,41 +16,62 @@ from typing import Any, Final
 import attrs
 import trio
 
+from mcpgw_sidecar.catalog.rights import sees_server
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, changes
 from mcpgw_sidecar.catalog.views import current, state_of
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, Events
+from mcpgw_sidecar.front.following import Followed, Follower, followed
 from mcpgw_sidecar.front.waking import COALESCE, COLLECT, Sleeper
 from mcpgw_sidecar.inbound.classify import Inbound
 from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.names import JsonText, Scope
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, Request, result_text
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only
+from mcpgw_sidecar.protocol.methods import UPDATED
+from mcpgw_sidecar.protocol.sessionless import sender_of
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 from mcpgw_sidecar.runtime.watch import Watched
+from mcpgw_sidecar.upstream.stateful import UpstreamClient
 
 META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 _FLAGS = {f"{kind.capability}ListChanged": kind.changed for kind in KINDS}
+MAX_UPDATED: Final = 1000  # resources that changed and whose client was not told yet
 _ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 
 
 @attrs.define(eq=False)
 class Listen(Sleeper):
-    """One client that listens: the notifications that it wants, and the lists that it knows."""
+    """One client that listens: what it wants to hear of, and the lists that it knows.
+
+    `uris` are the resources that it follows, as it wrote them, `groups` those by their servers.
+    """
 
     ident: JsonText
     methods: frozenset[str]
+    uris: tuple[str, ...]
+    groups: tuple[Followed, ...]
+    info: JsonText
+    headers: Mapping[str, str]
     scope: Scope
     claims: Mapping[str, Any] | None
     login: Authentication | None
     until: float
     state: str
+    _updated: dict[tuple[Server, str], None] = attrs.field(factory=dict, init=False)
+
+    def updated(self, server: Server, uri: str) -> None:
+        """A resource of a server has changed."""
+        if len(self._updated) < MAX_UPDATED:
+            self._updated[server, uri] = None
+        self.wake()
 
     def news(self, snapshot: Snapshot) -> list[str]:
-        """The notifications about what has changed; from now on it knows the lists of now.
+        """The messages about what has changed; from now on it knows the lists of now.
 
         It closes where the client has to come back.
         """
@@ -60,7 +81,11 @@ class Listen(Sleeper):
             return []
         self.scope = scope
         before, self.state = self.state, state_of(snapshot.stateless or EMPTY, self.scope)
-        return [method for method in changes(before, self.state) if method in self.methods]
+        changed = [self.message(method, {}) for method in changes(before, self.state) if method in self.methods]
+        updated, self._updated = self._updated, {}
+        seen = [each for each in updated if scope.rules is None or sees_server(scope.rules, scope.virtual, each[0].name)]
+        catalog = snapshot.stateless or EMPTY
+        return changed + [self.message(UPDATED, {"uri": catalog.shown_uri(server.name, uri)}) for server, uri in seen]
 
     def message(self, method: str, more: Mapping[str, object]) -> str:
         """A notification to the client."""
@@ -71,9 +96,10 @@ class Listen(Sleeper):
 
 @attrs.define
 class Listens:
-    """All clients that listen."""
+    """All clients that listen. `client` asks servers; without it no resource is followed."""
 
     live: Watched[Snapshot]
+    client: UpstreamClient | None = None
     _open: set[Listen] = attrs.field(factory=set)
 
     def count(self) -> int:
@@ -109,8 +135,14 @@ class Listens:
             return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=request.id)
         if wanted is None or not isinstance(wanted.value, dict):
             return refusal(INVALID_PARAMS, "Invalid params: notifications must be an object", id=request.id)
-        caller = inbound.caller
+        caller, sender = inbound.caller, sender_of(request)
+        resources = wanted.value.get("resourceSubscriptions")
+        uris, groups = followed(inbound.view, resources if isinstance(resources, list) else ())
         return Listen(
+            uris=uris,
+            groups=groups,
+            info=sender.info,
+            headers=dict(headers) if groups else {},
             ident=request.id,
             methods=frozenset(method for flag, method in _FLAGS.items() if wanted.value.get(flag) is True),
             scope=inbound.scope,
@@ -122,8 +154,20 @@ class Listens:
 
     async def wait_listened(self, listen: Listen, receive: Receive, send: Send) -> None:
         """Answer a request for as long as its client is there."""
+        if not listen.groups or self.client is None:
+            await self._wait_listened(listen, receive, send)
+            return
+        follower = Follower(client=self.client, info=listen.info, headers=listen.headers, updated=listen.updated)
+        async with trio.open_nursery() as nursery:
+            for group in listen.groups:
+                nursery.start_soon(follower.wait_following, group)
+            await self._wait_listened(listen, receive, send)
+            nursery.cancel_scope.cancel()
+
+    async def _wait_listened(self, listen: Listen, receive: Receive, send: Send) -> None:
         events = Events(send)
-        honoured = {flag: True for flag, method in _FLAGS.items() if method in listen.methods}
+        honoured: dict[str, object] = {flag: True for flag, method in _FLAGS.items() if method in listen.methods}
+        honoured |= {"resourceSubscriptions": list(listen.uris)} if listen.uris else {}
         self._open.add(listen)
         try:
             await events.wait_sent(listen.message(_ACKNOWLEDGED, {"notifications": honoured}))
@@ -134,8 +178,8 @@ class Listens:
                     case "silence":
                         await events.wait_kept_alive()
                     case "news":
-                        for method in listen.news(self.live.value):
-                            await events.wait_sent(listen.message(method, {}))
+                        for message in listen.news(self.live.value):
+                            await events.wait_sent(message)
             result = f'{{"resultType":"complete","_meta":{{"{META_SUBSCRIPTION}":{listen.ident}}}}}'
             await events.wait_ended(result_text(listen.ident, result.encode()))
         finally:

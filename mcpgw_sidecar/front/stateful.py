@@ -96,7 +96,7 @@ def _initialize(request: Request, inbound: Inbound, directory: Directory) -> Res
     )
     result: dict[str, object] = {
         "protocolVersion": protocol_version,
-        "capabilities": offered(inbound.view, subscribe=True),
+        "capabilities": offered(inbound.view),
         "serverInfo": {"name": PROGRAM, "version": __version__},
     }
     if inbound.view.instructions:
@@ -125,14 +125,11 @@ def _set_level(request: Request, session: Session, directory: Directory) -> Resu
     return Result(b"{}")
 
 
-def offered(view: Snapshot, *, subscribe: bool) -> dict[str, object]:
-    """The capabilities of the gateway: tools, and those that at least one of the servers has.
-
-    With `subscribe` the client may subscribe to single resources.
-    """
+def offered(view: Snapshot) -> dict[str, object]:
+    """The capabilities of the gateway: tools, and those that at least one of the servers has."""
     names = (capability for capability in ("prompts", "resources") if capability in view.capabilities)
     lists: dict[str, object] = {capability: {"listChanged": True} for capability in names}
-    if subscribe and CAN_SUBSCRIBE in view.capabilities:
+    if CAN_SUBSCRIBE in view.capabilities:
         lists["resources"] = {"listChanged": True, "subscribe": True}
     plain: dict[str, object] = {name: {} for name in ("completions", "logging") if name in view.capabilities}
     extensions: dict[str, object] = {name: {} for name in KNOWN if name in view.capabilities}

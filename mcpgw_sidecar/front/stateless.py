@@ -47,7 +47,7 @@ def answer(inbound: Inbound) -> Result | Reject | None:
 def _discovery(view: Snapshot) -> dict[str, object]:
     return {
         "supportedVersions": list(SUPPORTED),
-        "capabilities": offered(view, subscribe=False),
+        "capabilities": offered(view),
         **({"instructions": view.instructions} if view.instructions else {}),
         **_COMPLETE,
     }

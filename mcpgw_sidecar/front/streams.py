@@ -33,6 +33,7 @@ from mcpgw_sidecar.front.waking import COALESCE, COLLECT
 from mcpgw_sidecar.model.names import Scope
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.rows import MAX_SESSIONS
+from mcpgw_sidecar.upstream.stateful import UpstreamClient
 
 MAX_RELAYED = 1000  # messages of servers that wait for a slow client
 PER_SESSION = 4  # open streams of one session; with one more the oldest ends
@@ -45,9 +46,15 @@ class Streams:
     `hearing` returns the part of an event's id with the upstream sessions and wishes of a session.
     """
 
-    def __init__(self, live: Watched[Snapshot], hearing: Callable[[str], str], sight: Sight | None = None) -> None:
+    def __init__(
+        self,
+        live: Watched[Snapshot],
+        hearing: Callable[[str], str],
+        sight: Sight | None = None,
+        client: UpstreamClient | None = None,
+    ) -> None:
         self.budget = Budget()
-        self.listens = Listens(live)
+        self.listens = Listens(live, client)
         self._live = live
         self._sight = sight or Sight(live)
         self._hearing = hearing

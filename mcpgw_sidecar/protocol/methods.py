@@ -26,6 +26,7 @@ PROGRESS: Final = "notifications/progress"
 MESSAGE: Final = "notifications/message"
 """A line of a server's log."""
 
+UPDATED: Final = "notifications/resources/updated"
 INITIALIZED: Final = "notifications/initialized"
 
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")

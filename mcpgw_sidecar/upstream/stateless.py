@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import attrs
 
@@ -66,14 +66,23 @@ class StatelessClient:
         headers = {**upstream.headers, h.VERSION: LATEST_STATELESS, h.MCP_METHOD: method}
         return await self.http.wait_result(upstream.server, method, self._with_meta(params), headers, wait_unheard)
 
-    async def wait_events(
-        self, upstream: Upstream, handle: Callable[[Message], None], *, kinds: Iterable[Kind], position: Position
+    async def wait_events(  # what is asked for, and what it says
+        self,
+        upstream: Upstream,
+        handle: Callable[[Message], None],
+        *,
+        kinds: Iterable[Kind],
+        position: Position,
+        resources: Collection[str] = (),
+        opened: Callable[[], object] = lambda: None,
     ) -> bool:
-        """Pass to `handle` what a server says of its lists, until it ends. Raises UpstreamError.
+        """Pass to `handle` what a server says of its lists and resources, until it ends.
 
-        False if the server does not offer that. `position` learns when to come back.
+        False if the server does not offer that. `position` learns when to come back, `opened` is
+        called when the server has accepted. Raises UpstreamError.
         """
-        wanted = {f"{kind.capability}ListChanged": True for kind in kinds}
+        wanted: dict[str, object] = {f"{kind.capability}ListChanged": True for kind in kinds}
+        wanted |= {"resourceSubscriptions": list(resources)} if resources else {}
         body = request_text(own_id(), LISTEN, self._with_meta(dumps({"notifications": wanted})))
         headers = {**upstream.headers, h.VERSION: LATEST_STATELESS, h.MCP_METHOD: LISTEN}
         async with self.http.exchange(upstream.server, "POST", body, headers, silence=None) as answer:
@@ -82,6 +91,7 @@ class StatelessClient:
             await wait_checked(answer)
             if media_type(answer) != h.EVENT_STREAM:
                 return False
+            opened()
             async with contextlib.aclosing(events_of(answer, position)) as messages:
                 async for message in messages:
                     handle(message)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,13 @@ def test_an_sdk_client_is_led_to_its_era(
         assert not running.sidecar.text.count("ERROR")
 
 
-def modern(server: ScriptedServer) -> None:
+def modern(server: ScriptedServer, capabilities: Any = None) -> None:
     """A server that speaks the stateless era and no other."""
     server.keeps_sessions = False
+    offered = capabilities or {"tools": {}}
 
     def discover(handler: Any, message: Any) -> bool:
-        handler.result(message["id"], {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}})
+        handler.result(message["id"], {"supportedVersions": ["2026-07-28"], "capabilities": offered})
         return True
 
     def initialize(handler: Any, message: Any) -> bool:
@@ -297,3 +299,81 @@ def test_errors_have_the_codes_of_the_era(tmp_path: Path) -> None:
             away = ask(running, "tools/call", name="a_greet", arguments={})
             assert (away.status_code, away.json()["error"]["code"]) == (200, -32603)
             assert away.json()["error"]["data"] == {"server": "ns/one", "reason": "Unreachable"}
+
+
+class Resourceful(ScriptedServer):
+    """A server of one era with the resource memo://x, which says who follows it."""
+
+    def __init__(self, era: str) -> None:
+        super().__init__(tool("greet"))
+        self._followers: list[Any] = []
+        self.capabilities = {"tools": {}, "resources": {"subscribe": True}}
+        if era == "2026-07-28":
+            modern(self, self.capabilities)
+        self.answers |= {
+            "resources/list": self._answer({"resources": [{"uri": "memo://x", "name": "x"}]}),
+            "resources/templates/list": self._answer({"resourceTemplates": []}),
+            "resources/subscribe": self._answer({}),
+            "subscriptions/listen": self._listen,
+        }
+
+    def _answer(self, result: Any) -> Any:
+        def answered(handler: Any, message: Any) -> bool:
+            handler.result(message["id"], result)
+            return True
+
+        return answered
+
+    def _listen(self, handler: Any, message: Any) -> bool:
+        if "resourceSubscriptions" not in message["params"]["notifications"]:
+            handler.send(405, b"")
+            return True
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.send_header("connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b": here\n\n")
+        self._followers.append(handler)
+        with suppress(OSError):
+            handler.connection.recv(1)  # until the client goes
+        self._followers.remove(handler)
+        return True
+
+    def listeners(self) -> list[Any]:
+        """The streams of those who follow the resource."""
+        subscribed = {each.headers.get("mcp-session-id") for each in self.calls("resources/subscribe")} & self.sessions
+        return self._followers or [stream for each in subscribed for stream in self.streams(str(each))]
+
+    def change(self) -> None:
+        """Tell them that it has changed."""
+        data = json.dumps({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "memo://x"}})
+        for handler in self.listeners():
+            handler.wfile.write(f"data: {data}\n\n".encode())
+            handler.wfile.flush()
+
+
+@pytest.mark.duty("era.listen")
+@pytest.mark.parametrize("era", ["2025-11-25", "2026-07-28"])
+def test_a_client_hears_of_single_resources(tmp_path: Path, era: str) -> None:
+    """At servers of either era; one of them shows a URI that another one has, too."""
+    with Resourceful(era) as one, Resourceful(era) as two:
+        servers = [entry("ns/one", one.url), entry("ns/two", two.url)]
+
+        async def use(running: Gateway) -> None:
+            async with SdkClient(running.url, mode="2026-07-28") as client:
+                shown = sorted(str(each.uri) for each in (await client.list_resources()).resources)
+                assert len(shown) == 2, "one has an alias"
+                async with client.listen(resource_subscriptions=[*shown, "memo://nobody"]) as subscription:
+                    assert sorted(subscription.honored.resource_subscriptions or ()) == shown
+                    events = aiter(subscription)
+                    for server, uri in ((one, "memo://x"), (two, next(each for each in shown if each != "memo://x"))):
+                        wait_until(lambda server=server: server.listeners(), "the server is followed")
+                        server.change()
+                        event = await asyncio.wait_for(anext(events), 20)
+                        assert str(event.uri) == uri  # type: ignore[union-attr]
+            wait_until(lambda: not one.listeners() and not two.listeners(), "nobody listens any more")
+
+        with gateway(tmp_path, servers, "--prefer-era=stateless") as running:
+            offered = ask(running, "server/discover").json()["result"]["capabilities"]
+            assert offered["resources"] == {"listChanged": True, "subscribe": True}
+            asyncio.run(use(running))
