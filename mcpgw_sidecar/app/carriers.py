@@ -1,4 +1,4 @@
-"""Builds what carries calls to servers that do not speak the client's era."""
+"""Builds what carries requests to servers that do not speak the client's era."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ import trio
 from mcpgw_sidecar.app.settings import Settings
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.directory.directory import Directory
+from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.pooling import Pooling
 from mcpgw_sidecar.front.room import Room
+from mcpgw_sidecar.front.subscribing import Subscriber
 from mcpgw_sidecar.runtime.work import Work
+from mcpgw_sidecar.sessions.events import Said
 from mcpgw_sidecar.upstream.sessionpool import SessionPool
-from mcpgw_sidecar.upstream.stateful import UpstreamClient
 from mcpgw_sidecar.upstream.supervisor import Supervisor
 
 
-def carriers(  # noqa: PLR0913  # the parts that both need
-    settings: Settings,
-    values: Values,
-    client: UpstreamClient,
-    directory: Directory,
-    supervisor: Supervisor,
-    *,
-    can_ask: bool,
-    work: Work,
-    nursery: trio.Nursery,
-) -> tuple[Carrier, Pooling]:
-    """For clients with sessions, and for those without; they share one room."""
-    room = Room()
+def carried(
+    settings: Settings, values: Values, directory: Directory, supervisor: Supervisor, work: Work, nursery: trio.Nursery
+) -> Carried:
+    """What carries for clients with sessions, and for those without; they share one room."""
+    room, driver = Room(), directory.driver
     carrier = Carrier(
-        http=client.http,
+        http=driver.client.http,
         wishes=directory.hub.wishes,
         stale=supervisor.list_again,
         silence=settings.call_timeout,
-        can_ask=can_ask,
+        can_ask=not driver.store.shared,
         work=work,
         room=room,
     )
     pooling = Pooling(
-        client=client,
-        pool=SessionPool(client=client, nursery=nursery, servers=lambda: values.live.value.servers),
+        client=driver.client,
+        pool=SessionPool(client=driver.client, nursery=nursery, servers=lambda: values.live.value.servers),
         stale=supervisor.list_again,
         silence=settings.call_timeout,
         work=work,
         room=room,
         nursery=nursery,
     )
-    return carrier, pooling
+    subscriber = Subscriber(
+        client=driver.client,
+        live=values.live,
+        sight=driver.sight,
+        said=lambda key, message: driver.feed(Said(key, message)),
+        nursery=nursery,
+    )
+    return Carried(carrier=carrier, pooling=pooling, subscriber=subscriber)

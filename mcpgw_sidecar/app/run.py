@@ -22,7 +22,7 @@ import trio
 
 from mcpgw_sidecar import __version__
 from mcpgw_sidecar.admin.app import AdminApp
-from mcpgw_sidecar.app.carriers import carriers
+from mcpgw_sidecar.app.carriers import carried
 from mcpgw_sidecar.app.facts import Sources
 from mcpgw_sidecar.app.inputs import Inputs, opened
 from mcpgw_sidecar.app.ports import wait_ports
@@ -44,9 +44,8 @@ from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory, secret_o
 from mcpgw_sidecar.extproc.service import Router
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
-from mcpgw_sidecar.front.carrying import Carrier
+from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.heal import Healer
-from mcpgw_sidecar.front.pooling import Pooling
 from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -84,8 +83,7 @@ class _Parts:
     stamps: StampFile | Brief | None
     work: Work
     inner: httpx2.AsyncClient | None
-    carrier: Carrier
-    pooling: Pooling
+    carried: Carried
     issuers: IssuerKeys
 
     def router(self) -> Router:
@@ -99,8 +97,7 @@ class _Parts:
             directory=self.directory,
             streams=self.streams,
             batches=BatchRunner(inner=self.inner, metrics=self.metrics) if self.inner is not None else None,
-            carrier=self.carrier,
-            pooling=self.pooling,
+            carried=self.carried,
             healer=Healer(self.directory, lambda: self.values.live.value.servers, self.work),
             metrics=self.metrics,
             max_body=self.settings.max_body,
@@ -136,7 +133,7 @@ class _Parts:
         """Start the tasks that run for ever."""
         of_parts = [self.directory.wait_sweeping, self.directory.wait_sharing]
         of_parts += [self.streams.wait_notifying, self.streams.listens.wait_notifying]
-        of_parts += [self.pooling.pool.wait_sweeping, self.pooling.wait_sweeping]
+        of_parts += [self.carried.pooling.pool.wait_sweeping, self.carried.pooling.wait_sweeping]
         of_parts += [self.manager.wait_alive, self.issuers.wait_following]
         for task in (self._wait_configured, *of_parts, *self.inputs.tasks, self._wait_ready):
             nursery.start_soon(task)
@@ -220,7 +217,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
         log.info("Drained")
         async with trio.open_nursery() as closing_all:
             closing_all.start_soon(parts.directory.wait_all_closed)
-            closing_all.start_soon(parts.pooling.pool.wait_all_closed)
+            closing_all.start_soon(parts.carried.pooling.pool.wait_all_closed)
         if parts.inner is not None:
             await parts.inner.aclose()
         forever.cancel_scope.cancel()
@@ -242,6 +239,12 @@ def _parts(
     sight, issuers = Sight(values.live), IssuerKeys(lambda: values.desired.value.access)
     streams = Streams(values.live, lambda key: directory.hearing(key), sight, client)  # noqa: PLW0108  # it is built below
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
+
+    def over(key: str) -> None:
+        if isinstance(stamps, StampFile):
+            stamps.end(key)
+        to_others.subscriber.end(key)
+
     driver = Driver(
         hub=hub,
         sessions=sessions,
@@ -251,7 +254,7 @@ def _parts(
         live=values.live,
         nursery=forever,
         sight=sight,
-        over=stamps.end if isinstance(stamps, StampFile) else lambda _key: None,
+        over=over,
         stale=lambda server: supervisor.list_again(server),  # noqa: PLW0108  # it is built below
     )
     teller = Teller(hub=hub, sessions=sessions, sharing=driver.sharing, sight=sight, client=client, nursery=forever)
@@ -264,9 +267,7 @@ def _parts(
         changed=directory.forget_server,
     )
     ready = Readiness(supervisor.all_tried)
-    carrier, pooling = carriers(
-        settings, values, client, directory, supervisor, can_ask=not store.shared, work=work, nursery=forever
-    )
+    to_others = carried(settings, values, directory, supervisor, work, forever)
     return _Parts(
         settings=settings,
         inputs=inputs,
@@ -291,8 +292,7 @@ def _parts(
         manager=manager,
         stamps=stamps,
         work=work,
-        carrier=carrier,
-        pooling=pooling,
+        carried=to_others,
         issuers=issuers,
         inner=envoy_client(settings.inner, None) if settings.inner is not None else None,
     )

@@ -10,7 +10,7 @@ from mcpgw_sidecar.directory import journalfile
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT, MAX_BODY, Endpoint, EnvoySettings
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
-from mcpgw_sidecar.inbound.guard import LOOPBACK, STATEFUL, Guard, host_name
+from mcpgw_sidecar.inbound.guard import AUTO, LOOPBACK, Guard, host_name
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.access import Access
 from mcpgw_sidecar.model.hosts import EVERYWHERE
@@ -61,7 +61,7 @@ class Settings:
     debug: bool = False
     route_memo: bool = True
     batches: bool = True
-    prefer_era: str = STATEFUL
+    prefer_era: str = AUTO
 
     @property
     def envoy_admin(self) -> Address:

@@ -53,16 +53,9 @@ class Offer:
 
 
 def for_stateful(modern: Discovered) -> Discovered:
-    """What a server of the stateless era offers to clients of the other.
-
-    The broker carries no subscriptions to it.
-    """
+    """What a server of the stateless era offers to clients of the other."""
     tools = tuple(items.for_stateful(item) for item in modern.items.get(TOOL.name, ()))
-    return attrs.evolve(
-        modern,
-        items={**modern.items, TOOL.name: tools},
-        capabilities=modern.capabilities - {CAN_SUBSCRIBE},
-    )
+    return attrs.evolve(modern, items={**modern.items, TOOL.name: tools})
 
 
 def offer_of(server: Server, discovered: Discovered) -> Offer:

@@ -29,7 +29,7 @@ from mcpgw_sidecar.cli.types import (
 )
 from mcpgw_sidecar.config.units import duration_text, size_text
 from mcpgw_sidecar.demo import GUIDE_HOST
-from mcpgw_sidecar.inbound.guard import ERAS, STATEFUL
+from mcpgw_sidecar.inbound.guard import AUTO, ERAS
 from mcpgw_sidecar.manifests.container import NAMESPACE, Sidecar
 from mcpgw_sidecar.observability.logs import LEVELS
 
@@ -278,8 +278,8 @@ run_options = _stack(
         option(
             "--prefer-era",
             type=click.Choice(ERAS),
-            default=STATEFUL,
-            help="Where clients are led that speak 2026-07-28 and sessions: auto offers 2026-07-28 where every server speaks it.",
+            default=AUTO,
+            help="Where clients are led that speak 2026-07-28 and sessions; auto: where more servers are called without translation.",
         ),
         _switch(
             "--route-memo",

@@ -21,9 +21,8 @@ from mcpgw_sidecar.envoy.login import jwks_path
 from mcpgw_sidecar.front import stateful, stateless
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
-from mcpgw_sidecar.front.carrying import Carrier
+from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.heal import Healer
-from mcpgw_sidecar.front.pooling import Pooling
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata
@@ -71,8 +70,7 @@ class BrokerApp:
     streams: Streams
     batches: BatchRunner | None
     healer: Healer
-    carrier: Carrier
-    pooling: Pooling
+    carried: Carried
     metrics: Metrics
     max_body: int
     stamps: Stamps | None
@@ -176,13 +174,15 @@ class BrokerApp:
         log.debug("Processing request", method=inbound.method)
         decision = self._carry_of(inbound, headers)
         if decision is not None:
-            await self._wait_carried(decision, inbound, headers, record, receive, send)
+            await self.carried.wait_answered(decision, inbound, headers, record, receive, send)
             return None
         is_stateless = inbound.era is Era.STATELESS
         if is_stateless and inbound.method == LISTEN:
             return await self._wait_listened(inbound, headers, record, receive, send)
         answer = (
-            stateless.answer(inbound) if is_stateless else stateful.answer(inbound, self.directory, self.carrier, headers)
+            stateless.answer(inbound)
+            if is_stateless
+            else stateful.answer(inbound, self.directory, self.carried.carrier, headers)
         )
         match answer:
             case Reject():
@@ -208,15 +208,6 @@ class BrokerApp:
             return None
         decision = self.decider.decision(inbound, headers)
         return decision if isinstance(decision, Carry) else None
-
-    async def _wait_carried(  # what ASGI gives, and what it is about
-        self, carry: Carry, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
-    ) -> None:
-        record.server, record.tool = carry.server.name, carry.tool
-        if carry.session is None:
-            await self.pooling.wait_carried(carry, inbound.caller, headers, record, receive, send)
-        else:
-            await self.carrier.wait_carried(carry, headers, record, receive, send)
 
     async def _wait_stream(self, stream: Stream, record: RequestRecord, receive: Receive, send: Send) -> None:
         record.method = "GET"

@@ -61,14 +61,12 @@ def serves_stateless(guard: Guard) -> bool:
 def offers(catalog: Snapshot, guard: Guard) -> bool:
     """Whether server/discover leads a client that knows both eras to the stateless one.
 
-    With `auto` it does where that costs such a client nothing: every server speaks that era, or
-    some server speaks no other. Elsewhere calls in sessions go straight through Envoy.
+    With `auto` that is the era in which more servers are called straight through Envoy; calls to
+    the others are carried by the broker. It is the stateful one where both have as many.
     """
     modern = catalog.stateless
     if guard.prefer_era != options.AUTO or modern is None:
         return guard.prefer_era == options.STATELESS
-    if not catalog.offers:
-        return False
-    return all(offer.speaks_stateless for offer in modern.offers.values()) or any(
-        offer.is_stateless for offer in catalog.offers.values()
-    )
+    without = sum(not offer.speaks_stateless for offer in modern.offers.values())
+    alone = sum(offer.is_stateless for offer in catalog.offers.values())
+    return alone > without or (not without and bool(catalog.offers))

@@ -19,6 +19,7 @@ import attrs
 
 from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.mirrored import headers_of
+from mcpgw_sidecar.catalog.offers import CAN_SUBSCRIBE, Offer
 from mcpgw_sidecar.catalog.snapshot import Owned, Snapshot
 from mcpgw_sidecar.model.decisions import Carry, Decision, FindServer, Forward, OpenSession, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL, Kind
@@ -26,7 +27,7 @@ from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import SessionState, UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.protocol.envelope import ADDRESSED, NAMED, encode_value
+from mcpgw_sidecar.protocol.envelope import NAMED, encode_value
 from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_PARAMS,
@@ -37,11 +38,12 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     Response,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, only, parse_object
-from mcpgw_sidecar.protocol.methods import CALL, COMPLETE, TARGETS
+from mcpgw_sidecar.protocol.methods import CALL, COMPLETE, SUBSCRIBE, TARGETS, UNSUBSCRIBE
 from mcpgw_sidecar.protocol.owners import ASK, PING, Owner, owner_text, read_call, read_event_owner, read_owner
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.routing.links import candidates
 
+_SUBSCRIPTIONS = frozenset({SUBSCRIBE, UNSUBSCRIBE})
 _REFERENCES = {"ref/prompt": (PROMPT, "name"), "ref/resource": (RESOURCE, "uri")}
 _NOT_FOUND = {TOOL.name: METHOD_NOT_FOUND, PROMPT.name: INVALID_PARAMS, RESOURCE.name: RESOURCE_NOT_FOUND}
 
@@ -80,7 +82,7 @@ def decide_request(request: Request, snapshot: Snapshot, session: SessionState) 
         code, message = _NOT_FOUND[target.kind.name], f"{target.kind.name.capitalize()} not found"
         return refusal(code, message, data={target.kind.key: target.key}, id=request.id)
     if snapshot.offers[item.server.name].is_stateless:
-        return _carry(request, target, item, session)
+        return _carry(request, target, item, session, snapshot.offers[item.server.name])
     if item.server.name not in session.upstreams:
         tool = target.key if target.kind is TOOL else ""
         return OpenSession(server=item.server, session=session.session, id=request.id, method=request.method, tool=tool)
@@ -106,10 +108,10 @@ def _forward(request: Request, target: Target, server: Server, session: SessionS
     )
 
 
-def _carry(request: Request, target: Target, item: Owned, session: SessionState) -> Carry | Reject:
+def _carry(request: Request, target: Target, item: Owned, session: SessionState, offer: Offer) -> Carry | Reject:
     """The decision to translate a request."""
     server, method = item.server, request.method
-    if method not in ADDRESSED:
+    if method in _SUBSCRIPTIONS and CAN_SUBSCRIBE not in offer.capabilities:
         fault = f"MCP server {server.name} takes no {method} of clients of this protocol version"
         return refusal(METHOD_NOT_FOUND, fault, id=request.id)
     key = upstream_key(target, item)

@@ -22,6 +22,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.room import Room
@@ -121,16 +122,19 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
             directory=directory,
             streams=replica.streams,
             batches=BatchRunner(inner=envoy_client(Address(path="/nowhere"), None), metrics=metrics),
-            carrier=Carrier(
-                http=Exchanger(HttpClients(), lambda _server, _seconds: None),
-                wishes=directory.hub.wishes,
-                stale=print,
-                silence=60.0,
-                can_ask=True,
-                work=Work(),
-                room=Room(),
+            carried=Carried(
+                pooling=None,  # type: ignore[arg-type]  # no client of the stateless era is here
+                subscriber=None,  # type: ignore[arg-type]  # nor one that subscribes to servers of that era
+                carrier=Carrier(
+                    http=Exchanger(HttpClients(), lambda _server, _seconds: None),
+                    wishes=directory.hub.wishes,
+                    stale=print,
+                    silence=60.0,
+                    can_ask=True,
+                    work=Work(),
+                    room=Room(),
+                ),
             ),
-            pooling=None,  # type: ignore[arg-type]  # no client of the stateless era is here
             healer=Healer(directory, lambda: replica.servers, Work()),
             metrics=metrics,
             max_body=10_000,

@@ -83,10 +83,13 @@ def test_where_it_is_offered() -> None:
     both = catalog({**MODERN, TWO.name: discovered("there")})
     alone = federate_eras((ONE, TWO), {ONE.name: discovered("greet", version=OLD), TWO.name: Discovered()},
                           {TWO.name: discovered("there")}).snapshot  # fmt: skip
+    third = attrs.evolve(TWO, name=ServerName("ns/three"), tool_prefix="c_")
+    mostly = federate_eras((ONE, TWO, third), {ONE.name: discovered("greet", version=OLD)},
+                           {TWO.name: discovered("there"), third.name: discovered("x")}).snapshot  # fmt: skip
     nothing = federate_eras((), {}, {}).snapshot
     for snapshot, era, offered in (
         (both, "auto", True), (catalog(), "auto", False), (catalog({}), "auto", False), (both, "stateful", False),
-        (catalog({}), "stateless", True), (alone, "auto", True), (nothing, "auto", False), (EMPTY, "stateless", True),
+        (catalog({}), "stateless", True), (alone, "auto", False), (mostly, "auto", True), (nothing, "auto", False), (EMPTY, "stateless", True),
         (EMPTY, "auto", False),
     ):  # fmt: skip
         guard = attrs.evolve(ALWAYS, prefer_era=era)

@@ -317,7 +317,7 @@ def test_stateful_clients_see_servers_of_the_other_era() -> None:
     assert snapshot.of(TOOL).keys == ("here", "n_bound", "n_free")
     assert "outputSchema" not in snapshot.of(TOOL).owned["n_free"].text, "clients of the SDK refuse the whole list"
     assert "outputSchema" in snapshot.of(TOOL).owned["n_bound"].text
-    assert CAN_SUBSCRIBE not in snapshot.capabilities
+    assert CAN_SUBSCRIBE in snapshot.capabilities
     assert snapshot.stateless is not None
     assert "outputSchema" in snapshot.stateless.of(TOOL).owned["n_free"].text
 
@@ -342,7 +342,12 @@ def test_the_broker_carries_their_calls() -> None:
     )
     catalog = federate_eras(SERVERS, {OLD: STATEFUL, NEW: Discovered()}, {NEW: MODERN}).snapshot
     assert isinstance(decide_request(twice, catalog, SessionState(session=SESSION, upstreams={})), Reject)
-    refused = decided("resources/subscribe", uri="x://1")
+    wanted = decided("resources/subscribe", uri="x://1")
+    assert (wanted.server.name, wanted.method) == (NEW, "resources/subscribe")
+    without = attrs.evolve(MODERN, capabilities=frozenset({"resources"}))
+    catalog = federate_eras(SERVERS, {OLD: STATEFUL, NEW: Discovered()}, {NEW: without}).snapshot
+    message = request('{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"x://1"}}')
+    refused = decide_request(message, catalog, SessionState(session=SESSION, upstreams={}))
     assert isinstance(refused, Reject)
     assert refused.code == -32601
 

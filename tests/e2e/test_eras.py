@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from mcp.client import Client as SdkClient
 
-from tests.e2e.stack import PROGRAM, Gateway, Process, answer, entry, free_ports, gateway, wait_until
+from tests.e2e.stack import PROGRAM, Gateway, Process, answer, entry, free_ports, gateway, listening, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 META = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
@@ -377,3 +377,28 @@ def test_a_client_hears_of_single_resources(tmp_path: Path, era: str) -> None:
             offered = ask(running, "server/discover").json()["result"]["capabilities"]
             assert offered["resources"] == {"listChanged": True, "subscribe": True}
             asyncio.run(use(running))
+
+
+@pytest.mark.duty("era.translated")
+def test_a_session_subscribes_to_a_server_that_has_none(tmp_path: Path) -> None:
+    with (
+        Resourceful("2026-07-28") as one,
+        gateway(tmp_path, [entry("ns/one", one.url)]) as running,
+        running.client() as client,
+        listening(client) as messages,
+    ):
+        offered = client.initialized.json()["result"]["capabilities"]
+        assert offered["resources"] == {"listChanged": True, "subscribe": True}
+        for _ in range(2):
+            assert answer(client.post("resources/subscribe", {"uri": "memo://x"}))["result"] == {}
+        wait_until(one.listeners, "the server is followed")
+        assert len(one.listeners()) == 1
+        one.change()
+        updated = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "memo://x"}}
+        wait_until(lambda: updated in messages, "the client hears of it")
+        assert answer(client.post("resources/unsubscribe", {"uri": "memo://x"}))["result"] == {}
+        wait_until(lambda: not one.listeners(), "nobody follows it")
+        assert answer(client.post("resources/subscribe", {"uri": "memo://x"}))["result"] == {}
+        wait_until(one.listeners, "the server is followed again")
+        assert client.http.delete(running.url, headers=client.headers).status_code == 204
+        wait_until(lambda: not one.listeners(), "the session is over")
