@@ -10,6 +10,7 @@ import attrs
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from mcpgw_sidecar import __version__
+from mcpgw_sidecar.inbound.eras import Spoken
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired, VirtualServer
 from mcpgw_sidecar.model.statuses import ServerStatus
@@ -41,6 +42,10 @@ class Facts:
     """Each issuer of tokens, whether its keys are here, and why not; None where nobody logs in."""
     tools: Collection[str] = ()
     """The names of all tools, as clients see them."""
+    eras: tuple[str, bool, Spoken] = ("stateful", False, Spoken(0, 0, 0))
+    """`--prefer-era`, whether server/discover offers the stateless era, and what servers speak."""
+    held: int = 0
+    """Calls that wait for what the users of clients without sessions answer."""
 
 
 def document(facts: Facts) -> dict[str, Any]:
@@ -71,6 +76,12 @@ def document(facts: Facts) -> dict[str, Any]:
             "gateway": facts.gateway_sessions,
             "upstream": sum(facts.upstream_sessions.values()),
             "droppedMessages": facts.dropped,
+            "heldCalls": facts.held,
+        },
+        "eras": {
+            "prefer": facts.eras[0],
+            "offered": "stateless" if facts.eras[1] else "stateful",
+            "servers": attrs.asdict(facts.eras[2]),
         },
         "envoy": {"accepted": facts.envoy_accepted, "error": facts.envoy_error},
         **shared,
@@ -131,6 +142,8 @@ def gauges(facts: Facts) -> Iterator[Metric]:
     yield GaugeMetricFamily("mcpgw_sessions", "Sessions of clients seen here and not over", value=facts.gateway_sessions)
     words = "Messages of servers that were dropped, because too many waited for a client"
     yield CounterMetricFamily("mcpgw_messages_dropped", words, value=facts.dropped)
+    words = "Calls that wait for what the users of clients without sessions answer"
+    yield GaugeMetricFamily("mcpgw_held_calls", words, value=facts.held)
     upstream = GaugeMetricFamily("mcpgw_upstream_sessions", "Open sessions with servers, for clients", labels=["server"])
     for name, count in facts.upstream_sessions.items():
         upstream.add_metric([name], count)

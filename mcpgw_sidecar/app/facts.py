@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import attrs
 import trio
 
@@ -12,7 +14,10 @@ from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles
+from mcpgw_sidecar.front.pooling import Pooling
 from mcpgw_sidecar.front.streams import Streams
+from mcpgw_sidecar.inbound.eras import offers, spoken
+from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.upstream.issuers import IssuerKeys
 
@@ -29,6 +34,8 @@ class Sources:
     directory: Directory
     ready: Readiness
     issuers: IssuerKeys
+    pooling: Pooling
+    guard: Guard
 
     def waiting_for(self) -> str | None:
         """Why requests should go elsewhere; None if they need not (interface.md, /readyz)."""
@@ -48,7 +55,9 @@ class Sources:
             statuses=self.values.statuses.value,
             gateway_sessions=counts.gateway,
             dropped=self.streams.budget.dropped,
-            upstream_sessions=counts.upstream,
+            upstream_sessions=Counter(counts.upstream) + Counter(self.pooling.pool.counts()),
+            held=self.pooling.count(),
+            eras=(self.guard.prefer_era, offers(self.values.live.value, self.guard), spoken(self.values.live.value)),
             envoy_accepted=verdict.accepted if self.envoy_files is not None else None,
             writes=self.inputs.writes() if self.inputs.writes is not None else None,
             issuers=self.issuers.facts(),

@@ -119,6 +119,8 @@ class _Parts:
             directory=self.directory,
             ready=self.ready,
             issuers=self.issuers,
+            pooling=self.carried.pooling,
+            guard=self.decider.guard,
         )
         return AdminApp(
             metrics=self.metrics,

@@ -106,6 +106,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
         *([f"{dropped} messages of servers dropped: too many waited for clients"] if dropped else ()),
         f"configuration {config['source']}, generation {config['generation']}, loaded {config['loadedAt'] or 'not yet'}",
     ]
+    lines += _eras(document["eras"], sessions["heldCalls"])
     lines += [f"REFUSED MCPServer {bad['name']}: {bad['reason']}: {bad['message']}" for bad in document.get("refused", ())]
     for virtual in document.get("virtualServers", ()):
         missing_tools = f"; no server offers {', '.join(virtual['missing'])}" if virtual["missing"] else ""
@@ -127,6 +128,18 @@ def _lines(document: dict[str, Any]) -> list[str]:
         lines.append(f"session store {store['url']}: " + (f"LOST ({store['error']})" if store["error"] else "answers"))
     lines.append(f"Envoy's verdict on its files: {verdict}" + (f" ({envoy['error']})" if envoy["error"] else ""))
     return lines
+
+
+def _eras(eras: dict[str, Any], held: int) -> list[str]:
+    """Where clients are led that know both eras, if a server speaks 2026-07-28; and the calls that are held."""
+    servers, lines = eras["servers"], []
+    if servers["both"] or servers["stateless"]:
+        to = "2026-07-28" if eras["offered"] == "stateless" else "sessions"
+        spoken = (
+            f"{servers['both']} servers speak both, {servers['stateful']} have sessions alone, {servers['stateless']} none"
+        )
+        lines.append(f"clients that know both are led to {to} (--prefer-era {eras['prefer']}): {spoken}")
+    return lines + ([f"{held} calls wait for what a user answers"] if held else [])
 
 
 def _fetch(admin: str, token: str) -> dict[str, Any]:

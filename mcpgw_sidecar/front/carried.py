@@ -33,6 +33,14 @@ class Carried:
     ) -> None:
         """Answer a request. `headers` are the client's."""
         record.server, record.tool = carry.server.name, carry.tool
+        try:
+            await self._wait_kind(carry, inbound, headers, record, receive, send)
+        finally:
+            record.metrics.translated.labels(inbound.era.value, record.outcome or "broken").inc()
+
+    async def _wait_kind(
+        self, carry: Carry, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
+    ) -> None:
         if carry.session is None:
             await self.pooling.wait_carried(carry, inbound.caller, headers, record, receive, send)
         elif carry.method in {SUBSCRIBE, UNSUBSCRIBE}:

@@ -101,7 +101,7 @@ class Pooling:
         except JsonTextError as error:
             answer = refusal(INVALID_REQUEST, f"Invalid Request: {error}")
         if answer is None:
-            record.close("cancelled")
+            record.close("broken")  # by the client
             return
         if isinstance(answer, Reject):
             of_request = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)

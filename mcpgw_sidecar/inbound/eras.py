@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import enum
 
-from mcpgw_sidecar.catalog.snapshot import Snapshot
+import attrs
+
+from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
 from mcpgw_sidecar.inbound import guard as options
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model.decisions import Reject
@@ -48,14 +50,31 @@ def era_of(version: str | None, *, modern: bool = False, initializes: bool = Fal
             return Era.STATEFUL
         message = f"Header mismatch: {h.VERSION} is missing, or is not what the body says"
         return Reject(status=400, code=HEADER_MISMATCH, message=message, id=NULL)
-    spoken = SUPPORTED if served else STATEFUL
-    message = f"Unsupported protocol version: use one of {', '.join(spoken)}"
-    return refusal(UNSUPPORTED_VERSION, message, data={"supported": list(spoken), "requested": version})
+    versions = SUPPORTED if served else STATEFUL
+    message = f"Unsupported protocol version: use one of {', '.join(versions)}"
+    return refusal(UNSUPPORTED_VERSION, message, data={"supported": list(versions), "requested": version})
 
 
 def serves_stateless(guard: Guard) -> bool:
     """Whether requests of the stateless era are served."""
     return guard.prefer_era != options.STATEFUL
+
+
+@attrs.frozen
+class Spoken:
+    """How many servers speak both eras, or one alone: the stateful one before they answered."""
+
+    both: int
+    stateful: int
+    stateless: int
+
+
+def spoken(catalog: Snapshot) -> Spoken:
+    """Which eras the servers speak."""
+    modern = (catalog.stateless or EMPTY).offers
+    either = sum(offer.speaks_stateless for offer in modern.values())
+    alone = sum(offer.is_stateless for offer in catalog.offers.values())
+    return Spoken(both=either - alone, stateful=len(catalog.offers) - either, stateless=alone)
 
 
 def offers(catalog: Snapshot, guard: Guard) -> bool:
@@ -64,9 +83,7 @@ def offers(catalog: Snapshot, guard: Guard) -> bool:
     With `auto` that is the era in which more servers are called straight through Envoy; calls to
     the others are carried by the broker. It is the stateful one where both have as many.
     """
-    modern = catalog.stateless
-    if guard.prefer_era != options.AUTO or modern is None:
+    if guard.prefer_era != options.AUTO:
         return guard.prefer_era == options.STATELESS
-    without = sum(not offer.speaks_stateless for offer in modern.offers.values())
-    alone = sum(offer.is_stateless for offer in catalog.offers.values())
-    return alone > without or (not without and bool(catalog.offers))
+    servers = spoken(catalog)
+    return servers.stateless > servers.stateful or (not servers.stateful and servers.both > 0)

@@ -47,6 +47,12 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
+        self.translated = Counter(
+            "mcpgw_translated",
+            "Requests that the broker carried to a server of the other era, by the client's",
+            ["client", "outcome"],
+            registry=self.registry,
+        )
         self.reloads = Counter("mcpgw_config_reloads", "Configuration loads", ["outcome"], registry=self.registry)
         self.last_reload = Gauge(
             "mcpgw_config_last_success_timestamp_seconds", "When the configuration last loaded", registry=self.registry

@@ -16,12 +16,16 @@ from mcpgw_sidecar.observability.metrics import Metrics
 
 @attrs.define
 class RequestRecord:
-    """A request in flight; `method` is JSON-RPC's, GET or DELETE, `tool` is in the catalog."""
+    """A request in flight; `method` is JSON-RPC's, GET or DELETE, `tool` is in the catalog.
+
+    `outcome` is "" until it is closed.
+    """
 
     metrics: Metrics
     method: str = ""
     server: str = ""
     tool: str = ""
+    outcome: str = attrs.field(default="", init=False)
     _started: float = attrs.field(factory=time.perf_counter, init=False)
     _closed: bool = attrs.field(default=False, init=False)
 
@@ -35,7 +39,7 @@ class RequestRecord:
         """Count the request with its outcome, once: what fails later is no other request."""
         if self._closed:
             return
-        self._closed = True
+        self._closed, self.outcome = True, outcome
         labels = {"method": self.method, "server": self.server, "tool": self.tool, "outcome": outcome}
         self.metrics.answered(**labels, seconds=self.seconds)
 

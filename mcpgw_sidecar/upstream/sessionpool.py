@@ -9,6 +9,7 @@ closed.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Final
 
@@ -54,9 +55,9 @@ class SessionPool:
     _opening: dict[tuple[str, ServerName], trio.Lock] = attrs.field(factory=dict, init=False)
     _closing: int = attrs.field(default=0, init=False)
 
-    def count(self) -> int:
-        """How many sessions there are."""
-        return sum(map(len, self._sessions.values()))
+    def counts(self) -> Counter[ServerName]:
+        """How many sessions there are, by server."""
+        return Counter(key[1] for key, _ in self._all())
 
     @contextlib.asynccontextmanager
     async def leased(
@@ -144,7 +145,7 @@ class SessionPool:
 
     def _make_room(self) -> None:
         """Close the session that was not used for longest. Raises UpstreamError if all are used."""
-        if self.count() < MOST:
+        if self.counts().total() < MOST:
             return
         idle = [(pooled.since, key, pooled) for key, pooled in self._all() if not pooled.users]
         if not idle:

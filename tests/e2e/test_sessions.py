@@ -108,7 +108,7 @@ def test_each_client_and_each_server_has_a_session_of_its_own(
             client.call("a_one")
         assert len(opened(one)) == len(opened(two)) == 2
         assert len({call.headers["mcp-session-id"] for call in one.calls("tools/call")}) == 2
-        assert running.status()["sessions"] == {"gateway": 2, "upstream": 4, "droppedMessages": 0}
+        assert running.status()["sessions"] == {"gateway": 2, "upstream": 4, "droppedMessages": 0, "heldCalls": 0}
 
 
 @pytest.mark.duty("session.delete-204", "session.upstream-delete")
@@ -145,7 +145,7 @@ def test_an_expired_session_is_closed_at_its_servers(one: ScriptedServer, tmp_pa
         client.call("one")
         upstream = one.calls("tools/call")[-1].headers["mcp-session-id"]
         wait_until(lambda: upstream not in one.sessions)
-        assert short.status()["sessions"] == {"gateway": 0, "upstream": 0, "droppedMessages": 0}
+        assert short.status()["sessions"] == {"gateway": 0, "upstream": 0, "droppedMessages": 0, "heldCalls": 0}
 
 
 def test_a_server_without_sessions(running: Gateway, one: ScriptedServer) -> None:
