@@ -144,15 +144,19 @@ class HeldCall:
 
     async def _wait_in_session(self, pooled: Pooled) -> Response:
         """The server's answer. In a session that it has forgotten nothing has run."""
+        upstream = self._upstream_of(pooled)
         try:
-            return await self._wait_answer(pooled)
+            return await self._wait_answer(pooled, upstream)
         except UpstreamError as error:
-            if not await self.pool.wait_replaced(pooled, error.status, self._brought):
+            if not await self.pool.wait_replaced(pooled, upstream, error.status):
                 raise
-        return await self._wait_answer(pooled)
+        return await self._wait_answer(pooled, self._upstream_of(pooled))
 
-    async def _wait_answer(self, pooled: Pooled) -> Response:
-        upstream = attrs.evolve(pooled.upstream, headers=self._brought)
+    def _upstream_of(self, pooled: Pooled) -> Upstream:
+        """The session, for requests with this client's headers."""
+        return attrs.evolve(pooled.upstream, headers=self._brought)
+
+    async def _wait_answer(self, pooled: Pooled, upstream: Upstream) -> Response:
         await self._wait_level(pooled, upstream)
         body = sessionless.to_session(self.request, self._ident, self._token)
         is_over = False

@@ -42,6 +42,7 @@ class Pooled:
     since: float
     users: int = 0
     level: str | None = None
+    replacing: trio.Lock = attrs.field(factory=trio.Lock)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -77,17 +78,20 @@ class SessionPool:
             if not who:
                 self._drop((who, server.name), pooled)
 
-    async def wait_replaced(self, pooled: Pooled, status: int | None, headers: Mapping[str, str]) -> bool:
+    async def wait_replaced(self, pooled: Pooled, used: Upstream, status: int | None) -> bool:
         """Put another session in place of one that its server may have forgotten.
 
-        False if that one lives: the status has another reason. Raises UpstreamError.
+        `used` is the one in which it answered with this status. False if that one lives: the status
+        has another reason. Raises UpstreamError.
         """
-        upstream = attrs.evolve(pooled.upstream, headers=headers)
-        if status not in FORGOTTEN or upstream.session.id is None or await self.client.wait_alive(upstream, pooled.words):
+        if status not in FORGOTTEN or used.session.id is None:
             return False
-        if pooled.upstream.session.id == upstream.session.id:  # else another call was first
-            pooled.upstream = await self._wait_opened(upstream.server, pooled.words, headers)
-            pooled.level = None
+        async with pooled.replacing:
+            if pooled.upstream.session.id == used.session.id:  # else another call was first
+                if await self.client.wait_alive(used, pooled.words):
+                    return False
+                pooled.upstream = await self._wait_opened(used.server, pooled.words, used.headers)
+                pooled.level = None
         return True
 
     async def wait_sweeping(self) -> None:

@@ -24,6 +24,7 @@ from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Server, VirtualServer
 from mcpgw_sidecar.model.sessions import SessionFault
 from mcpgw_sidecar.protocol.envelope import encode_value
+from mcpgw_sidecar.protocol.statuses import for_era
 from mcpgw_sidecar.routing.decide import decide
 
 ONE = Server(name=ServerName("ns/one"), url="http://one/mcp", hostname="one", tool_prefix="a_")
@@ -258,3 +259,12 @@ def test_a_server_that_speaks_it_alone_has_its_share() -> None:
     stateless = federation.snapshot.stateless
     assert stateless is not None
     assert list(stateless.of(TOOL).owned) == ["a_greet", "there"]
+
+
+@pytest.mark.duty("era.envelope")
+def test_codes_that_the_era_does_not_use() -> None:
+    for code, version, expected in (
+        (-32000, "2026-07-28", -32603), (-32019, "2026-07-28", -32603), (-32020, "2026-07-28", -32020),
+        (-32602, "2026-07-28", -32602), (-32000, "2025-11-25", -32000), (-32000, None, -32000),
+    ):  # fmt: skip
+        assert for_era(Reject(status=200, code=code, message="x"), version).code == expected
