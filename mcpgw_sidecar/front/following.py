@@ -91,6 +91,8 @@ class Follower:
                     await (self._wait_listening if group.is_stateless else self._wait_in_session)(group, opened)
             except UpstreamError as error:
                 log.debug("Resources not followed", server=group.server.name, reason=error.reason, error=str(error))
+            except Exception:  # a bug of ours costs this client's updates, not the process
+                log.exception("Following resources failed", server=group.server.name)
             is_first = False
             if trio.current_time() - began > AGAIN_CAP:
                 again.reset()

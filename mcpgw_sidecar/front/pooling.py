@@ -129,6 +129,7 @@ class Pooling:
         """The answer; None if the client is gone before there is one."""
         request = parse_message(carry.text)
         assert isinstance(request, Request)  # noqa: S101  # it is the client's own, with another key
+        accepted = events if h.EVENT_STREAM in h.accepted(headers.get("accept")) else None
         sender, digest = sessionless.sender_of(request), sessionless.digest_of(request)
         if sender.state is not None:
             held = self._held.get(sender.state)
@@ -144,7 +145,11 @@ class Pooling:
                 if not stack.enter_context(self.room.taken(who or state_text(), len(carry.text))):
                     return rejection(carry.server, busy())
                 self.nursery.start_soon(self._wait_run, call, stack.pop_all())
-        item = await self._wait_item(call, items, events, receive)
+        try:
+            item = await self._wait_item(call, items, accepted, receive)
+        except BaseException:  # nobody waits for the call any more
+            call.scope.cancel()
+            raise
         if item is None:
             return None
         if isinstance(item, Settled):
@@ -190,21 +195,24 @@ class Pooling:
             await call.wait_run()
 
     async def _wait_item(
-        self, call: HeldCall, items: trio.MemoryReceiveChannel[Item], events: Events, receive: Receive
+        self, call: HeldCall, items: trio.MemoryReceiveChannel[Item], events: Events | None, receive: Receive
     ) -> Asked | Settled | None:
         """What the call says for the client to answer, or its outcome; its messages are sent on.
 
-        None if the client is gone: that cancels the call (basic/utilities/cancellation).
+        None if the client is gone: that cancels the call (basic/utilities/cancellation). Without
+        `events` the client takes none.
         """
         found: Asked | Settled | None = None
         async with trio.open_nursery() as beside:
             beside.start_soon(_wait_gone, receive, beside.cancel_scope)
-            beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
+            if events is not None:
+                beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
             async for item in items:
                 if not isinstance(item, str):
                     found = item
                     break
-                await events.wait_sent(item)
+                if events is not None:
+                    await events.wait_sent(item)
             beside.cancel_scope.cancel()
         if found is None:
             call.scope.cancel()
