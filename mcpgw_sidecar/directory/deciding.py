@@ -140,7 +140,7 @@ class Decider:
     def decision(self, inbound: Inbound, headers: Mapping[str, str], last_event_id: str = "") -> Decision:
         """The decision about a request that has climbed the ladder."""
         decision = decide(inbound, last_event_id)
-        if inbound.scope.rules is not None and isinstance(decision, Forward):
+        if inbound.scope.rules is not None and isinstance(decision, Forward | Carry):
             decision = attrs.evolve(decision, rules=inbound.scope.rules)
         if isinstance(decision, OpenSession | Forward | Carry) and decision.method:  # answers and streams go on
             missing = [each.name for each in decision.server.forwarded if each.required and not headers.get(each.name)]

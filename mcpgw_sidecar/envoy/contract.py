@@ -153,11 +153,10 @@ RESTART: Final = {
     "num_retries": 60,
     "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.3s"},
 }
-"""Envoy waits some seconds for a sidecar that restarts.
+"""Envoy waits nine seconds in the mean for a sidecar that restarts.
 
-Many clients take a 503 for the end of their session, and never open their stream again. The
-interval doubles up to the maximum, each with a random part: nine seconds in the mean, and many
-short intervals, because the sum of few ones differs too much.
+Many clients take a 503 for the end of their session, and never open their stream again. There are
+many short intervals, each with a random part: the sum of few ones differs too much.
 """
 
 AGAIN: Final = 599
@@ -251,6 +250,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "MCP_NAME": h.MCP_NAME,
     "LAST_EVENT": h.LAST_EVENT,
     "X_CLAIMS": h.X_CLAIMS,
+    "X_CARRIED": h.X_CARRIED,
     "STATEFUL": ("", *STATEFUL),
     "STATELESS": STATELESS,
     "META_VERSION": META_VERSION,

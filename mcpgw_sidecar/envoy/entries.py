@@ -15,7 +15,7 @@ import attrs
 
 from mcpgw_sidecar.envoy import contract
 from mcpgw_sidecar.model.access import Rule
-from mcpgw_sidecar.model.decisions import Forward, HttpRequest
+from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest
 from mcpgw_sidecar.model.ports import Stamp
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
@@ -72,7 +72,7 @@ class MemoEntry:
     value of ACCEPTED, "" for none; `headers` has those of PERSONAL, too. `name` is the tool as the
     client calls it, `renamed` the JSON in its place in the body (None: the name itself), and
     `named` the value of `Mcp-Name`, if it is another. The other fields go into the request to the
-    server.
+    server, unless the broker carries it (`carried` is 1): then it gets the client's.
     """
 
     token: str
@@ -96,6 +96,7 @@ class MemoEntry:
     shown: str
     passed: str
     brought: str
+    carried: int | None
 
 
 @lru_cache(maxsize=1024)
@@ -118,13 +119,35 @@ def list_mark(audience: Audience, stamp: Stamp, packed: Packed | None, rules: fr
     return f"{stamp.slot} {stamp.text} {stamp.mark} {audience.expires} {audience.shown(rules)}{checksums}"
 
 
-def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
+def memo_entry(decision: Forward | Carry, keep: Keep) -> MemoEntry:
     """Make the entry of a decision about a tools/call."""
+    entry = _entry(decision, keep)
+    if isinstance(decision, Carry):
+        return entry
+    headers, server = keep.request.headers, decision.server
+    named = decision.name_header
+    return attrs.evolve(
+        entry,
+        renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,
+        named=named if named != headers.get(h.MCP_NAME) else None,
+        authority=server.hostname,
+        path=server.path,
+        speaks=decision.protocol_version,
+        session_id=decision.session_id,
+        kind=None if headers.get("content-type") == h.JSON else h.JSON,
+        passed=passed_text(server.forwarded),
+        brought=brought_text(headers, server.forwarded),
+        accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
+        carried=None,
+    )
+
+
+def _entry(decision: Forward | Carry, keep: Keep) -> MemoEntry:
+    """The entry of a decision to carry a call, and what every entry has."""
     headers, server = keep.request.headers, decision.server
     known = {name: headers[name] for name in (*contract.DEPENDS, *contract.PERSONAL) if name in headers}
     if decision.session is None and contract.AUTHORIZATION in known and h.X_CLAIMS not in headers:
         known[contract.AUTHORIZATION] = ""  # nobody has verified it: it decides nothing (memo.lua, depends_of)
-    named = decision.name_header
     return MemoEntry(
         token=headers.get(h.SESSION, ""),
         version=headers.get(contract.ACCEPTED, ""),
@@ -135,16 +158,17 @@ def memo_entry(decision: Forward, keep: Keep) -> MemoEntry:
         mark=keep.stamp.mark,
         expires=keep.audience.expires,
         name=decision.key,
-        renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,
-        named=named if named != headers.get(h.MCP_NAME) else None,
+        renamed=None,
+        named=None,
         server=server.name,
-        authority=server.hostname,
-        path=server.path,
-        speaks=decision.protocol_version,
-        session_id=decision.session_id,
-        kind=None if headers.get("content-type") == h.JSON else h.JSON,
+        authority="",
+        path="",
+        speaks="",
+        session_id=None,
+        kind=None,
         shown=keep.audience.shown(decision.rules),
-        passed=passed_text(server.forwarded),
-        brought=brought_text(headers, server.forwarded),
-        accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
+        passed="-",
+        brought="",
+        accept=None,
+        carried=1,
     )

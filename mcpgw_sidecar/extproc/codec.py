@@ -101,6 +101,7 @@ def encode(
             values += [(h.X_METHOD, decision.method.encode())]
             values += [(_HEADERS[decision.kind.name], h.value_of(decision.key).encode())]
             _set(_phase(response, with_body).header_mutation, values)
+            _keep(response, _phase(response, with_body), decision, keep)
         case Forward():
             _pass_on(response, decision, request, keep, with_body=with_body)
         case _:
@@ -128,6 +129,11 @@ def _pass_on(
         if decision.kind is not None and decision.session is not None and is_plain(request):
             _describe(response, **{PLAIN: "1"})
             _set(common.header_mutation, [(h.X_MEMO, h.KEPT.encode())])
+    _keep(response, common, decision, keep)
+
+
+def _keep(response: ProcessingResponse, common: CommonResponse, decision: Forward | Carry, keep: Keep | None) -> None:
+    """Let Envoy repeat a decision once its answer is here."""
     if keep is not None and decision.kind is TOOL and _PLAIN.fullmatch(decision.key):
         _set(common.header_mutation, [(h.X_MEMO, h.KEPT.encode())])
         _memo(response.dynamic_metadata.fields[METADATA].struct_value.fields[MEMO].struct_value, decision, keep)
@@ -192,7 +198,7 @@ def _describe(response: ProcessingResponse, **values: str) -> None:
         fields[key].string_value = value
 
 
-def _memo(memo: Struct, decision: Forward, keep: Keep) -> None:
+def _memo(memo: Struct, decision: Forward | Carry, keep: Keep) -> None:
     """Set the metadata with the entry for memo.lua."""
     entry = memo_entry(decision, keep)
     for name in MEMO_FIELDS:

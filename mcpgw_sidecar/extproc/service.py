@@ -24,6 +24,7 @@ from mcpgw_sidecar.observability.logs import get_logger, short
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.statuses import for_era, refusal
@@ -75,7 +76,7 @@ class Router:
         decision: Settled
         try:
             decision = await self.decider.wait_decided(request)
-            if isinstance(decision, Forward) and _is_kept(decision, request) and self.stamps is not None:
+            if isinstance(decision, Forward | Carry) and self.stamps is not None and _is_kept(decision, request):
                 keep = _keep(request, decision, self.stamps)
         except Exception:  # a bug of ours: the log and this client get the error, and no other client
             log.exception("Router failed on a request")
@@ -90,16 +91,21 @@ class Router:
         return response
 
 
-def _is_kept(decision: Forward, request: HttpRequest) -> bool:
+def _is_kept(decision: Forward | Carry, request: HttpRequest) -> bool:
     """Whether Envoy may repeat a decision: one about a call of a client that takes both types.
 
-    A page calls a tool by its bare name: whether one server alone has it depends on all servers.
+    A page calls a tool by its bare name: whether one server alone has it depends on all servers. In
+    a listener of Istio's what the broker carries looks as what it answers.
     """
-    is_bare = decision.server.tool_prefix != "" and decision.sent_key == dumps(decision.key)
-    return decision.kind is TOOL and not is_bare and not codec.is_plain(request)
+    if decision.kind is not TOOL or codec.is_plain(request):
+        return False
+    if isinstance(decision, Carry):
+        has_pages = decision.session is not None and declares(decision.session, UI)
+        return h.X_SIZE in request.headers and not has_pages
+    return decision.server.tool_prefix == "" or decision.sent_key != dumps(decision.key)
 
 
-def _keep(request: HttpRequest, decision: Forward, stamps: Stamps) -> Keep | None:
+def _keep(request: HttpRequest, decision: Forward | Carry, stamps: Stamps) -> Keep | None:
     """The values that Envoy needs to repeat a decision.
 
     There is no await since the decision, so the stamp is of the same moment.

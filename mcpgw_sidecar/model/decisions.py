@@ -138,7 +138,8 @@ class Carry:
     """Let the broker carry a request to a server that does not speak the client's era.
 
     `text` is the client's request with one key replaced; `headers` are those of its message there.
-    `session` is the client's, None in the stateless era.
+    `session` is the client's, None in the stateless era, where `apps` says that the client shows
+    pages. `rules` are those that hold for the caller.
     """
 
     server: Server
@@ -149,6 +150,8 @@ class Carry:
     session: Session | None
     text: str = attrs.field(repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    apps: bool = False
+    rules: frozenset[Rule] | None = None
 
     @property
     def tool(self) -> str:

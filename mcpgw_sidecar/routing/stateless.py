@@ -52,6 +52,7 @@ def decide(message: Message | Batch | None, view: Snapshot, *, apps: bool = Fals
             id=message.id,
             session=None,
             text=text,
+            apps=apps,
         )
     return Forward(
         server=item.server,

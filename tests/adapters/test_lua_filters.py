@@ -16,7 +16,7 @@ from mcpgw_sidecar.envoy.entries import Audience, Keep, list_mark
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.decisions import Forward, HttpRequest
+from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.ports import Stamp
@@ -309,6 +309,29 @@ def test_lists_without_sessions(memo: Memo) -> None:
     discover = headers | {"mcp-method": "server/discover"}
     assert memo.listed(discover, modern("server/discover"), said, audience=ANY).answer is None
     assert memo.listed(discover, modern("server/discover"), b"").answer is not None
+
+
+@pytest.mark.duty("era.translated", "call.memo-same")
+def test_a_call_that_the_broker_carries_goes_there_at_once(memo: Memo) -> None:
+    """As the client sent it: the broker decides once more, and exchanges the name."""
+    headers, metadata = HEADERS | {h.X_SIZE: "1 http 1 "}, memo.metadata()
+    memo.request(headers, call(), metadata)
+    decision = Carry(
+        server=SERVER, kind=TOOL, key="one_greet", method="tools/call", id=JsonText("7"), session=SESSION, text="{}"
+    )
+    asked = HttpRequest(headers=headers, body=call())
+    keep = Keep(request=asked, stamp=Stamp(1, STAMP, PART, MARK), audience=Audience.of(SESSION))
+    fields = MessageToDict(codec.encode(decision, asked, keep=keep).dynamic_metadata)
+    metadata[b"mcpgw"] = memo.table(fields["mcpgw"])
+    memo.response({":status": "200", "content-type": h.JSON, h.X_MEMO: h.KEPT}, [], metadata)
+    again = memo.request(headers, call(ident="9"), memo.metadata())
+    kept = {name: value for name, value in again.headers.items() if not name.startswith("x-mcp-")}
+    assert kept == HEADERS
+    assert (again.headers[h.X_SERVER], again.headers[h.X_CARRIED], again.headers[h.X_TOOL]) == ("ns/one", "1", "one_greet")
+    assert again.body == call(ident="9")
+    memo.mark = "00000000"
+    memo.change(STAMP)
+    assert h.X_SERVER not in memo.request(headers, call(), memo.metadata()).headers
 
 
 @pytest.mark.parametrize("accept", [None, "*/*"])

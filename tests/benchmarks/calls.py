@@ -66,6 +66,10 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
     )
     off = gateway(stack, directory / "off", ports, "--route-memo=off")
     forgetful = gateway(stack, directory / "forgetful", ports)
+    eras = gateway(stack, directory / "eras", {
+        "one": stack.enter_context(load_server(directory, "old", era="sessions")),
+        "two": stack.enter_context(load_server(directory, "new", era="stateless")),
+    })  # fmt: skip
     # What the router tells Envoy to keep cannot be kept: each call is a first one.
     (directory / "forgetful" / "envoy" / "stamps").unlink()
     escaped = (
@@ -80,6 +84,8 @@ def cases(stack: ExitStack, directory: Path) -> list[Case]:
         Case("hit, 2026-07-28", ours, stateless(call("one_t0")), ("-stateless", "one_t0")),
         Case("hit, event stream", ours, call("one_sse")),
         Case("hit, client that can be asked", ours, call("one_t0"), ELICITING),
+        Case("translated: a session, a server of 2026-07-28", eras, call("t0")),
+        Case("translated: 2026-07-28, a server of sessions", eras, stateless(call("one_t0")), ("-stateless", "one_t0")),
         Case("miss: scanned, looked up, then the router, whose answer brings the memo", forgetful, call("one_t0")),
         Case("declined: scanned, then the router", ours, escaped),
         Case("`--route-memo off`", off, call("one_t0")),

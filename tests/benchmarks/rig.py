@@ -60,10 +60,12 @@ def built_load() -> str:
 
 
 @contextmanager
-def load_server(directory: Path, name: str, tools: int = 20) -> Iterator[int]:
-    """The port of an MCP server whose tools answer at once."""
+def load_server(directory: Path, name: str, tools: int = 20, era: str = "") -> Iterator[int]:
+    """The port of an MCP server whose tools answer at once, and which speaks one era or both."""
     (port,) = free_ports(1)
-    process = Process([built_load(), "serve", f"127.0.0.1:{port}", str(tools)], directory / f"{name}.log")
+    process = Process(
+        [built_load(), "serve", f"127.0.0.1:{port}", str(tools), *([era] if era else [])], directory / f"{name}.log"
+    )
     try:
         wait_until(lambda: "listening" in process.text, name)
         yield port

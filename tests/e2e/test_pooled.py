@@ -54,6 +54,19 @@ def test_lists_and_calls(running: Gateway) -> None:
     assert (read["contents"][0]["text"], read["ttlMs"], read["cacheScope"]) == ("remember", 0, "private")
 
 
+@pytest.mark.duty("era.pooled", "call.memo-same")
+def test_envoy_knows_whom_the_broker_carries_calls_for(running: Gateway) -> None:
+    decided = "mcpgw_ext_proc_duration_seconds_count"
+    assert answer(ask(running, "tools/call", name="o_echo", arguments={"message": "1"}))["result"]
+    before = running.metric(decided)
+    for number in range(3):
+        result = answer(ask(running, "tools/call", name="o_echo", arguments={"message": str(number)}))["result"]
+        assert result["content"][0]["text"] == f"Echo: {number}"
+    assert running.metric(decided) == before
+    refused = ask(running, "tools/call", mcp_name="other", name="o_echo", arguments={})
+    assert refused.json()["error"]["code"] == -32020
+
+
 @pytest.mark.duty("era.pooled")
 def test_progress_and_log(running: Gateway) -> None:
     meta = META | {"progressToken": "p", "io.modelcontextprotocol/logLevel": "info"}

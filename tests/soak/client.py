@@ -17,7 +17,9 @@ import trio
 
 from tests.soak.ledger import Ledger
 
-VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25")
+STATELESS = "2026-07-28"
+VERSIONS = ("2025-03-26", "2025-06-18", "2025-11-25", STATELESS)
+STATELESS_SERVER = "new"  # the name of the server that has no sessions
 ACCEPT = "application/json, text/event-stream"
 PROMPT = 20.0  # seconds within which something has to reach a client
 
@@ -50,7 +52,11 @@ class SoakClient:
 
     @property
     def can_be_asked(self) -> bool:
-        return self.number % 2 == 0 and self.version != VERSIONS[0]
+        return self.number % 8 == 3 if self.is_stateless else self.number % 2 == 0 and self.version != VERSIONS[0]
+
+    @property
+    def is_stateless(self) -> bool:
+        return self.version == STATELESS
 
     @property
     def vanishes(self) -> bool:
@@ -58,7 +64,8 @@ class SoakClient:
 
     @property
     def name(self) -> str:
-        return f"{'vanishing' if self.vanishes else 'soak'}-{self.number}-{self._generation}"
+        kind = "stateless" if self.is_stateless else "vanishing" if self.vanishes else "soak"
+        return f"{kind}-{self.number}-{self._generation}"
 
     @property
     def url(self) -> str:
@@ -87,13 +94,17 @@ class SoakClient:
         session, self.session = self.session, {}
         self.subscribed.clear()
         self._generation += 1
-        if not self.vanishes:
+        if not self.vanishes and not self.is_stateless:
             async with self._judged("DELETE", None) as judged:
                 answer = await self._http.delete(self.url, headers=session)
                 judged(answer, answer.status_code == 204)
 
     async def _wait_begun(self) -> bool:
         capabilities = {"elicitation": {}} if self.can_be_asked else {}
+        if self.is_stateless:
+            self.session = {"mcp-protocol-version": STATELESS, "accept": ACCEPT}
+            await trio.lowlevel.checkpoint()
+            return True
         params = {
             "protocolVersion": self.version,
             "capabilities": capabilities,
@@ -109,7 +120,25 @@ class SoakClient:
             return True
         return False
 
+    def _sent(self, message: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """A request with its headers, and what a client without a session says in each."""
+        if not self.is_stateless:
+            return message, dict(self.session)
+        params = message.get("params", {})
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": STATELESS,
+            "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}} if self.can_be_asked else {},
+            "io.modelcontextprotocol/clientInfo": {"name": self.name, "version": "1"},
+        }
+        named = {"mcp-name": params["name"]} if "name" in params else {}
+        whole = message | {"params": params | {"_meta": params.get("_meta", {}) | meta}}
+        return whole, self.session | {"mcp-method": message["method"], **named}
+
     async def _wait_step(self) -> None:
+        if self.is_stateless:
+            steps = [self.wait_call, self._wait_real, self.wait_list]
+            await self.dice.choices(steps, [60, 10, 8])[0]()
+            return
         step = self.dice.choices(
             [
                 self.wait_call,
@@ -126,7 +155,8 @@ class SoakClient:
 
     async def wait_call(self, name: str | None = None) -> None:
         prefix = self.dice.choice(sorted(self.prefixes))
-        tool = name or self.dice.choices(["echo", "slow", "stream", "ask"], [70, 10, 12, 8 if self.can_be_asked else 0])[0]
+        asks = 8 if self.can_be_asked and (self.is_stateless or self.prefixes[prefix] != STATELESS_SERVER) else 0
+        tool = name or self.dice.choices(["echo", "slow", "stream", "ask"], [70, 10, 12, asks])[0]
         nonce, ident = secrets.token_hex(8), next(self._ids)
         params: dict[str, Any] = {"name": prefix + tool, "arguments": {"nonce": nonce, "seconds": self.dice.uniform(0, 0.4)}}
         if tool == "stream":
@@ -136,6 +166,8 @@ class SoakClient:
         async with self._judged("tools/call", server, nonce) as judged:
             result, others, answer = await self._wait_answered(message, nonce)
             content = _content(result)
+            if self._is_lost(result):
+                return
             if nonce in self._unheard:
                 return  # its tool waited in vain for an answer, whose failure is explained or not
             right = {"server": server, "name": tool, "nonce": nonce} | ({"answer": {"who": nonce}} if tool == "ask" else {})
@@ -159,7 +191,8 @@ class SoakClient:
     async def wait_list(self) -> None:
         message = {"jsonrpc": "2.0", "id": next(self._ids), "method": "tools/list"}
         async with self._judged("tools/list", None) as judged:
-            answer = await self._http.post(self.url, json=message, headers=self.session)
+            whole, headers = self._sent(message)
+            answer = await self._http.post(self.url, json=whole, headers=headers)
             if judged(answer, answer.status_code == 200 and answer.json().get("id") == message["id"]):
                 self.known = {tool["name"] for tool in answer.json()["result"]["tools"]}
 
@@ -188,7 +221,7 @@ class SoakClient:
                     self.ledger.succeeded(server, nonce)
 
     async def wait_subscribed(self) -> None:
-        server = self.dice.choice(sorted(self.prefixes.values()))
+        server = self.dice.choice(sorted(set(self.prefixes.values()) - {STATELESS_SERVER}))
         uri = f"soak://{server}/{self.name}"
         message = {"jsonrpc": "2.0", "id": next(self._ids), "method": "resources/subscribe", "params": {"uri": uri}}
         async with self._judged("resources/subscribe", server) as judged:
@@ -211,8 +244,26 @@ class SoakClient:
 
     async def _wait_answered(self, message: Any, nonce: str) -> tuple[dict[str, Any], list[Any], httpx2.Response]:
         """The answer to a request, the server's messages before it, and the response."""
-        session, others, result = dict(self.session), list[Any](), dict[str, Any]()
-        async with self._http.stream("POST", self.url, json=message, headers=session) as answer:
+        others, result, url = list[Any](), dict[str, Any](), self.url
+        whole, session = self._sent(message)
+        answered = await self._wait_posted(url, whole, session, nonce, others, result)
+        asked = answered[0].get("result", {}).get("inputRequests") if self.is_stateless else None
+        if not asked:
+            return answered
+        answers = {name: {"action": "accept", "content": {"who": nonce}} for name in asked}
+        back = {"inputResponses": answers, "requestState": answered[0]["result"]["requestState"]}
+        again = whole | {"id": next(self._ids), "params": whole["params"] | back}
+        return await self._wait_posted(url, again, session, nonce, others, {})
+
+    def _is_lost(self, result: dict[str, Any]) -> bool:
+        """Whether a call was held by a process that has ended: the client calls again."""
+        now, words = time.time(), result.get("error", {}).get("message", "")
+        return "requestState" in words and self.ledger.met("sidecar", now - 60, now)
+
+    async def _wait_posted(
+        self, url: str, message: Any, session: dict[str, str], nonce: str, others: list[Any], result: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[Any], httpx2.Response]:
+        async with self._http.stream("POST", url, json=message, headers=session) as answer:
             if "text/event-stream" not in answer.headers.get("content-type", ""):
                 body = await answer.aread()
                 try:
@@ -244,6 +295,8 @@ class SoakClient:
     async def _wait_stream(self, generation: int) -> None:
         """The client's own stream, opened again whenever it ends, like an SDK's."""
         last_id = ""
+        if self.is_stateless:
+            return
         while generation == self._generation and self.session and not self.ledger.final.is_set():
             headers = self.session | {"accept": "text/event-stream"} | ({"last-event-id": last_id} if last_id else {})
             try:
@@ -284,6 +337,8 @@ class SoakClient:
                 data = error.get("data")
                 seen = data.get("reason", "") if isinstance(data, dict) else ""
                 seen = seen or str(error.get("code"))
+                if seen == "-32602" and isinstance(data, dict) and "name" in data:
+                    seen = "-32601"  # as clients without sessions hear of an unknown tool
             elif answer.status_code == 200:
                 seen = "wrong" if result else "connection"
             if answer.status_code == 404 and self.session.get("mcp-session-id") == answer.request.headers.get(

@@ -18,7 +18,7 @@ from tests.e2e.stack import UNLIMITED, Gateway, Process, entry, free_ports, gate
 from tests.e2e.test_replicas import redis_process
 from tests.soak.account import resources, wait_account, wait_left
 from tests.soak.chaos import Chaos
-from tests.soak.client import SoakClient
+from tests.soak.client import STATELESS_SERVER, SoakClient
 from tests.soak.ledger import Ledger
 from tests.soak.server import SoakServer
 
@@ -65,6 +65,8 @@ class World:
             for number in range(5):
                 self.servers.append(SoakServer(f"s{number}"))
                 stack.callback(lambda server=self.servers[-1]: server.stop())
+            self.servers.append(SoakServer(STATELESS_SERVER, stateless=True))
+            stack.callback(self.servers[-1].stop)
             stack.callback(self.more.stop)
             for name in REAL:
                 place = self.directory / f"real{len(self.real)}"

@@ -19,8 +19,8 @@ ANSWER_WAIT = 10.0  # seconds that a server waits for a client's answer
 class SoakServer:
     """A server that can be started again on its port. What it has executed outlives that."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *, stateless: bool = False) -> None:
+        self.name, self.stateless = name, stateless
         self.executed: dict[str, list[str]] = {}  # by nonce: when, in which session, which tool
         self.clients: dict[str, str] = {}  # by session: the client's name
         self.opened: dict[str, tuple[float, float]] = {}  # by session: when it was asked for, and when it was there
@@ -53,6 +53,9 @@ class SoakServer:
             "ping": lambda handler, message: self._result(handler, message, {}),
             "": self._answered,
         }
+        if self.stateless:
+            self.http.keeps_sessions = self.http.forgetful = False
+            self.http.answers |= {"server/discover": self._discover, "initialize": self._refuse}
 
     @property
     def url(self) -> str:
@@ -105,8 +108,17 @@ class SoakServer:
         handler.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result}, [("mcp-session-id", session)])
         return True
 
+    def _discover(self, handler: Any, message: Any) -> bool:
+        handler.result(message["id"], {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}})
+        return True
+
+    def _refuse(self, handler: Any, message: Any) -> bool:
+        error = {"code": -32022, "message": "no", "data": {"supported": ["2026-07-28"]}}
+        handler.send(400, json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}).encode())
+        return True
+
     def _knows(self, handler: BaseHTTPRequestHandler) -> bool:
-        return handler.headers.get("mcp-session-id") in self.http.sessions
+        return self.stateless or handler.headers.get("mcp-session-id") in self.http.sessions
 
     def _result(self, handler: Any, message: Any, result: Any) -> bool:
         if self._knows(handler):
@@ -125,14 +137,23 @@ class SoakServer:
         if not self._knows(handler):
             return False
         name, given = message["params"]["name"], message["params"].get("arguments", {})
+        responses = message["params"].get("inputResponses")
+        if self.stateless and name == "ask" and responses is None:
+            asked = {"message": "who?", "requestedSchema": {"type": "object", "properties": {}}}
+            requests = {"q": {"method": "elicitation/create", "params": asked}}
+            required = {"resultType": "input_required", "inputRequests": requests, "requestState": "s"}
+            handler.result(message["id"], required)
+            return True
         if nonce := given.get("nonce"):
-            session = handler.headers["mcp-session-id"]
+            session = handler.headers.get("mcp-session-id", "-")
             where = f"{time.time():.2f} {name} in {session} of {self.clients.get(session)}"
             self.executed.setdefault(nonce, []).append(where)
         content: dict[str, Any] = {"server": self.name, "name": name, "nonce": given.get("nonce")}
         if name == "slow":
             time.sleep(given.get("seconds", 0.1))
-        if name in {"stream", "ask"}:
+        if responses is not None:
+            content["answer"] = responses["q"].get("content")
+        elif name in {"stream", "ask"}:
             handler.send_response(200)
             handler.send_header("content-type", "text/event-stream")
             handler.send_header("connection", "close")

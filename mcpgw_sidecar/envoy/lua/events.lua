@@ -226,6 +226,7 @@ function envoy_on_response(handle)
   local call = handle:streamInfo():dynamicMetadata():get(METADATA)
   if not call then return end -- in Istio: a request that is not for us
   if mark and call[ASKED] then return remember_list(handle, call[ASKED], mark) end -- lists.lua
+  if remember and mark == KEPT and call[MEMO] and not call[OWNER] then return remember(handle, call, status) end -- carried
   if not call[OWNER] then return end -- the broker's, which names owners itself
   if remember and (mark == KEPT or status == AGAIN) then remember(handle, call, status) end -- memo.lua
   if status == AGAIN and call[REFUSED] then return without_attempt(handle, call) end

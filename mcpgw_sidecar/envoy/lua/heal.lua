@@ -53,5 +53,5 @@ end
 -- Marks the answer for memo.lua, which looks at no other.
 function envoy_on_response(handle)
   local call = handle:streamInfo():dynamicMetadata():get(METADATA)
-  if call ~= nil and call[OWNER] ~= nil then handle:headers():replace(X_MEMO, KEPT) end
+  if call ~= nil and (call[OWNER] ~= nil or call[MEMO] ~= nil) then handle:headers():replace(X_MEMO, KEPT) end
 end

@@ -275,6 +275,16 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   metadata:set(METADATA, OWNER, upstream.owner)
 end
 
+-- The broker carries such a call, and decides it once more.
+local function carry(handle, text, tool)
+  local headers = handle:headers()
+  headers:replace(X_SERVER, tool.server)
+  headers:replace(X_CARRIED, '1')
+  headers:replace(X_METHOD, CALL)
+  headers:replace(X_TOOL, tool.name)
+  handle:streamInfo():dynamicMetadata():set(METADATA, ID, sub(text, id, id_end))
+end
+
 -- The last message of opening a session says nothing that the broker would do: its answer is 202.
 local function accept(handle, headers, version)
   local session = not IS_STATELESS[version] and session_of(headers, version)
@@ -307,7 +317,8 @@ function envoy_on_request(handle)
     local tool = session and session.view.tools[sub(text, name, name_end)]
     local upstream = tool and session.servers[tool.server]
     if upstream and serves(handle, session, tool, upstream) and brings(headers, tool.wanted, upstream, version) then
-      forward(handle, buffer, text, session, version, tool, upstream)
+      if tool.carried then carry(handle, text, tool)
+      else forward(handle, buffer, text, session, version, tool, upstream) end
     else
       handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, MISS)
     end
@@ -332,12 +343,12 @@ function remember(handle, call, status)
   if not tools[entry.name] then tools_count = tools_count + 1 end
   tools[entry.name] = {
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
-    part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed), named = entry.named,
+    part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed), named = entry.named, carried = entry.carried,
   }
   local upstream = {
     id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at,
     brought = entry.brought,
   }
   session.servers[entry.server] = upstream
-  if not IS_STATELESS[entry.version] then by_owner[call[OWNER]] = upstream end
+  if call[OWNER] and not IS_STATELESS[entry.version] then by_owner[call[OWNER]] = upstream end
 end

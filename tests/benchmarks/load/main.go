@@ -1,6 +1,7 @@
 // The load of the benchmarks, and the MCP server behind what they measure: compiled, because it shares two cores with that.
 //
-//	load serve ADDRESS TOOLS         an MCP server whose tools answer at once: t0, t1, ... as JSON, sse as an event stream
+//	load serve ADDRESS TOOLS [ERA]   an MCP server whose tools answer at once: t0, t1, ... as JSON, sse as an event stream; ERA is the one
+//	                                 that it speaks, "sessions" or "stateless", else both
 //	load run -url URL -connections N -message JSON [-capabilities JSON]
 //
 // `run` opens a session on each connection and says "ready"; each line "SECONDS" on stdin is a round, answered by one line of JSON:
@@ -33,8 +34,8 @@ import (
 func main() {
 	var err error
 	switch {
-	case len(os.Args) == 4 && os.Args[1] == "serve":
-		err = serve(os.Args[2], os.Args[3])
+	case len(os.Args) > 3 && os.Args[1] == "serve":
+		err = serve(os.Args[2], os.Args[3], strings.Join(os.Args[4:], ""))
 	case len(os.Args) > 2 && os.Args[1] == "run":
 		err = run(os.Args[2:])
 	case len(os.Args) > 2 && os.Args[1] == "sessions":
@@ -52,7 +53,7 @@ func main() {
 
 const called = `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"done"}]}}`
 
-func serve(address, count string) error {
+func serve(address, count, era string) error {
 	number, err := strconv.Atoi(count)
 	if err != nil {
 		return err
@@ -63,7 +64,7 @@ func serve(address, count string) error {
 	}
 	listed := tools(number)
 	fmt.Println("listening", listener.Addr())
-	return http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r, listed) }))
+	return http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r, listed, era) }))
 }
 
 func tools(count int) string {
@@ -77,7 +78,7 @@ func tools(count int) string {
 	return `{"tools":[` + strings.Join(all, ",") + `]}`
 }
 
-func answer(w http.ResponseWriter, r *http.Request, listed string) {
+func answer(w http.ResponseWriter, r *http.Request, listed, era string) {
 	if r.Method != http.MethodPost {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
@@ -96,6 +97,11 @@ func answer(w http.ResponseWriter, r *http.Request, listed string) {
 	header.Set("Content-Type", "application/json")
 	result := fmt.Sprintf(called, message.ID)
 	switch {
+	case era == "sessions" && message.Method == "server/discover":
+		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no"}}`, message.ID)
+	case era == "stateless" && message.Method == "initialize":
+		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32022,"message":"no","data":{"supported":["2026-07-28"]}}}`, message.ID)
+		w.WriteHeader(http.StatusBadRequest)
 	case message.Method == "initialize":
 		header.Set("Mcp-Session-Id", strconv.FormatInt(time.Now().UnixNano(), 36))
 		result = `{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"load","version":"1"}}`
