@@ -171,7 +171,7 @@ class Pooling:
         headers: Mapping[str, str],
         out: trio.MemorySendChannel[Item],
     ) -> HeldCall:
-        capabilities = translation.capabilities_of(sender.capabilities, can_ask=True)
+        capabilities = translation.capabilities_of(sender.capabilities, can_ask=True, pages=True)
         words = ClientWords(protocol_version=LATEST_STATEFUL, info=sender.info, capabilities=dumps(capabilities))
         own = carry.server.call_timeout
         return HeldCall(

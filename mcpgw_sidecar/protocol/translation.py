@@ -71,18 +71,18 @@ def envelope_of(session: Session, level: str, capabilities: Mapping[str, object]
     return members_text(session.client_info, JsonText(dumps(capabilities)), level)
 
 
-def capabilities_of(declared: Mapping[str, Any], *, can_ask: bool) -> dict[str, object]:
+def capabilities_of(declared: Mapping[str, Any], *, can_ask: bool, pages: bool = False) -> dict[str, object]:
     """What a server is told that a client can do which has declared that.
 
-    With `can_ask` it may ask the client what that declared; that a server may send it to a page
-    (mode `url`) is never said.
+    With `can_ask` it may ask the client what that declared, with `pages` also send its user to a
+    page (mode `url`).
     """
     capabilities: dict[str, object] = {name: declared[name] for name in DECLARED if name in declared}
     if can_ask:
         capabilities |= {name: declared[name] for name in ("elicitation", "sampling") if name in declared}
         capabilities |= {"roots": {}} if "roots" in declared else {}
         modes = capabilities.get("elicitation")
-        if isinstance(modes, dict):
+        if isinstance(modes, dict) and not pages:
             capabilities["elicitation"] = {name: value for name, value in modes.items() if name != "url"}
             if modes and not capabilities["elicitation"]:
                 del capabilities["elicitation"]

@@ -40,6 +40,13 @@ async def ask(ctx: Context) -> str:
 
 
 @server.tool()
+async def page(ctx: Context) -> str:
+    """Send the user to a page."""
+    answer = await ctx.elicit_url("Log in there", url="https://login.example/x", elicitation_id="e1")
+    return answer.action
+
+
+@server.tool()
 async def think(ctx: Context) -> str:
     """Ask the client's model, and where its roots are, at the same time."""
     said: dict[str, str] = {}

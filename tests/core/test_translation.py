@@ -102,6 +102,12 @@ def test_the_envelope_says_who_the_client_is(declared: Any, can_ask: bool, capab
     }
 
 
+@pytest.mark.duty("era.pooled")
+def test_servers_of_sessions_may_send_a_user_to_a_page() -> None:
+    declared = {"elicitation": {"url": {}}, "roots": {}}
+    assert translation.capabilities_of(declared, can_ask=True, pages=True) == declared
+
+
 def answer(text: str) -> Response:
     message = parse_message(f'{{"jsonrpc":"2.0","id":"own",{text}}}')
     assert isinstance(message, Response)

@@ -136,6 +136,17 @@ def test_a_question_is_answered_once_by_who_got_it(running: Gateway) -> None:
 
 
 @pytest.mark.duty("era.pooled")
+def test_a_user_is_sent_to_a_page(running: Gateway) -> None:
+    meta = META | {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"url": {}}}}
+    question = ask(running, "tools/call", name="o_page", arguments={}, meta=meta).json()["result"]
+    ((name, wanted),) = question["inputRequests"].items()
+    assert wanted["params"] == {"mode": "url", "message": "Log in there", "url": "https://login.example/x"}
+    back = {"requestState": question["requestState"], "inputResponses": {name: {"action": "accept"}}}
+    done = answer(ask(running, "tools/call", name="o_page", arguments={}, meta=meta, **back))
+    assert done["result"]["content"][0]["text"] == "accept"
+
+
+@pytest.mark.duty("era.pooled")
 def test_who_goes_cancels(running: Gateway, server: RealServer) -> None:
     with pytest.raises(httpx2.ReadTimeout):
         ask(running, "tools/call", name="o_slow", arguments={}, timeout=1)
