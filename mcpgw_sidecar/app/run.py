@@ -146,10 +146,9 @@ class _Parts:
 
     def _dependencies(self) -> str:
         """The values, besides the catalog, that decisions depend on."""
-        allowed, keys = guard(self.settings), self.inputs.keys().keys
-        return (
-            f"{__version__} {sorted(allowed.hosts)} {sorted(allowed.origins)} {[key.id for key in keys]} {self.issuers.text}"
-        )
+        allowed, keys = guard(self.settings), [key.id for key in self.inputs.keys().keys]
+        about = (sorted(allowed.hosts), sorted(allowed.origins), allowed.batches, allowed.prefer_era)
+        return f"{__version__} {about} {keys} {self.issuers.text}"
 
     async def _wait_ready(self) -> None:
         """Report readiness (`systemctl start` returns then) and status to systemd, for ever."""
@@ -242,7 +241,7 @@ def _parts(
     streams = Streams(values.live, lambda key: directory.hearing(key), sight, client)  # noqa: PLW0108  # it is built below
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
 
-    def over(key: str) -> None:
+    def over(key: str) -> None:  # what it needs is built below
         if isinstance(stamps, StampFile):
             stamps.end(key)
         to_others.subscriber.end(key)

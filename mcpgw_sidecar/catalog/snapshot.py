@@ -206,7 +206,7 @@ def fingerprint(snapshot: Snapshot) -> Fingerprint:
                     era.state,
                     era.instructions,
                     sorted(era.capabilities),
-                    {offer.protocol_versions for offer in era.offers.values()},
+                    sorted(offer.protocol_versions for offer in era.offers.values()),
                 )
             )
             for era in eras

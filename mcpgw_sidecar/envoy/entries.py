@@ -68,8 +68,8 @@ class Keep:
 class MemoEntry:
     """An entry of the memo: the values that a decision depended on, and the decision.
 
-    `headers` are those of DEPENDS that the request had, `token` is its session id, `version` its
-    value of ACCEPTED, "" for none; `headers` has those of PERSONAL, too. `name` is the tool as the
+    `headers` are those of DEPENDS and PERSONAL that the request had, `token` is its session id,
+    `version` its value of ACCEPTED, "" for none. `name` is the tool as the
     client calls it, `renamed` the JSON in its place in the body (None: the name itself), and
     `named` the value of `Mcp-Name`, if it is another. The other fields go into the request to the
     server, unless the broker carries it (`carried` is 1): then it gets the client's.

@@ -19,7 +19,7 @@ import trio
 from mcpgw_sidecar.envoy.contract import CHANGES
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
-from mcpgw_sidecar.front.room import Room, busy
+from mcpgw_sidecar.front.room import PATIENCE, RESTARTING, Room, busy, silence_of
 from mcpgw_sidecar.model.decisions import Carry, Reject
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF
@@ -43,9 +43,7 @@ from mcpgw_sidecar.upstream.words import rejection
 
 GONE = 30.0  # seconds that a call goes on without its client
 MAX_ROUNDS = 10  # of questions of one call
-PATIENCE = 600.0  # seconds that a client has for an answer: a person may have to read, and to think
 _PAUSE, _LONGEST = 0.05, 0.25  # seconds before a call that a busy server wants again, doubled with each time
-_RESTARTING = "MCP server {} had not answered when the gateway had to restart: the call may have run"
 _CANCEL = '{"action":"cancel"}'
 _RELAYED = frozenset({PROGRESS, MESSAGE})
 _LEVEL = "info"  # of the log that a client gets which has set no level: its era leaves that to the server
@@ -117,7 +115,7 @@ class Carrier:
                 with self.work.carrying() as scope:
                     answer = await call.wait_settled()
                 if scope.cancelled_caught:
-                    answer = failure(carry.server.name, BROKEN_OFF, _RESTARTING.format(carry.server.name))
+                    answer = failure(carry.server.name, BROKEN_OFF, RESTARTING.format(carry.server.name))
             beside.cancel_scope.cancel()
         return answer
 
@@ -141,12 +139,6 @@ class _Call:
     session: Session
     headers: Mapping[str, str]
     events: Events | None
-
-    @property
-    def silence(self) -> float | None:
-        """The longest pause of the server, in seconds."""
-        own = self.carry.server.call_timeout
-        return (self.carrier.silence if own is None else own) or None
 
     async def wait_settled(self) -> bytes | Reject:
         """The answer for the client, or why there is none."""
@@ -173,7 +165,9 @@ class _Call:
         for turn in range(MAX_ROUNDS + 1):
             ident = own_id()
             body = translation.to_stateless(request, ident, envelope, answers)
-            answer = await wait_carried(http, upstream, body, ident, self._wait_heard, self.silence)
+            answer = await wait_carried(
+                http, upstream, body, ident, self._wait_heard, silence_of(server, self.carrier.silence)
+            )
             if translation.is_mismatch(answer):
                 self.carrier.stale(server.name)  # its tools want other headers than they did
             asked = translation.asked_in(answer)

@@ -18,6 +18,7 @@ import trio
 
 from mcpgw_sidecar.envoy.contract import CHANGES
 from mcpgw_sidecar.errors import UpstreamError, first_in
+from mcpgw_sidecar.front.room import RESTARTING
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Carry, Reject
 from mcpgw_sidecar.model.names import JsonText, ServerName
@@ -39,7 +40,7 @@ from mcpgw_sidecar.protocol.methods import CANCELLED, SET_LEVEL
 from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.sessionless import Sender
 from mcpgw_sidecar.protocol.statuses import failure, refusal
-from mcpgw_sidecar.protocol.translation import QUESTIONS
+from mcpgw_sidecar.protocol.translation import QUESTIONS, Question, may_ask
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.exchange import own_id
 from mcpgw_sidecar.upstream.messages import Position
@@ -52,9 +53,9 @@ log = get_logger(__name__)
 
 COLLECT: Final = 0.02  # seconds in which questions of a server come together
 MAX_ASKED: Final = 20  # questions of one call at a time
-AHEAD: Final = 16  # messages of a server that wait for their client
-PATIENCE: Final = 600.0  # seconds that a client has for an answer: a person may have to read, and to think
-_RESTARTING = "MCP server {} had not answered when the gateway had to restart: the call may have run"
+MAX_QUESTIONS: Final = 1 << 20  # characters of them
+MAX_REFUSED: Final = 20  # requests of a server, outside of the answer, that are being refused
+AHEAD: Final = 1  # messages of a server that wait for their client; each may be large
 
 
 @attrs.frozen
@@ -77,10 +78,11 @@ Item = str | Asked | Settled
 
 @attrs.define(kw_only=True, eq=False)
 class HeldCall:
-    """A call on its way. `out` gets what it says; `answers` gets what the client answers.
+    """A call on its way. `out` gets what it says; what the client answers comes by `answer`.
 
     `stale` is called with a server that says that its lists changed. `silence` is the longest pause
-    of the server, in seconds, None for no limit; who is asked something has time.
+    of the server, in seconds, None for no limit; while it waits for an answer it has none. Nobody
+    hears of progress, and of the log, while nobody `is_read`.
     """
 
     carry: Carry
@@ -97,6 +99,7 @@ class HeldCall:
     work: Work
     out: trio.MemorySendChannel[Item]
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    is_read: bool = attrs.field(default=True, init=False)
     _ident: str = attrs.field(factory=own_id, init=False)
     _token: str = attrs.field(factory=own_id, init=False)
     _waiting: dict[str, Request] = attrs.field(factory=dict, init=False)
@@ -113,7 +116,7 @@ class HeldCall:
         """Run the call; the outcome is the last that it says, unless it is cancelled."""
         server = self.carry.server
         with self.scope, self.out:
-            answer: Response | Reject = failure(server.name, BROKEN_OFF, _RESTARTING.format(server.name))
+            answer: Response | Reject = failure(server.name, BROKEN_OFF, RESTARTING.format(server.name))
             try:
                 with self.work.carrying():
                     answer = await self._wait_settled()
@@ -154,7 +157,7 @@ class HeldCall:
 
     def _upstream_of(self, pooled: Pooled) -> Upstream:
         """The session, for requests with this client's headers."""
-        return attrs.evolve(pooled.upstream, headers=self._brought)
+        return attrs.evolve(pooled.upstream, server=self.carry.server, headers=self._brought)
 
     async def _wait_answer(self, pooled: Pooled, upstream: Upstream) -> Response:
         await self._wait_level(pooled, upstream)
@@ -175,18 +178,25 @@ class HeldCall:
 
     async def _wait_exchanged(self, upstream: Upstream, body: bytes) -> Response:
         """Send the request, and take what the server says and asks until it answers."""
-        silence, heard = self.silence, partial(self._wait_heard, upstream)
+        heard = partial(self._wait_heard, upstream)
         answer: Response | None = None
         try:
             async with trio.open_nursery() as beside:
                 if self.can_be_asked:
-                    silence = None if silence is None else max(silence, PATIENCE)
                     opened = trio.Event()
-                    beside.start_soon(self._wait_listening, upstream, opened)
+                    beside.start_soon(self._wait_listening, beside, upstream, opened)
                     with trio.move_on_after(timeouts.LISTEN):  # what is asked there finds nobody before
                         await opened.wait()
                     beside.start_soon(self._wait_asking, upstream)
-                answer = await wait_carried(self.client.http, upstream, body, self._ident, heard, silence)
+                answer = await wait_carried(
+                    self.client.http,
+                    upstream,
+                    body,
+                    self._ident,
+                    heard,
+                    self.silence,
+                    excused=lambda: bool(self._waiting),
+                )
                 beside.cancel_scope.cancel()
         except* UpstreamError as group:
             raise cast("UpstreamError", first_in(group)) from None
@@ -209,24 +219,33 @@ class HeldCall:
                 await self.client.wait_replied(upstream, message)
         elif message.method in CHANGES:
             self.stale(self.carry.server.name)
-        elif (text := sessionless.heard(message, self._token, self.sender)) is not None:
+        elif self.is_read and (text := sessionless.heard(message, self._token, self.sender)) is not None:
             await self.out.send(text)
 
     def _is_asked(self, question: Request) -> bool:
         """Take a question that the client can answer."""
-        if QUESTIONS.get(question.method) not in self.capabilities or len(self._waiting) >= MAX_ASKED:
+        size = len(question.text) + sum(len(each.text) for each in self._waiting.values())
+        if len(self._waiting) >= MAX_ASKED or size > MAX_QUESTIONS or not may_ask(_question_of(question), self.capabilities):
             return False
         self._count += 1
         self._waiting[f"q{self._count}"] = question
         self._more.set()
         return True
 
-    async def _wait_listening(self, upstream: Upstream, opened: trio.Event) -> None:
+    async def _wait_listening(self, beside: trio.Nursery, upstream: Upstream, opened: trio.Event) -> None:
         """Hear what the server asks outside of the call's own answer."""
+        refusing = 0
+
+        async def wait_refused(message: Request) -> None:
+            nonlocal refusing
+            refusing += 1
+            with contextlib.suppress(UpstreamError):
+                await self.client.wait_replied(upstream, message)
+            refusing -= 1
 
         def handle(message: Message) -> None:
-            if isinstance(message, Request):
-                self._is_asked(message)
+            if isinstance(message, Request) and not self._is_asked(message) and refusing < MAX_REFUSED:
+                beside.start_soon(wait_refused, message)
 
         with contextlib.suppress(UpstreamError):
             await self.client.wait_events(upstream, handle, own=False, position=Position(), opened=opened.set)
@@ -253,6 +272,11 @@ class HeldCall:
             await self.client.wait_posted(upstream, answer)
         except UpstreamError as error:
             raise UpstreamError("BrokenOff", f"did not take the answer to its question: it {error}") from None
+
+
+def _question_of(request: Request) -> Question:
+    members = ",".join(f"{dumps(each.key)}:{request.text[each.start : each.end]}" for each in request.params or [])
+    return Question("", request.method, JsonText(f"{{{members}}}"))
 
 
 def state_text() -> JsonText:

@@ -26,7 +26,7 @@ from mcpgw_sidecar.inbound.classify import Inbound
 from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS
-from mcpgw_sidecar.model.names import JsonText, Scope
+from mcpgw_sidecar.model.names import JsonText, Scope, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, Request, result_text
@@ -70,6 +70,10 @@ class Listen(Sleeper):
             self._updated[server, uri] = None
         self.wake()
 
+    def sees(self, server: ServerName) -> bool:
+        """Whether its client may see anything of a server, by the rules of when it last looked."""
+        return self.scope.rules is None or sees_server(self.scope.rules, self.scope.virtual, server)
+
     def news(self, snapshot: Snapshot) -> list[str]:
         """The messages about what has changed; from now on it knows the lists of now.
 
@@ -83,7 +87,7 @@ class Listen(Sleeper):
         before, self.state = self.state, state_of(snapshot.stateless or EMPTY, self.scope)
         changed = [self.message(method, {}) for method in changes(before, self.state) if method in self.methods]
         updated, self._updated = self._updated, {}
-        seen = [each for each in updated if scope.rules is None or sees_server(scope.rules, scope.virtual, each[0].name)]
+        seen = [each for each in updated if self.sees(each[0].name)]
         catalog = snapshot.stateless or EMPTY
         return changed + [self.message(UPDATED, {"uri": catalog.shown_uri(server.name, uri)}) for server, uri in seen]
 
@@ -130,12 +134,12 @@ class Listens:
             message = "Not acceptable: the answer is text/event-stream"
             return Reject(status=406, code=INVALID_REQUEST, message=message, id=request.id)
         try:
-            wanted = only(request.params or [], "notifications")
+            wanted, sender = only(request.params or [], "notifications"), sender_of(request)
         except JsonTextError as error:
             return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=request.id)
         if wanted is None or not isinstance(wanted.value, dict):
             return refusal(INVALID_PARAMS, "Invalid params: notifications must be an object", id=request.id)
-        caller, sender = inbound.caller, sender_of(request)
+        caller = inbound.caller
         resources = wanted.value.get("resourceSubscriptions")
         uris, groups = followed(inbound.view, resources if isinstance(resources, list) else ())
         return Listen(
@@ -157,7 +161,14 @@ class Listens:
         if not listen.groups or self.client is None:
             await self._wait_listened(listen, receive, send)
             return
-        follower = Follower(client=self.client, info=listen.info, headers=listen.headers, updated=listen.updated)
+        follower = Follower(
+            client=self.client,
+            live=self.live,
+            info=listen.info,
+            headers=listen.headers,
+            updated=listen.updated,
+            sees=listen.sees,
+        )
         async with trio.open_nursery() as nursery:
             for group in listen.groups:
                 nursery.start_soon(follower.wait_following, group)

@@ -16,14 +16,15 @@ from typing import Final
 import attrs
 import trio
 
+from mcpgw_sidecar.errors import UpstreamError, first_in
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
-from mcpgw_sidecar.front.heldcall import AHEAD, PATIENCE, Asked, HeldCall, Item, Settled, state_text
-from mcpgw_sidecar.front.room import Room, busy
+from mcpgw_sidecar.front.heldcall import AHEAD, Asked, HeldCall, Item, Settled, state_text
+from mcpgw_sidecar.front.room import PATIENCE, Room, busy, silence_of
 from mcpgw_sidecar.inbound.callers import Caller
 from mcpgw_sidecar.model.decisions import Carry, Reject
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.reasons import BAD_ANSWER
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h, sessionless, translation
 from mcpgw_sidecar.protocol.jsonrpc import (
@@ -47,6 +48,8 @@ from mcpgw_sidecar.upstream.sessionpool import SessionPool
 from mcpgw_sidecar.upstream.stateful import UpstreamClient
 from mcpgw_sidecar.upstream.words import ClientWords, rejection
 
+log = get_logger(__name__)
+
 MAX_HELD: Final = 250  # calls that wait for their clients
 _STATE_FAULT = (
     "Invalid params: this requestState is unknown here, was used, or has expired: send the request again without it"
@@ -55,12 +58,11 @@ _STATE_FAULT = (
 
 @attrs.frozen
 class _Held:
-    """A call that waits for its client, who it is for, and the digest of its request."""
+    """A call that waits for its client; `of` is who that is, the server, and the digest."""
 
     call: HeldCall
     items: trio.MemoryReceiveChannel[Item]
-    who: str
-    digest: str
+    of: tuple[str, str, str]
     expires: float
 
 
@@ -95,7 +97,7 @@ class Pooling:
         send: Send,
     ) -> None:
         """Answer a request. `headers` are those of the client's."""
-        events, who = Events(send), _who(caller, headers, carry.server)
+        events, who = Events(send), _who(caller, headers)
         try:
             answer = await self._wait_answered(carry, who, headers, events, receive)
         except JsonTextError as error:
@@ -130,10 +132,12 @@ class Pooling:
         request = parse_message(carry.text)
         assert isinstance(request, Request)  # noqa: S101  # it is the client's own, with another key
         accepted = events if h.EVENT_STREAM in h.accepted(headers.get("accept")) else None
-        sender, digest = sessionless.sender_of(request), sessionless.digest_of(request)
+        sender, of = sessionless.sender_of(request), (who, carry.server.name, sessionless.digest_of(request))
+        if sender.state is None and sender.answers:
+            return refusal(INVALID_PARAMS, _STATE_FAULT)
         if sender.state is not None:
             held = self._held.get(sender.state)
-            if held is None or (held.who, held.digest) != (who, digest):
+            if held is None or held.of != of:
                 return refusal(INVALID_PARAMS, _STATE_FAULT)
             del self._held[sender.state]
             held.call.answer(sender)
@@ -141,11 +145,14 @@ class Pooling:
         else:
             out, items = trio.open_memory_channel[Item](AHEAD)
             call = self._begun(carry, request, sender, who, headers, out)
+            if call.can_be_asked and len(self._held) >= MAX_HELD:
+                return rejection(carry.server, busy())
             with contextlib.ExitStack() as stack:
                 if not stack.enter_context(self.room.taken(who or state_text(), len(carry.text))):
                     return rejection(carry.server, busy())
                 self.nursery.start_soon(self._wait_run, call, stack.pop_all())
         try:
+            call.is_read = True
             item = await self._wait_item(call, items, accepted, receive)
         except BaseException:  # nobody waits for the call any more
             call.scope.cancel()
@@ -158,8 +165,9 @@ class Pooling:
             call.scope.cancel()
             fault = "The gateway holds too many calls whose users are asked something: try again later"
             return Reject(status=OK, code=INTERNAL_ERROR, message=fault)
+        call.is_read = False
         state = state_text()
-        self._held[json.loads(state)] = _Held(call, items, who, digest, trio.current_time() + PATIENCE)
+        self._held[json.loads(state)] = _Held(call, items, of, trio.current_time() + PATIENCE)
         return result_text(carry.id, sessionless.input_required(item.questions, state).encode())
 
     def _begun(
@@ -173,7 +181,8 @@ class Pooling:
     ) -> HeldCall:
         capabilities = translation.capabilities_of(sender.capabilities, can_ask=True, pages=True)
         words = ClientWords(protocol_version=LATEST_STATEFUL, info=sender.info, capabilities=dumps(capabilities))
-        own = carry.server.call_timeout
+        # A verified caller may bring another token each hour.
+        credentials = brought_text(headers, carry.server.forwarded) if h.X_CLAIMS not in headers else ""
         return HeldCall(
             client=self.client,
             pool=self.pool,
@@ -184,15 +193,19 @@ class Pooling:
             sender=sender,
             capabilities=capabilities,
             headers=dict(headers),
-            who=hashlib.sha256(f"{who}\n{words.info}\n{words.capabilities}".encode()).hexdigest() if who else "",
+            who=hashlib.sha256(f"{who}\n{credentials}".encode()).hexdigest() if who else "",
             words=words,
-            silence=(self.silence if own is None else own) or None,
+            silence=silence_of(carry.server, self.silence),
             out=out,
         )
 
     async def _wait_run(self, call: HeldCall, room: contextlib.ExitStack) -> None:
         with room:
-            await call.wait_run()
+            try:
+                await call.wait_run()
+            except Exception as error:  # of a call that was cancelled, whose outcome nobody waits for
+                if not isinstance(first_in(error), UpstreamError):
+                    log.exception("Carrying a call failed", server=call.carry.server.name)
 
     async def _wait_item(
         self, call: HeldCall, items: trio.MemoryReceiveChannel[Item], events: Events | None, receive: Receive
@@ -230,15 +243,9 @@ def _answered(answer: Response | Reject, carry: Carry) -> bytes | Reject:
         return failure(server, BAD_ANSWER, f"MCP server {server} {error}")
 
 
-def _who(caller: Caller | None, headers: Mapping[str, str], server: Server) -> str:
-    """Who a client is: the verified caller, else its address and the credentials that it brings.
-
-    "" for one that nobody can know again.
-    """
-    if caller is not None:
-        return caller.owner
-    address = headers.get(h.X_CLIENT)
-    return f"{address}\n{brought_text(headers, server.forwarded)}" if address else ""
+def _who(caller: Caller | None, headers: Mapping[str, str]) -> str:
+    """Who a client is: the verified caller, else its address; "" if nobody can know it again."""
+    return caller.owner if caller is not None else headers.get(h.X_CLIENT, "")
 
 
 async def _wait_gone(receive: Receive, scope: trio.CancelScope) -> None:

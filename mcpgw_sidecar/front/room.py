@@ -5,14 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 
 from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.runtime import descriptors
 
 OF_ONE, OF_ALL = 50, 500
+PATIENCE: Final = 600.0  # seconds that a client has for an answer: a person may have to read, and to think
+RESTARTING: Final = "MCP server {} had not answered when the gateway had to restart: the call may have run"
 MAX_HELD = 16 << 20  # characters of their requests, each of which is in memory several times
+
+
+def silence_of(server: Server, usual: float) -> float | None:
+    """The longest pause of a server in a call, in seconds; None for no limit."""
+    return (usual if server.call_timeout is None else server.call_timeout) or None
 
 
 def busy() -> UpstreamError:

@@ -26,9 +26,13 @@ from mcpgw_sidecar.upstream.stateful import UpstreamClient
 
 @attrs.define
 class _Wanted:
-    """The URIs, at one server, that a session wants to hear of, and the task that follows them."""
+    """The URIs, at one server, that a session wants to hear of, and the task that follows them.
+
+    `replaces` ends the task of before, once this one follows them.
+    """
 
     uris: frozenset[str] = frozenset()
+    replaces: Callable[[], object] = lambda: None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
@@ -48,25 +52,28 @@ class Subscriber:
 
         `uri` is the server's, `headers` are the client's.
         """
-        by_server = self._wanted.setdefault(session.key, {})
+        by_server = self._wanted.get(session.key, {})
         before = by_server.get(server.name, _Wanted())
         uris = before.uris | {uri} if wanted else before.uris - {uri}
         if uris == before.uris:
             return True
         if wanted and sum(len(each.uris) for each in by_server.values()) >= MOST:
             return False
-        before.scope.cancel()
-        by_server.pop(server.name, None)
-        if uris:
-            now = by_server[server.name] = _Wanted(uris)
-            self.nursery.start_soon(self._wait_following, session, server, now, dict(headers))
-        elif not by_server:
-            del self._wanted[session.key]
+        if not uris:
+            before.scope.cancel()
+            del by_server[server.name]
+            if not by_server:
+                del self._wanted[session.key]
+            return True
+        now = _Wanted(uris, before.scope.cancel)
+        self._wanted.setdefault(session.key, {})[server.name] = now
+        self.nursery.start_soon(self._wait_following, session, server, now, dict(headers))
         return True
 
     def end(self, key: str) -> None:
         """A session is over."""
         for each in self._wanted.pop(key, {}).values():
+            each.replaces()
             each.scope.cancel()
 
     async def _wait_following(self, session: Session, server: Server, wanted: _Wanted, headers: Mapping[str, str]) -> None:
@@ -75,6 +82,15 @@ class Subscriber:
                 shown = self.live.value.shown_uri(server.name, uri)
                 self.said(session.key, notification_text(UPDATED, dumps({"uri": shown})))
 
-        follower = Follower(client=self.client, info=session.client_info, headers=headers, updated=updated)
+        follower = Follower(
+            client=self.client,
+            live=self.live,
+            info=session.client_info,
+            headers=headers,
+            updated=updated,
+            sees=lambda name: self.sight.sees(session.key, name),
+        )
         with wanted.scope:
-            await follower.wait_following(Followed(server, tuple(sorted(wanted.uris)), is_stateless=True))
+            group = Followed(server, tuple(sorted(wanted.uris)), is_stateless=True)
+            await follower.wait_following(group, wanted.replaces)
+        wanted.replaces()

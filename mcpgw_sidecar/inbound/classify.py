@@ -211,7 +211,7 @@ def _scope(request: HttpRequest, guard: Guard) -> Scope | Reject:
 
 
 def _message(request: HttpRequest, session: SessionState | SessionFault, guard: Guard) -> Message | Batch | Reject:
-    """Rungs 6 and 7."""
+    """Rung 6."""
     if is_batch(request.body) and _has_batches(session):
         return _batch(request.body) if guard.batches else refusal(INVALID_REQUEST, _NO_BATCHES)
     message = parse_message(request.body)

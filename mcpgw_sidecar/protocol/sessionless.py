@@ -17,12 +17,14 @@ from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES, META_CLIENT, META_LEVEL, META_SERVER, RESERVED
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, RESOURCE_NOT_FOUND, Notification, Request, Response, around_result
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, last, only, parse_object
+from mcpgw_sidecar.protocol.jsontext import Member, dumps, last, only, parse_object
 from mcpgw_sidecar.protocol.methods import LEVELS, MESSAGE, PROGRESS, READ
-from mcpgw_sidecar.protocol.translation import RESPONSES, RESULT_TYPE, STATE, UntranslatableError, kept
+from mcpgw_sidecar.protocol.translation import QUESTIONS, RESPONSES, RESULT_TYPE, STATE, UntranslatableError, kept, with_code
 
 _UNKNOWN: Final = JsonText('{"name":"unknown","version":"unknown"}')
+MAX_WORDS: Final = 2048  # characters of a client's name, and of its capabilities
 _PROGRESS_ID = "progressToken"
+_BARE = frozenset(QUESTIONS.values())
 _OF_SESSIONS = frozenset({"_meta", "task", "elicitationId"})
 
 
@@ -44,7 +46,10 @@ class Sender:
 
 
 def sender_of(request: Request) -> Sender:
-    """Who sends a request that has passed the ladder. Raises JsonTextError."""
+    """Who sends a request that has passed the ladder. Raises JsonTextError.
+
+    What is too long is left out of a name and of capabilities: both are kept for a while.
+    """
     params = request.params or []
     meta, members = only(params, "_meta"), []
     inner = ""
@@ -55,13 +60,19 @@ def sender_of(request: Request) -> Sender:
     capabilities = last(members, META_CAPABILITIES)
     declared = capabilities.value if capabilities is not None and isinstance(capabilities.value, dict) else {}
     return Sender(
-        info=_text(inner, info) if info is not None and isinstance(info.value, dict) else _UNKNOWN,
-        capabilities=declared,
+        info=_text(inner, info) if info is not None and isinstance(info.value, dict) and _fits(info) else _UNKNOWN,
+        capabilities=declared
+        if capabilities is None or _fits(capabilities)
+        else {key: {} for key in _BARE & declared.keys()},
         level=level.value if level is not None else None,
         token=_text(inner, token) if token is not None and isinstance(token.value, str | float) else None,
         state=_state(only(params, STATE)),
         answers=_answers(request.text, only(params, RESPONSES)),
     )
+
+
+def _fits(member: Member) -> bool:
+    return member.end - member.start <= MAX_WORDS
 
 
 def digest_of(request: Request) -> str:
@@ -117,7 +128,8 @@ def to_session(request: Request, ident: str, token: str) -> bytes:
 def from_session(answer: Response, method: str, ident: JsonText) -> bytes:
     """The answer to a request. Raises UntranslatableError."""
     if answer.error is not None:
-        error = _error(answer.text[answer.error.start : answer.error.end], method)
+        error = answer.text[answer.error.start : answer.error.end]
+        error = with_code(error, RESOURCE_NOT_FOUND, INVALID_PARAMS) if method == READ else error
         return f'{{"jsonrpc":"2.0","id":{ident},"error":{error}}}'.encode()
     result = answer.result
     if result is None or answer.text[result.start] != "{":
@@ -167,17 +179,6 @@ def _with_server(text: str, meta: Member | None) -> tuple[str, str]:
         return text, ""
     comma = "," if meta.value else ""
     return f"{text[: meta.start + 1]}{named}{comma}{text[meta.start + 1 :]}", ""
-
-
-def _error(text: str, method: str) -> str:
-    """An error; that of an unknown resource has another code in the stateless era."""
-    try:
-        code = last(parse_object(text), "code")
-    except JsonTextError:
-        return text
-    if method != READ or code is None or code.value != RESOURCE_NOT_FOUND:
-        return text
-    return f"{text[: code.start]}{INVALID_PARAMS}{text[code.end :]}"
 
 
 def more_verbose(one: str, other: str | None) -> bool:

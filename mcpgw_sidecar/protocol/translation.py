@@ -97,7 +97,9 @@ def may_ask(question: Question, capabilities: Mapping[str, object]) -> bool:
         modes = [member.value for member in parse_object(question.params) if member.key == "mode"]
     except JsonTextError:  # more than MAX_MEMBERS members: the server's fault, not the client's
         return False
-    return question.method != ELICIT or modes in ([], ["form"])
+    declared = capabilities["elicitation"] if question.method == ELICIT else None
+    may_open = isinstance(declared, dict) and "url" in declared
+    return question.method != ELICIT or modes in ([], ["form"]) or (may_open and modes == ["url"])
 
 
 def to_stateless(request: Request, ident: str, envelope: str, answers: str = "") -> bytes:
@@ -210,11 +212,19 @@ def kept(
 def _error(text: str, method: str) -> str:
     """An error; that of an unknown resource has another code in the stateful era."""
     try:
-        members = parse_object(text)
+        data = last(parse_object(text), "data")
     except JsonTextError:
         return text
-    code, data = last(members, "code"), last(members, "data")
     names_uri = data is not None and isinstance(data.value, dict) and "uri" in data.value
-    if method != READ or code is None or code.value != INVALID_PARAMS or not names_uri:
+    return with_code(text, INVALID_PARAMS, RESOURCE_NOT_FOUND) if method == READ and names_uri else text
+
+
+def with_code(text: str, code: int, other: int) -> str:
+    """An error (JSON) with another code in place of this one; any other error as it is."""
+    try:
+        member = last(parse_object(text), "code")
+    except JsonTextError:
         return text
-    return f"{text[: code.start]}{RESOURCE_NOT_FOUND}{text[code.end :]}"
+    if member is None or member.value != code:
+        return text
+    return f"{text[: member.start]}{other}{text[member.end :]}"

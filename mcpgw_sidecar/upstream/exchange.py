@@ -30,7 +30,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 )
 from mcpgw_sidecar.protocol.jsontext import Member, parse_object
 from mcpgw_sidecar.runtime import descriptors
-from mcpgw_sidecar.upstream.http1 import ACCEPT_ENCODING, Answer, wait_answered
+from mcpgw_sidecar.upstream.http1 import ACCEPT_ENCODING, Answer, never, wait_answered
 from mcpgw_sidecar.upstream.messages import BOM, MAX_ANSWER, events_of, media_type
 from mcpgw_sidecar.upstream.pool import HttpClients, host_of
 from mcpgw_sidecar.upstream.words import with_credential
@@ -87,10 +87,12 @@ class Exchanger:
         headers: Mapping[str, str],
         *,
         silence: float | None = OWN,
+        excused: Callable[[], bool] = never,
     ) -> AsyncIterator[Answer]:
         """Send one request; gives the open answer.
 
-        `silence` is the longest pause of the server, None for no limit. Raises UpstreamError.
+        `silence` is the longest pause of the server, None for no limit, unless it is `excused` at
+        the moment. Raises UpstreamError.
         """
         silence = self._limit(server) if silence == OWN else silence
         if not descriptors.has_room():
@@ -100,6 +102,7 @@ class Exchanger:
             fields |= {"content-type": h.JSON, "content-length": str(len(body))}
         encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
         async with self.http.linked(server) as link:
+            link.excused = excused
             await link.wait_sent(method, server.path, encoded, body, self._limit(server))
             answer = await wait_answered(link, silence)
             yield answer

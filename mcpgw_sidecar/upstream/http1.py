@@ -12,7 +12,7 @@ import math
 import select
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Final
 
 import attrs
@@ -40,14 +40,23 @@ class Place:
     name: str | None = None
 
 
+def never() -> bool:
+    """No server is excused."""
+    return False
+
+
 @attrs.define(eq=False)
 class Link:
-    """A connection to a server. `kept` is when it was last used, in Trio's seconds."""
+    """A connection to a server. `kept` is when it was last used, in Trio's seconds.
+
+    `excused` says whether the server may be silent at the moment, whatever the limit is.
+    """
 
     stream: trio.abc.Stream
     socket: trio.SocketStream
     http: h11.Connection
     kept: float = 0.0
+    excused: Callable[[], bool] = never
 
     @property
     def is_silent(self) -> bool:
@@ -95,13 +104,15 @@ class Link:
         """The next event of the answer. Raises UpstreamError."""
         try:
             while (event := self.http.next_event()) is h11.NEED_DATA:
-                with trio.fail_after(math.inf if silence is None else silence):
+                with trio.move_on_after(math.inf if silence is None else silence) as limit:
                     chunk = await self.stream.receive_some(_CHUNK)
+                if limit.cancelled_caught:
+                    if self.excused():
+                        continue
+                    raise UpstreamError("Timeout", f"was silent for {silence:g} s")
                 if not chunk and self.http.their_state is h11.SEND_RESPONSE:
                     raise UpstreamError("BrokenOff", "closed the connection before it had answered")
                 self.http.receive_data(bytes(chunk))
-        except trio.TooSlowError:
-            raise UpstreamError("Timeout", f"was silent for {silence:g} s") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError, ssl.SSLError) as error:
             raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
         return event  # type: ignore[return-value]  # h11's sentinels are classes

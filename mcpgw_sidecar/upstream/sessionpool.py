@@ -9,6 +9,7 @@ closed.
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Final
@@ -28,6 +29,11 @@ from mcpgw_sidecar.upstream.words import ClientWords
 IDLE: Final = 600.0  # seconds after which a session that nobody uses is closed
 SWEEP: Final = 30.0  # seconds between two looks for those
 MOST: Final = 1000  # sessions; beyond it the one that was not used for longest is closed
+OF_ONE: Final = 60  # of one client, whatever names it gives itself
+
+
+_Key = tuple[str, str, str, ServerName]
+"""Who a client is, its name and capabilities as JSON, and the server."""
 
 
 @attrs.define(eq=False)
@@ -52,13 +58,13 @@ class SessionPool:
     client: UpstreamClient
     nursery: trio.Nursery
     servers: Callable[[], Mapping[ServerName, Server]]
-    _sessions: dict[tuple[str, ServerName], list[Pooled]] = attrs.field(factory=dict, init=False)
-    _opening: dict[tuple[str, ServerName], trio.Lock] = attrs.field(factory=dict, init=False)
+    _sessions: dict[_Key, list[Pooled]] = attrs.field(factory=dict, init=False)
+    _opening: dict[_Key, trio.Lock] = attrs.field(factory=dict, init=False)
     _closing: int = attrs.field(default=0, init=False)
 
     def counts(self) -> Counter[ServerName]:
         """How many sessions there are, by server."""
-        return Counter(key[1] for key, _ in self._all())
+        return Counter(key[-1] for key, _ in self._all())
 
     @contextlib.asynccontextmanager
     async def leased(
@@ -69,14 +75,15 @@ class SessionPool:
         `who` is "" for a client that nobody knows again: its session ends with the call. `headers`
         are those of each request in a session that has to be opened. Raises UpstreamError.
         """
-        pooled = await self._wait_leased((who, server.name), server, words, headers, alone=alone)
+        key = (who or secrets.token_hex(16), words.info, words.capabilities, server.name)
+        pooled = await self._wait_leased(key, server, words, headers, alone=alone)
         try:
             yield pooled
         finally:
             pooled.users -= 1
             pooled.since = trio.current_time()
             if not who:
-                self._drop((who, server.name), pooled)
+                self._drop(key, pooled)
 
     async def wait_replaced(self, pooled: Pooled, used: Upstream, status: int | None) -> bool:
         """Put another session in place of one that its server may have forgotten.
@@ -100,7 +107,7 @@ class SessionPool:
             await trio.sleep(SWEEP)
             now, servers = trio.current_time(), self.servers()
             for key, pooled in list(self._all()):
-                server = servers.get(key[1])
+                server = servers.get(key[-1])
                 is_gone = server is None or server.moved_from(pooled.upstream.server)
                 if not pooled.users and (is_gone or now - pooled.since > IDLE):
                     self._drop(key, pooled)
@@ -114,22 +121,24 @@ class SessionPool:
                 await trio.sleep(0.01)
 
     async def _wait_leased(
-        self, key: tuple[str, ServerName], server: Server, words: ClientWords, headers: Mapping[str, str], *, alone: bool
+        self, key: _Key, server: Server, words: ClientWords, headers: Mapping[str, str], *, alone: bool
     ) -> Pooled:
         lock = self._opening.setdefault(key, trio.Lock())
-        async with lock if not alone else contextlib.nullcontext():  # calls that share a session wait for its opening
-            pooled = self._free(key, server, alone=alone)
-            if pooled is None:
-                self._make_room()
-                upstream = await self._wait_opened(server, words, headers)
-                pooled = Pooled(upstream, words, trio.current_time())
-                self._sessions.setdefault(key, []).append(pooled)
-            pooled.users += 1
-        if not lock.statistics().tasks_waiting:
-            self._opening.pop(key, None)
+        try:
+            async with lock if not alone else contextlib.nullcontext():  # calls that share a session wait for its opening
+                pooled = self._free(key, server, alone=alone)
+                if pooled is None:
+                    self._make_room(key[0])
+                    upstream = await self._wait_opened(server, words, headers)
+                    pooled = Pooled(upstream, words, trio.current_time())
+                    self._sessions.setdefault(key, []).append(pooled)
+                pooled.users += 1
+        finally:
+            if not lock.locked():
+                self._opening.pop(key, None)
         return pooled
 
-    def _free(self, key: tuple[str, ServerName], server: Server, *, alone: bool) -> Pooled | None:
+    def _free(self, key: _Key, server: Server, *, alone: bool) -> Pooled | None:
         """A session that is open already."""
         return next(
             (
@@ -147,24 +156,32 @@ class SessionPool:
         shake = await self.client.wait_initialized(server, client=words, headers=headers, left=left)
         return Upstream(server, shake.session, headers)
 
-    def _make_room(self) -> None:
-        """Close the session that was not used for longest. Raises UpstreamError if all are used."""
-        if self.counts().total() < MOST:
+    def _make_room(self, who: str) -> None:
+        """Close the session that was not used for longest: of this client, if it has many.
+
+        Raises UpstreamError if all are used.
+        """
+        everybodys = list(self._all())
+        own = [(key, pooled) for key, pooled in everybodys if key[0] == who]
+        if len(everybodys) < MOST and len(own) < OF_ONE:
             return
-        idle = [(pooled.since, key, pooled) for key, pooled in self._all() if not pooled.users]
+        candidates = own if len(own) >= OF_ONE else everybodys
+        idle = [(pooled.since, key, pooled) for key, pooled in candidates if not pooled.users]
         if not idle:
             raise UpstreamError("Busy", "was not asked: too many clients use it at the moment")
         _, key, pooled = min(idle, key=lambda each: each[0])
         self._drop(key, pooled)
 
-    def _all(self) -> Iterator[tuple[tuple[str, ServerName], Pooled]]:
+    def _all(self) -> Iterator[tuple[_Key, Pooled]]:
         return ((key, pooled) for key, sessions in self._sessions.items() for pooled in sessions)
 
-    def _drop(self, key: tuple[str, ServerName], pooled: Pooled) -> None:
+    def _drop(self, key: _Key, pooled: Pooled) -> None:
         sessions = self._sessions.get(key, [])
         if pooled in sessions:
             sessions.remove(pooled)
-            self._close(pooled.upstream)
+            server = self.servers().get(key[-1], pooled.upstream.server)  # whose credential may be another now
+            is_there = not server.moved_from(pooled.upstream.server)
+            self._close(attrs.evolve(pooled.upstream, server=server) if is_there else pooled.upstream)
         if not sessions:
             self._sessions.pop(key, None)
 

@@ -26,6 +26,7 @@ from mcpgw_sidecar.upstream.exchange import (
     wait_own_response,
     wait_unheard,
 )
+from mcpgw_sidecar.upstream.http1 import never
 from mcpgw_sidecar.upstream.messages import Position, events_of, media_type
 from mcpgw_sidecar.upstream.stateful import Handshake, Upstream, capabilities_of
 
@@ -66,7 +67,7 @@ class StatelessClient:
         headers = {**upstream.headers, h.VERSION: LATEST_STATELESS, h.MCP_METHOD: method}
         return await self.http.wait_result(upstream.server, method, self._with_meta(params), headers, wait_unheard)
 
-    async def wait_events(  # what is asked for, and what it says
+    async def wait_events(
         self,
         upstream: Upstream,
         handle: Callable[[Message], None],
@@ -103,13 +104,21 @@ class StatelessClient:
         return f"{{{meta}}}" if params == "{}" else f"{params[:-1]},{meta}}}"
 
 
-async def wait_carried(
-    http: Exchanger, upstream: Upstream, body: bytes, ident: object, wait_heard: WaitHeard, silence: float | None
+async def wait_carried(  # noqa: PLR0913  # a request, and how long it may take
+    http: Exchanger,
+    upstream: Upstream,
+    body: bytes,
+    ident: object,
+    wait_heard: WaitHeard,
+    silence: float | None,
+    *,
+    excused: Callable[[], bool] = never,
 ) -> Response:
     """Send a request for a client; `ident` is its id, decoded. Raises UpstreamError.
 
     `upstream` has the headers of the message, too. `silence` is the longest pause of the server,
-    None for no limit.
+    None for no limit; it has none while it is `excused`.
     """
-    async with http.exchange(upstream.server, "POST", body, upstream.with_session(), silence=silence) as answer:
+    asked = http.exchange(upstream.server, "POST", body, upstream.with_session(), silence=silence, excused=excused)
+    async with asked as answer:
         return await wait_own_response(answer, wait_heard, ident, MAX_CARRIED)

@@ -23,7 +23,9 @@ IS_LIST[DISCOVER] = true -- is kept as a list is
 -- is dropped. An entry found in the older generation moves to the newer one. An entry holds the values
 -- of the headers in DEPENDS, the view that these give the client, its sessions with servers by their
 -- names, and how long all of it holds.
-local young, old, young_count = {}, {}, 0
+-- Those without a session, which cost a client nothing, have two of their own.
+local function new_store() return {young = {}, old = {}, count = 0} end
+local of_sessions, of_others = new_store(), new_store()
 local views, tools_count, views_count = {}, 0, 0 -- by the values of DEPENDS: tools by name, lists by request
 local lists_size = 0 -- bytes of all lists
 local by_owner = setmetatable({}, {__mode = 'v'}) -- sessions with servers by their owner's name (protocol/owners.py)
@@ -31,20 +33,20 @@ local parts = {} -- marks of parts as they were read last, each with the file's 
 local generation, file, opened
 
 local function forget_all()
-  young, old, young_count, views, tools_count, views_count, lists_size = {}, {}, 0, {}, 0, 0, 0
+  of_sessions, of_others, views, tools_count, views_count, lists_size = new_store(), new_store(), {}, 0, 0, 0
 end
 
-local function keep(token, session)
-  if young_count >= MAX_SESSIONS then old, young, young_count = young, {}, 0 end
-  if not young[token] then young_count = young_count + 1 end
-  young[token] = session
+local function keep(store, token, session)
+  if store.count >= MAX_SESSIONS then store.old, store.young, store.count = store.young, {}, 0 end
+  if not store.young[token] then store.count = store.count + 1 end
+  store.young[token] = session
 end
 
-local function recall(token)
-  local session = young[token]
-  if not session and old[token] then
-    session = old[token]
-    keep(token, session)
+local function recall(store, token)
+  local session = store.young[token]
+  if not session and store.old[token] then
+    session = store.old[token]
+    keep(store, token, session)
   end
   return session
 end
@@ -72,9 +74,13 @@ end
 
 -- The entry of a request's session, if every header in DEPENDS and PERSONAL is as it was then.
 local function session_of(headers, version)
-  if IS_STATELESS[version] then return recall(key_of(depends_of(headers, version), shows_pages)) end
+  if IS_STATELESS[version] then
+    local credential, token = headers:get(AUTHORIZATION), headers:get(SESSION)
+    if credential and find(credential, ',', 1, true) or token and find(token, ',', 1, true) then return nil end -- twice
+    return recall(of_others, key_of(depends_of(headers, version), shows_pages))
+  end
   if not IS_STATEFUL[version] then return nil end
-  local session = recall(headers:get(SESSION) or '')
+  local session = recall(of_sessions, headers:get(SESSION) or '')
   if not session then return nil end
   local values = session.values
   for i = 1, #DEPENDS do
@@ -226,7 +232,9 @@ local function learn(token, question, slot, stamp_then, expires, shown)
   if #token > MAX_TOKEN or #place > MAX_PLACE or find(token .. place .. (question.version or ''), '[,?]') then return nil end
   if is_stateless then
     token = key_of(question.headers, sub(shown, 1, 4) == 'apps')
-    place = 'stateless\n' .. (question.headers.accept or '') .. '\n' .. place -- servers are told what is taken
+    local accept = question.headers.accept or ''
+    local takes_both = find(accept, JSON, 1, true) and find(accept, EVENT_STREAM, 1, true)
+    place = (takes_both and 'both\n' or 'other\n') .. place -- servers are told what is taken
   end
   local state
   if STAMPS ~= '' then
@@ -237,14 +245,14 @@ local function learn(token, question, slot, stamp_then, expires, shown)
   end
   if tools_count >= MAX_TOOLS or views_count >= MAX_VIEWS then forget_all() end
   if not views[place] then views[place], views_count = {tools = {}, lists = {}, size = 0, servers = {}}, views_count + 1 end
-  if not is_stateless then before = recall(token) end
+  if not is_stateless then before = recall(of_sessions, token) end
   local servers = before and before.stamp == stamp_then and is_same(before.personal, personal) and before.servers or {}
   local session = {
     values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
     servers = is_stateless and views[place].servers or servers,
     has_credential = question.headers[AUTHORIZATION] == '', slot = slot, stamp = stamp_then, expires = expires, state = state, known = known,
   }
-  keep(token, session)
+  keep(is_stateless and of_others or of_sessions, token, session)
   return session
 end
 
