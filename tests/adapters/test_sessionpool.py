@@ -66,9 +66,9 @@ async def test_who_can_be_asked_is_alone_in_a_session(autojump_clock: MockClock)
 async def test_nobody_whom_nobody_knows_comes_back(autojump_clock: MockClock) -> None:
     async with pooled(server := FakeServer()) as pool:
         assert await used(pool, "") == "u1"
-        assert await used(pool, "") == "u2"
+        assert await at_once(pool, {"who": ""}, {"who": "", "seconds": 3.0}) == ["u2", "u3"], "nor meets another one"
         await trio.sleep(1)
-        assert [ident for ident, _ in server.closed] == ["u1", "u2"]
+        assert [ident for ident, _ in server.closed] == ["u1", "u2", "u3"]
         assert not pool.counts()
 
 
@@ -103,6 +103,19 @@ async def test_there_is_a_limit(autojump_clock: MockClock, monkeypatch: pytest.M
                 await used(pool, "d")
 
 
+async def test_one_client_has_not_all_of_them(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever names it gives itself."""
+    monkeypatch.setattr(sessionpool, "OF_ONE", 2)
+    async with pooled(server := FakeServer()) as pool:
+        for name in ('"a"', '"b"', '"c"'):
+            async with pool.leased("one", ONE, attrs.evolve(WORDS, info=name), {}, alone=False):
+                pass
+        await used(pool, "other")
+        await trio.sleep(1)
+        assert [ident for ident, _ in server.closed] == ["u1"]
+        assert pool.counts() == {ONE.name: 3}
+
+
 async def test_a_session_that_its_server_forgot_is_replaced_for_all(autojump_clock: MockClock) -> None:
     async with pooled(server := FakeServer()) as pool, pool.leased("a", ONE, WORDS, {}, alone=False) as lease:
         used = lease.upstream
@@ -129,3 +142,4 @@ async def test_what_a_handshake_leaves_behind_is_closed(autojump_clock: MockCloc
         await trio.sleep(1)
         assert [ident for ident, _ in server.closed] == ["u1"]
         assert not pool.counts()
+        assert not pool._opening

@@ -56,6 +56,12 @@ def test_who_sends_a_request() -> None:
     back = sessionless.sender_of(request(requestState="s", inputResponses={"q1": {"a": 1}, "q2": None}))
     assert (back.state, back.answers) == ("s", {"q1": '{"a": 1}', "q2": "null"})
     assert sessionless.sender_of(request(requestState=7, inputResponses=[])).state == ""
+    long = {"name": "x" * 3000}
+    huge = request(
+        {"io.modelcontextprotocol/clientInfo": long, "io.modelcontextprotocol/clientCapabilities": {"roots": long}}
+    )
+    short = sessionless.sender_of(huge)
+    assert (json.loads(short.info)["name"], short.capabilities) == ("unknown", {"roots": {}})
     twice = parse_message('{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{},"_meta":{}}}')
     assert isinstance(twice, Request)
     with pytest.raises(JsonTextError):

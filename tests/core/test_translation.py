@@ -106,6 +106,10 @@ def test_the_envelope_says_who_the_client_is(declared: Any, can_ask: bool, capab
 def test_servers_of_sessions_may_send_a_user_to_a_page() -> None:
     declared = {"elicitation": {"url": {}}, "roots": {}}
     assert translation.capabilities_of(declared, can_ask=True, pages=True) == declared
+    for mode, may in (('{"mode":"url"}', True), ('{"mode":"form"}', True), ('{"mode":"other"}', False)):
+        assert translation.may_ask(translation.Question("q", "elicitation/create", JsonText(mode)), declared) is may
+    only_forms: dict[str, object] = {"elicitation": {"form": {}}}
+    assert not translation.may_ask(translation.Question("q", "elicitation/create", JsonText('{"mode":"url"}')), only_forms)
 
 
 def answer(text: str) -> Response:

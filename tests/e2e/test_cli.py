@@ -44,7 +44,8 @@ def test_status_as_a_table(guide: Gateway) -> None:
 @pytest.mark.duty("cli.status", "status.document", "security.credentials")
 def test_status_as_json(guide: Gateway) -> None:
     document = json.loads(run("status", "--json", admin(guide)))
-    assert set(document) == {"version", "config", "servers", "sessions", "envoy"}
+    assert set(document) == {"version", "config", "servers", "sessions", "eras", "envoy"}
+    assert document["eras"]["prefer"] == "auto"
     assert set(document["servers"][0]) == {
         "name", "url", "hostname", "toolPrefix", "enabled", "ready", "reason", "message", "protocolVersion", "tools",
         "prompts", "resources", "lastContact", "conflicts", "invalid", "warnings",

@@ -274,6 +274,21 @@ def test_envoy_remembers_without_sessions(tmp_path: Path) -> None:
             assert gone.json()["error"]["code"] == -32602
 
 
+@pytest.mark.duty("era.direct", "call.memo-same")
+@pytest.mark.parametrize("name", ["authorization", "mcp-session-id"])
+def test_what_stands_there_twice_is_no_hit(tmp_path: Path, name: str) -> None:
+    with ScriptedServer(tool("greet")) as one, httpx2.Client(trust_env=False) as http:
+        modern(one)
+        servers = [entry("ns/one", one.url, "a_", forwardHeaders=["authorization"])]
+        with gateway(tmp_path, servers) as running:
+            said = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "a_greet", "accept": "*/*"}
+            params = {"name": "a_greet", "_meta": META}
+            body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+            for headers, status in (([], 200), ([], 200), (["x", "y"], 400), (["x, Bearer y"], 400), (["x"], 200)):
+                values = [(name, f"Bearer {value}" if name == "authorization" else value) for value in headers]
+                assert http.post(running.url, json=body, headers=[*said.items(), *values]).status_code == status
+
+
 @pytest.mark.duty("era.direct", "error.unreachable")
 def test_errors_have_the_codes_of_the_era(tmp_path: Path) -> None:
     """Those from -32000 to -32019 are not its; a server's own status and words are."""
@@ -373,10 +388,21 @@ def test_a_client_hears_of_single_resources(tmp_path: Path, era: str) -> None:
                         assert str(event.uri) == uri  # type: ignore[union-attr]
             wait_until(lambda: not one.listeners() and not two.listeners(), "nobody listens any more")
 
+        async def use_one_less(running: Gateway) -> None:
+            async with (
+                SdkClient(running.url, mode="2026-07-28") as client,
+                client.listen(resource_subscriptions=["memo://x"]),
+            ):
+                wait_until(one.listeners, "the server is followed")
+                running.write([servers[1]])
+                await asyncio.sleep(0)
+                wait_until(lambda: not one.listeners(), "a server that was removed is followed no more")
+
         with gateway(tmp_path, servers, "--prefer-era=stateless") as running:
             offered = ask(running, "server/discover").json()["result"]["capabilities"]
             assert offered["resources"] == {"listChanged": True, "subscribe": True}
             asyncio.run(use(running))
+            asyncio.run(use_one_less(running))
 
 
 @pytest.mark.duty("era.translated")

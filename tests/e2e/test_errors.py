@@ -265,9 +265,11 @@ def test_an_unknown_method_and_a_bad_cursor(client: Client) -> None:
 @pytest.mark.duty("transport.version-400", "session.era-fallback")
 def test_a_version_of_the_other_era_is_told_what_is_spoken(client: Client) -> None:
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "s_echo"}}
-    response = client.send(message, mcp_protocol_version="2026-07-28")
+    response = client.send(message, mcp_protocol_version="2027-01-01")
     assert error(response) == (400, -32022, 1)
-    assert "2025-11-25" in response.json()["error"]["data"]["supported"]
+    assert {"2025-11-25", "2026-07-28"} <= set(response.json()["error"]["data"]["supported"])
+    response = client.send(message, mcp_protocol_version="2026-07-28")
+    assert error(response) == (400, -32602, 1), "its _meta is missing"
     response = client.send(message | {"method": "server/discover"}, mcp_protocol_version="2026-07-28")
     assert error(response) == (400, -32601, 1), "every SDK then initializes (interface.md)"
     assert "2025-11-25" in response.json()["error"]["message"]

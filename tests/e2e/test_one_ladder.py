@@ -216,5 +216,6 @@ def test_what_fails_at_a_server_is_counted_with_it(tmp_path: Path) -> None:
 def test_a_delete_with_an_unknown_version_ends_nothing(running: Gateway, version: str) -> None:
     with running.client() as client:
         headers = client.headers | {"mcp-protocol-version": version}
-        assert client.http.delete(client.url, headers=headers).status_code == 400
+        refused = 405 if version == "2026-07-28" else 400  # that era has no sessions
+        assert client.http.delete(client.url, headers=headers).status_code == refused
         assert succeeded(client.call("a_one"))

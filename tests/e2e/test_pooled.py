@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,38 @@ def test_a_user_is_sent_to_a_page(running: Gateway) -> None:
     back = {"requestState": question["requestState"], "inputResponses": {name: {"action": "accept"}}}
     done = answer(ask(running, "tools/call", name="o_page", arguments={}, meta=meta, **back))
     assert done["result"]["content"][0]["text"] == "accept"
+
+
+@pytest.mark.duty("era.pooled")
+def test_what_a_client_cannot_be_asked_is_refused_wherever_it_is_asked(tmp_path: Path) -> None:
+    """On the stream outside of the call, too; a ping is answered. The limit of silence holds."""
+    with ScriptedServer(tool("greet")) as one:
+
+        def curious(handler: Any, message: Any) -> bool:
+            asked = [
+                ("ping", {}),
+                ("sampling/createMessage", {}),
+                ("elicitation/create", {"mode": "url", "url": "http://x"}),
+            ]
+            for number, (method, params) in enumerate(asked):
+                data = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+                for stream in one.streams(handler.headers["mcp-session-id"]):
+                    with suppress(OSError, ValueError):  # a stream of the call before
+                        stream.wfile.write(f"data: {data}\n\n".encode())
+                        stream.wfile.flush()
+            time.sleep(4 if message["params"]["arguments"].get("late") else 0.5)
+            handler.result(message["id"], {"content": []})
+            return True
+
+        one.answers["tools/call"] = curious
+        meta = META | {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_", callTimeout="2s")]) as running:
+            assert answer(ask(running, "tools/call", name="a_greet", arguments={}, meta=meta))["result"]["content"] == []
+            said = {each.json["id"]: each.json for each in one.requests if each.http == "POST" and "method" not in each.json}
+            assert said[0]["result"] == {}
+            assert [said[number]["error"]["code"] for number in (1, 2)] == [-32601, -32601]
+            late = ask(running, "tools/call", name="a_greet", arguments={"late": True}, meta=meta)
+            assert answer(late)["error"]["data"]["reason"] == "Timeout"
 
 
 @pytest.mark.duty("era.pooled")
