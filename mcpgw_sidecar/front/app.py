@@ -23,6 +23,7 @@ from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_r
 from mcpgw_sidecar.front.batches import BatchRunner
 from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.heal import Healer
+from mcpgw_sidecar.front.listens import Listen
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import Streams
 from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata
@@ -104,16 +105,7 @@ class BrokerApp:
             return request
         if request.path.startswith((HEAL_PATH, CHANGED_PATH, JWKS_PATH, WELL_KNOWN)):
             return await self._wait_beside(request.path, headers, send)
-        inbound = self.decider.climb(request)
-        if not self.decider.started.is_over():
-            # Before the end of the start a list would lack most servers, and look complete; and the
-            # key of a session may not be loaded yet. A refusal that the start cannot change is sent
-            # at once.
-            if isinstance(inbound, Reject) and is_final(inbound, request):
-                return inbound
-            if not await self.decider.wait_started(timeouts.START_AT_BROKER):
-                return attrs.evolve(NOT_STARTED, method=record.method)
-            inbound = self.decider.climb(request)
+        inbound = await self._wait_climbed(request)
         if isinstance(inbound, Reject):
             return inbound
         record.server = BROKER
@@ -127,6 +119,14 @@ class BrokerApp:
                 headers.clear()
                 del inbound, request
                 await self._wait_stream(stream, record, receive, send)
+            case "POST", None if inbound.era is Era.STATELESS and inbound.method == LISTEN:
+                record.method = LISTEN
+                listen = self._listen_of(inbound, headers)
+                if isinstance(listen, Reject):
+                    return attrs.evolve(listen, id=inbound.id, method=LISTEN)
+                headers.clear()  # as above
+                del inbound, request
+                await self._wait_listened(listen, record, receive, send)
             case "DELETE", SessionState(session=session):
                 await self.directory.wait_ended(session)
                 await wait_sent(send, 204, b"")
@@ -135,6 +135,19 @@ class BrokerApp:
             case _:
                 return await self._wait_post(inbound, headers, record, receive, send)
         return None
+
+    async def _wait_climbed(self, request: HttpRequest) -> Inbound | Reject:
+        """A request after the ladder, once the start is over.
+
+        Before that a list would lack most servers, and look complete; and the key of a session may
+        not be loaded yet. A refusal that the start cannot change is sent at once.
+        """
+        inbound = self.decider.climb(request)
+        if self.decider.started.is_over() or (isinstance(inbound, Reject) and is_final(inbound, request)):
+            return inbound
+        if not await self.decider.wait_started(timeouts.START_AT_BROKER):
+            return NOT_STARTED
+        return self.decider.climb(request)
 
     async def _wait_beside(self, path: str, headers: dict[str, str], send: Send) -> Reject | None:
         """What is beside the endpoint: how to log in, and what Envoy asks for itself."""
@@ -177,8 +190,6 @@ class BrokerApp:
             await self.carried.wait_answered(decision, inbound, headers, record, receive, send)
             return None
         is_stateless = inbound.era is Era.STATELESS
-        if is_stateless and inbound.method == LISTEN:
-            return await self._wait_listened(inbound, headers, record, receive, send)
         answer = (
             stateless.answer(inbound)
             if is_stateless
@@ -219,22 +230,18 @@ class BrokerApp:
             self.directory.stream_gone(stream.session, self.streams.discard(stream))
             self.metrics.streams.dec()
 
-    async def _wait_listened(
-        self, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send
-    ) -> Reject | None:
+    def _listen_of(self, inbound: Inbound, headers: dict[str, str]) -> Listen | Reject:
         if not descriptors.has_room(descriptors.STREAMS_OF_CLIENTS):
-            return attrs.evolve(TOO_MANY_STREAMS, code=INTERNAL_ERROR, id=inbound.id, method=inbound.method)
-        listen = self.streams.listens.opened(inbound, headers)
-        if isinstance(listen, Reject):
-            return attrs.evolve(listen, method=inbound.method)
-        headers.clear()  # as for a stream of a session
+            return TOO_MANY_STREAMS
+        return self.streams.listens.opened(inbound, headers)
+
+    async def _wait_listened(self, listen: Listen, record: RequestRecord, receive: Receive, send: Send) -> None:
         record.close("ok")
         self.metrics.streams.inc()
         try:
             await self.streams.listens.wait_listened(listen, receive, send)
         finally:
             self.metrics.streams.dec()
-        return None
 
     def _open_stream(self, inbound: Inbound, headers: dict[str, str]) -> Stream:
         assert inbound.session is not None  # noqa: S101  # the ladder refuses any other request without a session

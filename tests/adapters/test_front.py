@@ -116,7 +116,9 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
     live, metrics, started = Watched(catalog("greet")), Metrics(), Started(over=over)
     async with running(server) as replica:
         directory = replica.directory
-        decider = Decider(snapshot=lambda: live.value, started=started, directory=directory, guard=Guard(hosts=LOOPBACK))
+        decider = Decider(
+            snapshot=lambda: live.value, started=started, directory=directory, guard=Guard(hosts=LOOPBACK, prefer_era="auto")
+        )
         app = BrokerApp(
             decider=decider,
             directory=directory,
@@ -162,6 +164,24 @@ async def test_a_stream_holds_nothing_of_the_catalog_that_stood_when_it_began(au
         assert front.counts() == {("GET", "mcpBroker", "ok"): 1}, "it stands"
         before = weakref.ref(front.live.value)
         front.live.publish(catalog("greet", "more"))
+        await trio.sleep(1)
+        gc.collect()
+        assert before() is None
+        clients.cancel_scope.cancel()
+
+
+async def test_who_listens_holds_no_catalog_either(autojump_clock: MockClock) -> None:
+    async with fronted(FakeServer()) as front, trio.open_nursery() as clients:
+        front.live.publish(attrs.evolve(catalog("greet"), stateless=catalog("greet")))
+        meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+        params = {"notifications": {"toolsListChanged": True}, "_meta": meta}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}
+        headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": "subscriptions/listen", "accept": "text/event-stream"}
+        clients.start_soon(front.ask, "POST", headers | {"content-type": "application/json"}, body)
+        await trio.sleep(1)
+        assert front.metrics.streams._value.get() == 1
+        before = weakref.ref(front.live.value)
+        front.live.publish(attrs.evolve(catalog("more"), stateless=catalog("more")))
         await trio.sleep(1)
         gc.collect()
         assert before() is None

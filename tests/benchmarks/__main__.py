@@ -14,6 +14,7 @@ NAMES = {
     "login": "a hit with a token of each caller, beside the same without login",
     "lists": "tools/list with few and with many tools",
     "sessions": "sessions with streams, and their clients vanishing",
+    "listens": "clients without sessions that listen for changes",
     "storms": "changes of the configuration, a start with dead servers, the sidecar away",
     "profile": "where the sidecar's CPU goes, as flame graphs",
     "start": "what a start of each form of the program costs",
