@@ -19,6 +19,7 @@ import trio
 from mcpgw_sidecar.envoy.contract import CHANGES
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
+from mcpgw_sidecar.front.pages import Pages
 from mcpgw_sidecar.front.room import PATIENCE, RESTARTING, Room, busy, silence_of
 from mcpgw_sidecar.model.decisions import Carry, Reject
 from mcpgw_sidecar.model.names import ServerName
@@ -33,7 +34,7 @@ from mcpgw_sidecar.protocol.owners import ASK
 from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.protocol.translation import ELICIT, Asked, Question, UntranslatableError
-from mcpgw_sidecar.protocol.versions import LATEST_STATELESS
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, LATEST_STATELESS
 from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.exchange import Exchanger, own_id
@@ -160,9 +161,11 @@ class _Call:
         upstream = Upstream(server, UpstreamSession(id=None, protocol_version=LATEST_STATELESS), brought)
         level = self.carrier.wishes(session.key).level or _LEVEL
         can_ask = self.carrier.can_ask and self.events is not None
-        capabilities = translation.capabilities_of(json.loads(session.capabilities), can_ask=can_ask)
+        has_pages = session.protocol_version == LATEST_STATEFUL  # older ones know no mode
+        capabilities = translation.capabilities_of(json.loads(session.capabilities), can_ask=can_ask, pages=has_pages)
         envelope, answers = translation.envelope_of(session, level, capabilities), ""
-        for turn in range(MAX_ROUNDS + 1):
+        turn, pages = 0, Pages()
+        while turn <= MAX_ROUNDS:
             ident = own_id()
             body = translation.to_stateless(request, ident, envelope, answers)
             answer = await wait_carried(
@@ -172,10 +175,18 @@ class _Call:
                 self.carrier.stale(server.name)  # its tools want other headers than they did
             asked = translation.asked_in(answer)
             if asked is None:
+                for message in pages.completed():
+                    assert self.events is not None  # noqa: S101  # else nobody was sent there
+                    await self.events.wait_sent(message)
                 return translation.to_stateful(answer, self.carry.method, self.carry.id)
+            again = await pages.wait_again(asked)
+            if again is not None:
+                answers = asked.answered(again)
+                continue
             if not asked.questions:
                 await trio.sleep(min(_LONGEST, _PAUSE * 2.0**turn))
-            answers = asked.answered(await self._wait_asked(asked, capabilities))
+            answers = asked.answered(await self._wait_asked(asked, capabilities, pages))
+            turn += 1
         raise UntranslatableError(f"asks again and again: {MAX_ROUNDS} times for one call")
 
     async def _wait_heard(self, message: Request | Notification) -> None:
@@ -185,7 +196,7 @@ class _Call:
         elif isinstance(message, Notification) and message.method in _RELAYED and self.events is not None:
             await self.events.wait_sent(message.text)
 
-    async def _wait_asked(self, asked: Asked, capabilities: Mapping[str, object]) -> dict[str, str]:
+    async def _wait_asked(self, asked: Asked, capabilities: Mapping[str, object], pages: Pages) -> dict[str, str]:
         """The client's answers to all questions of the server, as JSON, by their names."""
         for question in asked.questions:
             if not translation.may_ask(question, capabilities):
@@ -193,7 +204,7 @@ class _Call:
         answers: dict[str, str] = {}
 
         async def wait_one(question: Question) -> None:
-            answer = await self._wait_one(question)
+            answer = await self._wait_one(question, pages)
             if answer is not None:
                 answers[question.name] = answer
 
@@ -204,7 +215,7 @@ class _Call:
             raise UntranslatableError("asked this client something that it did not answer")
         return answers
 
-    async def _wait_one(self, question: Question) -> str | None:
+    async def _wait_one(self, question: Question, pages: Pages) -> str | None:
         """The answer to a question; None where a client cannot say that there is none."""
         assert self.events is not None  # noqa: S101  # else nobody is asked
         ident, key = f"{ASK}{secrets.token_hex(16)}", self.session.key
@@ -212,14 +223,17 @@ class _Call:
         self.carrier.asking[key, ident] = out
         answer = None
         try:
-            text = f'{{"jsonrpc":"2.0","id":"{ident}","method":"{question.method}","params":{question.params}}}'
+            params = pages.params(question, ident)
+            text = f'{{"jsonrpc":"2.0","id":"{ident}","method":"{question.method}","params":{params}}}'
             await self.events.wait_sent(text)
             with trio.move_on_after(PATIENCE):
                 answer = await answers.receive()
         finally:
             self.carrier.asking.pop((key, ident), None)
         if answer is not None and answer.result is not None:
-            return answer.text[answer.result.start : answer.result.end]
+            said = answer.text[answer.result.start : answer.result.end]
+            pages.answered(question, ident, said)
+            return said
         return _CANCEL if question.method == ELICIT else None
 
 

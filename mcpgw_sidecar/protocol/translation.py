@@ -48,6 +48,18 @@ class Question:
     method: str
     params: JsonText
 
+    @property
+    def url(self) -> str | None:
+        """The page to which it sends the user (mode `url`); None for any other question."""
+        if self.method != ELICIT:
+            return None
+        try:
+            members = {member.key: member.value for member in parse_object(self.params)}
+        except JsonTextError:  # more than MAX_MEMBERS members
+            return None
+        url = members.get("url") if members.get("mode") == "url" else None
+        return url if isinstance(url, str) else None
+
 
 @attrs.frozen
 class Asked:

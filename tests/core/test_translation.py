@@ -112,6 +112,22 @@ def test_servers_of_sessions_may_send_a_user_to_a_page() -> None:
     assert not translation.may_ask(translation.Question("q", "elicitation/create", JsonText('{"mode":"url"}')), only_forms)
 
 
+@pytest.mark.duty("era.translated")
+def test_where_a_question_sends_the_user() -> None:
+    def url(params: str, method: str = "elicitation/create") -> str | None:
+        return translation.Question("q", method, JsonText(params)).url
+
+    assert url('{"mode":"url","url":"http://x"}') == "http://x"
+    nowhere = [
+        '{"mode":"form","url":"http://x"}',
+        '{"mode":"url"}',
+        '{"mode":"url","url":7}',
+        '{"a":1' + ',"b":1' * 1001 + "}",
+    ]
+    assert [url(params) for params in nowhere] == [None] * 4
+    assert url('{"mode":"url","url":"http://x"}', "roots/list") is None
+
+
 def answer(text: str) -> Response:
     message = parse_message(f'{{"jsonrpc":"2.0","id":"own",{text}}}')
     assert isinstance(message, Response)

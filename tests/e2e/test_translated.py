@@ -177,6 +177,28 @@ def test_nobody_is_asked_what_nobody_can_answer(running: Gateway) -> None:
         assert (stray.status_code, stray.json()["error"]["code"]) == (400, -32600)
 
 
+@pytest.mark.duty("era.translated")
+def test_a_user_is_sent_to_a_page_once(running: Gateway) -> None:
+    """The server is asked until it is content; then the client hears that the page is done with."""
+    heard: list[Any] = []
+    with Client(running.url, capabilities={"elicitation": {"url": {}}}) as client:
+        with httpx2.stream("POST", running.url, json=call("m_page"), headers=dict(client.headers), timeout=20) as response:
+            for line in response.iter_lines():
+                message = json.loads(line[5:]) if line.startswith("data:") else {}
+                if message:
+                    heard.append(message)
+                if message.get("method") == "elicitation/create":
+                    accepted = {"jsonrpc": "2.0", "id": message["id"], "result": {"action": "accept"}}
+                    assert client.send(accepted).status_code == 202
+        question, end, result = heard
+        ident = question["params"].pop("elicitationId")
+        assert question["params"] == {"mode": "url", "message": "Log in there", "url": "https://login.example/x"}
+        assert (end["method"], end["params"]) == ("notifications/elicitation/complete", {"elicitationId": ident})
+        assert result["result"]["content"][0]["text"] == "logged in"
+    with Client(running.url, version="2025-06-18", capabilities={"elicitation": {"url": {}}}) as old:
+        assert "cannot answer" in answer(old.send(call("m_page")))["error"]["message"]
+
+
 def call(name: str, ident: Any = 5, **arguments: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": ident, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
 

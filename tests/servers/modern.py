@@ -85,6 +85,17 @@ async def who(ctx: Asked, rounds: int = 1) -> str | types.InputRequiredResult:
 
 
 @server.tool()
+async def page(ctx: Asked) -> str | types.InputRequiredResult:
+    """Send the user to a page, and ask again until that is done: the third time."""
+    state = int(ctx.request_state or 0)
+    if state == 3:
+        return "logged in"
+    params = types.ElicitRequestURLParams(message="Log in there", url="https://login.example/x")
+    asked: types.InputRequests = {"page": types.ElicitRequest(params=params)}
+    return types.InputRequiredResult(input_requests=asked, request_state=str(state + 1))
+
+
+@server.tool()
 async def all_at_once(ctx: Asked) -> str | types.InputRequiredResult:
     """Ask for a name, a sample and the roots at the same time."""
     got = ctx.input_responses
