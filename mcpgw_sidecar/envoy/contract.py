@@ -133,7 +133,6 @@ CHANGED_PATH: Final = "/changed"
 
 JWKS_PATH: Final = "/jwks"
 """Path of the issuers' public keys, for Envoy; with a secret of its own, and the issuer's mark."""
-
 FORGOTTEN: Final = (400, 401, 403, 404, 410)
 """The statuses of servers that do not know a session (any more).
 
@@ -251,6 +250,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "LAST_EVENT": h.LAST_EVENT,
     "X_CLAIMS": h.X_CLAIMS,
     "X_CARRIED": h.X_CARRIED,
+    "LISTING": h.LISTING,
     "STATEFUL": ("", *STATEFUL),
     "STATELESS": STATELESS,
     "META_VERSION": META_VERSION,

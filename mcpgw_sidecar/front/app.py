@@ -40,11 +40,12 @@ from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, Request, error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
-from mcpgw_sidecar.protocol.methods import ADDRESSED, INITIALIZE, LISTEN
+from mcpgw_sidecar.protocol.methods import ADDRESSED, DISCOVER, INITIALIZE, LISTEN
 from mcpgw_sidecar.protocol.statuses import for_era
 from mcpgw_sidecar.protocol.versions import PRIMED
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
+from mcpgw_sidecar.upstream.words import is_own
 
 log = get_logger(__name__)
 
@@ -53,6 +54,11 @@ TOO_MANY_STREAMS = Reject(
     code=SERVER_ERROR,
     message="The gateway has too many open streams: calls go on without one; try again later",
     method="GET",
+)
+_LOOP = Reject(
+    status=508,
+    code=INVALID_REQUEST,
+    message="This URL leads to this gateway itself: take it out of its servers",
 )
 SMALL_BODY = 65536  # bytes of the body of a request that needs none
 
@@ -108,6 +114,8 @@ class BrokerApp:
         inbound = await self._wait_climbed(request)
         if isinstance(inbound, Reject):
             return inbound
+        if inbound.method in {INITIALIZE, DISCOVER} and is_own(headers.get("user-agent", "")):
+            return attrs.evolve(_LOOP, id=inbound.id, method=inbound.method)
         record.server = BROKER
         match request.method, inbound.session:
             case "GET", _ if not descriptors.has_room(descriptors.STREAMS_OF_CLIENTS):

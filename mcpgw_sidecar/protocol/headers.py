@@ -63,6 +63,9 @@ X_SUBJECT: Final = "x-mcp-subject"
 X_CARRIED: Final = "x-mcp-carried"
 """The broker carries the call to its server, in the server's words (front/carrying.py)."""
 
+LISTING: Final = "(listing "
+"""In the User-Agent of a gateway that lists its servers: the broker answers it, never the memo."""
+
 OURS: Final = (
     X_METHOD,
     X_TOOL,

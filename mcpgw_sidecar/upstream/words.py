@@ -5,17 +5,19 @@ Servers get a client's words and the broker's credential, clients the failure of
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
+from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import reasons
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.servers import IF_ABSENT, Server
 from mcpgw_sidecar.model.sessions import Session
-from mcpgw_sidecar.protocol.headers import is_header_value
+from mcpgw_sidecar.protocol.headers import LISTING, is_header_value
 from mcpgw_sidecar.protocol.statuses import failure
 
 _WORDS = {
@@ -24,6 +26,7 @@ _WORDS = {
     reasons.REDIRECT: "redirects instead of answering: tell the operator of this gateway",
     reasons.UNAUTHORIZED: "refused this client's credentials: send the Authorization that it asks for, if its forwardHeaders names it",
 }
+_AGENT = f"{PROGRAM}/{__version__} {LISTING}{secrets.token_hex(8)})"
 _LIKE = {"Busy": reasons.UNREACHABLE}
 
 
@@ -50,6 +53,15 @@ def own_headers(server: Server) -> dict[str, str]:
 
     Raises UpstreamError when the credential cannot be read.
     """
+    return {"user-agent": _AGENT, **_credential_headers(server)}
+
+
+def is_own(agent: str) -> bool:
+    """Whether this process has sent a request itself, by the User-Agent: it is its own server."""
+    return agent == _AGENT
+
+
+def _credential_headers(server: Server) -> dict[str, str]:
     credential = credential_of(server)
     return {server.credential_header: credential} if credential else {}
 
@@ -61,7 +73,7 @@ def with_credential(server: Server, headers: Mapping[str, str]) -> Mapping[str, 
     """
     if not server.gives_credential or (server.credential_use == IF_ABSENT and headers.get(server.credential_header)):
         return headers
-    return {**headers, **own_headers(server)}
+    return {**headers, **_credential_headers(server)}
 
 
 def credential_of(server: Server) -> str | None:

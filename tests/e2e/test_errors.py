@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -328,3 +329,15 @@ def test_metrics_count_what_went_wrong(client: Client, running: Gateway) -> None
     assert wait_until(lambda: running.metric(calls) >= 1)
     assert json.dumps(running.status())
     assert answer(client.post("ping")) == {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+
+@pytest.mark.duty("error.unreachable")
+def test_a_gateway_is_no_server_of_its_own(tmp_path: Path) -> None:
+    """It would list its own tools again and again, each time under a longer name."""
+    with ScriptedServer(tool("greet")) as one, gateway(tmp_path, [entry("ns/one", one.url)]) as running:
+        with running.client() as client:  # Envoy knows the list
+            assert client.tools() == ["greet"]
+        running.write([entry("ns/one", one.url), entry("ns/self", running.url, "self_")])
+        wait_until(lambda: "leads to this gateway itself" in running.server("ns/self").get("message", ""))
+        with running.client() as client:
+            assert client.tools() == ["greet"]

@@ -13,6 +13,7 @@ local gzip_encodings, gzip_count = {}, 0 -- values of Accept-Encoding that take 
 -- A request for the broker whose answer may be kept here.
 function list(handle, headers, text, version)
   local what = method
+  if find(headers:get('user-agent') or '', LISTING, 1, true) then return end -- a gateway: perhaps this one
   if method ~= INITIALIZE then
     if has_more then return end
     if cursor then what = method .. sub(text, cursor, cursor_end) end
