@@ -42,7 +42,7 @@ class Facts:
     """Each issuer of tokens, whether its keys are here, and why not; None where nobody logs in."""
     tools: Collection[str] = ()
     """The names of all tools, as clients see them."""
-    eras: tuple[str, bool, Spoken] = ("stateful", False, Spoken(0, 0, 0))
+    eras: tuple[str, bool, Spoken] = ("stateful", False, Spoken(0, 0, 0, 0))
     """`--prefer-era`, whether server/discover offers the stateless era, and what servers speak."""
     held: int = 0
     """Calls that wait for what the users of clients without sessions answer."""

@@ -279,7 +279,8 @@ run_options = _stack(
             "--prefer-era",
             type=click.Choice(ERAS),
             default=AUTO,
-            help="Where clients are led that speak 2026-07-28 and sessions; auto: where more servers are called without translation.",
+            help="Where clients are led that speak 2026-07-28 and sessions. auto: where more servers are called without translation; "
+            "stateless: 2026-07-28; stateful: sessions, and 2026-07-28 is refused.",
         ),
         _switch(
             "--route-memo",

@@ -135,11 +135,12 @@ def _eras(eras: dict[str, Any], held: int) -> list[str]:
     servers, lines = eras["servers"], []
     if servers["both"] or servers["stateless"]:
         to = "2026-07-28" if eras["offered"] == "stateless" else "sessions"
-        spoken = (
-            f"{servers['both']} servers speak both, {servers['stateful']} have sessions alone, {servers['stateless']} none"
-        )
-        lines.append(f"clients that know both are led to {to} (--prefer-era {eras['prefer']}): {spoken}")
-    return lines + ([f"{held} calls wait for what a user answers"] if held else [])
+        if eras["prefer"] == "stateful":
+            to = "sessions, and 2026-07-28 is refused"
+        kinds = {"both": "both", "stateful": "sessions alone", "stateless": "2026-07-28 alone", "unknown": "not known yet"}
+        spoken = ", ".join(f"{words} {servers[key]}" for key, words in kinds.items() if servers[key])
+        lines.append(f"clients that know both are led to {to} (--prefer-era {eras['prefer']}); servers: {spoken}")
+    return lines + ([f"calls that wait for what a user answers: {held}"] if held else [])
 
 
 def _fetch(admin: str, token: str) -> dict[str, Any]:

@@ -162,10 +162,7 @@ AGAIN: Final = 599
 """The status, which no standard has, of an answer after which Envoy sends a call once more."""
 
 ATTEMPTS: Final = 3
-"""Further attempts: a server that restarts breaks the connection, and then knows no session.
-
-The last one is for heal.lua to give the client its answer.
-"""
+"""Further attempts: for a broken connection, a forgotten session, and heal.lua's own answer."""
 
 SLOTS: Final = 4096
 """Slots of the stamps' file; the end of a session is a miss for all sessions of its slot."""
@@ -251,6 +248,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "X_CLAIMS": h.X_CLAIMS,
     "X_CARRIED": h.X_CARRIED,
     "LISTING": h.LISTING,
+    "REFUSAL": REFUSAL,
     "STATEFUL": ("", *STATEFUL),
     "STATELESS": STATELESS,
     "META_VERSION": META_VERSION,

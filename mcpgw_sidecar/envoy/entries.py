@@ -15,7 +15,7 @@ import attrs
 
 from mcpgw_sidecar.envoy import contract
 from mcpgw_sidecar.model.access import Rule
-from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest
+from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject
 from mcpgw_sidecar.model.ports import Stamp
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.protocol import headers as h
@@ -172,3 +172,21 @@ def _entry(decision: Forward | Carry, keep: Keep) -> MemoEntry:
         accept=None,
         carried=1,
     )
+
+
+def refusal_text(reject: Reject) -> str:
+    """What is refused, for the access log, which sees no header that says it."""
+    asked = reject.data if isinstance(reject.data, dict) else {}
+    words = (
+        reject.outcome if reject.reason else "rejected",
+        str(reject.code),
+        reject.method,
+        reject.server,
+        reject.tool or asked.get("name") or asked.get("uri"),
+    )
+    return " ".join(h.value_of(str(word or "-")).replace(" ", "%20") for word in words)
+
+
+def refused_mark(reject: Reject) -> str:
+    """The value of X_MEMO on a refusal of a call that the broker carries: for the access log."""
+    return f"refused {reject.reason or '-'} {refusal_text(reject)}"

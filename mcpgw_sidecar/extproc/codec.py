@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from mcpgw_sidecar.directory.deciding import Settled
 from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, METADATA, OWNER, PLAIN, REFUSAL, REMOVED, TRUSTED, WHAT
-from mcpgw_sidecar.envoy.entries import MEMO_FIELDS, Keep, memo_entry
+from mcpgw_sidecar.envoy.entries import MEMO_FIELDS, Keep, memo_entry, refusal_text
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
     HeaderMutation,
@@ -78,7 +78,7 @@ def encode(
     response = ProcessingResponse()
     match decision:
         case Reject():
-            _describe(response, **{ANSWERED: "1", REFUSAL: _refusal(decision)})
+            _describe(response, **{ANSWERED: "1", REFUSAL: refusal_text(decision)})
             immediate = response.immediate_response
             immediate.status.code = decision.status
             immediate.body = error_text(decision.id, decision.code, decision.message, decision.data)
@@ -176,19 +176,6 @@ def _forward(common: CommonResponse, decision: Forward, headers: Mapping[str, st
         values.append((h.X_PASSED, passed_text(decision.server.forwarded).encode()))
     _set(common.header_mutation, values)
     common.clear_route_cache = True
-
-
-def _refusal(reject: Reject) -> str:
-    """What is refused, for the access log, which sees no header that says it."""
-    asked = reject.data if isinstance(reject.data, dict) else {}
-    words = (
-        reject.outcome if reject.reason else "rejected",
-        str(reject.code),
-        reject.method,
-        reject.server,
-        reject.tool or asked.get("name") or asked.get("uri"),
-    )
-    return " ".join(h.value_of(str(word or "-")).replace(" ", "%20") for word in words)
 
 
 def _describe(response: ProcessingResponse, **values: str) -> None:

@@ -96,9 +96,10 @@ def reject_text(reject: Reject) -> bytes:
     return error_text(reject.id, reject.code, reject.message, reject.data)
 
 
-async def wait_rejected(send: Send, reject: Reject) -> None:
-    """Send a refusal."""
-    extra = [(b"allow", b"POST, GET, DELETE")] if reject.status == 405 else []  # noqa: PLR2004  # RFC 9110, 15.5.6
+async def wait_rejected(send: Send, reject: Reject, mark: str = "") -> None:
+    """Send a refusal; `mark` tells Envoy of it, for its access log."""
+    extra: list[tuple[bytes, bytes]] = [(h.X_MEMO.encode(), mark.encode("latin-1", "replace"))] if mark else []
+    extra += [(b"allow", b"POST, GET, DELETE")] if reject.status == 405 else []  # noqa: PLR2004  # RFC 9110, 15.5.6
     if reject.challenge:
         extra.append((b"www-authenticate", reject.challenge.encode("latin-1", "replace")))
     await wait_sent(send, reject.status, reject_text(reject), extra)

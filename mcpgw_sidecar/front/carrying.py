@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.envoy.contract import CHANGES
+from mcpgw_sidecar.envoy.entries import refused_mark
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
 from mcpgw_sidecar.front.pages import Pages
@@ -99,7 +100,7 @@ class Carrier:
             answer = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)
             record.refuse(answer)
             if not events.begun:
-                await wait_rejected(send, answer)
+                await wait_rejected(send, answer, refused_mark(answer) if h.X_SIZE in headers else "")
                 return
         record.close("ok")
         await events.wait_ended(reject_text(answer) if isinstance(answer, Reject) else answer)

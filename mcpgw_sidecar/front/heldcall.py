@@ -100,6 +100,7 @@ class HeldCall:
     out: trio.MemorySendChannel[Item]
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     is_read: bool = attrs.field(default=True, init=False)
+    is_over: bool = attrs.field(default=False, init=False)
     _ident: str = attrs.field(factory=own_id, init=False)
     _token: str = attrs.field(factory=own_id, init=False)
     _waiting: dict[str, Request] = attrs.field(factory=dict, init=False)
@@ -123,6 +124,7 @@ class HeldCall:
             except Exception:  # a bug of ours costs this call, not the process
                 log.exception("Carrying a call failed", server=server.name)
                 answer = refusal(INTERNAL_ERROR, "Internal error of the gateway")
+            self.is_over = True
             await self.out.send(Settled(answer))
 
     def answer(self, sender: Sender) -> None:

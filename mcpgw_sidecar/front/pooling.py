@@ -16,6 +16,7 @@ from typing import Final
 import attrs
 import trio
 
+from mcpgw_sidecar.envoy.entries import refused_mark
 from mcpgw_sidecar.errors import UpstreamError, first_in
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
 from mcpgw_sidecar.front.heldcall import AHEAD, Asked, HeldCall, Item, Settled, state_text
@@ -85,7 +86,7 @@ class Pooling:
 
     def count(self) -> int:
         """How many calls wait for their clients."""
-        return len(self._held)
+        return sum(not held.call.is_over for held in self._held.values())
 
     async def wait_carried(
         self,
@@ -110,7 +111,7 @@ class Pooling:
             answer = for_era(of_request, LATEST_STATELESS)
             record.refuse(answer)
             if not events.begun:
-                await wait_rejected(send, answer)
+                await wait_rejected(send, answer, refused_mark(answer) if h.X_SIZE in headers else "")
                 return
         record.close("ok")
         await events.wait_ended(reject_text(answer) if isinstance(answer, Reject) else answer)
@@ -134,7 +135,9 @@ class Pooling:
         accepted = events if h.EVENT_STREAM in h.accepted(headers.get("accept")) else None
         sender, of = sessionless.sender_of(request), (who, carry.server.name, sessionless.digest_of(request))
         if sender.state is None and sender.answers:
-            return refusal(INVALID_PARAMS, _STATE_FAULT)
+            return refusal(
+                INVALID_PARAMS, "Invalid params: inputResponses need the requestState that came with the questions"
+            )
         if sender.state is not None:
             held = self._held.get(sender.state)
             if held is None or held.of != of:

@@ -231,12 +231,12 @@ def _is_modern(message: Message | Batch | None) -> bool:
 def _era(request: HttpRequest, message: Message | Batch | None, catalog: Snapshot, guard: Guard) -> Era | Reject:
     """Rungs 7 and 8."""
     modern, served = _is_modern(message), serves_stateless(guard)
-    discovers = isinstance(message, Request) and message.method == DISCOVER
-    if (modern and not served) or (discovers and not offers(catalog, guard)):
-        fault = f"Method not found: this gateway speaks {LATEST_STATEFUL}; send initialize first"
+    method = message.method if isinstance(message, Request) else ""
+    if (modern and not served) or (method == DISCOVER and not offers(catalog, guard)):
+        how = "prefers" if served else "speaks"
+        fault = f"Method not found: this gateway {how} {LATEST_STATEFUL}; send initialize first"
         return Reject(status=400, code=METHOD_NOT_FOUND, message=fault)
-    initializes = isinstance(message, Request) and message.method == INITIALIZE
-    return era_of(request.headers.get(h.VERSION), modern=modern, initializes=initializes, served=served)
+    return era_of(request.headers.get(h.VERSION), modern=modern, initializes=method == INITIALIZE, served=served)
 
 
 def _has_batches(session: SessionState | SessionFault) -> bool:

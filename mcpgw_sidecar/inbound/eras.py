@@ -62,11 +62,12 @@ def serves_stateless(guard: Guard) -> bool:
 
 @attrs.frozen
 class Spoken:
-    """How many servers speak both eras, or one alone: the stateful one before they answered."""
+    """How many servers speak both eras, or one alone, or have not said it yet."""
 
     both: int
     stateful: int
     stateless: int
+    unknown: int
 
 
 def spoken(catalog: Snapshot) -> Spoken:
@@ -74,7 +75,9 @@ def spoken(catalog: Snapshot) -> Spoken:
     modern = (catalog.stateless or EMPTY).offers
     either = sum(offer.speaks_stateless for offer in modern.values())
     alone = sum(offer.is_stateless for offer in catalog.offers.values())
-    return Spoken(both=either - alone, stateful=len(catalog.offers) - either, stateless=alone)
+    silent = sum(not offer.protocol_versions for offer in modern.values())
+    others = len(catalog.offers) - either - silent
+    return Spoken(both=either - alone, stateful=others, stateless=alone, unknown=silent)
 
 
 def offers(catalog: Snapshot, guard: Guard) -> bool:

@@ -22,7 +22,8 @@ def decide(inbound: Inbound, last_event_id: str = "") -> Decision:
     """
     session = inbound.session
     if inbound.era is Era.STATELESS:
-        return stateless.decide(inbound.message, inbound.view, apps=inbound.scope.apps)
+        found = stateless.decide(inbound.message, inbound.view, apps=inbound.scope.apps)
+        return attrs.evolve(found, method=inbound.method) if isinstance(found, Reject) else found
     if session is None:
         return ToBroker(method=inbound.method, id=inbound.id)
     match inbound.message:

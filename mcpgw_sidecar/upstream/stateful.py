@@ -229,7 +229,7 @@ class UpstreamClient:
         if result is not None:
             reply = result_text(request.id, result)
         else:
-            reply = error_text(request.id, METHOD_NOT_FOUND, f"The broker does not offer {request.method[:100]}")
+            reply = error_text(request.id, METHOD_NOT_FOUND, f"This client does not offer {request.method[:100]}")
         async with self.http.exchange(upstream.server, "POST", reply, upstream.with_session()):
             pass
 

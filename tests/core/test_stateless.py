@@ -87,10 +87,12 @@ def test_where_it_is_offered() -> None:
     third = attrs.evolve(TWO, name=ServerName("ns/three"), tool_prefix="c_")
     mostly = federate_eras((ONE, TWO, third), {ONE.name: discovered("greet", version=OLD)},
                            {TWO.name: discovered("there"), third.name: discovered("x")}).snapshot  # fmt: skip
+    # a server that has not answered yet speaks for no era
+    waiting = federate_eras((ONE, TWO), {}, {ONE.name: discovered("greet")}).snapshot
     nothing = federate_eras((), {}, {}).snapshot
     for snapshot, era, offered in (
         (both, "auto", True), (catalog(), "auto", False), (catalog({}), "auto", False), (both, "stateful", False),
-        (catalog({}), "stateless", True), (alone, "auto", False), (mostly, "auto", True), (nothing, "auto", False), (EMPTY, "stateless", True),
+        (catalog({}), "stateless", True), (alone, "auto", False), (mostly, "auto", True), (waiting, "auto", True), (nothing, "auto", False), (EMPTY, "stateless", True),
         (EMPTY, "auto", False),
     ):  # fmt: skip
         guard = attrs.evolve(ALWAYS, prefer_era=era)

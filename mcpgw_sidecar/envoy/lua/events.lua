@@ -225,6 +225,12 @@ function envoy_on_response(handle)
   end
   local call = handle:streamInfo():dynamicMetadata():get(METADATA)
   if not call then return end -- in Istio: a request that is not for us
+  local why, refusal = (mark or ''):match('^refused (%S+) (.*)')
+  if why and not call[OWNER] then -- the broker has carried a call in vain: for the log
+    handle:streamInfo():dynamicMetadata():set(METADATA, REFUSAL, refusal)
+    if why ~= '-' then fail(handle, why) end
+    return
+  end
   if mark and call[ASKED] then return remember_list(handle, call[ASKED], mark) end -- lists.lua
   if remember and mark == KEPT and call[MEMO] and not call[OWNER] then return remember(handle, call, status) end -- carried
   if not call[OWNER] then return end -- the broker's, which names owners itself

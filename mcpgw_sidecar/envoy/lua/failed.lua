@@ -58,6 +58,9 @@ function failure(call)
     return is_stateless(call) and class == '4' and status or '200', call[REFUSED].body, RPC_ERROR
   end
   local said = 'answered HTTP ' .. status .. (words and ': ' .. words or '')
+  if reason == UNAUTHORIZED then
+    said = said .. ': send the Authorization that it asks for, if its forwardHeaders names it'
+  end
   if reason == REDIRECT then said = 'redirects instead of answering: tell the operator of this gateway' end
   if class == '2' then said = 'answered neither with JSON nor with events' end
   return '200', error_text(call, reason, said, status), reason
