@@ -12,11 +12,11 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from mcpgw_sidecar.envoy import contract
-from mcpgw_sidecar.envoy.entries import Audience, Keep, list_mark
+from mcpgw_sidecar.envoy.entries import Audience, Keep, list_mark, refused_mark
 from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest
+from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.ports import Stamp
@@ -229,6 +229,26 @@ def test_a_header_that_is_added_to_the_contract_is_obeyed(tmp_path: Path, monkey
     assert memo.listed(ours, listing(), b'{"jsonrpc":"2.0","id":7,"result":{"tools":[]}}').answer is None
     assert memo.listed(ours, listing(), b"").answer is not None
     assert memo.listed(HEADERS, listing(), b"").answer is None
+
+
+@pytest.mark.duty("era.translated")
+def test_the_log_hears_of_calls_that_the_broker_carried_in_vain(memo: Memo) -> None:
+    away = Reject(
+        status=200, code=-32603, message="x", method="tools/call", server="ns/one", tool="a b", reason="Unreachable"
+    )
+    unknown = Reject(status=200, code=-32602, message="x", method="tools/call", data={"name": "c"})
+    for reject, refusal, failed in (
+        (away, b"unavailable -32603 tools/call ns/one a%20b", b"Unreachable"),
+        (unknown, b"rejected -32602 tools/call - c", None),
+    ):
+        metadata = memo.table({"mcpgw": {"id": "7"}})
+        answer = memo.response({":status": "200", "content-type": h.JSON, h.X_MEMO: refused_mark(reject)}, [b"{}"], metadata)
+        assert h.X_MEMO not in answer.headers
+        assert metadata[b"mcpgw"][b"refusal"] == refusal
+        assert metadata[b"mcpgw"][b"failed"] == failed
+    of_a_server = memo.table({"mcpgw": {"id": "7", "session": "t ns/one:x"}})
+    memo.response({":status": "200", "content-type": h.JSON, h.X_MEMO: refused_mark(away)}, [b"{}"], of_a_server)
+    assert of_a_server[b"mcpgw"][b"refusal"] is None, "a server cannot say so"
 
 
 MODERN = {
