@@ -153,6 +153,10 @@ def test_what_a_client_cannot_be_asked_is_refused_wherever_it_is_asked(tmp_path:
     """On the stream outside of the call, too; a ping is answered. The limit of silence holds."""
     with ScriptedServer(tool("greet")) as one:
 
+        def replies() -> dict[Any, Any]:
+            said = [each.json for each in one.requests if each.http == "POST" and "method" not in each.json]
+            return {each["id"]: each for each in said}
+
         def curious(handler: Any, message: Any) -> bool:
             asked = [
                 ("ping", {}),
@@ -165,15 +169,18 @@ def test_what_a_client_cannot_be_asked_is_refused_wherever_it_is_asked(tmp_path:
                     with suppress(OSError, ValueError):  # a stream of the call before
                         stream.wfile.write(f"data: {data}\n\n".encode())
                         stream.wfile.flush()
-            time.sleep(4 if message["params"]["arguments"].get("late") else 0.5)
+            is_late, until = message["params"]["arguments"].get("late"), time.monotonic() + 2.5
+            while is_late or (len(replies()) < len(asked) and time.monotonic() < until):
+                time.sleep(6 if is_late else 0.02)
+                is_late = False
             handler.result(message["id"], {"content": []})
             return True
 
         one.answers["tools/call"] = curious
         meta = META | {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
-        with gateway(tmp_path, [entry("ns/one", one.url, "a_", callTimeout="2s")]) as running:
+        with gateway(tmp_path, [entry("ns/one", one.url, "a_", callTimeout="3s")]) as running:
             assert answer(ask(running, "tools/call", name="a_greet", arguments={}, meta=meta))["result"]["content"] == []
-            said = {each.json["id"]: each.json for each in one.requests if each.http == "POST" and "method" not in each.json}
+            said = replies()
             assert said[0]["result"] == {}
             assert [said[number]["error"]["code"] for number in (1, 2)] == [-32601, -32601]
             late = ask(running, "tools/call", name="a_greet", arguments={"late": True}, meta=meta)
