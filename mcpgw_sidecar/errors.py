@@ -84,6 +84,12 @@ def first_in(error: BaseException) -> BaseException:
     return error
 
 
+def upstream_in(group: BaseException) -> UpstreamError:
+    """The failure of a server that a group of errors is about."""
+    inner = first_in(group)
+    return inner if isinstance(inner, UpstreamError) else UpstreamError("BadAnswer", str(inner))
+
+
 def words_of(error: BaseException) -> str:
     """The text of an error, else of its cause.
 

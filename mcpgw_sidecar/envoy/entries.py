@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -69,10 +69,10 @@ class MemoEntry:
     """An entry of the memo: the values that a decision depended on, and the decision.
 
     `headers` are those of DEPENDS and PERSONAL that the request had, `token` is its session id,
-    `version` its value of ACCEPTED, "" for none. `name` is the tool as the
-    client calls it, `renamed` the JSON in its place in the body (None: the name itself), and
-    `named` the value of `Mcp-Name`, if it is another. The other fields go into the request to the
-    server, unless the broker carries it (`carried` is 1): then it gets the client's.
+    `version` its value of ACCEPTED, "" for none. `name` is the tool as the client calls it. The
+    fields with a default are of a request that goes to its server: `renamed` is the JSON in the
+    place of the name in the body (None: the name itself), `named` the value of `Mcp-Name`, if it is
+    another. A call that the broker carries (`carried` is 1) stays as the client sent it.
     """
 
     token: str
@@ -84,19 +84,19 @@ class MemoEntry:
     mark: str
     expires: int
     name: str
-    renamed: str | None
-    named: str | None
     server: str
-    authority: str
-    path: str
-    speaks: str
-    session_id: str | None
-    accept: str | None
-    kind: str | None
     shown: str
-    passed: str
-    brought: str
-    carried: int | None
+    renamed: str | None = None
+    named: str | None = None
+    authority: str = ""
+    path: str = ""
+    speaks: str = ""
+    session_id: str | None = None
+    accept: str | None = None
+    kind: str | None = None
+    passed: str = "-"
+    brought: str = ""
+    carried: int | None = None
 
 
 @lru_cache(maxsize=1024)
@@ -121,30 +121,7 @@ def list_mark(audience: Audience, stamp: Stamp, packed: Packed | None, rules: fr
 
 def memo_entry(decision: Forward | Carry, keep: Keep) -> MemoEntry:
     """Make the entry of a decision about a tools/call."""
-    entry = _entry(decision, keep)
-    if isinstance(decision, Carry):
-        return entry
-    headers, server = keep.request.headers, decision.server
-    named = decision.name_header
-    return attrs.evolve(
-        entry,
-        renamed=decision.sent_key if decision.sent_key != dumps(decision.key) else None,
-        named=named if named != headers.get(h.MCP_NAME) else None,
-        authority=server.hostname,
-        path=server.path,
-        speaks=decision.protocol_version,
-        session_id=decision.session_id,
-        kind=None if headers.get("content-type") == h.JSON else h.JSON,
-        passed=passed_text(server.forwarded),
-        brought=brought_text(headers, server.forwarded),
-        accept=None if h.names_both(headers.get("accept", "")) else h.BOTH,
-        carried=None,
-    )
-
-
-def _entry(decision: Forward | Carry, keep: Keep) -> MemoEntry:
-    """The entry of a decision to carry a call, and what every entry has."""
-    headers, server = keep.request.headers, decision.server
+    headers = keep.request.headers
     known = {name: headers[name] for name in (*contract.DEPENDS, *contract.PERSONAL) if name in headers}
     if decision.session is None and contract.AUTHORIZATION in known and h.X_CLAIMS not in headers:
         known[contract.AUTHORIZATION] = ""  # nobody has verified it: it decides nothing (memo.lua, depends_of)
@@ -158,20 +135,27 @@ def _entry(decision: Forward | Carry, keep: Keep) -> MemoEntry:
         mark=keep.stamp.mark,
         expires=keep.audience.expires,
         name=decision.key,
-        renamed=None,
-        named=None,
-        server=server.name,
-        authority="",
-        path="",
-        speaks="",
-        session_id=None,
-        kind=None,
+        server=decision.server.name,
         shown=keep.audience.shown(decision.rules),
-        passed="-",
-        brought="",
-        accept=None,
-        carried=1,
+        **(_sent(decision, headers) if isinstance(decision, Forward) else {"carried": 1}),
     )
+
+
+def _sent(decision: Forward, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of an entry that go into the request to the server."""
+    server, named = decision.server, decision.name_header
+    return {
+        "renamed": decision.sent_key if decision.sent_key != dumps(decision.key) else None,
+        "named": named if named != headers.get(h.MCP_NAME) else None,
+        "authority": server.hostname,
+        "path": server.path,
+        "speaks": decision.protocol_version,
+        "session_id": decision.session_id,
+        "kind": None if headers.get("content-type") == h.JSON else h.JSON,
+        "passed": passed_text(server.forwarded),
+        "brought": brought_text(headers, server.forwarded),
+        "accept": None if h.names_both(headers.get("accept", "")) else h.BOTH,
+    }
 
 
 def refusal_text(reject: Reject) -> str:

@@ -40,7 +40,7 @@ from mcpgw_sidecar.protocol.methods import INITIALIZE
 from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.runtime import descriptors
-from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
+from mcpgw_sidecar.runtime.http import Receive, Send, wait_left
 from mcpgw_sidecar.upstream.messages import messages_of
 
 log = get_logger(__name__)
@@ -84,14 +84,10 @@ class BatchRunner:
         events = has_request and h.EVENT_STREAM in headers.get("accept", "")
         out, answers = trio.open_memory_channel[bytes](0)
 
-        async def wait_over(scope: trio.CancelScope) -> None:
-            await wait_gone(receive)
-            scope.cancel()
-
         held = 0
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(wait_over, nursery.cancel_scope)
+                nursery.start_soon(wait_left, receive, nursery.cancel_scope)
                 nursery.start_soon(self._wait_messages, batch, messages, headers, out)
                 if events:
                     await wait_events_sent(send, answers)

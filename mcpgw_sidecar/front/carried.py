@@ -6,6 +6,7 @@ import attrs
 
 from mcpgw_sidecar.front.answers import OK, wait_rejected, wait_sent
 from mcpgw_sidecar.front.carrying import Carrier
+from mcpgw_sidecar.front.concluding import request_of
 from mcpgw_sidecar.front.following import MOST
 from mcpgw_sidecar.front.pooling import Pooling
 from mcpgw_sidecar.front.subscribing import Subscriber
@@ -13,7 +14,7 @@ from mcpgw_sidecar.inbound.classify import Inbound
 from mcpgw_sidecar.model.decisions import Carry
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.observability.requests import RequestRecord
-from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, Request, parse_message, result_text
+from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, result_text
 from mcpgw_sidecar.protocol.jsontext import only
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
 from mcpgw_sidecar.protocol.statuses import refusal
@@ -63,7 +64,5 @@ class Carried:
 
 def _uri_of(carry: Carry) -> str:
     """The URI that a request names, at its server."""
-    request = parse_message(carry.text)
-    assert isinstance(request, Request)  # noqa: S101  # it is the client's own, with another key
-    member = only(request.params or [], "uri")
+    member = only(request_of(carry).params or [], "uri")
     return str(member.value) if member is not None else carry.key

@@ -17,25 +17,25 @@ import attrs
 import trio
 
 from mcpgw_sidecar.envoy.contract import CHANGES
-from mcpgw_sidecar.envoy.entries import refused_mark
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
+from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events
+from mcpgw_sidecar.front.concluding import request_of, wait_concluded
 from mcpgw_sidecar.front.pages import Pages
 from mcpgw_sidecar.front.room import PATIENCE, RESTARTING, Room, busy, silence_of
 from mcpgw_sidecar.model.decisions import Carry, Reject
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF
-from mcpgw_sidecar.model.sessions import AllWishes, Session, UpstreamSession
+from mcpgw_sidecar.model.sessions import AllWishes, Session
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h, translation
-from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Notification, Request, Response, parse_message
+from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Notification, Request, Response
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, last
 from mcpgw_sidecar.protocol.methods import MESSAGE, PROGRESS
 from mcpgw_sidecar.protocol.owners import ASK
 from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.protocol.translation import ELICIT, Asked, Question, UntranslatableError
-from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, LATEST_STATELESS
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.exchange import Exchanger, own_id
@@ -96,14 +96,7 @@ class Carrier:
         call = _Call(self, carry, session, headers, events if accepts else None)
         with self.room.taken(session.key, len(carry.text)) as has_room:
             answer = await self._wait_run(call, receive) if has_room else rejection(carry.server, busy())
-        if isinstance(answer, Reject):
-            answer = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)
-            record.refuse(answer)
-            if not events.begun:
-                await wait_rejected(send, answer, refused_mark(answer) if h.X_SIZE in headers else "")
-                return
-        record.close("ok")
-        await events.wait_ended(reject_text(answer) if isinstance(answer, Reject) else answer)
+        await wait_concluded(events, carry, answer, headers, record)
 
     async def _wait_run(self, call: _Call, receive: Receive) -> bytes | Reject:
         """Carry a request until it is answered or cancelled, or its client or the process goes."""
@@ -155,11 +148,10 @@ class _Call:
             return refusal(INVALID_REQUEST, f"Invalid Request: {error}")
 
     async def _wait_answer(self) -> bytes:
-        request = parse_message(self.carry.text)
-        assert isinstance(request, Request)  # noqa: S101  # it is the client's own, with another key
+        request = request_of(self.carry)
         session, server, http = self.session, self.carry.server, self.carrier.http
         brought = {**for_server(self.headers, server.forwarded), **self.carry.headers}
-        upstream = Upstream(server, UpstreamSession(id=None, protocol_version=LATEST_STATELESS), brought)
+        upstream = Upstream.stateless(server, brought)
         level = self.carrier.wishes(session.key).level or _LEVEL
         can_ask = self.carrier.can_ask and self.events is not None
         has_pages = session.protocol_version == LATEST_STATEFUL  # older ones know no mode

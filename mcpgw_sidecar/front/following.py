@@ -18,7 +18,7 @@ import trio
 from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.offers import CAN_SUBSCRIBE
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
-from mcpgw_sidecar.errors import UpstreamError, first_in
+from mcpgw_sidecar.errors import UpstreamError, upstream_in
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.kinds import RESOURCE
 from mcpgw_sidecar.model.names import JsonText, ServerName
@@ -29,7 +29,7 @@ from mcpgw_sidecar.protocol.jsonrpc import Message, Notification
 from mcpgw_sidecar.protocol.jsontext import dumps, last
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UPDATED
 from mcpgw_sidecar.protocol.passing import for_server
-from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, LATEST_STATELESS
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
@@ -146,8 +146,7 @@ class Follower:
     async def _wait_listening(self, group: Followed, opened: Callable[[], None]) -> bool:
         server = group.server
         client = StatelessClient(self.client.http, self.info, JsonText("{}"))
-        session = UpstreamSession(id=None, protocol_version=LATEST_STATELESS)
-        upstream = Upstream(server, session, for_server(self.headers, server.forwarded))
+        upstream = Upstream.stateless(server, for_server(self.headers, server.forwarded))
         return await client.wait_events(
             upstream,
             lambda message: self._handle(server, message),
@@ -194,11 +193,5 @@ class Follower:
                     await self.client.wait_result(upstream, SUBSCRIBE, dumps({"uri": uri}))
                 opened()
         except* UpstreamError as errors:
-            raise _upstream(errors) from None
+            raise upstream_in(errors) from None
         return has_stream
-
-
-def _upstream(errors: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
-    inner = first_in(errors)
-    assert isinstance(inner, UpstreamError)  # noqa: S101  # the group has no others
-    return inner

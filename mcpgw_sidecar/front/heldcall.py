@@ -11,13 +11,13 @@ import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 import attrs
 import trio
 
 from mcpgw_sidecar.envoy.contract import CHANGES
-from mcpgw_sidecar.errors import UpstreamError, first_in
+from mcpgw_sidecar.errors import UpstreamError, upstream_in
 from mcpgw_sidecar.front.room import RESTARTING
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Carry, Reject
@@ -201,7 +201,7 @@ class HeldCall:
                 )
                 beside.cancel_scope.cancel()
         except* UpstreamError as group:
-            raise cast("UpstreamError", first_in(group)) from None
+            raise upstream_in(group) from None
         assert answer is not None  # noqa: S101  # else an error was raised
         return answer
 

@@ -16,9 +16,9 @@ from typing import Final
 import attrs
 import trio
 
-from mcpgw_sidecar.envoy.entries import refused_mark
 from mcpgw_sidecar.errors import UpstreamError, first_in
-from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events, reject_text, wait_rejected
+from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events
+from mcpgw_sidecar.front.concluding import request_of, wait_concluded
 from mcpgw_sidecar.front.heldcall import AHEAD, Asked, HeldCall, Item, Settled, state_text
 from mcpgw_sidecar.front.room import PATIENCE, Room, busy, silence_of
 from mcpgw_sidecar.inbound.callers import Caller
@@ -34,16 +34,15 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     INVALID_REQUEST,
     Request,
     Response,
-    parse_message,
     result_text,
 )
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps
 from mcpgw_sidecar.protocol.passing import brought_text
 from mcpgw_sidecar.protocol.sessionless import Sender
-from mcpgw_sidecar.protocol.statuses import failure, for_era, refusal
+from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.protocol.translation import UntranslatableError
-from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL, LATEST_STATELESS
-from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
+from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
+from mcpgw_sidecar.runtime.http import Receive, Send, wait_left
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.sessionpool import SessionPool
 from mcpgw_sidecar.upstream.stateful import UpstreamClient
@@ -106,15 +105,7 @@ class Pooling:
         if answer is None:
             record.close("broken")  # by the client
             return
-        if isinstance(answer, Reject):
-            of_request = attrs.evolve(answer, id=carry.id, method=carry.method, server=carry.server.name, tool=carry.tool)
-            answer = for_era(of_request, LATEST_STATELESS)
-            record.refuse(answer)
-            if not events.begun:
-                await wait_rejected(send, answer, refused_mark(answer) if h.X_SIZE in headers else "")
-                return
-        record.close("ok")
-        await events.wait_ended(reject_text(answer) if isinstance(answer, Reject) else answer)
+        await wait_concluded(events, carry, answer, headers, record)
 
     async def wait_sweeping(self) -> None:
         """Cancel the calls whose clients do not come back, for ever."""
@@ -130,8 +121,7 @@ class Pooling:
         self, carry: Carry, who: str, headers: Mapping[str, str], events: Events, receive: Receive
     ) -> bytes | Reject | None:
         """The answer; None if the client is gone before there is one."""
-        request = parse_message(carry.text)
-        assert isinstance(request, Request)  # noqa: S101  # it is the client's own, with another key
+        request = request_of(carry)
         accepted = events if h.EVENT_STREAM in h.accepted(headers.get("accept")) else None
         sender, of = sessionless.sender_of(request), (who, carry.server.name, sessionless.digest_of(request))
         if sender.state is None and sender.answers:
@@ -220,7 +210,7 @@ class Pooling:
         """
         found: Asked | Settled | None = None
         async with trio.open_nursery() as beside:
-            beside.start_soon(_wait_gone, receive, beside.cancel_scope)
+            beside.start_soon(wait_left, receive, beside.cancel_scope)
             if events is not None:
                 beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
             async for item in items:
@@ -249,8 +239,3 @@ def _answered(answer: Response | Reject, carry: Carry) -> bytes | Reject:
 def _who(caller: Caller | None, headers: Mapping[str, str]) -> str:
     """Who a client is: the verified caller, else its address; "" if nobody can know it again."""
     return caller.owner if caller is not None else headers.get(h.X_CLIENT, "")
-
-
-async def _wait_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    await wait_gone(receive)
-    scope.cancel()

@@ -29,10 +29,8 @@ MAX_QUESTIONS = 20  # of one answer
 RESULT_TYPE: Final = "resultType"
 RESPONSES: Final = "inputResponses"
 STATE: Final = "requestState"
-DECLARED: Final[tuple[str, ...]] = ("experimental", "extensions")
-"""Capabilities of clients that are passed on in any era."""
-
 _INPUT_REQUIRED = "input_required"
+_DECLARED: tuple[str, ...] = ("experimental", "extensions")  # what clients can do that is passed on in any era
 _OF_THE_ERA = frozenset({RESULT_TYPE, "ttlMs", "cacheScope"})
 
 
@@ -89,7 +87,7 @@ def capabilities_of(declared: Mapping[str, Any], *, can_ask: bool, pages: bool =
     With `can_ask` it may ask the client what that declared, with `pages` also send its user to a
     page (mode `url`).
     """
-    capabilities: dict[str, object] = {name: declared[name] for name in DECLARED if name in declared}
+    capabilities: dict[str, object] = {name: declared[name] for name in _DECLARED if name in declared}
     if can_ask:
         capabilities |= {name: declared[name] for name in ("elicitation", "sampling") if name in declared}
         capabilities |= {"roots": {}} if "roots" in declared else {}

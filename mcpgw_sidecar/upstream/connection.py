@@ -25,7 +25,7 @@ import trio
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
-from mcpgw_sidecar.errors import UpstreamError, first_in
+from mcpgw_sidecar.errors import UpstreamError, upstream_in
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
@@ -134,7 +134,7 @@ class Connection:
                         break
                 nursery.cancel_scope.cancel()
         except* UpstreamError as group:
-            raise _first(group) from None
+            raise upstream_in(group) from None
         finally:
             with trio.CancelScope(shield=True):  # bounded by timeouts.CLOSE
                 for session in standing:
@@ -252,8 +252,3 @@ class _Met:
     upstream: Upstream | None
     shake: Handshake | None
     modern: Handshake | None
-
-
-def _first(group: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
-    inner = first_in(group)
-    return inner if isinstance(inner, UpstreamError) else UpstreamError("BadAnswer", str(inner))

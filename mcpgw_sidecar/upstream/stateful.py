@@ -33,7 +33,7 @@ from mcpgw_sidecar.protocol.jsonrpc import (
 from mcpgw_sidecar.protocol.jsontext import Member
 from mcpgw_sidecar.protocol.methods import INITIALIZE, INITIALIZED
 from mcpgw_sidecar.protocol.passing import for_server
-from mcpgw_sidecar.protocol.versions import OLDER, STATEFUL, next_version
+from mcpgw_sidecar.protocol.versions import LATEST_STATELESS, OLDER, STATEFUL, next_version
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.upstream.exchange import (
     Exchanger,
@@ -76,6 +76,11 @@ class Upstream:
     def of(cls, server: Server, session: UpstreamSession) -> Upstream:
         """For requests that no request of the client's has caused."""
         return cls(server, session, for_server(session.brought, server.forwarded))
+
+    @classmethod
+    def stateless(cls, server: Server, headers: Mapping[str, str]) -> Upstream:
+        """For requests that stand each for itself."""
+        return cls(server, UpstreamSession(id=None, protocol_version=LATEST_STATELESS), headers)
 
     def with_session(self) -> dict[str, str]:
         """The headers of a request in this session."""

@@ -225,8 +225,9 @@ function envoy_on_response(handle)
   end
   local call = handle:streamInfo():dynamicMetadata():get(METADATA)
   if not call then return end -- in Istio: a request that is not for us
-  local why, refusal = (mark or ''):match('^refused (%S+) (.*)')
-  if why and not call[OWNER] then -- the broker has carried a call in vain: for the log
+  local why, refusal
+  if mark and not call[OWNER] then why, refusal = mark:match('^refused (%S+) (.*)') end
+  if why then -- the broker has carried a call in vain: for the log
     handle:streamInfo():dynamicMetadata():set(METADATA, REFUSAL, refusal)
     if why ~= '-' then fail(handle, why) end
     return
