@@ -74,6 +74,7 @@ class Driver:
             sessions=self.sessions,
             client=self.client,
             store=self.store,
+            sharing=self.sharing,
             nursery=self.nursery,
             feed=self.feed,
             wait_audible=self._wait_audible,

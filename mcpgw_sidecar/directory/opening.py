@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.directory.opensessions import OpenSessions
+from mcpgw_sidecar.directory.sharing import Sharing
 from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
@@ -47,6 +48,9 @@ class _Opening:
 class Opener:
     """Opens sessions. `feed` takes the events that answer.
 
+    What replicas know is read first: a session that is opened here has to repeat the wishes that
+    the client had there.
+
     `wait_audible` lets a server be heard before the first call goes out.
     """
 
@@ -54,6 +58,7 @@ class Opener:
     sessions: OpenSessions
     client: UpstreamClient
     store: SessionStore
+    sharing: Sharing
     nursery: trio.Nursery
     feed: Callable[[e.Event], None]
     wait_audible: Callable[[Session, Server], Awaitable[None]]
@@ -107,7 +112,7 @@ class Opener:
     async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
         """Adopt the session that a replica has opened, unless its server has forgotten it too."""
         name, replaced = opening.server.name, opening.replaced
-        ticket = await self.store.wait_ticket(session, name)
+        ticket = await self.sharing.wait_adopted(session, but=name)
         if not ticket or (replaced is not None and ticket == replaced.ticket):
             return False
         if replaced is not None and not await self._wait_alive(session, opening, ticket):

@@ -68,11 +68,6 @@ class RedisStore:
         """Why the store does not answer; None while it works."""
         return self.link.error
 
-    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
-        """The ticket of the session with a server that another replica opened."""
-        ticket: str | None = await self.link.wait(lambda: self.link.redis.hget(row(session), f"{TICKET}{server}"), None)
-        return ticket
-
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """Offer a ticket to all replicas; returns the ticket that counts."""
         stored_ticket = await self.link.wait(

@@ -68,12 +68,17 @@ class Sharing:
         )
         await self.store.wait_following(news)
 
-    async def wait_adopted(self, session: Session) -> None:
-        """Adopt what replicas know of a session: its upstream sessions, and its client's wishes."""
+    async def wait_adopted(self, session: Session, but: ServerName | None = None) -> str | None:
+        """Adopt what replicas know of a session: its upstream sessions, and its client's wishes.
+
+        Returns the ticket of the session with the server `but`, which is not adopted.
+        """
         row = await self.store.wait_row(session)
-        for server, upstream in self.sessions.unsealed(session.key, row.tickets.items()):
+        others = [(name, ticket) for name, ticket in row.tickets.items() if name != but]
+        for server, upstream in self.sessions.unsealed(session.key, others):
             self.feed(e.Adopted(session, server.name, upstream))
         self.feed(e.WishesRead(session, AllWishes(level=row.level, resources=row.resources)))
+        return None if but is None else row.tickets.get(but)
 
     async def wait_level(self, session: Session, level: str) -> None:
         """Adopt the upstream sessions of other processes, and share a log level with them."""

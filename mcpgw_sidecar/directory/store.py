@@ -72,9 +72,6 @@ class SessionStore(Protocol):
     def name(self) -> str:
         """The URL of the store, without a password."""
 
-    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
-        """The ticket of the session with a server that another replica opened."""
-
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """Offer a ticket to all replicas; returns the ticket that counts.
 
@@ -138,11 +135,6 @@ class Unshared:
     def name(self) -> str:
         """What stands in place of a URL."""
         return "memory"
-
-    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
-        """No ticket."""
-        del session, server
-        return None
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """The ticket itself, which counts."""

@@ -41,7 +41,7 @@ from typing import Any, Final
 import attrs
 
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.sessions import NOTHING, AllWishes, Session, UpstreamSession, Wishes
+from mcpgw_sidecar.model.sessions import NOTHING, AllWishes, Session, UpstreamSession
 from mcpgw_sidecar.protocol.owners import hearing_text
 from mcpgw_sidecar.sessions import actions as a, events as e, wishes
 from mcpgw_sidecar.sessions.rows import State, can_be_asked, hush_alone, one_less
@@ -126,8 +126,7 @@ def _opened(state: State, event: e.Opened) -> list[a.Action]:
         return [a.Close(event.server, event.upstream)]
     row.upstreams[event.server] = upstream = attrs.evolve(event.upstream, brought=row.brought)
     state.dead.pop((event.session.key, event.server), None)
-    wishes = Wishes(level=row.level, resources=row.uris(event.server))
-    return [] if wishes == Wishes() else [a.Tell(event.session, event.server, upstream, wishes)]
+    return row.tell(event.server, upstream)
 
 
 def _opening_over(state: State, event: e.OpeningOver) -> list[a.Action]:
@@ -142,9 +141,10 @@ def _adopted(state: State, event: e.Adopted) -> list[a.Action]:
     dead = state.dead.get(place)
     if dead is not None and dead.id == event.upstream.id:
         return []  # whoever holds it has not learned yet that its server forgot it
-    row.upstreams[event.server] = attrs.evolve(event.upstream, brought=row.brought)
-    state.dead.pop(place, None)
-    return state.listen(row, event.server, resumed=True) if event.heard else []
+    row.upstreams[event.server] = upstream = attrs.evolve(event.upstream, brought=row.brought)
+    # Whoever opened it in place of a dead one may not have known what the client wished here.
+    told = [] if state.dead.pop(place, None) is None else row.tell(event.server, upstream)
+    return [*told, *(state.listen(row, event.server, resumed=True) if event.heard else [])]
 
 
 def _call_goes_out(state: State, event: e.CallGoesOut) -> list[a.Action]:

@@ -9,7 +9,7 @@ import attrs
 
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import NOTHING, Session, UpstreamSession
+from mcpgw_sidecar.model.sessions import NOTHING, Session, UpstreamSession, Wishes
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, parse_object
 from mcpgw_sidecar.sessions import actions as a
 from mcpgw_sidecar.sessions.ended import Ended
@@ -51,6 +51,11 @@ class Row:
     def uris(self, server: ServerName) -> frozenset[str]:
         """The resources of a server that the client subscribes to."""
         return frozenset((self.resources or {}).get(server, ()))
+
+    def tell(self, server: ServerName, upstream: UpstreamSession) -> list[a.Action]:
+        """Repeat the client's wishes in a session with a server that has not heard of them."""
+        wishes = Wishes(level=self.level, resources=self.uris(server))
+        return [] if wishes == Wishes() else [a.Tell(self.session, server, upstream, wishes)]
 
     def wants(self, server: ServerName) -> bool:
         """Whether the client may hear something of a server outside of its calls."""

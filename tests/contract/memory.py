@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.directory import store as stores
-from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SharedRow
+from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SessionStore, SharedRow
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
 
@@ -27,6 +27,11 @@ class Shared:
     replicas: list[tuple[int, ReplicaNews]] = attrs.field(factory=list)
 
 
+async def wait_ticket(store: SessionStore, session: Session, server: ServerName) -> str | None:
+    """The ticket of a session with a server."""
+    return (await store.wait_row(session)).tickets.get(server)
+
+
 @attrs.define
 class MemoryStore:
     """One replica's store. `pause` is how long each operation takes, in seconds."""
@@ -36,10 +41,6 @@ class MemoryStore:
     shared: bool = True
     error: str | None = None
     name: str = "memory"
-
-    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
-        await trio.sleep(self.pause)
-        return self.all.tickets.get(session.key, {}).get(server)
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         await trio.sleep(self.pause)

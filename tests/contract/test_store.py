@@ -15,7 +15,7 @@ from mcpgw_sidecar.directory import leases, redislink, redisurl, store as stores
 from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SessionStore, SharedRow, Unshared
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.sessions import Session
-from tests.contract.memory import MemoryStore, Shared
+from tests.contract.memory import MemoryStore, Shared, wait_ticket
 from tests.e2e.stack import free_ports
 from tests.e2e.test_replicas import redis, redis_process, redis_program
 
@@ -95,14 +95,14 @@ async def wait_for(condition: Callable[[], object]) -> None:
 
 async def test_the_first_ticket_counts_for_all(pair: Pair, session: Session) -> None:
     first, second = pair
-    assert await first.wait_ticket(session, ONE) is None
+    assert await wait_ticket(first, session, ONE) is None
     assert await first.wait_keep(session, ONE, "a", instead_of=None) == "a"
     assert await second.wait_keep(session, ONE, "b", instead_of=None) == "a"
-    assert await second.wait_ticket(session, ONE) == "a"
+    assert await wait_ticket(second, session, ONE) == "a"
     assert await second.wait_keep(session, ONE, "c", instead_of="another dead one") == "a"
     assert await second.wait_keep(session, ONE, "d", instead_of="a") == "d"
     assert await first.wait_keep(session, ONE, "e", instead_of="a") == "d", "two healed at once: the first counts"
-    assert await first.wait_ticket(session, TWO) is None
+    assert await wait_ticket(first, session, TWO) is None
 
 
 async def test_a_row_holds_everything_of_a_session(pair: Pair, session: Session) -> None:
@@ -246,7 +246,7 @@ async def wait_for_followers(store: SessionStore, session: Session, *news: News)
 async def test_without_a_store_everything_is_as_if_alone(session: Session) -> None:
     store = Unshared()
     assert (store.shared, store.error) == (False, None)
-    assert await store.wait_ticket(session, ONE) is None
+    assert await wait_ticket(store, session, ONE) is None
     assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
     await store.wait_wish(session, None, "debug")
     assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
@@ -264,7 +264,7 @@ async def test_without_a_store_everything_is_as_if_alone(session: Session) -> No
 async def test_a_store_that_is_lost_fails_no_caller(session: Session) -> None:
     (port,) = free_ports(1)
     async with redisurl.opened(f"redis://127.0.0.1:{port}") as store:
-        assert await store.wait_ticket(session, ONE) is None
+        assert await wait_ticket(store, session, ONE) is None
         assert store.error is not None
         assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
         assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()

@@ -91,6 +91,16 @@ def test_a_session_that_its_server_forgot_is_not_adopted_again() -> None:
     assert hub._state.dead == {}
 
 
+def test_what_a_replica_opened_in_place_of_a_dead_one_hears_the_wishes_of_here() -> None:
+    """The replica may not have known them."""
+    hub = SessionHub(shared=True)
+    fed(hub, e.Opened(S, NAME, UP), e.Subscribed(S, NAME, "file:///a", wanted=True), e.LevelSet(S, "debug"))
+    fed(hub, e.Forgotten("k", NAME, UP))
+    told = a.Tell(S, NAME, NEW, Wishes(level="debug", resources=frozenset({"file:///a"})))
+    assert fed(hub, e.Adopted(S, NAME, NEW)) == [told]
+    assert fed(hub, e.Adopted(S, OTHER, UP)) == [], "the wishes that one knows from its opening"
+
+
 def test_sessions_with_servers_have_the_newest_credentials() -> None:
     hub = SessionHub()
     assert fed(hub, e.Brought("k", FIRST), e.Opened(S, NAME, UP), e.Brought("k", FIRST | {"authorization": "2"})) == []

@@ -141,6 +141,28 @@ def test_messages_reach_the_replica_that_has_the_clients_stream(
         wait_until(lambda: len(updates(messages)) == 3)
 
 
+def test_a_subscription_survives_a_heal_by_another_replica(
+    replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer
+) -> None:
+    """Each replica repeats what the client wished at any of them."""
+    first, second, _ = replicas
+
+    def subscribed() -> set[str]:
+        calls = one.calls("resources/subscribe")
+        return {call.json["params"]["uri"] for call in calls if call.headers["mcp-session-id"] in one.sessions}
+
+    with first.client() as client, at(second, client) as there:
+        client.post("resources/subscribe", {"uri": "file:///w"})
+        one.sessions.clear()
+        assert succeeded(there.call("a_one"))
+        wait_until(lambda: subscribed() == {"file:///w"}, "the replica that heals has not seen this subscription")
+        there.post("resources/subscribe", {"uri": "file:///x"})
+        one.sessions.clear()
+        assert succeeded(client.call("a_one"))
+        assert succeeded(there.call("a_one"))
+        wait_until(lambda: subscribed() == {"file:///w", "file:///x"})
+
+
 def test_messages_wait_for_a_client_that_has_no_stream(
     replicas: tuple[Gateway, Gateway, Process], one: ScriptedServer
 ) -> None:
