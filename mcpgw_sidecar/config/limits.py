@@ -4,26 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcpgw_sidecar.model.access import EACH, CallLimit, Limits, Rate
-from mcpgw_sidecar.model.plain import mapping, texts
+from mcpgw_sidecar.config.login import read_url
+from mcpgw_sidecar.config.units import parse_duration
+from mcpgw_sidecar.model.access import EACH, SESSIONS, CallLimit, Limits, LimitService, Rate
+from mcpgw_sidecar.model.plain import mapping, text, texts
 
 MAX_COUNT = 1_000_000
 MAX_CALLS = 16  # limits of calls: each costs every call some microseconds
 MAX_GLOBS, MAX_GLOB = 20, 100
+MAX_TIMEOUT = 5.0  # seconds of the rate limit service
+_SERVICE_FORM = "{url: http://HOST:8081, domain: mcpgw}"
 _FORM = "{newSessions: {perSecond: 50, burst: 1000}, calls: [{perMinute: 600, each: [caller]}]}"
 
 
 def read_limits(value: Any) -> Limits:  # noqa: ANN401  # whatever the file holds
     """The limits. Raises ValueError with the remedy."""
-    given = mapping(value, "limits", ("newSessions", "calls"), _FORM)
+    given = mapping(value, "limits", ("newSessions", "calls", "service"), _FORM)
     calls = given.get("calls", [])
     if not isinstance(calls, list) or len(calls) > MAX_CALLS:
         raise ValueError(f"calls must be a list of at most {MAX_CALLS} limits, like {_FORM}")
     limits = tuple(_call_limit(each, f"calls[{index}]") for index, each in enumerate(calls))
-    return (
-        Limits(new_sessions=_sessions(given["newSessions"]), calls=limits)
-        if "newSessions" in given
-        else Limits(calls=limits)
+    return Limits(
+        new_sessions=_sessions(given["newSessions"]) if "newSessions" in given else SESSIONS,
+        calls=limits,
+        service=_service(given["service"]) if "service" in given else None,
+    )
+
+
+def _service(value: Any) -> LimitService:  # noqa: ANN401
+    given = mapping(value, "service", ("url", "domain", "timeout", "caFile", "failClosed"), _SERVICE_FORM)
+    url = text(given.get("url"), "service.url", f"write where it is, like {_SERVICE_FORM}")
+    if not url.startswith("unix:/"):
+        url = read_url(url, "service.url")
+    if "caFile" in given and not url.startswith("https:"):
+        raise ValueError("service.caFile is for an https url")
+    fails_closed = given.get("failClosed", False)
+    if not isinstance(fails_closed, bool):
+        raise ValueError("service.failClosed must be true or false")  # noqa: TRY004  # the collector of errors takes one kind
+    seconds = parse_duration(text(given.get("timeout", "100ms"), "service.timeout", "write it like 100ms"))
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise ValueError(f"service.timeout must be above 0 and at most {MAX_TIMEOUT:.0f}s: every call waits for it")
+    return LimitService(
+        url=url,
+        domain=text(given.get("domain", "mcpgw"), "service.domain", "write the domain of its rules"),
+        timeout=seconds,
+        ca_file=text(given["caFile"], "service.caFile", "write the path of a file") if "caFile" in given else None,
+        fails_closed=fails_closed,
     )
 
 

@@ -11,10 +11,12 @@ import attrs
 
 from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER, ROUTER_CLUSTER
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
+from mcpgw_sidecar.model.access import LimitService
 from mcpgw_sidecar.model.hosts import reachable
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 
+LIMITS_CLUSTER = "mcpgw_limits"
 Resource = dict[str, Any]
 Filters = Callable[[EnvoySettings, Server], list[Resource] | None]
 
@@ -47,12 +49,16 @@ def cluster_name(server: ServerName) -> str:
 
 
 def clusters(
-    settings: EnvoySettings, servers: tuple[Server, ...], filters: Filters = lambda _settings, _server: None
+    settings: EnvoySettings,
+    servers: tuple[Server, ...],
+    filters: Filters = lambda _settings, _server: None,
+    service: LimitService | None = None,
 ) -> list[Resource]:
     """All clusters, those of the sidecar first. `filters` returns a server's own, if it has any."""
     return [
         own_cluster(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}),
         own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}),
+        *([_of_service(service, settings)] if service is not None else []),
         *(_upstream(server, settings, filters(settings, server)) for server in servers),
     ]
 
@@ -69,6 +75,19 @@ def own_cluster(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
     there = attrs.evolve(endpoint, host=reachable(endpoint.host))
     options = {"explicit_http_config": protocol, "common_http_protocol_options": {"idle_timeout": "60s"}}
     return _cluster(name, [there], options) | {"connect_timeout": "1s"}
+
+
+def _of_service(service: LimitService, settings: EnvoySettings) -> Resource:
+    """The cluster of a rate limit service, which speaks gRPC."""
+    url = urlsplit(service.url)
+    is_path = url.scheme == "unix"
+    endpoint = Endpoint(host=url.hostname or "", port=url.port or _DEFAULT_PORTS.get(url.scheme, 0))
+    there = Endpoint(path=url.path) if is_path else endpoint
+    options: Resource = {"explicit_http_config": {"http2_protocol_options": {}}}
+    cluster = _cluster(LIMITS_CLUSTER, [there], options) | {"connect_timeout": "1s"}
+    if url.scheme == "https":
+        cluster["transport_socket"] = _tls(endpoint.host, service.ca_file or settings.ca_bundle)
+    return cluster
 
 
 def _upstream(server: Server, settings: EnvoySettings, filters: list[Resource] | None) -> Resource:

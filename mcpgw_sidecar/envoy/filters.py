@@ -11,9 +11,9 @@ from mcpgw_sidecar.envoy.contract import (
     RESTART,
     ROUTER_CLUSTER,
 )
-from mcpgw_sidecar.envoy.limits import new_sessions
+from mcpgw_sidecar.envoy.limits import new_sessions, of_service
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.access import Rate
+from mcpgw_sidecar.model.access import Authentication, LimitService, Rate
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.methods import INITIALIZE
 from mcpgw_sidecar.protocol.owners import PREFIX
@@ -87,6 +87,13 @@ def undecided() -> Resource:
 def limited(sessions: Rate) -> Resource:
     """The limit of new sessions. memo.lua, or the router in its place, has found initialize."""
     return lazily("mcpgw_new_sessions", new_sessions(sessions), header(h.X_METHOD, {"exact": INITIALIZE}))
+
+
+def asked(service: LimitService, authentication: Authentication | None) -> Resource:
+    """The question to a rate limit service: for a call of a tool, and for a new session."""
+    called = header(h.X_TOOL, {"safe_regex": {"google_re2": {}, "regex": ".+"}})
+    when = _any_of(called, header(h.X_METHOD, {"exact": INITIALIZE}))
+    return lazily("mcpgw_limit_service", of_service(service, authentication), when)
 
 
 def lazily(name: str, extension: Resource, when: Resource) -> Resource:

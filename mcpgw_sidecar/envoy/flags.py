@@ -19,5 +19,8 @@ BROKEN: Final = ["UC", "UR", "LR"]
 TOO_MANY: Final = ["RL"]
 """Envoy's flag of a request above a limit."""
 
+UNCOUNTED: Final = ["RLSE"]
+"""Envoy's flag of a request whose rate limit service did not answer."""
+
 SILENT: Final = ["UT", "SI", "UMSDR"]
 """Envoy's flags of a response that did not go on in time."""

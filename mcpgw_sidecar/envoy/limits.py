@@ -1,5 +1,7 @@
 """Limits, as Envoy's own local rate limit counts them: buckets of tokens for all its workers.
 
+A rate limit service counts for several gateways: Envoy asks it for each call and each new session.
+
 The filters come after the router's, which says method, tool and server. That of new sessions is
 made for initialize alone, those of calls are there only if such a limit is configured. Each
 listener has buckets of its own: in the routes both would share them, and every change of a server
@@ -11,15 +13,17 @@ A limited request is refused with 429 and `retry-after`; replies.py makes JSON-R
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from mcpgw_sidecar.envoy.clusters import Resource, duration, type_url
+from mcpgw_sidecar.envoy.clusters import LIMITS_CLUSTER, Resource, duration, type_url
 from mcpgw_sidecar.envoy.login import CLAIMS, JWT
 from mcpgw_sidecar.model import access as limits
-from mcpgw_sidecar.model.access import Authentication, CallLimit, Rate
+from mcpgw_sidecar.model.access import Authentication, CallLimit, LimitService, Rate
 from mcpgw_sidecar.protocol import headers as h
 
 LIMITED = 429
 RETRY_AFTER, WORDS = "retry-after", "x-mcp-limit"
+RESET = "x-ratelimit-reset"  # seconds, as Envoy writes what a rate limit service says
 MAX_KEYS = 10_000  # buckets of one limit; the one that was not used for longest is forgotten
 _LOCAL = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 _ADDRESS: Resource = {"masked_remote_address": {"v6_prefix_mask_len": 64}}  # a client of IPv6 has a whole /64
@@ -34,6 +38,7 @@ _NOBODY: Resource = {
         "headers": [{"name": h.X_SUBJECT, "present_match": True, "invert_match": True}],
     }
 }
+_METHOD: Resource = {"request_headers": {"header_name": h.X_METHOD, "descriptor_key": "method"}}
 _KEYS: dict[str, Resource] = {
     limits.TOOL: {"request_headers": {"header_name": h.X_TOOL, "descriptor_key": limits.TOOL}},
     limits.SERVER: {"request_headers": {"header_name": h.X_SERVER, "descriptor_key": limits.SERVER}},
@@ -66,6 +71,37 @@ def of_calls(calls: tuple[CallLimit, ...], authentication: Authentication | None
     ]
 
 
+def of_service(service: LimitService, authentication: Authentication | None = None) -> Resource:
+    """The filter that asks a rate limit service.
+
+    The descriptors of a call are: method and caller; server; server and tool; both with the caller
+    behind them. The service's own rules say which of them have a limit.
+    """
+    callers, server, tool = _callers(authentication), _KEYS[limits.SERVER], _KEYS[limits.TOOL]
+    ways = [
+        *([*more, *caller] for caller in callers for more in ([_METHOD], [server], [server, tool])),
+        [server],
+        [server, tool],
+    ]
+    # Where the service says when there is room again, replies.py tells the client that instead.
+    told = {RETRY_AFTER: "1", WORDS: "a limit of this gateway's rate limit service"}
+    config = {
+        "@type": type_url("envoy.extensions.filters.http.ratelimit.v3.RateLimit"),
+        "domain": service.domain,
+        "timeout": duration(service.timeout),
+        "failure_mode_deny": service.fails_closed,
+        "status_on_error": {"code": "ServiceUnavailable"},
+        "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+        "rate_limits": [{"actions": actions} for actions in ways],
+        "rate_limit_service": {
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": LIMITS_CLUSTER}, "timeout": duration(service.timeout)},
+        },
+        "response_headers_to_add": _overwriting(told),
+    }
+    return {"name": "mcpgw_limit_service", "typed_config": config}
+
+
 def _callers(authentication: Authentication | None) -> list[list[Resource]]:
     """The actions that tell callers apart; of several lists the one that applies."""
     if authentication is None:
@@ -88,12 +124,16 @@ def _filter(name: str, rate: Rate, ways: list[list[Resource]], words: str) -> Re
         "max_dynamic_descriptors": MAX_KEYS,
         "rate_limits": [{"actions": actions} for actions in ways],
         "descriptors": [{"entries": [_entry(action) for action in actions], "token_bucket": bucket} for actions in ways],
-        "response_headers_to_add": [
-            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-            for key, value in told.items()
-        ],
+        "response_headers_to_add": _overwriting(told),
     }
     return {"name": name, "typed_config": config}
+
+
+def _overwriting(headers: Mapping[str, str]) -> list[Resource]:
+    return [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in headers.items()
+    ]
 
 
 def _entry(action: Resource) -> Resource:

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from mcpgw_sidecar.envoy.clusters import Resource
 from mcpgw_sidecar.envoy.contract import ANSWERED, ID, METADATA, REFUSED, WHAT
-from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, SILENT, UNREACHABLE
-from mcpgw_sidecar.envoy.limits import LIMITED, RETRY_AFTER, WORDS
+from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, SILENT, UNCOUNTED, UNREACHABLE
+from mcpgw_sidecar.envoy.limits import LIMITED, RESET, RETRY_AFTER, WORDS
 from mcpgw_sidecar.envoy.login import FAILED as TOKEN_FAILED, JWT
 from mcpgw_sidecar.inbound.callers import UNAUTHORIZED, WELL_KNOWN
 from mcpgw_sidecar.model import reasons
@@ -31,7 +31,7 @@ _ID = f"%DYNAMIC_METADATA({METADATA}:{ID})%"
 _SERVER = f"%REQ({h.X_SERVER})%"
 _WHAT = f"%DYNAMIC_METADATA({METADATA}:{WHAT})%"
 _TOOL = f"%REQ({h.X_TOOL})%"
-_WORDS, _AFTER = f"%RESP({WORDS})%", f"%RESP({RETRY_AFTER})%"
+_WORDS, _AFTER = f"%RESP({WORDS})%", f"%RESP({RESET}?{RETRY_AFTER})%"
 _CHALLENGE = "www-authenticate"
 _STATEFUL_CODE = re.compile(r'"code":-320[01]\d\b')
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -131,6 +131,8 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
     no_route = f"No route of the gateway leads to MCP server {_SERVER}: try again, and look at its HTTPRoute if that lasts"
     limited = f"Limited: {_WORDS}; try again in {_AFTER} s"
     limited_data = f',"data":{{"reason":"{reasons.LIMITED}","retryAfterSeconds":{_AFTER}}}'
+    after = {RETRY_AFTER: _AFTER}
+    uncounted = "The limits of this gateway cannot be counted at the moment: try again, and tell its operator if that lasts"
     large = f"Request body too large: at most {max_body} bytes"
     return [
         _mapper(_all(_flags(NONSENSE), at_server), 200, _failure(reasons.BAD_ANSWER, nonsense)),
@@ -144,9 +146,10 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
         _mapper(_all(_flags(SILENT), at_server), 200, _failure(reasons.TIMEOUT, slow + _TOOL)),
         # The server's own answer, which refused.lua has kept, and heal.lua gives back.
         _mapper(_all(_has(REFUSED), at_server), None, "%LOCAL_REPLY_BODY%"),
-        _mapper(_all(_status(LIMITED), at_server), 200, _error(_ID, -32000, limited, limited_data)),
-        _mapper(_all(_status(LIMITED), _has(ID)), LIMITED, _error(_ID, -32000, limited, limited_data)),
+        _mapper(_all(_status(LIMITED), at_server), 200, _error(_ID, -32000, limited, limited_data), after),
+        _mapper(_all(_status(LIMITED), _has(ID)), LIMITED, _error(_ID, -32000, limited, limited_data), after),
         _mapper(ours(LIMITED), LIMITED, _error("null", -32000, limited, limited_data)),
+        _mapper(_all(_flags(UNCOUNTED), _has(ID)), 503, _error(_ID, -32000, uncounted)),
         _mapper(_all(_status(503), at_server), 200, _failure(reasons.UNREACHABLE, unknown)),
         _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, not_running)),
         _mapper(ours(503), 503, _error("null", -32000, not_running)),
@@ -187,7 +190,10 @@ def _mapper(condition: Resource, status: int | None, body: str, headers: Mapping
         "filter": condition,
         "body_format_override": {"text_format_source": {"inline_string": body}, "content_type": "application/json"},
     }
-    added = [{"header": {"key": key, "value": value}} for key, value in headers.items()]
+    added = [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in headers.items()
+    ]
     return mapper | ({"status_code": status} if status else {}) | ({"headers_to_add": added} if added else {})
 
 

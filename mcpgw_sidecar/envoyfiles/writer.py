@@ -99,7 +99,7 @@ class EnvoyFiles:
 
     def _write_all(self, servers: tuple[Server, ...], access: Access) -> None:
         self._write_credentials(servers)
-        cluster_resources = clusters(self._settings, servers, credentials.filters)
+        cluster_resources = clusters(self._settings, servers, credentials.filters, access.limits.service)
         self._write_resources(CDS, cluster_resources)
         self.clusters = frozenset(cluster["name"] for cluster in cluster_resources)
         self._write_resources(RDS, [routes(self._settings, servers, access)])

@@ -59,11 +59,27 @@ SESSIONS: Final = Rate(count=50, seconds=1.0, burst=1000)
 
 
 @attrs.frozen(kw_only=True)
+class LimitService:
+    """A rate limit service that counts for several gateways (Envoy's protocol, rls.proto).
+
+    `url` is its address: http, https, or unix with a path. While it does not answer within
+    `timeout` seconds, calls go on, unless it `fails_closed`.
+    """
+
+    url: str
+    domain: str = "mcpgw"
+    timeout: float = 0.1
+    ca_file: str | None = None
+    fails_closed: bool = False
+
+
+@attrs.frozen(kw_only=True)
 class Limits:
     """The limits; `new_sessions` is None for none."""
 
     new_sessions: Rate | None = SESSIONS
     calls: tuple[CallLimit, ...] = ()
+    service: LimitService | None = None
 
 
 USUAL_LIMITS: Final = Limits()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from mcpgw_sidecar.config.decode import decode, decode_access
-from mcpgw_sidecar.envoy.limits import of_calls
+from mcpgw_sidecar.envoy.limits import of_calls, of_service
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.model.access import OPEN, SESSIONS, CallLimit, Rate
+from mcpgw_sidecar.model.access import OPEN, SESSIONS, Authentication, CallLimit, Issuer, Limits, LimitService, Rate
 from mcpgw_sidecar.protocol.headers import value_of
 
 
@@ -57,6 +58,14 @@ def test_limits_of_calls() -> None:
         ("{calls: [{perMinute: 1, each: [session]}]}", "'session' is none of caller, tool, server"),
         ("{calls: [{perMinute: 1, tools: [1]}]}", "calls[0].tools must be a list of texts"),
         (f"{{calls: [{{perMinute: 1, tools: ['{'x' * 101}']}}]}}", "at most 20 names, each of at most 100"),
+        ("{service: {}}", "service.url: write where it is, like {url: http://HOST:8081"),
+        ("{service: {url: 'rls:8081'}}", "service.url: 'rls:8081' cannot be used: write http:// or https:// and a host"),
+        ("{service: {url: 'http://h', caFile: /ca.pem}}", "service.caFile is for an https url"),
+        ("{service: {url: 'http://h', failClosed: 1}}", "service.failClosed must be true or false"),
+        ("{service: {url: 'http://h', timeout: 6s}}", "service.timeout must be above 0 and at most 5s"),
+        ("{service: {url: 'http://h', timeout: '0'}}", "service.timeout must be above 0"),
+        ("{service: {url: 'http://h', domain: ''}}", "service.domain: write the domain of its rules"),
+        ("{service: {url: 'http://h', domains: x}}", "unknown key 'domains', did you mean 'domain'?"),
     ],
 )
 def test_mistakes(limits: str, remedy: str) -> None:
@@ -98,3 +107,32 @@ def test_globs_as_envoy_reads_them() -> None:
     (pattern,) = patterns(CallLimit(rate=rate, tools=("a_*", "b.c", "é%*")))
     names = ("a_x", "a_", "b.c", value_of("é%é"), "bxc", "ba_", "")
     assert [bool(re.fullmatch(pattern, name)) for name in names] == [1, 1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.duty("limits.service")
+def test_a_rate_limit_service() -> None:
+    read = decode_access("limits: {service: {url: 'unix:/run/limits.sock', timeout: 20ms}}", "f").limits.service
+    assert read == LimitService(url="unix:/run/limits.sock", timeout=0.02)
+    assert decode_access("limits: {service: {url: 'https://h', caFile: /ca.pem, failClosed: true}}", "f").limits == Limits(
+        service=LimitService(url="https://h", ca_file="/ca.pem", fails_closed=True)
+    )
+
+
+@pytest.mark.duty("limits.service")
+def test_what_a_rate_limit_service_is_asked() -> None:
+    """A caller is its subject, with its issuer where there are several, or an address."""
+
+    def asked(authentication: Authentication | None) -> list[list[str]]:
+        config = of_service(LimitService(url="http://h"), authentication)["typed_config"]
+        return [[key_of(action) for action in each["actions"]] for each in config["rate_limits"]]
+
+    def key_of(action: dict[str, Any]) -> str:
+        ((kind, value),) = action.items()
+        return str(value.get("descriptor_key", kind))
+
+    address, alone = "masked_remote_address", [["server"], ["server", "tool"]]
+    assert asked(None) == [["method", address], ["server", address], ["server", "tool", address], *alone]
+    one, two = (Issuer(issuer=name, audiences=("a",), jwks_uri="https://h/keys") for name in "ab")
+    assert asked(Authentication(issuers=(one,)))[0] == ["method", "subject"]
+    several = asked(Authentication(issuers=(one, two), required=False))
+    assert several[::3] == [["method", "subject", "issuer"], ["method", "nobody", address], ["server"]]

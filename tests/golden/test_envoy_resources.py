@@ -50,7 +50,7 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "bootstrap": bootstrap(settings),
         "lds": listeners(settings, servers, access),
         "rds": routes(settings, servers, access),
-        "cds": clusters(settings, servers, credentials.filters),
+        "cds": clusters(settings, servers, credentials.filters, access.limits.service),
     }
     return {name: result[name] for name in document.get("show", result)}
 
