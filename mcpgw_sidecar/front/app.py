@@ -167,7 +167,7 @@ class BrokerApp:
             return refusal
         keys = self.keys(path.removeprefix(of_keys)) if path.startswith(of_keys) else None
         if path == HEAL_PATH + self.secret:
-            await self.healer.wait_answered(headers, send)
+            await self.healer.wait_answered(headers, send, proven=bool(self.secret))
         elif path == CHANGED_PATH + self.secret:
             self.stale(ServerName(headers.get(h.X_SERVER, "")))
             await wait_sent(send, 202, b"")

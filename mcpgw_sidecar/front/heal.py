@@ -29,16 +29,20 @@ class Healer:
     servers: Callable[[], Mapping[ServerName, Server]]
     work: Work
 
-    async def wait_answered(self, headers: Mapping[str, str], send: Send) -> None:
-        """Answer 200 with the id and the owner of the new session, or 404 without a session."""
+    async def wait_answered(self, headers: Mapping[str, str], send: Send, *, proven: bool) -> None:
+        """Answer 200 with the id and the owner of the new session, or 404 without a session.
+
+        `proven` says that Envoy asks, by its secret. Where its files can hold none (Istio), who
+        asks shows a ticket of the dead session, which the gateway made for Envoy and the client.
+        """
         server = self.servers().get(ServerName(headers.get(h.X_SERVER, "")))
         state = self.directory.lookup(headers.get(h.X_SESSION))
-        upstream = None
-        if server is not None and isinstance(state, SessionState):
+        upstream, ticket = None, headers.get(h.X_OWNER, "").rpartition(":")[2]
+        if server is not None and isinstance(state, SessionState) and (proven or state.opens(server, ticket) is not None):
             dead = UpstreamSession(
                 id=headers.get(h.SESSION),
                 protocol_version=headers.get(h.VERSION, state.session.protocol_version),
-                ticket=headers.get(h.X_OWNER, "").rpartition(":")[2],
+                ticket=ticket,
             )
             # passed.lua has taken away and renamed what this server does not get as it was.
             brought = {each.name: headers[each.sent] for each in server.forwarded if each.sent in headers}

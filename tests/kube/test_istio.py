@@ -305,6 +305,23 @@ def test_a_session_that_a_server_forgot_is_healed(running: IstioGateway, client:
     assert len(one.calls("tools/call")) == calls + 2  # refused with 404, and once more in a new session
 
 
+@pytest.mark.duty("security.local-sockets")
+def test_only_envoy_asks_for_another_session(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
+    """Whoever reached the broker's port with a client's session got the sessions behind it."""
+    running.settle()
+    assert succeeded(client.call("test_greet"))
+    session = one.calls("tools/call")[-1].headers["mcp-session-id"]
+    for owner in ("", "mcp-test/server1-route:", "mcp-test/server1-route:AAAA"):
+        asked = {
+            "x-mcp-servername": "mcp-test/server1-route",
+            "x-mcp-session": client.headers["mcp-session-id"],
+            "x-mcp-owner": owner,
+            "mcp-session-id": "made-up",
+        }
+        answered = httpx2.post(f"http://127.0.0.1:{running.broker}/heal", headers=asked, trust_env=False)
+        assert (answered.status_code, session in answered.text) == (404, False)
+
+
 @pytest.mark.duty("error.unreachable")
 def test_a_server_that_is_gone(running: IstioGateway, client: Client) -> None:
     with ScriptedServer(tool("short")) as going:
