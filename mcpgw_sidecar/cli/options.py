@@ -207,6 +207,13 @@ shared_options = _stack(
             help="Of one request while a server is discovered, or a session with it is opened.",
         ),
         _setting("--refresh-interval", "refresh_interval", type=INTERVAL, help="Between two checks of each server."),
+        option(
+            "--prefer-era",
+            type=click.Choice(ERAS),
+            default=AUTO,
+            help="Where clients are led that speak 2026-07-28 and sessions. auto: where more servers are called without translation; "
+            "stateless: 2026-07-28; stateful: sessions, and 2026-07-28 is refused.",
+        ),
     ]
 )
 
@@ -274,13 +281,6 @@ run_options = _stack(
             "split",
             "refuse",
             "JSON-RPC batches of 2025-03-26 clients: each message goes through Envoy as if it had come alone, or -32600.",
-        ),
-        option(
-            "--prefer-era",
-            type=click.Choice(ERAS),
-            default=AUTO,
-            help="Where clients are led that speak 2026-07-28 and sessions. auto: where more servers are called without translation; "
-            "stateless: 2026-07-28; stateful: sessions, and 2026-07-28 is refused.",
         ),
         _switch(
             "--route-memo",

@@ -118,6 +118,16 @@ def _banner(options: dict[str, Any], directory: Path) -> str:
             "clientInfo": {"name": "curl", "version": "1"},
         },
     }
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    call = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "test_greet", "arguments": {"name": "Ada"}, "_meta": meta},
+    }
     program = f"{Path(sys.argv[0])}"
     if not FROZEN and program.endswith("__main__.py"):
         program = f"{sys.executable} -m mcpgw_sidecar"
@@ -134,6 +144,10 @@ Try it by hand:
   {program} status --admin-address {admin}
   curl -si {url} -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' \\
     -d '{json.dumps(hello)}'
+A call of 2026-07-28, without a session:
+  curl -s {url} -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' \\
+    -H 'mcp-protocol-version: 2026-07-28' -H 'mcp-method: tools/call' -H 'mcp-name: test_greet' \\
+    -d '{json.dumps(call)}'
 
 Add a server of yours while it runs: edit {directory / "config.yaml"}
 Ctrl-C ends everything. Below is what each part logs; --log-level debug shows every routing step.

@@ -129,9 +129,12 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
     slow = f"MCP server {_SERVER} was silent for {limit} in a call of "
     unknown = f"MCP server {_SERVER} is not known to Envoy yet: try again"
     no_route = f"No route of the gateway leads to MCP server {_SERVER}: try again, and look at its HTTPRoute if that lasts"
-    limited = f"Limited: {_WORDS}; try again in {_AFTER} s"
-    limited_data = f',"data":{{"reason":"{reasons.LIMITED}","retryAfterSeconds":{_AFTER}}}'
-    after = {RETRY_AFTER: _AFTER}
+    # In Istio others count, who need not say when there is room again.
+    is_ours = own_requests is None
+    limited = f"Limited: {_WORDS}; try again in {_AFTER} s" if is_ours else "Limited: too many requests: try again later"
+    seconds = f',"retryAfterSeconds":{_AFTER}' if is_ours else ""
+    limited_data = f',"data":{{"reason":"{reasons.LIMITED}"{seconds}}}'
+    after = {RETRY_AFTER: _AFTER} if is_ours else _NO_HEADERS
     uncounted = "The limits of this gateway cannot be counted at the moment: try again, and tell its operator if that lasts"
     large = f"Request body too large: at most {max_body} bytes"
     return [

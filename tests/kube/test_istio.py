@@ -322,6 +322,45 @@ def test_only_envoy_asks_for_another_session(running: IstioGateway, client: Clie
         assert (answered.status_code, session in answered.text) == (404, False)
 
 
+@pytest.mark.duty("limits.calls")
+def test_a_limit_of_the_operators_own(running: IstioGateway, client: Client) -> None:
+    """It need not say when there is room again; what the client got was no JSON."""
+    bucket = {"max_tokens": 1, "tokens_per_fill": 1, "fill_interval": "3600s"}
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    local = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
+    config = {
+        "@type": f"type.googleapis.com/{local}",
+        "stat_prefix": "own",
+        "token_bucket": bucket,
+        "filter_enabled": always,
+        "filter_enforced": always,
+    }
+    router = {
+        "filter": {
+            "name": "envoy.filters.network.http_connection_manager",
+            "subFilter": {"name": "envoy.filters.http.router"},
+        }
+    }
+    patch = {
+        "applyTo": "HTTP_FILTER",
+        "match": {"context": "GATEWAY", "listener": {"filterChain": router}},
+        "patch": {"operation": "INSERT_BEFORE", "value": {"name": "own-limit", "typed_config": config}},
+    }
+    running.cluster.apply(
+        {
+            "apiVersion": "networking.istio.io/v1alpha3",
+            "kind": "EnvoyFilter",
+            "metadata": {"name": "own-limit", "namespace": GATEWAYS},
+            "spec": {"workloadSelector": {"labels": LABELS}, "priority": 10, "configPatches": [patch]},
+        }
+    )
+
+    error = wait_until(lambda: client.call("test_greet", 7).json().get("error"), "the limit")
+    assert (error["code"], error["data"]) == (-32000, {"reason": "Limited"})
+    running.cluster.delete("envoyfilter", "own-limit", GATEWAYS)
+    wait_until(lambda: succeeded(client.call("test_greet")), "no limit")
+
+
 @pytest.mark.duty("error.unreachable")
 def test_a_server_that_is_gone(running: IstioGateway, client: Client) -> None:
     with ScriptedServer(tool("short")) as going:
