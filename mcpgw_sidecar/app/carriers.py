@@ -28,7 +28,7 @@ def carried(
         wishes=directory.hub.wishes,
         stale=supervisor.list_again,
         silence=settings.call_timeout,
-        can_ask=not driver.store.shared,
+        calls=driver.sharing.calls,
         work=work,
         room=room,
     )

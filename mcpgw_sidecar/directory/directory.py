@@ -18,7 +18,7 @@ from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, SessionState, UpstreamSession
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.protocol.jsonrpc import Notification
+from mcpgw_sidecar.protocol.jsonrpc import Notification, Response
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import READ
 from mcpgw_sidecar.protocol.owners import read_hearing
@@ -130,6 +130,14 @@ class Directory:
     def tell(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
         """Send a client's notification to its servers."""
         self.teller.tell(state, notification, headers)
+
+    def cancelled(self, session: Session, notification: Notification) -> None:
+        """Cancel the call that a client's notification names, carried here or by a replica."""
+        self.driver.sharing.cancelled(session.key, notification)
+
+    def answered(self, session: Session, answer: Response) -> bool:
+        """Take a client's answer to a question of a call; False if nobody can wait for it."""
+        return self.driver.sharing.answered(session.key, answer)
 
     def set_level(self, session: Session, level: str) -> None:
         """Set the log level at each server that this session is open with, now or later."""

@@ -2,10 +2,11 @@
 
 The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `x:<its end>:<server>` those
 of sessions besides, `l` the log level, `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a
-list of messages, `mcpgw:r:<session>:<server>#<hash>`, a lease, `mcpgw:ended`, a sorted set by
-expiry, `mcpgw:replicas`, a hash with the time at which each replica was last alive
-(directory/leases.py), and the channel `mcpgw:news`. All but the set and that hash expire with their
-session. Tickets are sealed with the gateway's key; messages of servers are stored as they are.
+list of messages, `mcpgw:w:<random>`, what a client says to a call that a replica carries,
+`mcpgw:r:<session>:<server>#<hash>`, a lease, `mcpgw:ended`, a sorted set by expiry,
+`mcpgw:replicas`, a hash with the time at which each replica was last alive (directory/leases.py),
+and the channel `mcpgw:news`. All but the set and that hash expire with their session, or before.
+Tickets are sealed with the gateway's key; messages of servers and clients are stored as they are.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.backoff import Backoff
 
 MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
+WORD_LIFE = 60  # seconds that what a client says to a call waits for the replica that carries it
 log = get_logger(__name__)
 
 
@@ -113,6 +115,22 @@ class RedisStore:
 
         return await self.link.wait(take, [])
 
+    async def wait_word(self, session_key: str, message: bytes) -> bool:
+        """Leave what a client says to one of its calls."""
+        name = secrets.token_hex(8)
+
+        async def leave() -> bool:
+            await self.link.redis.set(f"mcpgw:w:{name}", message.decode(), ex=WORD_LIFE)
+            await self.link.redis.publish(NEWS, json.dumps(["word", session_key, name, self._me]))
+            return True
+
+        return await self.link.wait(leave, False)  # noqa: FBT003  # the result while the store does not answer
+
+    async def wait_word_of(self, name: str) -> bytes | None:
+        """What a client has said to one of its calls."""
+        text: str | None = await self.link.wait(lambda: self.link.redis.get(f"mcpgw:w:{name}"), None)
+        return None if text is None else text.encode()
+
     async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
         """Wait for the lease of a session with a server; True if another replica had it."""
         return await self._leases.wait_taken(_lease(session_key, server), waiting)
@@ -175,6 +193,8 @@ class RedisStore:
                     news.mail(key)
                 case ["changed", str(key), str(sender)] if sender != self._me:
                     news.changed(key)
+                case ["word", str(key), str(name), str(sender)] if sender != self._me:
+                    news.word(key, name)
                 case ["free", str(name), str()]:
                     self._leases.freed(name)
                 case ["left", str(sender)] if sender != self._me:

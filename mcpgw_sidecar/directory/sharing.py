@@ -9,25 +9,32 @@ from typing import assert_never
 import attrs
 import trio
 
+from mcpgw_sidecar.directory.carriedcalls import CarriedCalls
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.store import ReplicaNews, SessionStore
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import AllWishes, Session
+from mcpgw_sidecar.protocol.jsonrpc import Notification, Response, parse_message
 from mcpgw_sidecar.sessions import actions as a, events as e
 
 MAX_FETCHING = 20  # rows that are read from the store at one time
+TRIES = 30  # of passing on what a client says to a call, while the store does not answer
 
 Sharable = a.Post | a.FetchMail | a.FetchRow | a.ShareSubscription | a.ShareEnd
 
 
 @attrs.define(kw_only=True, eq=False)
 class Sharing:
-    """Uses the session store. `feed` takes the events that answer the hub's actions."""
+    """Uses the session store. `feed` takes the events that answer the hub's actions.
+
+    `calls` are those that this process carries, whose clients may speak to any replica.
+    """
 
     sessions: OpenSessions
     store: SessionStore
     nursery: trio.Nursery
     feed: Callable[[e.Event], None]
+    calls: CarriedCalls = attrs.field(factory=CarriedCalls)
     _outgoing: deque[tuple[str, bytes]] = attrs.field(factory=deque)
     """Messages for replicas, in their order.
 
@@ -55,6 +62,42 @@ class Sharing:
             case _:
                 assert_never(action)
 
+    def cancelled(self, session_key: str, notification: Notification) -> None:
+        """Cancel the call that a client's notification names, here or at a replica."""
+        if not self.calls.cancelled(session_key, notification):
+            self._pass_on(session_key, notification)
+
+    def answered(self, session_key: str, answer: Response) -> bool:
+        """Take a client's answer to a question of a call, here or at a replica.
+
+        False if nobody waits for it, as far as this process can know.
+        """
+        return self.calls.answered(session_key, answer) or self._pass_on(session_key, answer)
+
+    def _pass_on(self, session_key: str, message: Notification | Response) -> bool:
+        is_shared = self.store.shared and self.store.error is None
+        if is_shared:
+            self.nursery.start_soon(self._wait_passed_on, session_key, message.text.encode())
+        return is_shared
+
+    async def _wait_passed_on(self, session_key: str, text: bytes) -> None:
+        for _ in range(TRIES):
+            if await self.store.wait_word(session_key, text):
+                return
+            await trio.sleep(1.0)  # as long as nobody has it, a call waits
+
+    def _word_waits(self, session_key: str, name: str) -> None:
+        if self.calls.has_any(session_key):
+            self.nursery.start_soon(self._wait_word, session_key, name)
+
+    async def _wait_word(self, session_key: str, name: str) -> None:
+        text = await self.store.wait_word_of(name)
+        match parse_message(text) if text is not None else None:
+            case Notification() as notification:
+                self.calls.cancelled(session_key, notification)
+            case Response() as answer:
+                self.calls.answered(session_key, answer)
+
     async def wait_following(self) -> None:
         """Follow the news of replicas about sessions, for ever."""
         news = ReplicaNews(
@@ -62,6 +105,7 @@ class Sharing:
             ended_before=lambda key, expires: self.feed(e.EndedBefore(key, expires)),
             mail=lambda key: self.feed(e.MailWaits(key)),
             changed=lambda key: self.feed(e.RowChanged(key)),
+            word=self._word_waits,
             expired=self._expired,
             gone=lambda: self.feed(e.ReplicaGone()),
             missed=lambda: self.feed(e.ReplicaGone()),

@@ -42,14 +42,16 @@ class ReplicaNews:
     """Callbacks for the news of other replicas.
 
     They say that a session has ended (key, expiry), had ended before this process started, has
-    mail, or that its row has changed; that a session is over whose sessions with servers nobody has
-    closed, with their tickets; that a replica has gone; or that news may have been missed.
+    mail, or that its row has changed; that its client has said something to a call (key, name);
+    that a session is over whose sessions with servers nobody has closed, with their tickets; that a
+    replica has gone; or that news may have been missed.
     """
 
     ended: Callable[[str, int], None]
     ended_before: Callable[[str, int], None]
     mail: Callable[[str], None]
     changed: Callable[[str], None]
+    word: Callable[[str, str], None]
     expired: Callable[[str, Iterable[tuple[ServerName, str]]], None]
     gone: Callable[[], None]
     missed: Callable[[], None]
@@ -96,6 +98,12 @@ class SessionStore(Protocol):
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """Take the messages that wait for a client."""
+
+    async def wait_word(self, session_key: str, message: bytes) -> bool:
+        """Leave what a client says to a call for the replica that carries it; False on failure."""
+
+    async def wait_word_of(self, name: str) -> bytes | None:
+        """What a client has said to one of its calls; None if it is gone."""
 
     async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
         """Wait for the lease to listen to a session with a server; True if another replica had it.
@@ -158,6 +166,16 @@ class Unshared:
         """False, because there is no other replica."""
         del session_key, message
         return False
+
+    async def wait_word(self, session_key: str, message: bytes) -> bool:
+        """False, because there is no other replica."""
+        del session_key, message
+        return False
+
+    async def wait_word_of(self, name: str) -> bytes | None:
+        """Nothing was left."""
+        del name
+        return None
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """No messages."""

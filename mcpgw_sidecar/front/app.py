@@ -198,11 +198,7 @@ class BrokerApp:
             await self.carried.wait_answered(decision, inbound, headers, record, receive, send)
             return None
         is_stateless = inbound.era is Era.STATELESS
-        answer = (
-            stateless.answer(inbound)
-            if is_stateless
-            else stateful.answer(inbound, self.directory, self.carried.carrier, headers)
-        )
+        answer = stateless.answer(inbound) if is_stateless else stateful.answer(inbound, self.directory, headers)
         match answer:
             case Reject():
                 return attrs.evolve(answer, method=inbound.method)

@@ -8,14 +8,14 @@ has not cancelled: the server gets some time more.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
 
+from mcpgw_sidecar.directory.carriedcalls import CarriedCalls
 from mcpgw_sidecar.envoy.contract import CHANGES
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events
@@ -28,8 +28,8 @@ from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF
 from mcpgw_sidecar.model.sessions import AllWishes, Session
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h, translation
-from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Notification, Request, Response
-from mcpgw_sidecar.protocol.jsontext import JsonTextError, last
+from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Notification, Request
+from mcpgw_sidecar.protocol.jsontext import JsonTextError
 from mcpgw_sidecar.protocol.methods import MESSAGE, PROGRESS
 from mcpgw_sidecar.protocol.owners import ASK
 from mcpgw_sidecar.protocol.passing import for_server
@@ -57,34 +57,16 @@ class Carrier:
 
     `wishes` returns those of a session, by its key; `stale` is called with a server that says that
     its lists changed. `silence` is the longest pause of a server in a call, in seconds, where its
-    configuration says nothing else; 0 for no limit. With `can_ask` servers may ask clients: their
-    answers come to this process.
+    configuration says nothing else; 0 for no limit. `calls` has what runs.
     """
 
     http: Exchanger
     wishes: Callable[[str], AllWishes]
     stale: Callable[[ServerName], None]
     silence: float
-    can_ask: bool
+    calls: CarriedCalls
     work: Work
     room: Room
-    running: dict[tuple[str, object], trio.CancelScope] = attrs.field(factory=dict, init=False)
-    asking: dict[tuple[str, str], trio.MemorySendChannel[Response]] = attrs.field(factory=dict, init=False)
-
-    def cancel(self, session_key: str, notification: Notification) -> None:
-        """Cancel the request that a client's notification names, if it is carried here."""
-        named = last(notification.params, "requestId")
-        scope = self.running.get((session_key, repr(named.value))) if named is not None else None
-        if scope is not None:
-            scope.cancel()
-
-    def answered(self, session_key: str, answer: Response) -> bool:
-        """Take a client's answer to a question; False if nobody waits for it."""
-        waiting = self.asking.pop((session_key, str(answer.id_value)), None)
-        if waiting is None:
-            return False
-        waiting.send_nowait(answer)
-        return True
 
     async def wait_carried(
         self, carry: Carry, headers: Mapping[str, str], record: RequestRecord, receive: Receive, send: Send
@@ -106,23 +88,13 @@ class Carrier:
             beside.start_soon(_wait_orphaned, receive, beside.cancel_scope)
             if call.events is not None:
                 beside.start_soon(call.events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
-            with self._cancellable((call.session.key, repr(json.loads(carry.id, parse_int=float)))):
+            with self.calls.cancellable(call.session.key, json.loads(carry.id, parse_int=float)):
                 with self.work.carrying() as scope:
                     answer = await call.wait_settled()
                 if scope.cancelled_caught:
                     answer = failure(carry.server.name, BROKEN_OFF, RESTARTING.format(carry.server.name))
             beside.cancel_scope.cancel()
         return answer
-
-    @contextlib.contextmanager
-    def _cancellable(self, key: tuple[str, object]) -> Iterator[None]:
-        with trio.CancelScope() as scope:
-            self.running[key] = scope
-            try:
-                yield
-            finally:
-                if self.running.get(key) is scope:  # a client may use an id twice
-                    del self.running[key]
 
 
 @attrs.frozen
@@ -153,9 +125,10 @@ class _Call:
         brought = {**for_server(self.headers, server.forwarded), **self.carry.headers}
         upstream = Upstream.stateless(server, brought)
         level = self.carrier.wishes(session.key).level or _LEVEL
-        can_ask = self.carrier.can_ask and self.events is not None
         has_pages = session.protocol_version == LATEST_STATEFUL  # older ones know no mode
-        capabilities = translation.capabilities_of(json.loads(session.capabilities), can_ask=can_ask, pages=has_pages)
+        capabilities = translation.capabilities_of(
+            json.loads(session.capabilities), can_ask=self.events is not None, pages=has_pages
+        )
         envelope, answers = translation.envelope_of(session, level, capabilities), ""
         turn, pages = 0, Pages()
         while turn <= MAX_ROUNDS:
@@ -212,17 +185,13 @@ class _Call:
         """The answer to a question; None where a client cannot say that there is none."""
         assert self.events is not None  # noqa: S101  # else nobody is asked
         ident, key = f"{ASK}{secrets.token_hex(16)}", self.session.key
-        out, answers = trio.open_memory_channel[Response](1)
-        self.carrier.asking[key, ident] = out
         answer = None
-        try:
+        with self.carrier.calls.waiting(key, ident) as answers:
             params = pages.params(question, ident)
             text = f'{{"jsonrpc":"2.0","id":"{ident}","method":"{question.method}","params":{params}}}'
             await self.events.wait_sent(text)
             with trio.move_on_after(PATIENCE):
                 answer = await answers.receive()
-        finally:
-            self.carrier.asking.pop((key, ident), None)
         if answer is not None and answer.result is not None:
             said = answer.text[answer.result.start : answer.result.end]
             pages.answered(question, ident, said)

@@ -14,7 +14,6 @@ from mcpgw_sidecar.catalog.snapshot import Listing, Snapshot
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.envoy.entries import Audience
 from mcpgw_sidecar.front.answers import Result
-from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.inbound.classify import Batch, Inbound
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
@@ -43,7 +42,7 @@ _INFO_MEMBERS = ("name", "title", "version")  # the members of clientInfo that s
 _INFO_VALUE = 64  # characters of each of them
 
 
-def answer(inbound: Inbound, directory: Directory, carrier: Carrier, headers: Mapping[str, str]) -> Result | Reject | None:
+def answer(inbound: Inbound, directory: Directory, headers: Mapping[str, str]) -> Result | Reject | None:
     """Answer a message for the broker; None for a message without an answer."""
     session, message = inbound.session, inbound.message
     try:
@@ -56,22 +55,22 @@ def answer(inbound: Inbound, directory: Directory, carrier: Carrier, headers: Ma
                 return _answer_request(message, inbound.view, session.session)
             case Notification():
                 if message.method == CANCELLED:
-                    carrier.cancel(session.session.key, message)
+                    directory.cancelled(session.session, message)
                 if message.method != INITIALIZED:
                     directory.tell(session, message, headers)
                 return None
             case Response():
-                return _answered(message, session.session, carrier)
+                return _answered(message, session.session, directory)
             case Batch() | None:
                 return refusal(INVALID_REQUEST, "Invalid Request: a message is expected")
     except JsonTextError as error:
         return refusal(INVALID_REQUEST, f"Invalid Request: {error}", id=inbound.id)
 
 
-def _answered(message: Response, session: Session, carrier: Carrier) -> Reject | None:
+def _answered(message: Response, session: Session, directory: Directory) -> Reject | None:
     """Take a client's answer: to a ping, or to a question of a call that the broker carries."""
     ident = str(message.id_value)
-    if ident.startswith(PING) or (ident.startswith(ASK) and carrier.answered(session.key, message)):
+    if ident.startswith(PING) or (ident.startswith(ASK) and directory.answered(session, message)):
         return None
     text = "No call waits for this answer here; those of other calls go through the gateway's Envoy listener"
     return refusal(INVALID_REQUEST, text, id=message.id)

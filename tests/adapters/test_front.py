@@ -132,7 +132,7 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
                     wishes=directory.hub.wishes,
                     stale=print,
                     silence=60.0,
-                    can_ask=True,
+                    calls=directory.driver.sharing.calls,
                     work=Work(),
                     room=Room(),
                 ),

@@ -51,6 +51,7 @@ class News:
             ended_before=lambda key, _expires: self.before.append(key),
             mail=lambda _key: None,
             changed=lambda _key: None,
+            word=lambda _key, _name: None,
             expired=lambda key, tickets: self.expired.append((key, dict(tickets))),
             gone=lambda: None,
             missed=lambda: None,

@@ -22,6 +22,7 @@ class Shared:
     levels: dict[str, str] = attrs.field(factory=dict)
     resources: dict[str, set[tuple[ServerName, str]]] = attrs.field(factory=dict)
     mail: dict[str, list[bytes]] = attrs.field(factory=dict)
+    words: dict[str, bytes] = attrs.field(factory=dict)
     leases: dict[tuple[str, ServerName], tuple[object, float]] = attrs.field(factory=dict)
     ended: dict[str, int] = attrs.field(factory=dict)
     replicas: list[tuple[int, ReplicaNews]] = attrs.field(factory=list)
@@ -88,6 +89,19 @@ class MemoryStore:
         for _, listener in self.all.replicas:
             listener.mail(session_key)
         return True
+
+    async def wait_word(self, session_key: str, message: bytes) -> bool:
+        await trio.sleep(self.pause)
+        name = str(len(self.all.words))
+        self.all.words[name] = message
+        for replica, listener in self.all.replicas:
+            if replica != id(self):
+                listener.word(session_key, name)
+        return True
+
+    async def wait_word_of(self, name: str) -> bytes | None:
+        await trio.sleep(self.pause)
+        return self.all.words.get(name)
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         await trio.sleep(self.pause)

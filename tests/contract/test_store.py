@@ -69,6 +69,7 @@ class News:
         self.ended: list[tuple[str, int]] = []
         self.mail: list[str] = []
         self.changed: list[str] = []
+        self.words: list[tuple[str, str]] = []
         self.gone = 0
         self.missed: list[None] = []
 
@@ -81,6 +82,7 @@ class News:
             ended_before=lambda _key, _expires: None,
             mail=self.mail.append,
             changed=self.changed.append,
+            word=lambda key, name: self.words.append((key, name)),
             expired=lambda _key, _tickets: None,
             gone=self._gone,
             missed=lambda: self.missed.append(None),
@@ -228,6 +230,11 @@ async def test_replicas_hear_of_one_another_and_not_of_themselves(pair: Pair, se
         await wait_for(lambda: session.key in theirs.changed)
         await first.wait_end(session)
         await wait_for(lambda: (session.key, session.expires) in theirs.ended)
+        assert await first.wait_word(session.key, b"yes")
+        await wait_for(lambda: theirs.words)
+        ((key, name),) = theirs.words
+        assert (key, await second.wait_word_of(name), ours.words) == (session.key, b"yes", [])
+        assert await second.wait_word_of("another") is None
         assert (ours.changed, [key for key, _ in ours.ended if key == session.key]) == ([], [])
         late = News()
         nursery.start_soon(second.wait_following, late.listener())
@@ -249,6 +256,8 @@ async def test_without_a_store_everything_is_as_if_alone(session: Session) -> No
     assert await wait_ticket(store, session, ONE) is None
     assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
     await store.wait_wish(session, None, "debug")
+    assert not await store.wait_word(session.key, b"{}")
+    assert await store.wait_word_of("x") is None
     assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
     assert not await store.wait_post(session.key, b"x")
     assert await store.wait_mail(session.key) == []
@@ -269,6 +278,8 @@ async def test_a_store_that_is_lost_fails_no_caller(session: Session) -> None:
         assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
         assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
         assert not await store.wait_post(session.key, b"x")
+        assert not await store.wait_word(session.key, b"x")
+        assert await store.wait_word_of("x") is None
         assert not await store.wait_lease(session.key, ONE, lambda: None)
 
 

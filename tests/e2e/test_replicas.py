@@ -6,15 +6,17 @@ import importlib.util
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.e2e.stack import PROGRAM, Client, Gateway, Process, entry, free_ports, gateway, listening, succeeded, wait_until
 from tests.e2e.test_relayed import say, stream_of, watched
+from tests.e2e.test_translated import call, started
 from tests.servers.scripted import ScriptedServer
 
 
@@ -49,22 +51,22 @@ def redis(directory: Path, port: int) -> Iterator[Process]:
         process.stop()
 
 
-@pytest.fixture
-def replicas(
-    one: ScriptedServer, two: ScriptedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Gateway, Gateway, Process]]:
-    watched(one)
-    (port,) = free_ports(1)
-    servers = [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
-    with redis(tmp_path_factory.mktemp("redis"), port) as store:
-        first_directory = tmp_path_factory.mktemp("first")
-        key = f"--session-key-file={first_directory / 'key'}"
-        options = (key, f"--session-store=valkey://:s3cret@127.0.0.1:{port}")
-        with (
-            gateway(first_directory, servers, *options) as first,
-            gateway(tmp_path_factory.mktemp("second"), servers, *options) as second,
-        ):
+@contextmanager
+def replicated(servers: list[dict[str, Any]], directory: Path) -> Iterator[tuple[Gateway, Gateway, Process]]:
+    (port,), places = free_ports(1), [directory / name for name in ("redis", "first", "second")]
+    for place in places:
+        place.mkdir()
+    with redis(places[0], port) as store:
+        options = (f"--session-key-file={places[1] / 'key'}", f"--session-store=valkey://:s3cret@127.0.0.1:{port}")
+        with gateway(places[1], servers, *options) as first, gateway(places[2], servers, *options) as second:
             yield first, second, store
+
+
+@pytest.fixture
+def replicas(one: ScriptedServer, two: ScriptedServer, tmp_path: Path) -> Iterator[tuple[Gateway, Gateway, Process]]:
+    watched(one)
+    with replicated([entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")], tmp_path) as both:
+        yield both
 
 
 def at(running: Gateway, client: Client) -> Client:
@@ -176,6 +178,33 @@ def test_messages_wait_for_a_client_that_has_no_stream(
         with listening(there) as messages:
             wait_until(lambda: len(updates(messages)) == 20)
         assert updates(messages) == [f"file:///{number}" for number in range(20)]
+
+
+@pytest.mark.duty("session.store", "era.translated")
+def test_what_a_client_says_to_a_call_that_another_replica_carries(tmp_path: Path) -> None:
+    """Its answer to a server without sessions, and its cancellation."""
+    (tmp_path / "server").mkdir()
+    with (
+        started(tmp_path / "server") as (_, url),
+        replicated([entry("ns/modern", url, "m_")], tmp_path) as (first, second, _),
+        first.client(capabilities={"elicitation": {}}) as client,
+        at(second, client) as there,
+    ):
+
+        def outcome(say: Callable[[Any], dict[str, Any]]) -> str:
+            with httpx2.stream("POST", first.url, json=call("m_who"), headers=dict(client.headers), timeout=20) as response:
+                for line in response.iter_lines():
+                    message = json.loads(line[5:]) if line.startswith("data:") else {}
+                    if "method" in message:
+                        assert there.send({"jsonrpc": "2.0", **say(message["id"])}).status_code == 202
+                    elif message:
+                        return json.dumps(message)
+            return ""
+
+        answer = {"action": "accept", "content": {"name": "Ada"}}
+        assert "Ada" in outcome(lambda ident: {"id": ident, "result": answer})
+        cancelled = {"method": "notifications/cancelled", "params": {"requestId": 5}}
+        assert "Request cancelled" in outcome(lambda _: cancelled)
 
 
 @pytest.mark.duty("session.store")
