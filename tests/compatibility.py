@@ -10,6 +10,7 @@ import json
 import re
 import signal
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -17,9 +18,10 @@ from pathlib import Path
 import httpx2
 
 from mcpgw_sidecar import __version__
-from tests.e2e.clients import CACHE, CLIENTS, COMMANDS, NODE_PARTS, restless
+from tests.e2e.clients import AUTO, CACHE, CLIENTS, COMMANDS, NODE_PARTS, restless
 from tests.e2e.servers import TOOLS, real_server
 from tests.e2e.stack import HEADERS, ROOT, entry, gateway, succeeded, wait_until
+from tests.e2e.test_translated import started as modern_server
 from tests.servers.scripted import ScriptedServer, tool
 
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -38,6 +40,12 @@ test suite runs the same on every change (`tests/e2e/test_restart.py`, `test_rea
 Each calls a tool every 50 ms, while the sidecar is restarted.
 
 {_table(("client", "version", "protocol", "calls", "failed", "hears of changed lists after the restart", "one session"), _clients())}
+
+## Clients and servers of both eras
+
+Each calls a tool of a server of sessions (2025-11-25), then of one that speaks 2026-07-28 alone (Python SDK 2.x), with `--prefer-era stateless`. Those that know 2026-07-28 ask for it first.
+
+{_table(("client", "version", "protocol", "calls of the one", "failed", "calls of the other", "failed"), _eras())}
 
 ## Servers
 
@@ -72,6 +80,22 @@ def _clients() -> Iterator[tuple[object, ...]]:
                 heard, one_session = bool(client.said("changed")), 'method="initialize"' not in running.metrics()
             calls, failed, protocol = client.said("calls")[0], len(client.said("error")), client.said("ready")[0]
             yield name, _version(name), protocol, calls, failed, _seen(heard), _seen(one_session)
+
+
+def _eras() -> Iterator[tuple[object, ...]]:
+    for name in COMMANDS:
+        with tempfile.TemporaryDirectory() as directory, ScriptedServer(tool("one")) as one:
+            home = Path(directory)
+            with modern_server(home) as (_, url):
+                servers = [entry("ns/one", one.url, "a_"), entry("ns/modern", url, "m_")]
+                with gateway(home, servers, "--prefer-era=stateless") as running:
+                    protocol, seen = "", list[object]()
+                    for called in ("a_one", "m_several"):
+                        with restless(running.url, called, home, name, mode="auto" if name in AUTO else None) as (client,):
+                            time.sleep(2.0)
+                        protocol = client.said("ready")[0]
+                        seen += [client.said("calls")[0], len(client.said("error"))]
+                    yield name, _version(name), protocol, *seen
 
 
 def _servers() -> Iterator[tuple[object, ...]]:

@@ -14,14 +14,14 @@ async def handle(message: Any) -> None:
         print("changed", flush=True)
 
 
-async def main(url: str, tool: str) -> None:
+async def main(url: str, tool: str, mode: Any = "legacy") -> None:
     calls, ended = 0, trio.Event()
 
     async def wait_end() -> None:
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
         ended.set()
 
-    async with trio.open_nursery() as nursery, Client(url, mode="legacy", message_handler=handle) as client:
+    async with trio.open_nursery() as nursery, Client(url, mode=mode, message_handler=handle) as client:
         nursery.start_soon(wait_end)
         await client.list_tools()
         while not ended.is_set():

@@ -30,13 +30,17 @@ COMMANDS: dict[str, list[str]] = {
 }
 
 
+AUTO = tuple(name for name in COMMANDS if name not in {"Python 1.x", "TypeScript 1.x"})
+"""Clients that know 2026-07-28."""
+
+
 class Restless:
     """A client that calls a tool every 50 ms until it is stopped."""
 
-    def __init__(self, name: str, url: str, tool: str, directory: Path) -> None:
+    def __init__(self, name: str, url: str, tool: str, directory: Path, mode: str | None = None) -> None:
         self.name, self._output = name, directory / f"{name.replace(' ', '')}.log"
         with self._output.open("wb") as output:
-            command = [*COMMANDS[name], url, tool]
+            command = [*COMMANDS[name], url, tool, *([mode] if mode is not None else [])]
             self._popen = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment()
             )
@@ -66,12 +70,12 @@ class Restless:
 
 
 @contextmanager
-def restless(url: str, tool: str, directory: Path, *names: str) -> Iterator[list[Restless]]:
-    """One of each client, ready."""
+def restless(url: str, tool: str, directory: Path, *names: str, mode: str | None = None) -> Iterator[list[Restless]]:
+    """One of each client, ready; with mode `auto` it asks for 2026-07-28 first."""
     with ExitStack() as stack:
         clients = []
         for name in names or tuple(COMMANDS):
-            client = Restless(name, url, tool, directory)
+            client = Restless(name, url, tool, directory, mode)
             stack.callback(client.stop)
             clients.append(client)
         for client in clients:

@@ -1,5 +1,5 @@
-// A client on the TypeScript SDK, 1.x or 2.x (tests/clients/README.md): node restless.mjs 1|2 URL TOOL.
-const [line, url, tool] = process.argv.slice(2);
+// A client on the TypeScript SDK, 1.x or 2.x (tests/clients/README.md): node restless.mjs 1|2 URL TOOL [auto].
+const [line, url, tool, mode] = process.argv.slice(2);
 const isOne = line === "1";
 const root = isOne ? "@modelcontextprotocol/sdk/client/" : "@modelcontextprotocol/client";
 const { Client } = await import(isOne ? `${root}index.js` : root);
@@ -10,7 +10,8 @@ const kind = isOne
 
 let ended = false;
 process.stdin.on("end", () => (ended = true)).resume();
-const client = new Client({ name: `ts${line}-client`, version: "1.0.0" }, { capabilities: {} });
+const negotiation = mode ? { versionNegotiation: { mode } } : {};
+const client = new Client({ name: `ts${line}-client`, version: "1.0.0" }, { capabilities: {}, ...negotiation });
 client.onerror = () => {};
 await client.connect(new StreamableHTTPClientTransport(new URL(url)));
 client.setNotificationHandler(kind, () => console.log("changed"));

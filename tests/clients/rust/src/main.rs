@@ -1,6 +1,6 @@
 // A client on the Rust SDK (tests/clients/README.md).
-use rmcp::model::CallToolRequestParams;
-use rmcp::service::{NotificationContext, RoleClient, ServiceExt};
+use rmcp::model::{CallToolRequestParams, ProtocolVersion};
+use rmcp::service::{ClientLifecycleMode, ClientServiceExt, NotificationContext, RoleClient};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::ClientHandler;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         at_end.store(true, Ordering::SeqCst);
     });
     let transport = StreamableHttpClientTransport::from_uri(arguments[1].clone());
-    let client = Handler.serve(transport).await?;
+    let lifecycle = match arguments.get(3).map(String::as_str) {
+        Some("auto") => ClientLifecycleMode::Auto {
+            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+            legacy_version: None,
+        },
+        _ => ClientLifecycleMode::Initialize,
+    };
+    let client = Handler.serve_with_lifecycle(transport, lifecycle).await?;
     client.list_all_tools().await?;
     let mut calls = 0;
     while !ended.load(Ordering::SeqCst) {
