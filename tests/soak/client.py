@@ -91,13 +91,15 @@ class SoakClient:
 
     async def wait_ended(self) -> None:
         """End the session, or only go away."""
-        session, self.session = self.session, {}
+        session, self.session, name, has_ended = self.session, {}, self.name, False
         self.subscribed.clear()
         self._generation += 1
         if not self.vanishes and not self.is_stateless:
             async with self._judged("DELETE", None) as judged:
                 answer = await self._http.delete(self.url, headers=session)
-                judged(answer, answer.status_code == 204)
+                has_ended = judged(answer, answer.status_code == 204)
+            if not has_ended:
+                self.ledger.unended.add(name)
 
     async def _wait_begun(self) -> bool:
         capabilities = {"elicitation": {}} if self.can_be_asked else {}

@@ -26,7 +26,10 @@ class Fault:
 
 @attrs.define
 class Ledger:
-    """The account of a run. `final` says that its end has been checked."""
+    """The account of a run. `final` says that its end has been checked.
+
+    `unended` are the clients whose DELETE failed.
+    """
 
     count: int = 0
     faults: list[Fault] = attrs.field(factory=list)
@@ -34,6 +37,7 @@ class Ledger:
     unexplained: list[str] = attrs.field(factory=list)
     wrongs: list[str] = attrs.field(factory=list)
     answered: list[tuple[str, str]] = attrs.field(factory=list)
+    unended: set[str] = attrs.field(factory=set)
     final: trio.Event = attrs.field(factory=trio.Event)
 
     def begin(self, fault: str, server: str | None = None) -> Fault:
