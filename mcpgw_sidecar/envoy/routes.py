@@ -127,7 +127,7 @@ def _broker() -> list[Resource]:
     """The routes to the broker. What it may do twice is sent again where a connection breaks."""
     # The endpoints of virtual servers are below it.
     match: Resource = {"path_separated_prefix": ENDPOINT}
-    repeatable = [(h.X_METHOD, {"safe_regex": {"regex": REPEATED}}), (":method", {"exact": "GET"})]
+    repeatable = [(h.X_METHOD, {"safe_regex": {"regex": REPEATED}}), (":method", {"safe_regex": {"regex": "GET|DELETE"}})]
     again = {**RESTART, "retry_on": f"{RESTART['retry_on']},reset"}
     routes = [(match | {"headers": [{"name": name, "string_match": value}]}, again) for name, value in repeatable]
     return [

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,22 @@ def test_the_loss_of_the_store_costs_no_call(replicas: tuple[Gateway, Gateway, P
             wait_until(lambda: there.post("ping").status_code == 404)  # it hears of the end when the store is back
             with second.client() as another:
                 assert succeeded(another.call("a_one"))
+
+
+@pytest.mark.duty("session.delete-204")
+def test_an_end_in_the_moment_of_a_kill(replicas: tuple[Gateway, Gateway, Process]) -> None:
+    """It was 503, and the session went on: no client sends DELETE again, but Envoy does."""
+    first, _, store = replicas
+    with first.client() as client, ThreadPoolExecutor(1) as pool:
+        assert succeeded(client.call("a_one"))
+        store.signal(signal.SIGSTOP)
+        ended = pool.submit(client.http.delete, first.url, headers=client.headers)
+        wait_until(lambda: "upstream_rq_active: 1" in first.ask_envoy("/stats?filter=mcpgw_broker.upstream_rq_active").text)
+        first.kill()
+        store.signal(signal.SIGCONT)
+        first.start_sidecar()
+        assert ended.result().status_code in {204, 404}, "404: what was killed had told the store"
+        assert client.post("ping").status_code == 404
 
 
 @pytest.mark.duty("session.store", "session.delete-204")
