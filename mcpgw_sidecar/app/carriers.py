@@ -29,6 +29,7 @@ def carried(
         stale=supervisor.list_again,
         silence=settings.call_timeout,
         calls=driver.sharing.calls,
+        question_id=driver.sessions.question_id,
         work=work,
         room=room,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import attrs
 import trio
 
-from mcpgw_sidecar.protocol.jsonrpc import Notification, Response
+from mcpgw_sidecar.protocol.jsonrpc import Notification, Response, parse_message
 from mcpgw_sidecar.protocol.jsontext import last
 from mcpgw_sidecar.sessions.rows import one_less
 
@@ -25,9 +25,23 @@ class CarriedCalls:
     _asking: dict[tuple[str, str], trio.MemorySendChannel[Response]] = attrs.field(factory=dict, init=False)
     _of: Counter[str] = attrs.field(factory=Counter, init=False)
 
+    def sessions(self) -> list[str]:
+        """The keys of the sessions whose calls are carried here."""
+        return list(self._of)
+
     def has_any(self, session_key: str) -> bool:
         """Whether a call of a session is carried here."""
         return session_key in self._of
+
+    def take(self, session_key: str, text: bytes) -> bool:
+        """Take what a client has said to a call; False if that is not carried here."""
+        match parse_message(text):
+            case Notification() as notification:
+                return self.cancelled(session_key, notification)
+            case Response() as answer:
+                return self.answered(session_key, answer)
+            case _:
+                return False
 
     @contextlib.contextmanager
     def cancellable(self, session_key: str, ident: object) -> Iterator[None]:

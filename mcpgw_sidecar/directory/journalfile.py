@@ -80,6 +80,12 @@ class Journal(Unshared):
         """Why the file cannot be written."""
         return self._failure
 
+    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
+        """The ticket of the session with a server that the process before opened."""
+        self._look()
+        row = self._rows.get(session.key)
+        return None if row is None else row.tickets.pop(server, None)
+
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """Keep a ticket, which counts."""
         del instead_of

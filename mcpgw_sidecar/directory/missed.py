@@ -47,6 +47,11 @@ class Missed:
             for field in list(untold.fields):
                 await self._link.wait(partial(self.wait_field_sent, untold, field), None)
 
+    def with_newer_wishes(self, session: Session, fields: dict[str, str]) -> dict[str, str]:
+        """The fields of a row, with the wishes of which the store has not been told."""
+        newer = {name: value for name, value in self.unsent.fields(session.key).items() if not name.startswith(TICKET)}
+        return {name: value for name, value in {**fields, **newer}.items() if value is not None}
+
     async def _wait_ended(self, start: int) -> list[tuple[str, float]]:
         some = await self._link.redis.zrange(ENDED, start, start + SOME - 1, withscores=True)
         return [(str(key), expires if math.isfinite(expires) else 0.0) for key, expires in some]

@@ -48,9 +48,6 @@ class _Opening:
 class Opener:
     """Opens sessions. `feed` takes the events that answer.
 
-    What replicas know is read first: a session that is opened here has to repeat the wishes that
-    the client had there.
-
     `wait_audible` lets a server be heard before the first call goes out.
     """
 
@@ -93,6 +90,7 @@ class Opener:
         server = opening.server
         try:
             if not await self._wait_adopted(session, opening):
+                await self.sharing.wait_wishes(session)  # the session that is opened here repeats them
                 client, left = ClientWords.of(session), partial(self._close, server)
                 shake = await self.client.wait_initialized(server, client=client, headers=opening.headers, left=left)
                 log.debug("Upstream session opened", server=server.name, session=short(session.key))
@@ -112,7 +110,7 @@ class Opener:
     async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
         """Adopt the session that a replica has opened, unless its server has forgotten it too."""
         name, replaced = opening.server.name, opening.replaced
-        ticket = await self.sharing.wait_adopted(session, but=name)
+        ticket = await self.store.wait_ticket(session, name)
         if not ticket or (replaced is not None and ticket == replaced.ticket):
             return False
         if replaced is not None and not await self._wait_alive(session, opening, ticket):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 
 import attrs
@@ -9,7 +10,15 @@ import attrs
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import NOTHING, AllWishes, Session, UpstreamSession
-from mcpgw_sidecar.sessions.tickets import open_ticket, open_wishes, seal_ticket, seal_wishes
+from mcpgw_sidecar.protocol.owners import ASK
+from mcpgw_sidecar.sessions.tickets import (
+    is_question,
+    open_ticket,
+    open_wishes,
+    seal_question,
+    seal_ticket,
+    seal_wishes,
+)
 from mcpgw_sidecar.sessions.tokens import SessionKeys
 
 
@@ -35,6 +44,14 @@ class OpenSessions:
     def unseal_wishes(self, session_key: str, sealed: str) -> AllWishes:
         """The wishes in a sealed text; none if it is not of this session."""
         return open_wishes(self.keys(), session_key, sealed)
+
+    def question_id(self, session_key: str) -> str:
+        """An id for a question to a session's client."""
+        return ASK + seal_question(self.keys(), session_key, secrets.token_bytes(8))
+
+    def is_question(self, session_key: str, ident: str) -> bool:
+        """Whether this process, or a replica, has asked a session's client with this id."""
+        return ident.startswith(ASK) and is_question(self.keys(), session_key, ident.removeprefix(ASK))
 
     def unsealed(
         self, session_key: str, tickets: Iterable[tuple[ServerName, str]], brought: Mapping[str, str] = NOTHING

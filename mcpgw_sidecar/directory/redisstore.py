@@ -2,7 +2,7 @@
 
 The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `x:<its end>:<server>` those
 of sessions besides, `l` the log level, `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a
-list of messages, `mcpgw:w:<random>`, what a client says to a call that a replica carries,
+list of messages, `mcpgw:c:<session>`, a list of what its client says to calls of replicas,
 `mcpgw:r:<session>:<server>#<hash>`, a lease, `mcpgw:ended`, a sorted set by expiry,
 `mcpgw:replicas`, a hash with the time at which each replica was last alive (directory/leases.py),
 and the channel `mcpgw:news`. All but the set and that hash expire with their session, or before.
@@ -24,14 +24,14 @@ from mcpgw_sidecar.directory.leases import Leases
 from mcpgw_sidecar.directory.missed import NEWS, Missed
 from mcpgw_sidecar.directory.redislink import PAUSE, RedisLink
 from mcpgw_sidecar.directory.redisrows import TICKET, read_row, row, wait_kept
-from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SharedRow
+from mcpgw_sidecar.directory.store import MAX_KEPT, MAX_SAID, ReplicaNews, SharedRow
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.backoff import Backoff
 
 MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
-WORD_LIFE = 60  # seconds that what a client says to a call waits for the replica that carries it
+SAID_LIFE = 60  # seconds that what a client says to a call waits for the replica that carries it
 log = get_logger(__name__)
 
 
@@ -70,6 +70,11 @@ class RedisStore:
         """Why the store does not answer; None while it works."""
         return self.link.error
 
+    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
+        """The ticket of the session with a server that another replica opened."""
+        ticket: str | None = await self.link.wait(lambda: self.link.redis.hget(row(session), f"{TICKET}{server}"), None)
+        return ticket
+
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """Offer a ticket to all replicas; returns the ticket that counts."""
         stored_ticket = await self.link.wait(
@@ -81,7 +86,8 @@ class RedisStore:
 
     async def wait_row(self, session: Session) -> SharedRow:
         """The row of a session."""
-        return read_row(await self.link.wait(lambda: self.link.redis.hgetall(row(session)), {}))
+        fields: dict[str, str] = await self.link.wait(lambda: self.link.redis.hgetall(row(session)), {})
+        return read_row(self._missed.with_newer_wishes(session, fields))
 
     async def wait_wish(self, session: Session, field: tuple[ServerName, str] | None, value: str | None) -> None:
         """Store a log level, or a subscription."""
@@ -115,21 +121,30 @@ class RedisStore:
 
         return await self.link.wait(take, [])
 
-    async def wait_word(self, session_key: str, message: bytes) -> bool:
-        """Leave what a client says to one of its calls."""
-        name = secrets.token_hex(8)
+    async def wait_client_message(self, session_key: str, message: bytes) -> bool:
+        """Leave what a client says to a call for the replica that carries it."""
+        key = f"mcpgw:c:{session_key}"
 
         async def leave() -> bool:
-            await self.link.redis.set(f"mcpgw:w:{name}", message.decode(), ex=WORD_LIFE)
-            await self.link.redis.publish(NEWS, json.dumps(["word", session_key, name, self._me]))
+            await self.link.redis.rpush(key, [message.decode()])
+            await self.link.redis.ltrim(key, -MAX_SAID, -1)
+            await self.link.redis.expire(key, SAID_LIFE)
+            await self.link.redis.publish(NEWS, json.dumps(["client", session_key, self._me]))
             return True
 
         return await self.link.wait(leave, False)  # noqa: FBT003  # the result while the store does not answer
 
-    async def wait_word_of(self, name: str) -> bytes | None:
-        """What a client has said to one of its calls."""
-        text: str | None = await self.link.wait(lambda: self.link.redis.get(f"mcpgw:w:{name}"), None)
-        return None if text is None else text.encode()
+    async def wait_client_messages(self, session_key: str) -> list[bytes] | None:
+        """What a client has said to calls."""
+
+        async def read() -> list[bytes] | None:
+            return [text.encode() for text in await self.link.redis.lrange(f"mcpgw:c:{session_key}", 0, -1)]
+
+        return await self.link.wait(read, None)
+
+    async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
+        """Remove what a client has said to a call."""
+        await self.link.wait(lambda: self.link.redis.lrem(f"mcpgw:c:{session_key}", 1, message.decode()), 0)
 
     async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
         """Wait for the lease of a session with a server; True if another replica had it."""
@@ -193,8 +208,8 @@ class RedisStore:
                     news.mail(key)
                 case ["changed", str(key), str(sender)] if sender != self._me:
                     news.changed(key)
-                case ["word", str(key), str(name), str(sender)] if sender != self._me:
-                    news.word(key, name)
+                case ["client", str(key), str(sender)] if sender != self._me:
+                    news.client_message(key)
                 case ["free", str(name), str()]:
                     self._leases.freed(name)
                 case ["left", str(sender)] if sender != self._me:

@@ -11,14 +11,21 @@ import trio
 
 from mcpgw_sidecar.directory.carriedcalls import CarriedCalls
 from mcpgw_sidecar.directory.opensessions import OpenSessions
-from mcpgw_sidecar.directory.store import ReplicaNews, SessionStore
+from mcpgw_sidecar.directory.store import ReplicaNews, SessionStore, SharedRow
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import AllWishes, Session
-from mcpgw_sidecar.protocol.jsonrpc import Notification, Response, parse_message
+from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.protocol.jsonrpc import Notification, Response
+from mcpgw_sidecar.protocol.relayed import cancellation
 from mcpgw_sidecar.sessions import actions as a, events as e
 
+log = get_logger(__name__)
+
 MAX_FETCHING = 20  # rows that are read from the store at one time
-TRIES = 30  # of passing on what a client says to a call, while the store does not answer
+MAX_PASSED = 64 << 10  # bytes of what a client says to a call that a replica carries
+MAX_PASSING = 200  # of these that are on their way to the store
+TRIES = 10  # to pass them on, or to read them, while the store does not answer
+PAUSE = 1.0  # seconds between two of them
 
 Sharable = a.Post | a.FetchMail | a.FetchRow | a.ShareSubscription | a.ShareEnd
 
@@ -40,6 +47,7 @@ class Sharing:
 
     It stays short: while the store does not answer, only one operation a second waits for it.
     """
+    _passing: list[bytes] = attrs.field(factory=list)
     _ending: dict[str, trio.Event] = attrs.field(factory=dict)
     _fetching: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_FETCHING))
 
@@ -64,39 +72,56 @@ class Sharing:
 
     def cancelled(self, session_key: str, notification: Notification) -> None:
         """Cancel the call that a client's notification names, here or at a replica."""
-        if not self.calls.cancelled(session_key, notification):
-            self._pass_on(session_key, notification)
+        text = cancellation(notification) if not self.calls.cancelled(session_key, notification) else None
+        if text is not None:
+            self._pass_on(session_key, text)
 
     def answered(self, session_key: str, answer: Response) -> bool:
         """Take a client's answer to a question of a call, here or at a replica.
 
-        False if nobody waits for it, as far as this process can know.
+        False if nobody has asked, or if the answer cannot be passed on.
         """
-        return self.calls.answered(session_key, answer) or self._pass_on(session_key, answer)
+        if self.calls.answered(session_key, answer):
+            return True
+        is_asked = self.sessions.is_question(session_key, str(answer.id_value))
+        return is_asked and self._pass_on(session_key, answer.text.encode())
 
-    def _pass_on(self, session_key: str, message: Notification | Response) -> bool:
-        is_shared = self.store.shared and self.store.error is None
-        if is_shared:
-            self.nursery.start_soon(self._wait_passed_on, session_key, message.text.encode())
-        return is_shared
+    def _pass_on(self, session_key: str, message: bytes) -> bool:
+        """Pass on what a client says to a call that a replica carries; False beyond the limits."""
+        if not self.store.shared or len(message) > MAX_PASSED or len(self._passing) >= MAX_PASSING:
+            return False
+        self._passing.append(message)
+        self.nursery.start_soon(self._wait_passed_on, session_key, message)
+        return True
 
-    async def _wait_passed_on(self, session_key: str, text: bytes) -> None:
-        for _ in range(TRIES):
-            if await self.store.wait_word(session_key, text):
-                return
-            await trio.sleep(1.0)  # as long as nobody has it, a call waits
+    async def _wait_passed_on(self, session_key: str, message: bytes) -> None:
+        try:
+            for _ in range(TRIES):
+                if await self.store.wait_client_message(session_key, message):
+                    return
+                await trio.sleep(PAUSE)
+            log.warning("What a client said to a call did not reach the replica that carries it", session=short(session_key))
+        finally:
+            self._passing.remove(message)
 
-    def _word_waits(self, session_key: str, name: str) -> None:
+    def _client_spoke(self, session_key: str) -> None:
         if self.calls.has_any(session_key):
-            self.nursery.start_soon(self._wait_word, session_key, name)
+            self.nursery.start_soon(self._wait_client_messages, session_key)
 
-    async def _wait_word(self, session_key: str, name: str) -> None:
-        text = await self.store.wait_word_of(name)
-        match parse_message(text) if text is not None else None:
-            case Notification() as notification:
-                self.calls.cancelled(session_key, notification)
-            case Response() as answer:
-                self.calls.answered(session_key, answer)
+    def _missed(self) -> None:
+        self.feed(e.ReplicaGone())
+        for session_key in self.calls.sessions():
+            self._client_spoke(session_key)
+
+    async def _wait_client_messages(self, session_key: str) -> None:
+        for _ in range(TRIES):
+            messages = await self.store.wait_client_messages(session_key)
+            if messages is not None:
+                break
+            await trio.sleep(PAUSE)
+        for message in messages or ():
+            if self.calls.take(session_key, message):
+                await self.store.wait_client_message_taken(session_key, message)
 
     async def wait_following(self) -> None:
         """Follow the news of replicas about sessions, for ever."""
@@ -105,24 +130,27 @@ class Sharing:
             ended_before=lambda key, expires: self.feed(e.EndedBefore(key, expires)),
             mail=lambda key: self.feed(e.MailWaits(key)),
             changed=lambda key: self.feed(e.RowChanged(key)),
-            word=self._word_waits,
+            client_message=self._client_spoke,
             expired=self._expired,
             gone=lambda: self.feed(e.ReplicaGone()),
-            missed=lambda: self.feed(e.ReplicaGone()),
+            missed=self._missed,
         )
         await self.store.wait_following(news)
 
-    async def wait_adopted(self, session: Session, but: ServerName | None = None) -> str | None:
-        """Adopt what replicas know of a session: its upstream sessions, and its client's wishes.
-
-        Returns the ticket of the session with the server `but`, which is not adopted.
-        """
+    async def wait_adopted(self, session: Session) -> None:
+        """Adopt what replicas know of a session: its upstream sessions, and its client's wishes."""
         row = await self.store.wait_row(session)
-        others = [(name, ticket) for name, ticket in row.tickets.items() if name != but]
-        for server, upstream in self.sessions.unsealed(session.key, others):
+        for server, upstream in self.sessions.unsealed(session.key, row.tickets.items()):
             self.feed(e.Adopted(session, server.name, upstream))
+        self._read_wishes(session, row)
+
+    async def wait_wishes(self, session: Session) -> None:
+        """Read what a session's client has wished at replicas."""
+        if self.store.shared:
+            self._read_wishes(session, await self.store.wait_row(session))
+
+    def _read_wishes(self, session: Session, row: SharedRow) -> None:
         self.feed(e.WishesRead(session, AllWishes(level=row.level, resources=row.resources)))
-        return None if but is None else row.tickets.get(but)
 
     async def wait_level(self, session: Session, level: str) -> None:
         """Adopt the upstream sessions of other processes, and share a log level with them."""

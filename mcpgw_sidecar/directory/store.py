@@ -42,7 +42,7 @@ class ReplicaNews:
     """Callbacks for the news of other replicas.
 
     They say that a session has ended (key, expiry), had ended before this process started, has
-    mail, or that its row has changed; that its client has said something to a call (key, name);
+    mail, or that its row has changed; that its client has said something to a call;
     that a session is over whose sessions with servers nobody has closed, with their tickets; that a
     replica has gone; or that news may have been missed.
     """
@@ -51,7 +51,7 @@ class ReplicaNews:
     ended_before: Callable[[str, int], None]
     mail: Callable[[str], None]
     changed: Callable[[str], None]
-    word: Callable[[str, str], None]
+    client_message: Callable[[str], None]
     expired: Callable[[str, Iterable[tuple[ServerName, str]]], None]
     gone: Callable[[], None]
     missed: Callable[[], None]
@@ -73,6 +73,9 @@ class SessionStore(Protocol):
     @property
     def name(self) -> str:
         """The URL of the store, without a password."""
+
+    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
+        """The ticket of the session with a server that another replica opened."""
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """Offer a ticket to all replicas; returns the ticket that counts.
@@ -99,11 +102,14 @@ class SessionStore(Protocol):
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """Take the messages that wait for a client."""
 
-    async def wait_word(self, session_key: str, message: bytes) -> bool:
+    async def wait_client_message(self, session_key: str, message: bytes) -> bool:
         """Leave what a client says to a call for the replica that carries it; False on failure."""
 
-    async def wait_word_of(self, name: str) -> bytes | None:
-        """What a client has said to one of its calls; None if it is gone."""
+    async def wait_client_messages(self, session_key: str) -> list[bytes] | None:
+        """What a client has said to calls, as far as nobody has taken it; None on failure."""
+
+    async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
+        """Remove what a client has said to a call."""
 
     async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
         """Wait for the lease to listen to a session with a server; True if another replica had it.
@@ -126,6 +132,7 @@ class SessionStore(Protocol):
 
 
 MAX_KEPT = 100  # messages of servers that are kept for a client whose stream broke
+MAX_SAID = 20  # messages of one client to its calls that wait for the replicas that carry these
 LEASE = 5.0  # seconds after which another replica may listen in place of one that is dead
 
 
@@ -143,6 +150,11 @@ class Unshared:
     def name(self) -> str:
         """What stands in place of a URL."""
         return "memory"
+
+    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
+        """No ticket."""
+        del session, server
+        return None
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         """The ticket itself, which counts."""
@@ -167,15 +179,18 @@ class Unshared:
         del session_key, message
         return False
 
-    async def wait_word(self, session_key: str, message: bytes) -> bool:
+    async def wait_client_message(self, session_key: str, message: bytes) -> bool:
         """False, because there is no other replica."""
         del session_key, message
         return False
 
-    async def wait_word_of(self, name: str) -> bytes | None:
+    async def wait_client_messages(self, session_key: str) -> list[bytes]:
         """Nothing was left."""
-        del name
-        return None
+        del session_key
+        return []
+
+    async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
+        """Nothing was left."""
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """No messages."""

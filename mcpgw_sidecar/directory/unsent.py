@@ -61,6 +61,11 @@ class Unsent:
         """Forget all that is untold of a session."""
         self._rows.pop(key, None)
 
+    def fields(self, key: str) -> dict[str, str | None]:
+        """The fields of a session's row that are untold, with None for one to remove."""
+        row = self._rows.get(key)
+        return {} if row is None else row.fields
+
     def rows(self) -> list[Untold]:
         """All that is untold, the oldest first."""
         return list(self._rows.values())

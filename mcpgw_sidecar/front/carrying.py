@@ -9,7 +9,6 @@ has not cancelled: the server gets some time more.
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -31,7 +30,6 @@ from mcpgw_sidecar.protocol import headers as h, translation
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_REQUEST, SERVER_ERROR, Notification, Request
 from mcpgw_sidecar.protocol.jsontext import JsonTextError
 from mcpgw_sidecar.protocol.methods import MESSAGE, PROGRESS
-from mcpgw_sidecar.protocol.owners import ASK
 from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.protocol.translation import ELICIT, Asked, Question, UntranslatableError
@@ -57,7 +55,8 @@ class Carrier:
 
     `wishes` returns those of a session, by its key; `stale` is called with a server that says that
     its lists changed. `silence` is the longest pause of a server in a call, in seconds, where its
-    configuration says nothing else; 0 for no limit. `calls` has what runs.
+    configuration says nothing else; 0 for no limit. `calls` has what runs, and `question_id`
+    makes an id for a question to a session's client.
     """
 
     http: Exchanger
@@ -65,6 +64,7 @@ class Carrier:
     stale: Callable[[ServerName], None]
     silence: float
     calls: CarriedCalls
+    question_id: Callable[[str], str]
     work: Work
     room: Room
 
@@ -184,8 +184,8 @@ class _Call:
     async def _wait_one(self, question: Question, pages: Pages) -> str | None:
         """The answer to a question; None where a client cannot say that there is none."""
         assert self.events is not None  # noqa: S101  # else nobody is asked
-        ident, key = f"{ASK}{secrets.token_hex(16)}", self.session.key
-        answer = None
+        key, answer = self.session.key, None
+        ident = self.carrier.question_id(key)
         with self.carrier.calls.waiting(key, ident) as answers:
             params = pages.params(question, ident)
             text = f'{{"jsonrpc":"2.0","id":"{ident}","method":"{question.method}","params":{params}}}'

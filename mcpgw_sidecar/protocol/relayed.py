@@ -10,15 +10,23 @@ from collections.abc import Mapping
 from typing import Final
 
 from mcpgw_sidecar.protocol.jsonrpc import Notification, notification_text
-from mcpgw_sidecar.protocol.jsontext import dumps, only
+from mcpgw_sidecar.protocol.jsontext import dumps, last, only
 from mcpgw_sidecar.protocol.methods import CANCELLED, PROGRESS
 
+MAX_ID: Final = 512  # characters of a request's id
 RELAYED: Final[Mapping[str, tuple[str, ...]]] = {
     CANCELLED: ("requestId", "reason", "_meta"),
     PROGRESS: ("progressToken", "progress", "total", "message", "_meta"),
     "notifications/roots/list_changed": ("_meta",),
 }
 """The members of `params` of each (schema, ClientNotification)."""
+
+
+def cancellation(notification: Notification) -> bytes | None:
+    """A cancellation with the id of its request alone; None for one without, or with a long one."""
+    named = last(notification.params, "requestId")
+    text = notification.text[named.start : named.end] if named is not None else ""
+    return notification_text(CANCELLED, f'{{"requestId":{text}}}') if 0 < len(text) <= MAX_ID else None
 
 
 def rebuilt(notification: Notification, replaced: Mapping[str, str] | None = None) -> bytes | None:

@@ -9,7 +9,8 @@ cannot be opened for any other.
 The cipher is AES-SIV (RFC 5297): the same session always gives the same ticket, so no randomness is
 needed and a ticket is made once.
 
-Wishes of clients for notifications are sealed likewise, for the ids of events and the journal.
+Wishes of clients for notifications are sealed likewise, for the ids of events and the journal; and
+the ids of questions in the calls that the broker carries.
 """
 
 from __future__ import annotations
@@ -65,6 +66,19 @@ def open_wishes(keys: SessionKeys, session_key: str, sealed: str) -> AllWishes:
     return AllWishes(level=level, resources={ServerName(name): frozenset(uris) for name, uris in resources.items()})
 
 
+def seal_question(keys: SessionKeys, session_key: str, nonce: bytes) -> str:
+    """The id of a question to a session's client, made of random bytes: URL-safe characters.
+
+    Any process with the gateway's key knows it for one that was asked.
+    """
+    return encode(keys.keys[0].tickets.encrypt(nonce, _question_of(session_key)))
+
+
+def is_question(keys: SessionKeys, session_key: str, text: str) -> bool:
+    """Whether a text is the id of a question to a session's client."""
+    return _opened(keys, text, _question_of(session_key)) is not None
+
+
 def _opened(keys: SessionKeys, text: str, binding: list[bytes]) -> bytes | None:
     """What was sealed with one of the keys; None for any other text."""
     if not text or len(text) > MAX_TICKET or not text.isascii():
@@ -83,6 +97,10 @@ def _opened(keys: SessionKeys, text: str, binding: list[bytes]) -> bytes | None:
 
 def _binding(session_key: str, server: Server) -> list[bytes]:
     return [session_key.encode(), server.name.encode(), server.url.encode()]
+
+
+def _question_of(session_key: str) -> list[bytes]:
+    return [session_key.encode(), b"question"]
 
 
 def _wishes_of(session_key: str) -> list[bytes]:

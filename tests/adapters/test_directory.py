@@ -262,7 +262,7 @@ async def test_a_session_that_ends_while_the_store_keeps_it_is_closed(autojump_c
     async with running(server, MemoryStore(shared, 0.4)) as first, trio.open_nursery() as calls:
         _, session = born(first)
         calls.start_soon(opened, first, session)
-        await trio.sleep(0.4 + 1 + 0.2)  # asked, opened, and now it is being kept
+        await trio.sleep(2 * 0.4 + 1 + 0.2)  # asked for session and wishes, opened, and now it is being kept
         assert list(server.open) == ["u1"]
         await first.directory.wait_ended(session)
         await trio.sleep(5)

@@ -133,6 +133,7 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
                     stale=print,
                     silence=60.0,
                     calls=directory.driver.sharing.calls,
+                    question_id=directory.driver.sessions.question_id,
                     work=Work(),
                     room=Room(),
                 ),

@@ -22,7 +22,6 @@ from mcpgw_sidecar.model.sessions import Session
 from mcpgw_sidecar.sessions.journal import bounded
 from mcpgw_sidecar.sessions.tokens import parse_keys
 from tests.adapters.replicas import ASKED, KEYS, ONE, FakeServer, born, dead_session, opened, running
-from tests.contract.memory import wait_ticket
 
 NAME, TWO = ONE.name, ServerName("ns/two")
 SESSION = Session(
@@ -51,7 +50,7 @@ class News:
             ended_before=lambda key, _expires: self.before.append(key),
             mail=lambda _key: None,
             changed=lambda _key: None,
-            word=lambda _key, _name: None,
+            client_message=lambda _key: None,
             expired=lambda key, tickets: self.expired.append((key, dict(tickets))),
             gone=lambda: None,
             missed=lambda: None,
@@ -72,8 +71,8 @@ async def test_the_next_process_has_what_this_one_had(tmp_path: Path) -> None:
     await before.wait_keep(OTHER, NAME, "t3", instead_of=None)
     after = opened_at(tmp_path)
     row = SharedRow(tickets={NAME: "t2"}, level="debug", resources={NAME: frozenset({"file:///b"})})
-    assert await after.wait_row(SESSION) == row
-    assert await after.wait_row(SESSION) == SharedRow(), "it is taken once"
+    assert (await after.wait_ticket(SESSION, NAME), await after.wait_ticket(SESSION, TWO)) == ("t2", None)
+    assert await after.wait_row(SESSION) == attrs.evolve(row, tickets={}), "each is taken once"
     after = opened_at(tmp_path)
     await after.wait_wish(SESSION, (NAME, "file:///b"), None)
     assert await after.wait_end(SESSION) == attrs.evolve(row, resources={})
@@ -83,7 +82,7 @@ async def test_the_next_process_has_what_this_one_had(tmp_path: Path) -> None:
         await last.wait_following(news.listener())
     assert (news.before, news.ended) == (["key"], [])
     assert await last.wait_row(SESSION) == SharedRow()
-    assert await wait_ticket(last, OTHER, NAME) == "t3"
+    assert await last.wait_ticket(OTHER, NAME) == "t3"
     assert (tmp_path / "sessions.journal").stat().st_mode & 0o777 == 0o600
     assert "file:" not in (tmp_path / "sessions.journal").read_text()
 
@@ -96,12 +95,12 @@ async def test_two_processes_for_a_moment_know_what_each_other_does(tmp_path: Pa
     started = opened_at(tmp_path)
     await draining.wait_keep(OTHER, NAME, "late", instead_of=None)
     await started.wait_keep(SESSION, TWO, "mine", instead_of=None)
-    assert await wait_ticket(started, OTHER, NAME) == "late"
-    assert await wait_ticket(started, SESSION, NAME) == "t2"
+    assert await started.wait_ticket(OTHER, NAME) == "late"
+    assert await started.wait_ticket(SESSION, NAME) == "t2"
     await draining.wait_keep(OTHER, NAME, "later", instead_of=None)
-    assert await wait_ticket(started, OTHER, NAME) == "later"
+    assert await started.wait_ticket(OTHER, NAME) == "later"
     last = opened_at(tmp_path)
-    assert (await last.wait_row(SESSION)).tickets == {NAME: "t2", TWO: "mine"}
+    assert [await last.wait_ticket(SESSION, name) for name in (NAME, TWO)] == ["t2", "mine"]
 
 
 async def test_an_end_while_two_processes_overlap_counts_at_both(tmp_path: Path) -> None:
@@ -116,7 +115,7 @@ async def test_an_end_while_two_processes_overlap_counts_at_both(tmp_path: Path)
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert (news.ended, news.before) == (["key"], [])
-    assert await wait_ticket(started, SESSION, NAME) is None
+    assert await started.wait_ticket(SESSION, NAME) is None
 
 
 async def test_it_is_written_anew_when_it_has_grown(
@@ -137,8 +136,8 @@ async def test_it_is_written_anew_when_it_has_grown(
             sizes.append(path.stat().st_size)
         nursery.cancel_scope.cancel()
     assert max(sizes) < 5000
-    assert await wait_ticket(opened_at(tmp_path), attrs.evolve(SESSION, key="s199"), NAME)
-    assert not await wait_ticket(opened_at(tmp_path), attrs.evolve(SESSION, key="s0"), NAME), "the oldest make room"
+    assert await opened_at(tmp_path).wait_ticket(attrs.evolve(SESSION, key="s199"), NAME)
+    assert not await opened_at(tmp_path).wait_ticket(attrs.evolve(SESSION, key="s0"), NAME), "the oldest make room"
 
 
 async def test_what_is_said_while_it_is_written_anew_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +164,8 @@ async def test_what_is_said_while_it_is_written_anew_is_kept(tmp_path: Path, mon
         nursery.cancel_scope.cancel()
     other.close()
     last = opened_at(tmp_path)
-    assert (await last.wait_row(OTHER)).tickets == {NAME: "mine", TWO: "theirs"}
-    assert await wait_ticket(last, SESSION, NAME) == "t" * 600
+    assert [await last.wait_ticket(OTHER, name) for name in (NAME, TWO)] == ["mine", "theirs"]
+    assert await last.wait_ticket(SESSION, NAME) == "t" * 600
 
 
 async def test_one_that_cannot_be_written_anew_grows_to_a_limit(
@@ -197,10 +196,10 @@ async def test_a_lock_of_somebody_else_is_not_waited_for(tmp_path: Path) -> None
     with (tmp_path / "sessions.journal").open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         assert await journal.wait_keep(SESSION, NAME, "t", instead_of=None) == "t"
-        assert await wait_ticket(opened_at(tmp_path), SESSION, NAME) is None
+        assert await opened_at(tmp_path).wait_ticket(SESSION, NAME) is None
     await journal.wait_keep(OTHER, NAME, "t2", instead_of=None)
     after = opened_at(tmp_path)
-    assert (await wait_ticket(after, SESSION, NAME), await wait_ticket(after, OTHER, NAME)) == ("t", "t2")
+    assert (await after.wait_ticket(SESSION, NAME), await after.wait_ticket(OTHER, NAME)) == ("t", "t2")
 
 
 async def test_nobody_else_may_read_it_and_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -232,7 +231,7 @@ async def test_a_line_that_a_killed_process_has_half_written_costs_itself(tmp_pa
     await journal.wait_keep(OTHER, NAME, "t2", instead_of=None)
     path.write_bytes(path.read_bytes()[:-3])
     journal = opened_at(tmp_path)
-    assert (await wait_ticket(journal, SESSION, NAME), await wait_ticket(journal, OTHER, NAME)) == ("t1", None)
+    assert (await journal.wait_ticket(SESSION, NAME), await journal.wait_ticket(OTHER, NAME)) == ("t1", None)
 
 
 async def test_a_file_that_cannot_be_written_fails_no_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +251,7 @@ async def test_a_file_that_cannot_be_written_fails_no_caller(tmp_path: Path, mon
     await journal.wait_keep(OTHER, NAME, "t3", instead_of=None)
     assert journal.error is None
     after = opened_at(tmp_path)
-    assert (await wait_ticket(after, SESSION, NAME), await wait_ticket(after, OTHER, NAME)) == ("t2", "t3")
+    assert (await after.wait_ticket(SESSION, NAME), await after.wait_ticket(OTHER, NAME)) == ("t2", "t3")
     nowhere = Journal(tmp_path / "sessions.journal" / "no directory", lambda: KEYS)
     assert nowhere.error
     assert await nowhere.wait_keep(SESSION, NAME, "t", instead_of=None) == "t"

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.directory import store as stores
-from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SessionStore, SharedRow
+from mcpgw_sidecar.directory.store import MAX_KEPT, MAX_SAID, ReplicaNews, SharedRow
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import Session
 
@@ -22,15 +22,10 @@ class Shared:
     levels: dict[str, str] = attrs.field(factory=dict)
     resources: dict[str, set[tuple[ServerName, str]]] = attrs.field(factory=dict)
     mail: dict[str, list[bytes]] = attrs.field(factory=dict)
-    words: dict[str, bytes] = attrs.field(factory=dict)
+    said: dict[str, list[bytes]] = attrs.field(factory=dict)
     leases: dict[tuple[str, ServerName], tuple[object, float]] = attrs.field(factory=dict)
     ended: dict[str, int] = attrs.field(factory=dict)
     replicas: list[tuple[int, ReplicaNews]] = attrs.field(factory=list)
-
-
-async def wait_ticket(store: SessionStore, session: Session, server: ServerName) -> str | None:
-    """The ticket of a session with a server."""
-    return (await store.wait_row(session)).tickets.get(server)
 
 
 @attrs.define
@@ -42,6 +37,10 @@ class MemoryStore:
     shared: bool = True
     error: str | None = None
     name: str = "memory"
+
+    async def wait_ticket(self, session: Session, server: ServerName) -> str | None:
+        await trio.sleep(self.pause)
+        return self.all.tickets.get(session.key, {}).get(server)
 
     async def wait_keep(self, session: Session, server: ServerName, ticket: str, *, instead_of: str | None) -> str:
         await trio.sleep(self.pause)
@@ -90,18 +89,21 @@ class MemoryStore:
             listener.mail(session_key)
         return True
 
-    async def wait_word(self, session_key: str, message: bytes) -> bool:
+    async def wait_client_message(self, session_key: str, message: bytes) -> bool:
         await trio.sleep(self.pause)
-        name = str(len(self.all.words))
-        self.all.words[name] = message
+        self.all.said[session_key] = [*self.all.said.get(session_key, []), message][-MAX_SAID:]
         for replica, listener in self.all.replicas:
             if replica != id(self):
-                listener.word(session_key, name)
+                listener.client_message(session_key)
         return True
 
-    async def wait_word_of(self, name: str) -> bytes | None:
+    async def wait_client_messages(self, session_key: str) -> list[bytes] | None:
         await trio.sleep(self.pause)
-        return self.all.words.get(name)
+        return list(self.all.said.get(session_key, ()))
+
+    async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
+        await trio.sleep(self.pause)
+        self.all.said[session_key].remove(message)
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         await trio.sleep(self.pause)

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from mcpgw_sidecar.directory import leases, redislink, redisurl, store as stores
-from mcpgw_sidecar.directory.store import MAX_KEPT, ReplicaNews, SessionStore, SharedRow, Unshared
+from mcpgw_sidecar.directory.store import MAX_KEPT, MAX_SAID, ReplicaNews, SessionStore, SharedRow, Unshared
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.sessions import Session
-from tests.contract.memory import MemoryStore, Shared, wait_ticket
+from tests.contract.memory import MemoryStore, Shared
 from tests.e2e.stack import free_ports
 from tests.e2e.test_replicas import redis, redis_process, redis_program
 
@@ -69,7 +69,7 @@ class News:
         self.ended: list[tuple[str, int]] = []
         self.mail: list[str] = []
         self.changed: list[str] = []
-        self.words: list[tuple[str, str]] = []
+        self.spoken: list[str] = []
         self.gone = 0
         self.missed: list[None] = []
 
@@ -82,7 +82,7 @@ class News:
             ended_before=lambda _key, _expires: None,
             mail=self.mail.append,
             changed=self.changed.append,
-            word=lambda key, name: self.words.append((key, name)),
+            client_message=self.spoken.append,
             expired=lambda _key, _tickets: None,
             gone=self._gone,
             missed=lambda: self.missed.append(None),
@@ -97,14 +97,14 @@ async def wait_for(condition: Callable[[], object]) -> None:
 
 async def test_the_first_ticket_counts_for_all(pair: Pair, session: Session) -> None:
     first, second = pair
-    assert await wait_ticket(first, session, ONE) is None
+    assert await first.wait_ticket(session, ONE) is None
     assert await first.wait_keep(session, ONE, "a", instead_of=None) == "a"
     assert await second.wait_keep(session, ONE, "b", instead_of=None) == "a"
-    assert await wait_ticket(second, session, ONE) == "a"
+    assert await second.wait_ticket(session, ONE) == "a"
     assert await second.wait_keep(session, ONE, "c", instead_of="another dead one") == "a"
     assert await second.wait_keep(session, ONE, "d", instead_of="a") == "d"
     assert await first.wait_keep(session, ONE, "e", instead_of="a") == "d", "two healed at once: the first counts"
-    assert await wait_ticket(first, session, TWO) is None
+    assert await first.wait_ticket(session, TWO) is None
 
 
 async def test_a_row_holds_everything_of_a_session(pair: Pair, session: Session) -> None:
@@ -230,11 +230,13 @@ async def test_replicas_hear_of_one_another_and_not_of_themselves(pair: Pair, se
         await wait_for(lambda: session.key in theirs.changed)
         await first.wait_end(session)
         await wait_for(lambda: (session.key, session.expires) in theirs.ended)
-        assert await first.wait_word(session.key, b"yes")
-        await wait_for(lambda: theirs.words)
-        ((key, name),) = theirs.words
-        assert (key, await second.wait_word_of(name), ours.words) == (session.key, b"yes", [])
-        assert await second.wait_word_of("another") is None
+        assert await second.wait_client_messages(session.key) == []
+        for number in range(MAX_SAID + 1):
+            assert await first.wait_client_message(session.key, b"%d" % number)
+        await wait_for(lambda: session.key in theirs.spoken)
+        await second.wait_client_message_taken(session.key, b"7")
+        said = [b"%d" % number for number in range(1, MAX_SAID + 1) if number != 7]
+        assert (await second.wait_client_messages(session.key), ours.spoken) == (said, [])
         assert (ours.changed, [key for key, _ in ours.ended if key == session.key]) == ([], [])
         late = News()
         nursery.start_soon(second.wait_following, late.listener())
@@ -253,11 +255,12 @@ async def wait_for_followers(store: SessionStore, session: Session, *news: News)
 async def test_without_a_store_everything_is_as_if_alone(session: Session) -> None:
     store = Unshared()
     assert (store.shared, store.error) == (False, None)
-    assert await wait_ticket(store, session, ONE) is None
+    assert await store.wait_ticket(session, ONE) is None
     assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
     await store.wait_wish(session, None, "debug")
-    assert not await store.wait_word(session.key, b"{}")
-    assert await store.wait_word_of("x") is None
+    assert not await store.wait_client_message(session.key, b"{}")
+    assert await store.wait_client_messages(session.key) == []
+    await store.wait_client_message_taken(session.key, b"{}")
     assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
     assert not await store.wait_post(session.key, b"x")
     assert await store.wait_mail(session.key) == []
@@ -273,13 +276,14 @@ async def test_without_a_store_everything_is_as_if_alone(session: Session) -> No
 async def test_a_store_that_is_lost_fails_no_caller(session: Session) -> None:
     (port,) = free_ports(1)
     async with redisurl.opened(f"redis://127.0.0.1:{port}") as store:
-        assert await wait_ticket(store, session, ONE) is None
+        assert await store.wait_ticket(session, ONE) is None
         assert store.error is not None
         assert await store.wait_keep(session, ONE, "a", instead_of=None) == "a"
         assert await store.wait_row(session) == await store.wait_end(session) == SharedRow()
         assert not await store.wait_post(session.key, b"x")
-        assert not await store.wait_word(session.key, b"x")
-        assert await store.wait_word_of("x") is None
+        assert not await store.wait_client_message(session.key, b"x")
+        assert await store.wait_client_messages(session.key) is None
+        await store.wait_client_message_taken(session.key, b"x")
         assert not await store.wait_lease(session.key, ONE, lambda: None)
 
 
@@ -301,6 +305,8 @@ async def test_what_a_store_missed_is_told_once_it_is_back(
         await first.wait_wish(gone, None, "debug")
         await first.wait_end(gone)
         await first.wait_wish(gone, None, "debug")
+        wishes = SharedRow(level="debug", resources={ONE: frozenset({"u"})})
+        assert await first.wait_row(session) == wishes, "what the store has not been told counts already"
         with redis(tmp_path, port):
             theirs = News()
             nursery.start_soon(second.wait_following, theirs.listener())
@@ -310,7 +316,6 @@ async def test_what_a_store_missed_is_told_once_it_is_back(
             nursery.start_soon(first.wait_following, News().listener())
             await wait_for(lambda: not first._missed.unsent)
             row = await second.wait_row(session)
-            wishes = SharedRow(level="debug", resources={ONE: frozenset({"u"})})
             assert row == attrs.evolve(wishes, tickets={ONE: "c", TWO: "b"}, spare=((ONE, "a"),))
             assert await second.wait_row(gone) == SharedRow()
             await wait_for(lambda: (gone.key, gone.expires) in theirs.ended)

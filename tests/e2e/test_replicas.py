@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -53,8 +54,8 @@ def redis(directory: Path, port: int) -> Iterator[Process]:
 
 
 @contextmanager
-def replicated(servers: list[dict[str, Any]], directory: Path) -> Iterator[tuple[Gateway, Gateway, Process]]:
-    (port,), places = free_ports(1), [directory / name for name in ("redis", "first", "second")]
+def replicated(servers: list[dict[str, Any]], directory: Path, port: int = 0) -> Iterator[tuple[Gateway, Gateway, Process]]:
+    port, places = port or free_ports(1)[0], [directory / name for name in ("redis", "first", "second")]
     for place in places:
         place.mkdir()
     with redis(places[0], port) as store:
@@ -185,9 +186,10 @@ def test_messages_wait_for_a_client_that_has_no_stream(
 def test_what_a_client_says_to_a_call_that_another_replica_carries(tmp_path: Path) -> None:
     """Its answer to a server without sessions, and its cancellation."""
     (tmp_path / "server").mkdir()
+    (port,) = free_ports(1)
     with (
         started(tmp_path / "server") as (_, url),
-        replicated([entry("ns/modern", url, "m_")], tmp_path) as (first, second, _),
+        replicated([entry("ns/modern", url, "m_")], tmp_path, port) as (first, second, _),
         first.client(capabilities={"elicitation": {}}) as client,
         at(second, client) as there,
     ):
@@ -204,6 +206,16 @@ def test_what_a_client_says_to_a_call_that_another_replica_carries(tmp_path: Pat
 
         answer = {"action": "accept", "content": {"name": "Ada"}}
         assert "Ada" in outcome(lambda ident: {"id": ident, "result": answer})
+
+        def unheard(ident: Any) -> dict[str, Any]:
+            with socket.create_connection(("127.0.0.1", port)) as peer:
+                peer.sendall(b"AUTH s3cret\r\nCLIENT KILL TYPE pubsub\r\n")
+                wait_until(lambda: b":" in peer.recv(100))
+            return {"id": ident, "result": answer}
+
+        assert "Ada" in outcome(unheard), "news that were missed are read anew"
+        stray = {"jsonrpc": "2.0", "id": f"mcpgw-ask-{'A' * 32}", "result": {}}
+        assert there.send(stray).status_code == 400, "nobody has asked that"
         cancelled = {"method": "notifications/cancelled", "params": {"requestId": 5}}
         assert "Request cancelled" in outcome(lambda _: cancelled)
 
