@@ -14,7 +14,15 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcpgw_sidecar.envoy.contract import ANSWER
-from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, SILENT, TOO_MANY, UNREACHABLE as UNREACHABLE_FLAGS
+from mcpgw_sidecar.envoy.flags import (
+    BROKEN,
+    NO_ROUTE,
+    NONSENSE,
+    SILENT,
+    TOO_MANY,
+    UNCOUNTED,
+    UNREACHABLE as UNREACHABLE_FLAGS,
+)
 from mcpgw_sidecar.model.reasons import BROKEN_OFF, LIMITED, OUTCOMES, TIMEOUT, UNREACHABLE
 
 CALLS = "envoy_mcpgw_calls"
@@ -77,7 +85,7 @@ def outcome_of(answer: str) -> str:
     if reason:
         return OUTCOMES.get(reason, "unavailable")
     of_answer = set(flags.split(","))
-    if not of_answer.isdisjoint(TOO_MANY):
+    if not of_answer.isdisjoint([*TOO_MANY, *UNCOUNTED]):
         return OUTCOMES[LIMITED]
     if not code.startswith("2"):
         return _OUTCOMES.get(code, "rejected")

@@ -36,6 +36,8 @@ class Facts:
     keys_valid: bool = True
     store: tuple[str, str | None] | None = None
     """URL of the session store, and why it does not answer; None without a store."""
+    limits: tuple[str, str | None, int] | None = None
+    """URL of the rate limit service, why it does not count, and its failures; None without one."""
     writes: tuple[bool, str | None] | None = None
     """Whether this sidecar holds the Lease, and the error of the Lease; None without a cluster."""
     issuers: tuple[tuple[str, bool, str | None], ...] | None = None
@@ -54,6 +56,8 @@ def document(facts: Facts) -> dict[str, Any]:
     shared: dict[str, Any] = (
         {"sessionStore": {"url": facts.store[0], "error": facts.store[1]}} if facts.store is not None else {}
     )
+    if facts.limits is not None:
+        shared["limitService"] = {"url": facts.limits[0], "error": facts.limits[1]}
     if facts.writes is not None:
         shared["kubernetes"] = {"writesStatus": facts.writes[0], "error": facts.writes[1]}
     if facts.issuers is not None:
@@ -151,6 +155,11 @@ def gauges(facts: Facts) -> Iterator[Metric]:
     if facts.store is not None:
         up = float(facts.store[1] is None)
         yield GaugeMetricFamily("mcpgw_session_store_up", "1 while the session store answers", value=up)
+    if facts.limits is not None:
+        up = float(facts.limits[1] is None)
+        yield GaugeMetricFamily("mcpgw_limit_service_up", "1 while the rate limit service answers", value=up)
+        words = "Questions that the rate limit service did not answer"
+        yield CounterMetricFamily("mcpgw_limit_service_failures", words, value=facts.limits[2])
 
 
 def not_ready(statuses: tuple[ServerStatus, ...]) -> list[str]:

@@ -48,7 +48,7 @@ class Sources:
 
     def facts(self) -> Facts:
         """The current state, for status and metrics."""
-        counts, verdict = self.directory.statistics(), self.values.verdict.value
+        counts, verdict, limits = self.directory.statistics(), self.values.verdict.value, self.values.limits
         error = "not configured: start with --envoy-dir"
         return Facts(
             desired=self.values.desired.value,
@@ -63,6 +63,7 @@ class Sources:
             issuers=self.issuers.facts(),
             tools=self.values.live.value.of(TOOL).owned,
             store=(self.store.name, self.store.error) if self.store.shared or self.store.error else None,
+            limits=(limits.url, limits.error, limits.failed) if limits.url is not None else None,
             files_written=self.envoy_files.error is None if self.envoy_files is not None else None,
             keys_valid=self.inputs.keys_error() is None,
             envoy_error=(self.envoy_files.error or verdict.error) if self.envoy_files is not None else error,

@@ -7,8 +7,7 @@ This is the one module that knows every part.
 
 The first SIGTERM or SIGINT sets `stop`: what was begun is finished, while everything is served, and
 the admin port reports the drain. Then `closing` is set: the ports are closed all at once, so that
-the next process gets them, the last requests end, and at last the streams of clients. A second
-signal ends the process at once with 128 + its number.
+the next process gets them, the last requests end, and at last the streams of clients.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.directory.telling import Teller
+from mcpgw_sidecar.envoyfiles.limitservice import wait_watching
 from mcpgw_sidecar.envoyfiles.stamps import Brief, StampFile
 from mcpgw_sidecar.envoyfiles.verdict import wait_reading
 from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory, secret_of
@@ -143,6 +143,7 @@ class _Parts:
             nursery.start_soon(self.stamps.wait_following, self.values.live, self.ready, self._dependencies)
         if self.envoy_files is not None:
             nursery.start_soon(wait_reading, self.settings.envoy_admin, self.envoy_files, self.values.verdict)
+            nursery.start_soon(wait_watching, self.settings.envoy_admin, self.values.desired, self.values.limits)
 
     def _dependencies(self) -> str:
         """The values, besides the catalog, that decisions depend on."""

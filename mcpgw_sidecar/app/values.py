@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
+from mcpgw_sidecar.envoyfiles.limitservice import LimitServiceState
 from mcpgw_sidecar.envoyfiles.verdict import Verdict
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.runtime.watch import Watched
@@ -19,6 +20,7 @@ class Values:
     live: Watched[Snapshot] = attrs.field(factory=lambda: Watched(EMPTY))
     statuses: Watched[Statuses] = attrs.field(factory=lambda: Watched(()))
     verdict: Watched[Verdict] = attrs.field(factory=lambda: Watched(Verdict(None, None)))
+    limits: LimitServiceState = attrs.field(factory=LimitServiceState)
 
     def current(self) -> Desired:
         """The configuration that was published last."""

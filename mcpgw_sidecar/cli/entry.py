@@ -151,8 +151,7 @@ def demo_servers(ports: tuple[int, int, int], bind: str, any_name: bool) -> None
 def check(file: Path, access: Path | None) -> None:
     """Validate a configuration FILE and print every problem with its place; exit 64 if there is one."""
     desired = load(file, has_access=access is not None)
-    if access is not None:
-        load_access(access)
+    limits = (desired.access if access is None else load_access(access)).limits
     problems = [
         f"{file}: server {server.name}: {key} {path}: no such file"
         for server in desired.servers
@@ -164,6 +163,9 @@ def check(file: Path, access: Path | None) -> None:
         for server in desired.servers
         if server.ca_file is not None and Path(server.ca_file).exists() and not _is_pem(server.ca_file)
     ]
+    ca_file = limits.service.ca_file if limits.service is not None else None
+    if ca_file is not None and not (Path(ca_file).exists() and _is_pem(ca_file)):
+        problems.append(f"{access or file}: limits.service.caFile {ca_file}: no file with a PEM certificate")
     if problems:
         raise ConfigurationError(problems)
     for virtual in desired.virtual_servers:

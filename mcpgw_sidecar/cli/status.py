@@ -126,6 +126,11 @@ def _lines(document: dict[str, Any]) -> list[str]:
     store = document.get("sessionStore")
     if store is not None:
         lines.append(f"session store {store['url']}: " + (f"LOST ({store['error']})" if store["error"] else "answers"))
+    limits = document.get("limitService")
+    if limits is not None:
+        lines.append(
+            f"rate limit service {limits['url']}: " + (f"LOST ({limits['error']})" if limits["error"] else "answers")
+        )
     lines.append(f"Envoy's verdict on its files: {verdict}" + (f" ({envoy['error']})" if envoy["error"] else ""))
     return lines
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
-from mcpgw_sidecar.config.login import read_url
 from mcpgw_sidecar.config.units import parse_duration
 from mcpgw_sidecar.model.access import EACH, SESSIONS, CallLimit, Limits, LimitService, Rate
 from mcpgw_sidecar.model.plain import mapping, text, texts
@@ -12,6 +12,7 @@ from mcpgw_sidecar.model.plain import mapping, text, texts
 MAX_COUNT = 1_000_000
 MAX_CALLS = 16  # limits of calls: each costs every call some microseconds
 MAX_GLOBS, MAX_GLOB = 20, 100
+MAX_SOCKET = 107  # bytes of the path of a socket, of the system
 MAX_TIMEOUT = 5.0  # seconds of the rate limit service
 _SERVICE_FORM = "{url: http://HOST:8081, domain: mcpgw}"
 _FORM = "{newSessions: {perSecond: 50, burst: 1000}, calls: [{perMinute: 600, each: [caller]}]}"
@@ -34,8 +35,8 @@ def read_limits(value: Any) -> Limits:  # noqa: ANN401  # whatever the file hold
 def _service(value: Any) -> LimitService:  # noqa: ANN401
     given = mapping(value, "service", ("url", "domain", "timeout", "caFile", "failClosed"), _SERVICE_FORM)
     url = text(given.get("url"), "service.url", f"write where it is, like {_SERVICE_FORM}")
-    if not url.startswith("unix:/"):
-        url = read_url(url, "service.url")
+    if not _is_place(url):
+        raise ValueError(f"service.url: {url!r:.80} cannot be used: write http://HOST:PORT, https://HOST:PORT or unix:/PATH")
     if "caFile" in given and not url.startswith("https:"):
         raise ValueError("service.caFile is for an https url")
     fails_closed = given.get("failClosed", False)
@@ -51,6 +52,25 @@ def _service(value: Any) -> LimitService:  # noqa: ANN401
         ca_file=text(given["caFile"], "service.caFile", "write the path of a file") if "caFile" in given else None,
         fails_closed=fails_closed,
     )
+
+
+def _is_place(url: str) -> bool:
+    """Whether a URL names a host and a port, or an absolute path of a socket, and nothing else."""
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix:")
+        return (
+            path.startswith("/")
+            and not path.startswith("//")
+            and len(path.encode()) <= MAX_SOCKET
+            and not set(path) & {*"?#"}
+        )
+    try:
+        parts = urlsplit(url)
+        has_place = bool(parts.hostname) and bool(parts.port) and url.isascii()
+    except ValueError:
+        return False
+    rest = (parts.path.strip("/"), parts.query, parts.fragment, parts.username, parts.password)
+    return parts.scheme in {"http", "https"} and has_place and not any(rest)
 
 
 def _sessions(value: Any) -> Rate | None:  # noqa: ANN401

@@ -74,7 +74,11 @@ def _with_absolute_paths(server: Server, directory: Path) -> Server:
 
 
 def _with_absolute_files(access: Access, directory: Path) -> Access:
-    """Make the paths of issuers absolute."""
+    """Make the paths of issuers and of the rate limit service absolute."""
+    service = access.limits.service
+    if service is not None:
+        service = attrs.evolve(service, ca_file=_absolute(service.ca_file, directory))
+        access = attrs.evolve(access, limits=attrs.evolve(access.limits, service=service))
     if access.authentication is None:
         return access
     issuers = tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, type_url
 from mcpgw_sidecar.envoy.contract import ANSWER, ANSWERED, FAILED, LOOKUP, METADATA, REFUSAL
-from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, TOO_MANY, UNREACHABLE
+from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, TOO_MANY, UNCOUNTED, UNREACHABLE
 from mcpgw_sidecar.envoy.login import CLAIMS, JWT
 from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.names import BROKER
@@ -101,7 +101,9 @@ def _not_counted_by_the_sidecar() -> Resource:
         }
     }
     # The same where the broker should have answered, and cannot be reached, or is not asked.
-    without_broker = {"response_flag_filter": {"flags": [*UNREACHABLE, *NO_ROUTE, *BROKEN, *NONSENSE, *TOO_MANY]}}
+    without_broker = {
+        "response_flag_filter": {"flags": [*UNREACHABLE, *NO_ROUTE, *BROKEN, *NONSENSE, *TOO_MANY, *UNCOUNTED]}
+    }
     return {
         "or_filter": {
             "filters": [{"and_filter": {"filters": [present, elsewhere, not_carried]}}, undecided_post, without_broker]

@@ -89,8 +89,11 @@ def limited(sessions: Rate) -> Resource:
     return lazily("mcpgw_new_sessions", new_sessions(sessions), header(h.X_METHOD, {"exact": INITIALIZE}))
 
 
-def asked(service: LimitService, authentication: Authentication | None) -> Resource:
-    """The question to a rate limit service: for a call of a tool, and for a new session."""
+def limit_service(service: LimitService, authentication: Authentication | None) -> Resource:
+    """The question to a rate limit service: for a call of a tool, and for a new session.
+
+    The headers of the condition are set by memo.lua or the router, once, before this filter.
+    """
     called = header(h.X_TOOL, {"safe_regex": {"google_re2": {}, "regex": ".+"}})
     when = _any_of(called, header(h.X_METHOD, {"exact": INITIALIZE}))
     return lazily("mcpgw_limit_service", of_service(service, authentication), when)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from mcpgw_sidecar.envoy.clusters import LIMITS_CLUSTER, Resource, duration, type_url
 from mcpgw_sidecar.envoy.login import CLAIMS, JWT
@@ -74,16 +75,16 @@ def of_calls(calls: tuple[CallLimit, ...], authentication: Authentication | None
 def of_service(service: LimitService, authentication: Authentication | None = None) -> Resource:
     """The filter that asks a rate limit service.
 
-    The descriptors of a call are: method and caller; server; server and tool; both with the caller
-    behind them. The service's own rules say which of them have a limit.
+    The descriptors of a call are: server and tool; server; method; each with the caller behind it,
+    and without. The service's own rules say which of them have a limit.
+
+    Of several limits Envoy tells the client the first with the least room, so the narrow ones stand
+    first. Where the service says when there is room again, replies.py repeats that.
     """
-    callers, server, tool = _callers(authentication), _KEYS[limits.SERVER], _KEYS[limits.TOOL]
-    ways = [
-        *([*more, *caller] for caller in callers for more in ([_METHOD], [server], [server, tool])),
-        [server],
-        [server, tool],
-    ]
-    # Where the service says when there is room again, replies.py tells the client that instead.
+    server, tool = _KEYS[limits.SERVER], _KEYS[limits.TOOL]
+    called = ([server, tool], [server], [_METHOD])
+    ways = [[*what, *caller] for what in called for caller in (*_callers(authentication), [])]
+    url = urlsplit(service.url)
     told = {RETRY_AFTER: "1", WORDS: "a limit of this gateway's rate limit service"}
     config = {
         "@type": type_url("envoy.extensions.filters.http.ratelimit.v3.RateLimit"),
@@ -95,7 +96,10 @@ def of_service(service: LimitService, authentication: Authentication | None = No
         "rate_limits": [{"actions": actions} for actions in ways],
         "rate_limit_service": {
             "transport_api_version": "V3",
-            "grpc_service": {"envoy_grpc": {"cluster_name": LIMITS_CLUSTER}, "timeout": duration(service.timeout)},
+            "grpc_service": {
+                "envoy_grpc": {"cluster_name": LIMITS_CLUSTER, "authority": url.netloc or "localhost"},
+                "timeout": duration(service.timeout),
+            },
         },
         "response_headers_to_add": _overwriting(told),
     }

@@ -30,12 +30,12 @@ from mcpgw_sidecar.envoy.clusters import Resource, address, type_url
 from mcpgw_sidecar.envoy.filters import (
     HTTP,
     all_of,
-    asked,
     buffer,
     decided,
     header_hygiene,
     last,
     lazily,
+    limit_service,
     limited,
     messages,
     router,
@@ -207,7 +207,7 @@ def _manager(settings: EnvoySettings, request: float, access: Access) -> Resourc
             lazily("mcpgw_router", router(debug=settings.debug, request=request), all_of(undecided(), decided())),
             *([limited(access.limits.new_sessions)] if access.limits.new_sessions is not None else []),
             *of_calls(access.limits.calls, access.authentication),
-            *([asked(access.limits.service, access.authentication)] if access.limits.service is not None else []),
+            *([limit_service(access.limits.service, access.authentication)] if access.limits.service is not None else []),
             last(settings.refused, settings.heal),
         ],
     }

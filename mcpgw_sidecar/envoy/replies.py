@@ -136,6 +136,7 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
     limited_data = f',"data":{{"reason":"{reasons.LIMITED}"{seconds}}}'
     after = {RETRY_AFTER: _AFTER} if is_ours else _NO_HEADERS
     uncounted = "The limits of this gateway cannot be counted at the moment: try again, and tell its operator if that lasts"
+    uncounted_data, soon = f',"data":{{"reason":"{reasons.LIMITED}"}}', {RETRY_AFTER: "5"}
     large = f"Request body too large: at most {max_body} bytes"
     return [
         _mapper(_all(_flags(NONSENSE), at_server), 200, _failure(reasons.BAD_ANSWER, nonsense)),
@@ -152,7 +153,8 @@ def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) ->
         _mapper(_all(_status(LIMITED), at_server), 200, _error(_ID, -32000, limited, limited_data), after),
         _mapper(_all(_status(LIMITED), _has(ID)), LIMITED, _error(_ID, -32000, limited, limited_data), after),
         _mapper(ours(LIMITED), LIMITED, _error("null", -32000, limited, limited_data)),
-        _mapper(_all(_flags(UNCOUNTED), _has(ID)), 503, _error(_ID, -32000, uncounted)),
+        _mapper(_all(_flags(UNCOUNTED), at_server), 200, _error(_ID, -32000, uncounted, uncounted_data)),
+        _mapper(_all(_flags(UNCOUNTED), _has(ID)), 503, _error(_ID, -32000, uncounted, uncounted_data), soon),
         _mapper(_all(_status(503), at_server), 200, _failure(reasons.UNREACHABLE, unknown)),
         _mapper(_all(_status(503), _has(ID)), 503, _error(_ID, -32000, not_running)),
         _mapper(ours(503), 503, _error("null", -32000, not_running)),

@@ -59,13 +59,23 @@ def test_limits_of_calls() -> None:
         ("{calls: [{perMinute: 1, tools: [1]}]}", "calls[0].tools must be a list of texts"),
         (f"{{calls: [{{perMinute: 1, tools: ['{'x' * 101}']}}]}}", "at most 20 names, each of at most 100"),
         ("{service: {}}", "service.url: write where it is, like {url: http://HOST:8081"),
-        ("{service: {url: 'rls:8081'}}", "service.url: 'rls:8081' cannot be used: write http:// or https:// and a host"),
-        ("{service: {url: 'http://h', caFile: /ca.pem}}", "service.caFile is for an https url"),
-        ("{service: {url: 'http://h', failClosed: 1}}", "service.failClosed must be true or false"),
-        ("{service: {url: 'http://h', timeout: 6s}}", "service.timeout must be above 0 and at most 5s"),
-        ("{service: {url: 'http://h', timeout: '0'}}", "service.timeout must be above 0"),
-        ("{service: {url: 'http://h', domain: ''}}", "service.domain: write the domain of its rules"),
-        ("{service: {url: 'http://h', domains: x}}", "unknown key 'domains', did you mean 'domain'?"),
+        (
+            "{service: {url: 'rls:8081'}}",
+            "service.url: 'rls:8081' cannot be used: write http://HOST:PORT, https://HOST:PORT or",
+        ),
+        ("{service: {url: 'http://h'}}", "service.url: 'http://h' cannot be used"),
+        ("{service: {url: 'http://h:99999'}}", "cannot be used"),
+        ("{service: {url: 'http://h:1/p?x=1'}}", "cannot be used"),
+        ("{service: {url: 'http://u:p@h:1'}}", "cannot be used"),
+        ("{service: {url: 'unix://limits.sock'}}", "cannot be used"),
+        ("{service: {url: 'unix:limits.sock'}}", "cannot be used"),
+        (f"{{service: {{url: 'unix:/{'x' * 107}'}}}}", "cannot be used"),
+        ("{service: {url: 'http://h:1', caFile: /ca.pem}}", "service.caFile is for an https url"),
+        ("{service: {url: 'http://h:1', failClosed: 1}}", "service.failClosed must be true or false"),
+        ("{service: {url: 'http://h:1', timeout: 6s}}", "service.timeout must be above 0 and at most 5s"),
+        ("{service: {url: 'http://h:1', timeout: '0'}}", "service.timeout must be above 0"),
+        ("{service: {url: 'http://h:1', domain: ''}}", "service.domain: write the domain of its rules"),
+        ("{service: {url: 'http://h:1', domains: x}}", "unknown key 'domains', did you mean 'domain'?"),
     ],
 )
 def test_mistakes(limits: str, remedy: str) -> None:
@@ -113,8 +123,8 @@ def test_globs_as_envoy_reads_them() -> None:
 def test_a_rate_limit_service() -> None:
     read = decode_access("limits: {service: {url: 'unix:/run/limits.sock', timeout: 20ms}}", "f").limits.service
     assert read == LimitService(url="unix:/run/limits.sock", timeout=0.02)
-    assert decode_access("limits: {service: {url: 'https://h', caFile: /ca.pem, failClosed: true}}", "f").limits == Limits(
-        service=LimitService(url="https://h", ca_file="/ca.pem", fails_closed=True)
+    assert decode_access("limits: {service: {url: 'https://h:1', caFile: /ca.pem, failClosed: true}}", "f").limits == Limits(
+        service=LimitService(url="https://h:1", ca_file="/ca.pem", fails_closed=True)
     )
 
 
@@ -130,9 +140,9 @@ def test_what_a_rate_limit_service_is_asked() -> None:
         ((kind, value),) = action.items()
         return str(value.get("descriptor_key", kind))
 
-    address, alone = "masked_remote_address", [["server"], ["server", "tool"]]
-    assert asked(None) == [["method", address], ["server", address], ["server", "tool", address], *alone]
+    address, tool = "masked_remote_address", ["server", "tool"]
+    assert asked(None) == [[*tool, address], tool, ["server", address], ["server"], ["method", address], ["method"]]
     one, two = (Issuer(issuer=name, audiences=("a",), jwks_uri="https://h/keys") for name in "ab")
-    assert asked(Authentication(issuers=(one,)))[0] == ["method", "subject"]
+    assert asked(Authentication(issuers=(one,)))[0] == [*tool, "subject"]
     several = asked(Authentication(issuers=(one, two), required=False))
-    assert several[::3] == [["method", "subject", "issuer"], ["method", "nobody", address], ["server"]]
+    assert several[6:] == [["method", "subject", "issuer"], ["method", "nobody", address], ["method"]]

@@ -123,6 +123,10 @@ def test_check(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("servers:\n  - {name: a, url: 'https://h', caFile: /nowhere.pem}\n")
     assert "no such file" in run("check", str(bad), code=64)
+    access = tmp_path / "access.yaml"
+    access.write_text("limits: {service: {url: 'https://h:1', caFile: ca.pem}}")
+    refused = run("check", str(good), f"--access={access}", code=64)
+    assert f"limits.service.caFile {tmp_path / 'ca.pem'}: no file with a PEM certificate" in refused
 
 
 def test_envoy_prints_the_bootstrap_that_run_writes(guide: Gateway) -> None:

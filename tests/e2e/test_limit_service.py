@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,29 @@ def test_a_service_that_is_away(one: ScriptedServer, tmp_path: Path, *, fails_cl
         if not fails_closed:
             with running.client() as client:
                 assert succeeded(client.call("a_dear")), "calls go on"
+            wait_until(lambda: running.status()["limitService"]["error"], "it is told")
+            assert "calls and new sessions are not limited" in running.status()["limitService"]["error"]
+            assert running.metric("mcpgw_limit_service_up") == 0
+            assert running.metric("mcpgw_limit_service_failures_total") >= 2
+            assert running.logged("Rate limit service lost")
             return
         refused = Client(running.url).initialized
-        assert refused.status_code == 503
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert "limits of this gateway cannot be counted at the moment" in refused.json()["error"]["message"]
-        with counting(tmp_path, store, port):
-            wait_until(lambda: Client(running.url).initialized.status_code == 200, "it is back")
-            with running.client() as client:
-                assert succeeded(client.call("a_dear"))
+        wait_until(lambda: running.status()["limitService"]["error"], "it is told")
+        with counting(tmp_path, store, port) as service, ExitStack() as clients:
+
+            def opened() -> Client | None:
+                client = clients.enter_context(Client(running.url))
+                return client if client.initialized.status_code == 200 else None
+
+            client = wait_until(opened, "it is back")
+            assert succeeded(client.call("a_dear"))
+            wait_until(lambda: running.status()["limitService"] == {"url": f"http://127.0.0.1:{port}", "error": None})
+            service.stop()
+            answered = client.call("a_dear", 7)
+            assert (answered.status_code, answered.json()["id"]) == (200, 7), "it costs no client its session"
+            assert answered.json()["error"]["data"] == {"reason": "Limited"}
+        wait_until(lambda: 'method="initialize",outcome="limited"' in running.metrics(), "they are counted")
+        assert 'outcome="limited",server="ns/one",tool="a_dear"' in running.metrics()
+        assert running.logged("Rate limit service is back")
