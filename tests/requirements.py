@@ -348,6 +348,8 @@ SECURITY: Final = (
          "What no rule allows a caller is neither listed nor callable; a change of rules counts at once."),
     Duty("limits.configured", "issue 19", SOURCE,
          "Limits are read from the configuration or --access, followed, and refused with the remedy where they are wrong."),
+    Duty("limits.streams", "issue 19", BROKER,
+         "With limits.streams a caller has so many notification streams open and no more, in all its sessions together."),
     Duty("limits.service", "issue 19", ROUTER,
          "With limits.service a rate limit service counts calls and new sessions for several gateways; what it refuses is refused like the rest."),
     Duty("limits.heap", "issue 19", ROUTER,

@@ -20,7 +20,7 @@ _FORM = "{newSessions: {perSecond: 50, burst: 1000}, calls: [{perMinute: 600, ea
 
 def read_limits(value: Any) -> Limits:  # noqa: ANN401  # whatever the file holds
     """The limits. Raises ValueError with the remedy."""
-    given = mapping(value, "limits", ("newSessions", "calls", "service"), _FORM)
+    given = mapping(value, "limits", ("newSessions", "calls", "streams", "service"), _FORM)
     calls = given.get("calls", [])
     if not isinstance(calls, list) or len(calls) > MAX_CALLS:
         raise ValueError(f"calls must be a list of at most {MAX_CALLS} limits, like {_FORM}")
@@ -28,8 +28,14 @@ def read_limits(value: Any) -> Limits:  # noqa: ANN401  # whatever the file hold
     return Limits(
         new_sessions=_sessions(given["newSessions"]) if "newSessions" in given else SESSIONS,
         calls=limits,
+        streams=_streams(given["streams"]) if "streams" in given else None,
         service=_service(given["service"]) if "service" in given else None,
     )
+
+
+def _streams(value: Any) -> int:  # noqa: ANN401
+    given = mapping(value, "streams", ("perCaller",), "{perCaller: 50}")
+    return _count(given.get("perCaller"), "streams.perCaller")
 
 
 def _service(value: Any) -> LimitService:  # noqa: ANN401

@@ -21,12 +21,13 @@ from mcpgw_sidecar.envoy.login import jwks_path
 from mcpgw_sidecar.front import stateful, stateless
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.callerstreams import CallerStreams
 from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.listens import Listen
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import Streams
-from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata
+from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata, name_of
 from mcpgw_sidecar.inbound.classify import Batch, Inbound, is_final
 from mcpgw_sidecar.inbound.eras import Era
 from mcpgw_sidecar.model import timeouts
@@ -53,7 +54,6 @@ TOO_MANY_STREAMS = Reject(
     status=503,
     code=SERVER_ERROR,
     message="The gateway has too many open streams: calls go on without one; try again later",
-    method="GET",
 )
 _LOOP = Reject(
     status=508,
@@ -82,6 +82,7 @@ class BrokerApp:
     max_body: int
     stamps: Stamps | None
     stale: Callable[[ServerName], None]
+    of_callers: CallerStreams = attrs.field(factory=CallerStreams)
     secret: str = ""
     keys: Callable[[str], bytes | None] = lambda _mark: None
 
@@ -116,25 +117,27 @@ class BrokerApp:
             return inbound
         if inbound.method in {INITIALIZE, DISCOVER} and is_own(headers.get("user-agent", "")):
             return attrs.evolve(_LOOP, id=inbound.id, method=inbound.method)
-        record.server = BROKER
+        record.server, caller = BROKER, name_of(inbound.caller, headers)
         match request.method, inbound.session:
-            case "GET", _ if not descriptors.has_room(descriptors.STREAMS_OF_CLIENTS):
-                await wait_refused(send, record, TOO_MANY_STREAMS)
+            case "GET", _ if (refusal := self._refuses_stream(caller)) is not None:
+                return attrs.evolve(refusal, method="GET")
             case "GET", SessionState():
                 stream = self._open_stream(inbound, headers)
                 # The stream may live for days: it must keep neither its request nor the catalog of
                 # this moment in memory.
                 headers.clear()
                 del inbound, request
-                await self._wait_stream(stream, record, receive, send)
+                with self.of_callers.counted(caller):
+                    await self._wait_stream(stream, record, receive, send)
             case "POST", None if inbound.era is Era.STATELESS and inbound.method == LISTEN:
                 record.method = LISTEN
-                listen = self._listen_of(inbound, headers)
+                listen = self._refuses_stream(caller) or self.streams.listens.opened(inbound, headers)
                 if isinstance(listen, Reject):
                     return attrs.evolve(listen, id=inbound.id, method=LISTEN)
                 headers.clear()  # as above
                 del inbound, request
-                await self._wait_listened(listen, record, receive, send)
+                with self.of_callers.counted(caller):
+                    await self._wait_listened(listen, record, receive, send)
             case "DELETE", SessionState(session=session):
                 await self.directory.wait_ended(session)
                 await wait_sent(send, 204, b"")
@@ -234,10 +237,11 @@ class BrokerApp:
             self.directory.stream_gone(stream.session, self.streams.discard(stream))
             self.metrics.streams.dec()
 
-    def _listen_of(self, inbound: Inbound, headers: dict[str, str]) -> Listen | Reject:
+    def _refuses_stream(self, caller: str) -> Reject | None:
+        """Why a caller may open no other stream at the moment; None if it may."""
         if not descriptors.has_room(descriptors.STREAMS_OF_CLIENTS):
             return TOO_MANY_STREAMS
-        return self.streams.listens.opened(inbound, headers)
+        return self.of_callers.refuses(caller, self.decider.snapshot().access.limits.streams)
 
     async def _wait_listened(self, listen: Listen, record: RequestRecord, receive: Receive, send: Send) -> None:
         record.close("ok")

@@ -21,7 +21,7 @@ from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events
 from mcpgw_sidecar.front.concluding import request_of, wait_concluded
 from mcpgw_sidecar.front.heldcall import AHEAD, Asked, HeldCall, Item, Settled, state_text
 from mcpgw_sidecar.front.room import PATIENCE, Room, busy, silence_of
-from mcpgw_sidecar.inbound.callers import Caller
+from mcpgw_sidecar.inbound.callers import Caller, name_of
 from mcpgw_sidecar.model.decisions import Carry, Reject
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.reasons import BAD_ANSWER
@@ -97,7 +97,7 @@ class Pooling:
         send: Send,
     ) -> None:
         """Answer a request. `headers` are those of the client's."""
-        events, who = Events(send), _who(caller, headers)
+        events, who = Events(send), name_of(caller, headers)
         try:
             answer = await self._wait_answered(carry, who, headers, events, receive)
         except JsonTextError as error:
@@ -234,8 +234,3 @@ def _answered(answer: Response | Reject, carry: Carry) -> bytes | Reject:
     except UntranslatableError as error:
         server = carry.server.name
         return failure(server, BAD_ANSWER, f"MCP server {server} {error}")
-
-
-def _who(caller: Caller | None, headers: Mapping[str, str]) -> str:
-    """Who a client is: the verified caller, else its address; "" if nobody can know it again."""
-    return caller.owner if caller is not None else headers.get(h.X_CLIENT, "")

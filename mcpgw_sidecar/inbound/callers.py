@@ -175,3 +175,8 @@ def metadata(headers: Mapping[str, str], authentication: Authentication) -> dict
         "bearer_methods_supported": ["header"],
         **({"scopes_supported": list(authentication.scopes)} if authentication.scopes else {}),
     }
+
+
+def name_of(caller: Caller | None, headers: Mapping[str, str]) -> str:
+    """Who a client is: the verified caller, else its address; "" if nobody can know it again."""
+    return caller.owner if caller is not None else headers.get(h.X_CLIENT, "")

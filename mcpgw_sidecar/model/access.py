@@ -75,10 +75,14 @@ class LimitService:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """The limits; `new_sessions` is None for none."""
+    """The limits; `new_sessions` is None for none.
+
+    `streams` are the notification streams that one caller may have open, None for no limit.
+    """
 
     new_sessions: Rate | None = SESSIONS
     calls: tuple[CallLimit, ...] = ()
+    streams: int | None = None
     service: LimitService | None = None
 
 

@@ -53,6 +53,8 @@ def test_limits_of_calls() -> None:
         ("{newSessions: {perSecond: true}}", "must be a whole number"),
         ("{newSessions: {perSecond: 1, burst: 0}}", "newSessions.burst must be a whole number from 1"),
         ("{calls: {perMinute: 1}}", "calls must be a list of at most 16 limits"),
+        ("{streams: 5}", "streams must hold keys and values, like {perCaller: 50}"),
+        ("{streams: {}}", "streams.perCaller must be a whole number from 1"),
         ("{calls: [{each: [tool]}]}", "calls[0] needs perMinute"),
         ("{calls: [{perMinute: 1, each: tool}]}", "calls[0].each must be a list of texts"),
         ("{calls: [{perMinute: 1, each: [session]}]}", "'session' is none of caller, tool, server"),

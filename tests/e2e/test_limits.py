@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tests.e2e.stack import HEADERS, Client, Gateway, entry, gateway, succeeded, wait_until
+from tests.e2e.test_eras import ask
 from tests.servers.scripted import ScriptedServer, tool
 
 INITIALIZE = {
@@ -143,3 +145,28 @@ def test_envoys_memory_has_a_limit(one: ScriptedServer, tmp_path: Path) -> None:
             return int(value) if name else 0
 
         assert 0 < wait_until(pressure, "Envoy looks") < 80
+
+
+@pytest.mark.duty("limits.streams")
+def test_open_streams_of_one_caller(one: ScriptedServer, tmp_path: Path) -> None:
+    """Of all its sessions together; calls go on."""
+    limits = {"streams": {"perCaller": 2}}
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")], limits=limits) as running, ExitStack() as clients:
+        first, second, third = (clients.enter_context(running.client()) for _ in range(3))
+
+        def stream(client: Client) -> Any:
+            return client.http.stream("GET", client.url, headers=client.headers | {"accept": "text/event-stream"})
+
+        with stream(second):
+            with stream(first):
+                wait_until(lambda: running.metric("mcpgw_streams") == 2, "two streams")
+                with stream(third) as refused:
+                    assert refused.status_code == 429
+                    assert json.loads(refused.read())["error"]["data"] == {"reason": "Limited"}
+                listen = ask(running, "subscriptions/listen", notifications={"toolsListChanged": True})
+                assert (listen.status_code, listen.json()["error"]["code"]) == (429, -32603)
+                assert succeeded(third.call("a_safe"))
+            wait_until(lambda: running.metric("mcpgw_streams") == 1, "one is closed")
+            with stream(third) as again:
+                assert again.status_code == 200
+        assert 'mcpgw_requests_total{method="GET",outcome="limited"' in running.metrics()
