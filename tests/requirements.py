@@ -350,6 +350,8 @@ SECURITY: Final = (
          "Limits are read from the configuration or --access, followed, and refused with the remedy where they are wrong."),
     Duty("limits.streams", "issue 19", BROKER,
          "With limits.streams a caller has so many notification streams open and no more, in all its sessions together."),
+    Duty("limits.hops", "issue 19", ROUTER,
+         "With --trusted-hops a client is the address that the proxies in front say, not the one that it writes itself."),
     Duty("limits.service", "issue 19", ROUTER,
          "With limits.service a rate limit service counts calls and new sessions for several gateways; what it refuses is refused like the rest."),
     Duty("limits.heap", "issue 19", ROUTER,

@@ -54,6 +54,7 @@ class Settings:
     session_lifetime: float = 86400.0
     max_body: int = MAX_BODY
     envoy_heap: int | None = None
+    trusted_hops: int = 0
     call_timeout: float = 300.0
     discovery_timeout: float = timeouts.REQUEST
     refresh_interval: float = 60.0
@@ -132,6 +133,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address, secret:
         debug=settings.debug,
         memo=settings.remembers,
         heap=settings.envoy_heap,
+        trusted_hops=settings.trusted_hops,
         secret=secret,
     )
 

@@ -194,12 +194,7 @@ shared_options = _stack(
             type=HEAP,
             help="Memory that Envoy may take (in its bootstrap): near it Envoy refuses requests instead of being ended.  [default: no limit]",
         ),
-        _setting(
-            "--call-timeout",
-            "call_timeout",
-            type=LIMIT,
-            help="Longest silence of a server during a call; 0 is none.",
-        ),
+        _setting("--call-timeout", "call_timeout", type=LIMIT, help="Longest silence of a server during a call; 0 is none."),
         _setting(
             "--discovery-timeout",
             "discovery_timeout",
@@ -265,6 +260,12 @@ run_options = _stack(
         secrets_option,
         envoy_dir_option,
         shared_options,
+        _setting(
+            "--trusted-hops",
+            "trusted_hops",
+            type=click.IntRange(0, 10),
+            help="Load balancers and proxies in front that add the client's address to X-Forwarded-For, for limits and log.",
+        ),
         option("--gateway-tls-cert", type=_ENVOYS_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
         option("--gateway-tls-key", type=_ENVOYS_FILE, help="PEM private key of --gateway-tls-cert."),
         option(

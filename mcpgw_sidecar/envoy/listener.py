@@ -96,6 +96,7 @@ def _inner() -> Resource:
     return {
         "stat_prefix": INNER,
         "use_remote_address": False,
+        "xff_num_trusted_hops": 0,
         "original_ip_detection_extensions": [{"name": name, "typed_config": custom_header}],
         "early_header_mutation_extensions": [_hygiene(kept=h.X_CLIENT)],
     }
@@ -189,6 +190,7 @@ def _manager(settings: EnvoySettings, request: float, access: Access) -> Resourc
         # A server behind may take x_mcp_y for x-mcp-y.
         "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
         "use_remote_address": True,
+        **({"xff_num_trusted_hops": settings.trusted_hops} if settings.trusted_hops else {}),
         "normalize_path": True,
         "merge_slashes": True,
         "request_headers_timeout": "10s",

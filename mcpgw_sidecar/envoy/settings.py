@@ -24,7 +24,8 @@ class EnvoySettings:
     `secret` follows the paths of Envoy's own questions to the broker.
 
     `heap` is the limit of Envoy's own memory in bytes, None for none. `ca_bundle` is the system's.
-    At `inner` the broker hands in the messages of batches.
+    At `inner` the broker hands in the messages of batches. `trusted_hops` is the number of proxies
+    in front that say who the client is (X-Forwarded-For).
 
     `refused`, `heal` and `messages` are the texts of Lua filters (envoyfiles/scripts.py). `refused`
     and `heal` replace a session that its server has forgotten. `messages` repeats decisions of the
@@ -51,4 +52,5 @@ class EnvoySettings:
     debug: bool = False
     memo: bool = True
     heap: int | None = None
+    trusted_hops: int = 0
     secret: str = ""

@@ -170,3 +170,23 @@ def test_open_streams_of_one_caller(one: ScriptedServer, tmp_path: Path) -> None
             with stream(third) as again:
                 assert again.status_code == 200
         assert 'mcpgw_requests_total{method="GET",outcome="limited"' in running.metrics()
+
+
+@pytest.mark.duty("limits.hops")
+def test_clients_behind_a_load_balancer(one: ScriptedServer, tmp_path: Path) -> None:
+    """What a client writes into X-Forwarded-For stands before what the load balancer adds."""
+    limits = {"calls": [{"perMinute": 1, "burst": 1, "each": ["caller"]}], "newSessions": {"perSecond": 0}}
+    with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--trusted-hops=1", limits=limits) as running:
+
+        def refused(forwarded: str, version: str = "2025-11-25") -> bool:
+            with running.client(version=version, x_forwarded_for=forwarded) as client:
+                return not succeeded(client.call("a_safe"))
+
+        assert [refused("10.0.0.1"), refused("10.0.0.2"), refused("10.0.0.1")] == [False, False, True]
+        assert refused("10.9.9.9, 10.0.0.2"), "an address that the client made up"
+        with running.client(version="2025-03-26", x_forwarded_for="10.0.0.3") as client:
+            call = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "a_safe", "arguments": {}}}
+            batch = client.send([call | {"id": number} for number in range(2)], accept="application/json").json()
+            assert sum("result" in answer for answer in batch) == 1, "its batches, too"
+        assert "x-forwarded-for" not in one.calls("tools/call")[-1].headers
+        wait_until(lambda: '"client":"10.0.0.3"' in (tmp_path / "envoy.log").read_text(), "the log has it")
