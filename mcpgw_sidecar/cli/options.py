@@ -260,10 +260,10 @@ run_options = _stack(
         secrets_option,
         envoy_dir_option,
         shared_options,
-        _setting(
+        option(
             "--trusted-hops",
-            "trusted_hops",
             type=click.IntRange(0, 10),
+            default=0,
             help="Load balancers and proxies in front that add the client's address to X-Forwarded-For, for limits and log.",
         ),
         option("--gateway-tls-cert", type=_ENVOYS_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
