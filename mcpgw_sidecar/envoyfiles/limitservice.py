@@ -9,6 +9,7 @@ import httpx2
 import trio
 
 from mcpgw_sidecar.envoyfiles.verdict import TIMEOUT
+from mcpgw_sidecar.model.access import LimitService
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.envoyclient import envoy_client
@@ -34,30 +35,37 @@ class LimitServiceState:
 
 async def wait_watching(admin: Address, desired: Watched[Desired], state: LimitServiceState) -> None:
     """Keep `state`, for ever, and log each change."""
-    answered = 0
+    last: tuple[int, int] | None = None
     async with envoy_client(admin, TIMEOUT) as http:
         while True:
             service = desired.value.access.limits.service
             if service is None:
-                state.url, state.error = None, None
+                state.url, state.error, last = None, None, None
             else:
-                state.url = service.url
-                before, had_failed = answered, state.failed
-                answered, state.failed = await _wait_counts(http, (answered, state.failed))
-                if state.failed > had_failed:
-                    went = "refused" if service.fails_closed else "not limited"
-                    _changed(state, f"does not answer: calls and new sessions are {went}")
-                elif answered > before:
-                    _changed(state, None)
+                state.url, counts = service.url, await _wait_counts(http)
+                if counts is not None:
+                    # Envoy may have counted for long when this process starts.
+                    _judge(state, service, counts, last or (counts if counts[0] else (0, 0)))
+                    last = counts
             await trio.sleep(LOOK)
 
 
-async def _wait_counts(http: httpx2.AsyncClient, last: tuple[int, int]) -> tuple[int, int]:
-    """The questions that were answered, and those that were not; `last` while Envoy is away."""
+def _judge(state: LimitServiceState, service: LimitService, counts: tuple[int, int], last: tuple[int, int]) -> None:
+    """Say what has changed since the last look; a time without questions changes nothing."""
+    (answered, state.failed), (answered_before, failed_before) = counts, last
+    if state.failed > failed_before:
+        went = "refused" if service.fails_closed else "not limited"
+        _changed(state, f"does not answer: calls and new sessions are {went}")
+    elif answered > answered_before:
+        _changed(state, None)
+
+
+async def _wait_counts(http: httpx2.AsyncClient) -> tuple[int, int] | None:
+    """The questions that were answered, and those that were not; None while Envoy is away."""
     try:
         text = (await http.get("/stats", params={"filter": _FILTER})).text
     except httpx2.HTTPError:
-        return last
+        return None
     answered = failed = 0
     for name, count in _COUNT.findall(text):
         failed += int(count) if name == "error" else 0

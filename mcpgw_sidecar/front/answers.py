@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -123,11 +124,14 @@ async def wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
 
 @attrs.define
 class Events:
-    """The answer to a request: JSON, or events if something is said before the answer."""
+    """The answer to a request: JSON, or events if something is said before the answer.
+
+    `lock` is None where one task alone sends.
+    """
 
     send: Send
     begun: bool = False
-    _lock: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    lock: trio.Lock | None = attrs.field(factory=trio.Lock)
 
     async def wait_sent(self, message: str) -> None:
         """Send a message before the answer."""
@@ -152,7 +156,7 @@ class Events:
         await self.send({"type": "http.response.body", "body": b""})
 
     async def _wait_chunk(self, chunk: bytes) -> None:
-        async with self._lock:
+        async with self.lock or contextlib.nullcontext():
             with trio.CancelScope(shield=True):  # half a chunk would break all that follows
                 if not self.begun:
                     self.begun = True

@@ -127,8 +127,7 @@ class BrokerApp:
                 # this moment in memory.
                 headers.clear()
                 del inbound, request
-                with self.of_callers.counted(caller):
-                    await self._wait_stream(stream, record, receive, send)
+                await self._wait_stream(stream, caller, record, receive, send)
             case "POST", None if inbound.era is Era.STATELESS and inbound.method == LISTEN:
                 record.method = LISTEN
                 listen = self._refuses_stream(caller) or self.streams.listens.opened(inbound, headers)
@@ -136,8 +135,7 @@ class BrokerApp:
                     return attrs.evolve(listen, id=inbound.id, method=LISTEN)
                 headers.clear()  # as above
                 del inbound, request
-                with self.of_callers.counted(caller):
-                    await self._wait_listened(listen, record, receive, send)
+                await self._wait_listened(listen, caller, record, receive, send)
             case "DELETE", SessionState(session=session):
                 await self.directory.wait_ended(session)
                 await wait_sent(send, 204, b"")
@@ -227,15 +225,17 @@ class BrokerApp:
         decision = self.decider.decision(inbound, headers)
         return decision if isinstance(decision, Carry) else None
 
-    async def _wait_stream(self, stream: Stream, record: RequestRecord, receive: Receive, send: Send) -> None:
+    async def _wait_stream(self, stream: Stream, caller: str, record: RequestRecord, receive: Receive, send: Send) -> None:
         record.method = "GET"
         record.close("ok")  # at once: the life of a stream is not the duration of a request
         self.metrics.streams.inc()
+        self.of_callers.begin(caller)
         try:
             await wait_streamed(receive, send, stream)
         finally:
             self.directory.stream_gone(stream.session, self.streams.discard(stream))
             self.metrics.streams.dec()
+            self.of_callers.end(caller)
 
     def _refuses_stream(self, caller: str) -> Reject | None:
         """Why a caller may open no other stream at the moment; None if it may."""
@@ -243,13 +243,15 @@ class BrokerApp:
             return TOO_MANY_STREAMS
         return self.of_callers.refuses(caller, self.decider.snapshot().access.limits.streams)
 
-    async def _wait_listened(self, listen: Listen, record: RequestRecord, receive: Receive, send: Send) -> None:
+    async def _wait_listened(self, listen: Listen, caller: str, record: RequestRecord, receive: Receive, send: Send) -> None:
         record.close("ok")
         self.metrics.streams.inc()
+        self.of_callers.begin(caller)
         try:
             await self.streams.listens.wait_listened(listen, receive, send)
         finally:
             self.metrics.streams.dec()
+            self.of_callers.end(caller)
 
     def _open_stream(self, inbound: Inbound, headers: dict[str, str]) -> Stream:
         assert inbound.session is not None  # noqa: S101  # the ladder refuses any other request without a session

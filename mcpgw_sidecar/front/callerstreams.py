@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator
 
 import attrs
 
@@ -27,11 +25,10 @@ class CallerStreams:
         message = f"Limited: at most {limit} open streams for each caller; close one, calls go on without it"
         return Reject(status=429, code=SERVER_ERROR, message=message, data={"reason": LIMITED}, reason=LIMITED)
 
-    @contextlib.contextmanager
-    def counted(self, caller: str) -> Iterator[None]:
-        """Count a stream, the block."""
+    def begin(self, caller: str) -> None:
+        """A stream of a caller begins."""
         self._open[caller] += 1
-        try:
-            yield
-        finally:
-            one_less(self._open, caller)
+
+    def end(self, caller: str) -> None:
+        """A stream of a caller is over."""
+        one_less(self._open, caller)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import attrs
@@ -28,6 +28,7 @@ from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.names import JsonText, Scope, ServerName
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.sessions import NOTHING
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, Request, result_text
 from mcpgw_sidecar.protocol.jsontext import JsonTextError, dumps, only
@@ -42,6 +43,11 @@ META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
 _FLAGS = {f"{kind.capability}ListChanged": kind.changed for kind in KINDS}
 MAX_UPDATED: Final = 1000  # resources that changed and whose client was not told yet
 _ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+
+
+@lru_cache  # a thousand clients listen to the same
+def _methods(*wanted: bool) -> frozenset[str]:
+    return frozenset(method for method, is_wanted in zip(_FLAGS.values(), wanted, strict=True) if is_wanted)
 
 
 @attrs.define(eq=False)
@@ -90,6 +96,12 @@ class Listen(Sleeper):
         seen = [each for each in updated if self.sees(each[0].name)]
         catalog = snapshot.stateless or EMPTY
         return changed + [self.message(UPDATED, {"uri": catalog.shown_uri(server.name, uri)}) for server, uri in seen]
+
+    def acknowledgement(self) -> str:
+        """What the client hears first: which of its wishes are honoured."""
+        honoured: dict[str, object] = {flag: True for flag, method in _FLAGS.items() if method in self.methods}
+        honoured |= {"resourceSubscriptions": list(self.uris)} if self.uris else {}
+        return self.message(_ACKNOWLEDGED, {"notifications": honoured})
 
     def message(self, method: str, more: Mapping[str, object]) -> str:
         """A notification to the client."""
@@ -145,10 +157,10 @@ class Listens:
         return Listen(
             uris=uris,
             groups=groups,
-            info=sender.info,
-            headers=dict(headers) if groups else {},
+            info=sender.info if groups else JsonText("{}"),
+            headers=dict(headers) if groups else NOTHING,
             ident=request.id,
-            methods=frozenset(method for flag, method in _FLAGS.items() if wanted.value.get(flag) is True),
+            methods=_methods(*(wanted.value.get(flag) is True for flag in _FLAGS)),
             scope=inbound.scope,
             claims=caller.claims if caller is not None else None,
             login=snapshot.access.authentication,
@@ -176,12 +188,10 @@ class Listens:
             nursery.cancel_scope.cancel()
 
     async def _wait_listened(self, listen: Listen, receive: Receive, send: Send) -> None:
-        events = Events(send)
-        honoured: dict[str, object] = {flag: True for flag, method in _FLAGS.items() if method in listen.methods}
-        honoured |= {"resourceSubscriptions": list(listen.uris)} if listen.uris else {}
+        events = Events(send, lock=None)
         self._open.add(listen)
         try:
-            await events.wait_sent(listen.message(_ACKNOWLEDGED, {"notifications": honoured}))
+            await events.wait_sent(listen.acknowledgement())
             while not listen.closed and time.time() < listen.until:
                 match await listen.wait_news(partial(wait_gone, receive), KEEP_ALIVE_INTERVAL):
                     case "other":
