@@ -48,7 +48,7 @@ class Sources:
 
     def facts(self) -> Facts:
         """The current state, for status and metrics."""
-        counts, verdict, limits = self.directory.statistics(), self.values.verdict.value, self.values.limits
+        counts, verdict, limits = self.directory.statistics(), self.values.verdict.value, self.values.limits.value
         error = "not configured: start with --envoy-dir"
         return Facts(
             desired=self.values.desired.value,

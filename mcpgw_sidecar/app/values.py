@@ -20,7 +20,7 @@ class Values:
     live: Watched[Snapshot] = attrs.field(factory=lambda: Watched(EMPTY))
     statuses: Watched[Statuses] = attrs.field(factory=lambda: Watched(()))
     verdict: Watched[Verdict] = attrs.field(factory=lambda: Watched(Verdict(None, None)))
-    limits: LimitServiceState = attrs.field(factory=LimitServiceState)
+    limits: Watched[LimitServiceState] = attrs.field(factory=lambda: Watched(LimitServiceState()))
 
     def current(self) -> Desired:
         """The configuration that was published last."""

@@ -32,6 +32,8 @@ from mcpgw_sidecar.runtime.backoff import Backoff
 
 MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
 SAID_LIFE = 60  # seconds that what a client says to a call waits for the replica that carries it
+MAIL, SAID = "mcpgw:m:", "mcpgw:c:"  # the lists of a session begin so
+_LISTS = {"mail": (MAIL, MAX_KEPT, MAIL_LIFE), "client": (SAID, MAX_SAID, SAID_LIFE)}
 log = get_logger(__name__)
 
 
@@ -102,49 +104,44 @@ class RedisStore:
 
     async def wait_post(self, session_key: str, message: bytes) -> bool:
         """Leave a server's message for the replica with the client's stream."""
-        key = f"mcpgw:m:{session_key}"
-
-        async def post() -> bool:
-            await self.link.redis.rpush(key, [message.decode()])
-            await self.link.redis.ltrim(key, -MAX_KEPT, -1)
-            await self.link.redis.expire(key, MAIL_LIFE)
-            await self.link.redis.publish(NEWS, json.dumps(["mail", session_key, self._me]))
-            return True
-
-        return await self.link.wait(post, False)  # noqa: FBT003  # the result while the store does not answer
+        return await self._wait_left("mail", session_key, message)
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """Take the messages that wait for a client."""
 
         async def take() -> list[bytes]:
-            return [text.encode() for text in await self.link.redis.lpop(f"mcpgw:m:{session_key}", MAX_KEPT) or []]
+            return [text.encode() for text in await self.link.redis.lpop(MAIL + session_key, MAX_KEPT) or []]
 
         return await self.link.wait(take, [])
 
     async def wait_client_message(self, session_key: str, message: bytes) -> bool:
         """Leave what a client says to a call for the replica that carries it."""
-        key = f"mcpgw:c:{session_key}"
-
-        async def leave() -> bool:
-            await self.link.redis.rpush(key, [message.decode()])
-            await self.link.redis.ltrim(key, -MAX_SAID, -1)
-            await self.link.redis.expire(key, SAID_LIFE)
-            await self.link.redis.publish(NEWS, json.dumps(["client", session_key, self._me]))
-            return True
-
-        return await self.link.wait(leave, False)  # noqa: FBT003  # the result while the store does not answer
+        return await self._wait_left("client", session_key, message)
 
     async def wait_client_messages(self, session_key: str) -> list[bytes] | None:
         """What a client has said to calls."""
 
         async def read() -> list[bytes] | None:
-            return [text.encode() for text in await self.link.redis.lrange(f"mcpgw:c:{session_key}", 0, -1)]
+            return [text.encode() for text in await self.link.redis.lrange(SAID + session_key, 0, -1)]
 
         return await self.link.wait(read, None)
 
     async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
         """Remove what a client has said to a call."""
-        await self.link.wait(lambda: self.link.redis.lrem(f"mcpgw:c:{session_key}", 1, message.decode()), 0)
+        await self.link.wait(lambda: self.link.redis.lrem(SAID + session_key, 1, message.decode()), 0)
+
+    async def _wait_left(self, news: str, session_key: str, message: bytes) -> bool:
+        """Add a message to a session's list, and publish that; False on failure."""
+        prefix, most, life = _LISTS[news]
+
+        async def leave() -> bool:
+            await self.link.redis.rpush(prefix + session_key, [message.decode()])
+            await self.link.redis.ltrim(prefix + session_key, -most, -1)
+            await self.link.redis.expire(prefix + session_key, life)
+            await self.link.redis.publish(NEWS, json.dumps([news, session_key, self._me]))
+            return True
+
+        return await self.link.wait(leave, False)  # noqa: FBT003  # the result while the store does not answer
 
     async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
         """Wait for the lease of a session with a server; True if another replica had it."""

@@ -47,7 +47,7 @@ class Sharing:
 
     It stays short: while the store does not answer, only one operation a second waits for it.
     """
-    _passing: list[bytes] = attrs.field(factory=list)
+    _passing: int = 0
     _ending: dict[str, trio.Event] = attrs.field(factory=dict)
     _fetching: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_FETCHING))
 
@@ -88,9 +88,9 @@ class Sharing:
 
     def _pass_on(self, session_key: str, message: bytes) -> bool:
         """Pass on what a client says to a call that a replica carries; False beyond the limits."""
-        if not self.store.shared or len(message) > MAX_PASSED or len(self._passing) >= MAX_PASSING:
+        if not self.store.shared or len(message) > MAX_PASSED or self._passing >= MAX_PASSING:
             return False
-        self._passing.append(message)
+        self._passing += 1
         self.nursery.start_soon(self._wait_passed_on, session_key, message)
         return True
 
@@ -102,7 +102,7 @@ class Sharing:
                 await trio.sleep(PAUSE)
             log.warning("What a client said to a call did not reach the replica that carries it", session=short(session_key))
         finally:
-            self._passing.remove(message)
+            self._passing -= 1
 
     def _client_spoke(self, session_key: str) -> None:
         if self.calls.has_any(session_key):

@@ -101,7 +101,7 @@ def of_service(service: LimitService, authentication: Authentication | None = No
                 "timeout": duration(service.timeout),
             },
         },
-        "response_headers_to_add": _overwriting(told),
+        "response_headers_to_add": overwriting(told),
     }
     return {"name": "mcpgw_limit_service", "typed_config": config}
 
@@ -128,12 +128,13 @@ def _filter(name: str, rate: Rate, ways: list[list[Resource]], words: str) -> Re
         "max_dynamic_descriptors": MAX_KEYS,
         "rate_limits": [{"actions": actions} for actions in ways],
         "descriptors": [{"entries": [_entry(action) for action in actions], "token_bucket": bucket} for actions in ways],
-        "response_headers_to_add": _overwriting(told),
+        "response_headers_to_add": overwriting(told),
     }
     return {"name": name, "typed_config": config}
 
 
-def _overwriting(headers: Mapping[str, str]) -> list[Resource]:
+def overwriting(headers: Mapping[str, str]) -> list[Resource]:
+    """Headers that Envoy adds to an answer, in place of any of the same name."""
     return [
         {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
         for key, value in headers.items()

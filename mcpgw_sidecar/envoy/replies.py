@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from mcpgw_sidecar.envoy.clusters import Resource
 from mcpgw_sidecar.envoy.contract import ANSWERED, ID, METADATA, REFUSED, WHAT
 from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, SILENT, UNCOUNTED, UNREACHABLE
-from mcpgw_sidecar.envoy.limits import LIMITED, RESET, RETRY_AFTER, WORDS
+from mcpgw_sidecar.envoy.limits import LIMITED, RESET, RETRY_AFTER, WORDS, overwriting
 from mcpgw_sidecar.envoy.login import FAILED as TOKEN_FAILED, JWT
 from mcpgw_sidecar.inbound.callers import UNAUTHORIZED, WELL_KNOWN
 from mcpgw_sidecar.model import reasons
@@ -195,11 +195,8 @@ def _mapper(condition: Resource, status: int | None, body: str, headers: Mapping
         "filter": condition,
         "body_format_override": {"text_format_source": {"inline_string": body}, "content_type": "application/json"},
     }
-    added = [
-        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-        for key, value in headers.items()
-    ]
-    return mapper | ({"status_code": status} if status else {}) | ({"headers_to_add": added} if added else {})
+    added = {"headers_to_add": overwriting(headers)} if headers else {}
+    return mapper | ({"status_code": status} if status else {}) | added
 
 
 def _has(key: str) -> Resource:

@@ -23,41 +23,46 @@ _FILTER = r"\.ratelimit\.(ok|over_limit|error)$"
 _COUNT = re.compile(r"\.ratelimit\.(ok|over_limit|error): (\d+)$", re.MULTILINE)
 
 
-@attrs.define
+@attrs.frozen
 class LimitServiceState:
-    """What is known of the service: its URL (None without one), and why it does not count."""
+    """What is known of the service: its URL (None without one), and why it does not count.
+
+    `failed` are the questions that were not answered, since Envoy's start.
+    """
 
     url: str | None = None
     error: str | None = None
     failed: int = 0
-    """Questions that were not answered, since Envoy's start."""
 
 
-async def wait_watching(admin: Address, desired: Watched[Desired], state: LimitServiceState) -> None:
-    """Keep `state`, for ever, and log each change."""
+async def wait_watching(admin: Address, desired: Watched[Desired], state: Watched[LimitServiceState]) -> None:
+    """Publish the state, for ever, and log each change."""
     last: tuple[int, int] | None = None
     async with envoy_client(admin, TIMEOUT) as http:
         while True:
-            service = desired.value.access.limits.service
-            if service is None:
-                state.url, state.error, last = None, None, None
-            else:
-                state.url, counts = service.url, await _wait_counts(http)
-                if counts is not None:
-                    # Envoy may have counted for long when this process starts.
-                    _judge(state, service, counts, last or (counts if counts[0] else (0, 0)))
-                    last = counts
+            service, old = desired.value.access.limits.service, state.value
+            new = LimitServiceState() if service is None else attrs.evolve(old, url=service.url)
+            counts = await _wait_counts(http) if service is not None else None
+            if service is not None and counts is not None:
+                # Envoy may have counted for long when this process starts.
+                new = _judged(new, service, counts, last or (counts if counts[0] else (0, 0)))
+                _log(new, old)
+            last = (counts or last) if service is not None else None
+            state.publish(new)
             await trio.sleep(LOOK)
 
 
-def _judge(state: LimitServiceState, service: LimitService, counts: tuple[int, int], last: tuple[int, int]) -> None:
-    """Say what has changed since the last look; a time without questions changes nothing."""
-    (answered, state.failed), (answered_before, failed_before) = counts, last
-    if state.failed > failed_before:
-        went = "refused" if service.fails_closed else "not limited"
-        _changed(state, f"does not answer: calls and new sessions are {went}")
+def _judged(
+    state: LimitServiceState, service: LimitService, counts: tuple[int, int], last: tuple[int, int]
+) -> LimitServiceState:
+    """The state after another look; a time without questions changes nothing."""
+    (answered, failed), (answered_before, failed_before) = counts, last
+    error = state.error
+    if failed > failed_before:
+        error = f"does not answer: calls and new sessions are {'refused' if service.fails_closed else 'not limited'}"
     elif answered > answered_before:
-        _changed(state, None)
+        error = None
+    return attrs.evolve(state, error=error, failed=failed)
 
 
 async def _wait_counts(http: httpx2.AsyncClient) -> tuple[int, int] | None:
@@ -73,9 +78,8 @@ async def _wait_counts(http: httpx2.AsyncClient) -> tuple[int, int] | None:
     return answered, failed
 
 
-def _changed(state: LimitServiceState, error: str | None) -> None:
-    if error is not None and state.error is None:
-        log.warning("Rate limit service lost", url=state.url, error=error)
-    elif error is None and state.error is not None:
-        log.info("Rate limit service is back", url=state.url)
-    state.error = error
+def _log(new: LimitServiceState, old: LimitServiceState) -> None:
+    if new.error is not None and old.error is None:
+        log.warning("Rate limit service lost", url=new.url, error=new.error)
+    elif new.error is None and old.error is not None:
+        log.info("Rate limit service is back", url=new.url)
