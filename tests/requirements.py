@@ -342,6 +342,8 @@ SECURITY: Final = (
          "Official clients log in by themselves, at an authorization server that others wrote, and see what their groups may."),
     Duty("access.credentials", "interface.md, What passes between clients and servers", ROUTER | BROKER | SOURCE,
          "credentialUse and credentialHeader say where a server's credential goes; nothing shows it, a new one counts at once."),
+    Duty("access.exchange", "interface.md, What passes between clients and servers; RFC 8693, RFC 7523, SEP-990", ROUTER | BROKER,
+         "With tokenExchange a server gets a token of its own for each caller, asked for once, renewed before it ends, and shared sealed."),
     Duty("access.audit", "interface.md, Command line", CLI,
          "audit answers who called what since when from Envoy's lines, as a table or JSON."),
     Duty("access.rules", "interface.md, Who may call what", ROUTER | BROKER,

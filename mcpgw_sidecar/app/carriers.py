@@ -1,21 +1,35 @@
-"""Builds what carries requests to servers that do not speak the client's era."""
+"""Builds what works for servers besides sessions: carrying across the eras, exchanging tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import trio
 
 from mcpgw_sidecar.app.settings import Settings
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.directory.directory import Directory
+from mcpgw_sidecar.directory.store import SessionStore
 from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.pooling import Pooling
 from mcpgw_sidecar.front.room import Room
 from mcpgw_sidecar.front.subscribing import Subscriber
+from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.sessions.events import Said
+from mcpgw_sidecar.sessions.tokens import SessionKeys
 from mcpgw_sidecar.upstream.sessionpool import SessionPool
 from mcpgw_sidecar.upstream.supervisor import Supervisor
+from mcpgw_sidecar.upstream.tokens import SharedTokens, TokenExchanger
+
+
+def exchanging(
+    keys: Callable[[], SessionKeys], store: SessionStore, metrics: Metrics, nursery: trio.Nursery
+) -> TokenExchanger:
+    """What exchanges callers' tokens, and shares them in the store."""
+    shared = SharedTokens(wait_read=store.wait_token, wait_written=store.wait_token_kept)
+    return TokenExchanger(keys=keys, shared=shared, nursery=nursery, counted=metrics.exchanged)
 
 
 def carried(

@@ -21,7 +21,7 @@ import trio
 
 from mcpgw_sidecar import __version__
 from mcpgw_sidecar.admin.app import AdminApp
-from mcpgw_sidecar.app.carriers import carried
+from mcpgw_sidecar.app.carriers import carried, exchanging
 from mcpgw_sidecar.app.facts import Sources
 from mcpgw_sidecar.app.inputs import Inputs, opened
 from mcpgw_sidecar.app.ports import wait_ports
@@ -44,6 +44,7 @@ from mcpgw_sidecar.envoyfiles.writer import EnvoyFiles, make_directory, secret_o
 from mcpgw_sidecar.extproc.service import Router
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.beside import Beside
 from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.streams import Streams
@@ -72,7 +73,6 @@ class _Parts:
     values: Values
     metrics: Metrics
     envoy_files: EnvoyFiles | None
-    client: UpstreamClient
     store: SessionStore
     streams: Streams
     directory: Directory
@@ -92,24 +92,21 @@ class _Parts:
 
     def broker(self, secret: str) -> BrokerApp:
         """Make the application of the broker; `secret` is what Envoy's own questions have."""
+        healer = Healer(self.directory, lambda: self.values.live.value.servers, self.work)
         return BrokerApp(
             decider=self.decider,
             directory=self.directory,
             streams=self.streams,
             batches=BatchRunner(inner=self.inner, metrics=self.metrics) if self.inner is not None else None,
             carried=self.carried,
-            healer=Healer(self.directory, lambda: self.values.live.value.servers, self.work),
+            beside=Beside(healer=healer, stale=self.supervisor.list_again, keys=self.issuers.of, secret=secret),
             metrics=self.metrics,
             max_body=self.settings.max_body,
             stamps=self.stamps if isinstance(self.stamps, StampFile) else None,
-            stale=self.supervisor.list_again,
-            secret=secret,
-            keys=self.issuers.of,
         )
 
     def admin(self) -> AdminApp:
         """Make the application of the admin port."""
-        envoy_admin = self.settings.envoy_admin if self.envoy_files is not None else None
         sources = Sources(
             inputs=self.inputs,
             values=self.values,
@@ -126,7 +123,7 @@ class _Parts:
             metrics=self.metrics,
             facts=sources.facts,
             waiting_for=sources.waiting_for,
-            envoy_admin=envoy_admin,
+            envoy_admin=self.settings.envoy_admin if self.envoy_files is not None else None,
             hosts=frozenset(self.settings.admin_hosts),
             token_file=self.settings.admin_token_file,
         )
@@ -136,8 +133,8 @@ class _Parts:
         of_parts = [self.directory.wait_sweeping, self.directory.wait_sharing]
         of_parts += [self.streams.wait_notifying, self.streams.listens.wait_notifying]
         of_parts += [self.carried.pooling.pool.wait_sweeping, self.carried.pooling.wait_sweeping]
-        of_parts += [self.manager.wait_alive, self.issuers.wait_following]
-        for task in (self._wait_configured, *of_parts, *self.inputs.tasks, self._wait_ready):
+        of_parts += [self.manager.wait_alive, self.issuers.wait_following, self._wait_configured, self._wait_ready]
+        for task in (*of_parts, *self.inputs.tasks):
             nursery.start_soon(task)
         if isinstance(self.stamps, StampFile):
             nursery.start_soon(self.stamps.wait_following, self.values.live, self.ready, self._dependencies)
@@ -180,8 +177,8 @@ async def wait_running(settings: Settings) -> None:
     descriptors.raise_limit()
     collector.tune()
     metrics, manager = Metrics(), ServiceManager.of_environment(os.environ, os.getpid())
-    if settings.envoy_dir is not None:
-        make_directory(settings.envoy_dir)  # before the session key, which may be in it, so each error names its own option
+    if settings.envoy_dir is not None:  # before the session key, which may be in it, so each error names its own option
+        make_directory(settings.envoy_dir)
     async with opened(settings, metrics) as inputs:
         await _wait_serving(settings, metrics, inputs, manager)
 
@@ -276,7 +273,6 @@ def _parts(
         values=values,
         metrics=metrics,
         envoy_files=envoy_files,
-        client=client,
         store=store,
         streams=streams,
         directory=directory,
@@ -288,6 +284,7 @@ def _parts(
             keys=issuers.known,
             request=settings.discovery_timeout,
             work=work,
+            tokens=exchanging(inputs.keys, store, metrics, forever),
         ),
         supervisor=supervisor,
         ready=ready,

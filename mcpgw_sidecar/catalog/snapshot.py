@@ -109,8 +109,8 @@ class Snapshot:
 
     @brought.default
     def _brought_for_servers(self) -> frozenset[str]:
-        """The headers of clients that at least one server wants."""
-        return frozenset(each.name for server in self.servers.values() for each in server.forwarded)
+        """The headers of clients that at least one server wants, and tokens for them."""
+        return frozenset(each.name for server in self.servers.values() for each in server.wanted)
 
     @property
     def state(self) -> str:
@@ -183,7 +183,7 @@ def fingerprint(snapshot: Snapshot) -> Fingerprint:
     other = snapshot.stateless
     eras = [snapshot] if other is None or other.lists is snapshot.lists else [snapshot, other]
     servers = {
-        name: [repr((name, server.url, server.hostname, server.path, server.forwarded))]
+        name: [repr((name, server.url, server.hostname, server.path, server.forwarded, server.token_exchange))]
         for name, server in snapshot.servers.items()
     }
     for era in eras:

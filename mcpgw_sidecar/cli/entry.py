@@ -155,7 +155,7 @@ def check(file: Path, access: Path | None) -> None:
     problems = [
         f"{file}: server {server.name}: {key} {path}: no such file"
         for server in desired.servers
-        for key, path in (("credentialFile", server.credential_file), ("caFile", server.ca_file))
+        for key, path in server.files
         if path is not None and not Path(path).exists()
     ]
     problems += [

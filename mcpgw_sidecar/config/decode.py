@@ -5,6 +5,7 @@ It reports all problems at once, each with file:line, key and remedy.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterator
 from typing import Any, TypeVar, get_type_hints
@@ -15,12 +16,14 @@ import yaml
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
 from mcpgw_sidecar.catalog.ruletext import read_allow, read_policies, read_rules
+from mcpgw_sidecar.config.exchange import read_exchange
 from mcpgw_sidecar.config.limits import read_limits
 from mcpgw_sidecar.config.login import read_authentication
 from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, Alternatives, ConfigFile, Policies, Rules
 from mcpgw_sidecar.config.tree import Path, Problem, Tree, hazard, yaml_place
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.access import Access, Authentication, Limits, Policy
+from mcpgw_sidecar.model.exchanges import TokenExchange
 from mcpgw_sidecar.model.servers import DISCOVERY, ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.passing import read_forwarded
 
@@ -159,6 +162,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda kind: kind == Authentication | None, lambda value, _: read_authentication(value)
     )
+    converter.register_structure_hook_func(lambda kind: kind == TokenExchange | None, lambda value, _: read_exchange(value))
     converter.register_structure_hook_func(lambda kind: kind == Rules | None, lambda value, _: read_rules(value))
     converter.register_structure_hook_func(lambda kind: kind == Policies, lambda value, _: read_policies(value))
     converter.register_structure_hook_func(lambda kind: kind == Alternatives | None, lambda value, _: read_allow(value))
@@ -223,8 +227,18 @@ def _relation_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) 
         has_credential = entry.get("credential") is not None or entry.get("credentialFile") is not None
         if entry.get("credentialUse", DISCOVERY) != DISCOVERY and not has_credential:
             yield Problem((section, index, "credentialUse"), "needs a credential or credentialFile")
+        if entry.get("tokenExchange") is not None and entry.get("forwardHeaders"):
+            yield from _same_header(section, index, entry["forwardHeaders"])
         if entry.get("caFile") is not None and not str(entry.get("url", "https:")).startswith("https:"):
             yield Problem((section, index, "caFile"), "is for an https url: remove it or change the url")
+
+
+def _same_header(section: str, index: int, forwarded: Any) -> Iterator[Problem]:  # noqa: ANN401
+    """A client's header in the place of the exchanged token."""
+    with contextlib.suppress(ValueError):
+        if any(each.sent == "authorization" for each in read_forwarded(forwarded)):
+            message = "the server gets an exchanged token (tokenExchange) as Authorization: remove one of them"
+            yield Problem((section, index, "forwardHeaders"), message)
 
 
 def _line(lines: dict[Path, int], path: Path) -> int:

@@ -21,7 +21,7 @@ _ISSUER_KEYS = ("issuer", "audiences", "jwksUri", "jwksFile", "caFile", "clockSk
 def read_authentication(value: Any) -> Authentication:  # noqa: ANN401  # whatever the file holds
     """How callers show who they are. Raises ValueError with the remedy."""
     given = mapping(value, "authentication", _KEYS, _FORM)
-    resource = _url(given["resource"], "resource") if "resource" in given else None
+    resource = read_url(given["resource"], "resource") if "resource" in given else None
     required = given.get("required", True)
     if not isinstance(required, bool):
         raise ValueError("required must be true or false")  # noqa: TRY004  # the collector of errors takes one kind
@@ -52,7 +52,7 @@ def _issuer(value: Any, place: str, resource: str | None) -> Issuer:  # noqa: AN
     return Issuer(
         issuer=text(given.get("issuer"), f"{place}.issuer", "write the issuer exactly as it stands in `iss`"),
         audiences=tuple(audiences),
-        jwks_uri=_url(given["jwksUri"], f"{place}.jwksUri") if "jwksUri" in given else None,
+        jwks_uri=read_url(given["jwksUri"], f"{place}.jwksUri") if "jwksUri" in given else None,
         jwks_file=text(given["jwksFile"], f"{place}.jwksFile", "write the path of a file") if "jwksFile" in given else None,
         ca_file=text(given["caFile"], f"{place}.caFile", "write the path of a file") if "caFile" in given else None,
         skew=_skew(given.get("clockSkew", "60s"), f"{place}.clockSkew"),
@@ -68,7 +68,8 @@ def _subject(value: Any, place: str) -> str:  # noqa: ANN401
     return name
 
 
-def _url(value: Any, place: str) -> str:  # noqa: ANN401
+def read_url(value: Any, place: str) -> str:  # noqa: ANN401
+    """An http or https URL. Raises ValueError with the remedy."""
     remedy = "write http:// or https:// and a host"
     url = text(value, place, remedy)
     try:

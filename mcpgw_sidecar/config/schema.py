@@ -13,6 +13,7 @@ import attrs
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration
 from mcpgw_sidecar.model.access import USUAL_LIMITS, Access, Allowed, Authentication, Limits, Policy, Rule
+from mcpgw_sidecar.model.exchanges import TokenExchange
 from mcpgw_sidecar.model.names import BROKER, ServerName, VirtualName
 from mcpgw_sidecar.model.patterns import NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import ALWAYS, DISCOVERY, IF_ABSENT, ForwardedHeader, Server, VirtualServer
@@ -127,6 +128,7 @@ class ServerEntry:
 
     trusted: bool = False
     forwardHeaders: tuple[ForwardedHeader, ...] = ()  # noqa: N815  # read_forwarded reads it
+    tokenExchange: TokenExchange | None = None  # noqa: N815  # config/exchange.py reads it
 
     def server(self) -> Server:
         """The entry as a value of the model."""
@@ -144,6 +146,7 @@ class ServerEntry:
             call_timeout=None if self.callTimeout is None else parse_duration(self.callTimeout),
             discovery_timeout=None if self.discoveryTimeout is None else parse_duration(self.discoveryTimeout),
             forwarded=self.forwardHeaders,
+            token_exchange=self.tokenExchange,
             trusted=self.trusted,
         )
 

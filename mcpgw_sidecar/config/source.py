@@ -20,6 +20,7 @@ import trio
 from mcpgw_sidecar.config.decode import decode, decode_access
 from mcpgw_sidecar.errors import ConfigurationError, UnreadableError
 from mcpgw_sidecar.model.access import OPEN, Access
+from mcpgw_sidecar.model.exchanges import TokenClient
 from mcpgw_sidecar.model.servers import Desired, Server
 
 LOOK = 0.1  # seconds between two polls
@@ -69,8 +70,18 @@ def _with_absolute_paths(server: Server, directory: Path) -> Server:
 
     They are relative to the file, and Envoy may run in another directory.
     """
-    credential_file = _absolute(server.credential_file, directory)
-    return attrs.evolve(server, ca_file=_absolute(server.ca_file, directory), credential_file=credential_file)
+    credential_file, exchange = _absolute(server.credential_file, directory), server.token_exchange
+    if exchange is not None:
+        client, grant = _of_client(exchange.client, directory), exchange.grant
+        grant = None if grant is None else _of_client(grant, directory)
+        exchange = attrs.evolve(exchange, client=client, grant=grant)
+    ca_file = _absolute(server.ca_file, directory)
+    return attrs.evolve(server, ca_file=ca_file, credential_file=credential_file, token_exchange=exchange)
+
+
+def _of_client(client: TokenClient, directory: Path) -> TokenClient:
+    secret, ca_file = _absolute(client.client_secret_file, directory), _absolute(client.ca_file, directory)
+    return attrs.evolve(client, client_secret_file=secret, ca_file=ca_file)
 
 
 def _with_absolute_files(access: Access, directory: Path) -> Access:

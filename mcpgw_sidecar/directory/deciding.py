@@ -28,6 +28,7 @@ from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.routing.decide import decide
 from mcpgw_sidecar.runtime.work import Work
+from mcpgw_sidecar.upstream.tokens import TokenExchanger
 
 Settled = Forward | Carry | ToBroker | Reject
 """A decision that needs no other step first."""
@@ -41,7 +42,7 @@ class Decider:
 
     `snapshot` returns the current catalog, `keys` what is known of an issuer's keys; `request` is
     the longest time of one of the gateway's own requests to a server, in seconds. `work` ends what
-    waits for a server during a drain.
+    waits for a server during a drain. `tokens` gives servers tokens of their own.
     """
 
     snapshot: Callable[[], Snapshot]
@@ -51,6 +52,7 @@ class Decider:
     keys: Keys = no_keys
     request: float = timeouts.REQUEST
     work: Work = attrs.field(factory=Work)
+    tokens: TokenExchanger | None = None
 
     def climb(self, request: HttpRequest) -> Inbound | Reject:
         """Take a request through the ladder, with its session and the current catalog."""
@@ -69,10 +71,11 @@ class Decider:
                 await self.started.wait_over()
         return self.started.is_over()
 
-    async def wait_decided(self, request: HttpRequest) -> Settled:
+    async def wait_decided(self, request: HttpRequest) -> tuple[HttpRequest, Settled]:
         """Decide one request, after opening the upstream session that it needs.
 
-        It takes `timeouts.decision` at most.
+        It takes `timeouts.decision` at most. The request comes back with the token that its server
+        gets in place of the caller's, if it gets one.
         """
         start = trio.current_time()
         inbound, decision = self._decide(request)
@@ -81,20 +84,37 @@ class Decider:
         openings = 0
         if isinstance(decision, FindServer):
             inbound, decision = await self._wait_found(decision, request, start)
+        if isinstance(decision, OpenSession | Forward) and decision.server.token_exchange is not None:
+            headers = await self.wait_exchanged(decision, inbound, request.headers, start)
+            if isinstance(headers, Reject):
+                return request, headers
+            request = attrs.evolve(request, headers=headers)
+            inbound, decision = self._decide(request)
         while isinstance(decision, OpenSession):
             if openings == _MAX_OPENINGS:
                 name = decision.server.name
-                return _refusal(decision, failure(name, UNREACHABLE, _RECONFIGURED.format(name)))
+                return request, _of(decision, failure(name, UNREACHABLE, _RECONFIGURED.format(name)))
             openings += 1
             refused = await self._wait_open(decision, request, start)
             if refused is not None:
-                return _refusal(decision, refused)
+                return request, _of(decision, refused)
             inbound, decision = self._decide(request)
         if isinstance(decision, FindServer):
-            return _unknown(decision)
+            return request, _unknown(decision)
         if isinstance(decision, Forward):
             self._note_subscription(inbound, decision)
-        return decision
+        return request, decision
+
+    async def wait_exchanged(
+        self, decision: OpenSession | Forward | Carry, inbound: Inbound | None, headers: Mapping[str, str], start: float
+    ) -> dict[str, str] | Reject:
+        """A client's headers with the token that the server gets in place of the caller's."""
+        server, caller = decision.server, inbound.caller if inbound is not None else None
+        given: dict[str, str] | Reject = failure(server.name, UNAUTHORIZED, _NO_TOKEN.format(server.name))
+        with trio.move_on_at(start + timeouts.decision(self.request)), self.work.waiting():
+            assert self.tokens is not None  # noqa: S101  # servers with an exchange are decided by the program alone
+            given = await self.tokens.wait_headers(server, caller, headers)
+        return _of(decision, given) if isinstance(given, Reject) else given
 
     async def _wait_tried(
         self, inbound: Inbound | None, early: Reject | FindServer, request: HttpRequest, start: float
@@ -142,6 +162,8 @@ class Decider:
         decision = decide(inbound, last_event_id)
         if inbound.scope.rules is not None and isinstance(decision, Forward | Carry):
             decision = attrs.evolve(decision, rules=inbound.scope.rules)
+        if isinstance(decision, Forward) and decision.server.exchanged_header in headers and self.tokens is not None:
+            decision = attrs.evolve(decision, until=self.tokens.until(decision.server, inbound.caller))
         if isinstance(decision, OpenSession | Forward | Carry) and decision.method:  # answers and streams go on
             missing = [each.name for each in decision.server.forwarded if each.required and not headers.get(each.name)]
             if missing:
@@ -159,6 +181,7 @@ class Decider:
 
 _RECONFIGURED = "MCP server {} is being reconfigured: try again"
 _RESTARTING = "No session with MCP server {} was open when the gateway had to restart: try again"
+_NO_TOKEN = "MCP server {} needs a token of its own for this caller, and it did not come in time: try again"  # noqa: S105  # words
 _NOT_IN_TIME = "No session with MCP server {} was open in time: try again"
 
 
@@ -174,10 +197,10 @@ def _without(decision: OpenSession | Forward | Carry, missing: list[str]) -> Rej
     reject = failure(
         server, UNAUTHORIZED, f"MCP server {server} needs a header that this client does not send: {missing[0]}"
     )
+    return _of(decision, reject)
+
+
+def _of(decision: OpenSession | Forward | Carry, reject: Reject) -> Reject:
+    """The refusal of a request to a server."""
     tool = (decision.key if decision.kind is TOOL else "") if isinstance(decision, Forward) else decision.tool
-    return attrs.evolve(reject, id=decision.id, method=decision.method, tool=tool)
-
-
-def _refusal(decision: OpenSession, reject: Reject) -> Reject:
-    """The refusal of a request that needs an upstream session."""
-    return attrs.evolve(reject, id=decision.id, method=decision.method, server=decision.server.name, tool=decision.tool)
+    return attrs.evolve(reject, id=decision.id, method=decision.method, server=decision.server.name, tool=tool)

@@ -89,7 +89,7 @@ class Directory:
                 continue
             try:
                 await self.driver.client.wait_result(
-                    Upstream(server, upstream, for_server(headers, server.forwarded)), READ, dumps({"uri": uri})
+                    Upstream(server, upstream, for_server(headers, server.wanted)), READ, dumps({"uri": uri})
                 )
             except UpstreamError as error:
                 log.debug("Link not known", server=server.name, reason=error.reason, error=str(error))
@@ -111,7 +111,7 @@ class Directory:
         Requests that need it at the same time share one opening. `headers` are the client's,
         because the server should see the client, not the gateway.
         """
-        return await self.driver.opener.wait_open(session, server, for_server(headers, server.forwarded), None)
+        return await self.driver.opener.wait_open(session, server, for_server(headers, server.wanted), None)
 
     async def wait_healed(
         self, session: Session, server: Server, dead: UpstreamSession, headers: Mapping[str, str]

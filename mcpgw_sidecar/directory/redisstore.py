@@ -3,9 +3,10 @@
 The keys are: `mcpgw:s:<session>`, a hash (`t:<server>` tickets, `x:<its end>:<server>` those
 of sessions besides, `l` the log level, `r:<server>:<uri>` subscriptions), `mcpgw:m:<session>`, a
 list of messages, `mcpgw:c:<session>`, a list of what its client says to calls of replicas,
-`mcpgw:r:<session>:<server>#<hash>`, a lease, `mcpgw:ended`, a sorted set by expiry,
-`mcpgw:replicas`, a hash with the time at which each replica was last alive (directory/leases.py),
-and the channel `mcpgw:news`. All but the set and that hash expire with their session, or before.
+`mcpgw:r:<session>:<server>#<hash>`, a lease, `mcpgw:t:<caller and server>`, a sealed token,
+`mcpgw:ended`, a sorted set by expiry, `mcpgw:replicas`, a hash with the time at which each replica
+was last alive (directory/leases.py), and the channel `mcpgw:news`. All but the set and that hash
+expire with their session, or before.
 Tickets are sealed with the gateway's key; messages of servers and clients are stored as they are.
 """
 
@@ -33,6 +34,7 @@ from mcpgw_sidecar.runtime.backoff import Backoff
 MAIL_LIFE = 300  # seconds that messages wait for a client that does not come back
 SAID_LIFE = 60  # seconds that what a client says to a call waits for the replica that carries it
 MAIL, SAID = "mcpgw:m:", "mcpgw:c:"  # the lists of a session begin so
+TOKEN = "mcpgw:t:"  # noqa: S105  # the beginning of a key
 _LISTS = {"mail": (MAIL, MAX_KEPT, MAIL_LIFE), "client": (SAID, MAX_SAID, SAID_LIFE)}
 log = get_logger(__name__)
 
@@ -129,6 +131,15 @@ class RedisStore:
     async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
         """Remove what a client has said to a call."""
         await self.link.wait(lambda: self.link.redis.lrem(SAID + session_key, 1, message.decode()), 0)
+
+    async def wait_token(self, key: str) -> str | None:
+        """A sealed token of a caller for a server."""
+        sealed: str | None = await self.link.wait(lambda: self.link.redis.get(TOKEN + key), None)
+        return sealed
+
+    async def wait_token_kept(self, key: str, sealed: str, seconds: int) -> None:
+        """Keep a sealed token for all replicas."""
+        await self.link.wait(lambda: self.link.redis.set(TOKEN + key, sealed, ex=seconds), None)
 
     async def _wait_left(self, news: str, session_key: str, message: bytes) -> bool:
         """Add a message to a session's list, and publish that; False on failure."""

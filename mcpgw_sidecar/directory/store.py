@@ -111,6 +111,12 @@ class SessionStore(Protocol):
     async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
         """Remove what a client has said to a call."""
 
+    async def wait_token(self, key: str) -> str | None:
+        """A sealed token of a caller for a server, that another replica has kept."""
+
+    async def wait_token_kept(self, key: str, sealed: str, seconds: int) -> None:
+        """Keep a sealed token for all replicas, for some seconds."""
+
     async def wait_lease(self, session_key: str, server: ServerName, waiting: Callable[[], None]) -> bool:
         """Wait for the lease to listen to a session with a server; True if another replica had it.
 
@@ -191,6 +197,14 @@ class Unshared:
 
     async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
         """Nothing was left."""
+
+    async def wait_token(self, key: str) -> str | None:
+        """No token."""
+        del key
+        return None
+
+    async def wait_token_kept(self, key: str, sealed: str, seconds: int) -> None:
+        """Keep nothing."""
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         """No messages."""

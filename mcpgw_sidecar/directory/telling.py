@@ -86,7 +86,7 @@ class Teller:
             async with trio.open_nursery() as nursery:
                 for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
                     if name in servers and self.sight.sees(session.key, name):
-                        passed = for_server(headers, servers[name].forwarded)
+                        passed = for_server(headers, servers[name].wanted)
                         nursery.start_soon(self._wait_sent, session.key, Upstream(servers[name], upstream, passed), message)
 
     def _tell_progress(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
@@ -99,7 +99,7 @@ class Teller:
             return
         message = rebuilt(notification, {"progressToken": owner.id})
         if message is not None:
-            passed = for_server(headers, server.forwarded)
+            passed = for_server(headers, server.wanted)
             self.nursery.start_soon(self._wait_progress, state.session.key, Upstream(server, session, passed), message)
 
     async def _wait_progress(self, key: str, upstream: Upstream, message: bytes) -> None:

@@ -14,6 +14,7 @@ from mcpgw_sidecar.envoy.contract import (
 from mcpgw_sidecar.envoy.limits import new_sessions, of_service
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.access import Authentication, LimitService, Rate
+from mcpgw_sidecar.model.servers import EXCHANGED
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.methods import INITIALIZE
 from mcpgw_sidecar.protocol.owners import PREFIX
@@ -29,6 +30,7 @@ def header_hygiene(*more: Resource, kept: str = "") -> Resource:
     The header `kept` stays. An early header mutation: a filter would come too late.
     """
     removed: list[Resource] = [*({"remove": name} for name in h.OURS if name != kept), *more]
+    removed.append({"remove_on_match": {"key_matcher": {"prefix": EXCHANGED}}})
     return {
         "name": "mcpgw_header_hygiene",
         "typed_config": {

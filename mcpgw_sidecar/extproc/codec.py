@@ -168,12 +168,15 @@ def _forward(common: CommonResponse, decision: Forward, headers: Mapping[str, st
     else:
         values.append((h.LAST_EVENT, decision.last_event_id.encode("latin-1", "replace")))
     if h.X_SIZE in headers:  # a listener of ours: no filter after this one reads what the server does not get
-        lost, sent = changes(headers, decision.server.forwarded)
+        lost, sent = changes(headers, decision.server.wanted)
         common.header_mutation.remove_headers.extend(lost)
         values += [(name, value.encode("latin-1")) for name, value in sent.items()]
     else:
         common.header_mutation.remove_headers.extend(REMOVED)
-        values.append((h.X_PASSED, passed_text(decision.server.forwarded).encode()))
+        values.append((h.X_PASSED, passed_text(decision.server.wanted).encode()))
+        if decision.until is not None:
+            name = decision.server.exchanged_header
+            values.append((name, headers[name].encode("latin-1")))
     _set(common.header_mutation, values)
     common.clear_route_cache = True
 

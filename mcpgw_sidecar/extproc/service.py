@@ -31,6 +31,7 @@ from mcpgw_sidecar.protocol.statuses import for_era, refusal
 
 log = get_logger(__name__)
 
+MAX_GIVEN = 4096  # characters of a token that Envoy keeps
 PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
 
@@ -75,7 +76,7 @@ class Router:
         request = HttpRequest(headers=headers, body=body or b"")
         decision: Settled
         try:
-            decision = await self.decider.wait_decided(request)
+            request, decision = await self.decider.wait_decided(request)
             if isinstance(decision, Forward | Carry) and self.stamps is not None and _is_kept(decision, request):
                 keep = _keep(request, decision, self.stamps)
         except Exception:  # a bug of ours: the log and this client get the error, and no other client
@@ -102,6 +103,8 @@ def _is_kept(decision: Forward | Carry, request: HttpRequest) -> bool:
     if isinstance(decision, Carry):
         has_pages = decision.session is not None and declares(decision.session, UI)
         return h.X_SIZE in request.headers and not has_pages
+    if decision.until is not None and len(request.headers[decision.server.exchanged_header]) > MAX_GIVEN:
+        return False
     return decision.server.tool_prefix == "" or decision.sent_key != dumps(decision.key)
 
 

@@ -9,30 +9,28 @@ the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import assert_never
 
 import attrs
+import trio
 
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.directory.directory import Directory
-from mcpgw_sidecar.envoy.contract import CHANGED_PATH, HEAL_PATH, JWKS_PATH
-from mcpgw_sidecar.envoy.login import jwks_path
 from mcpgw_sidecar.front import stateful, stateless
 from mcpgw_sidecar.front.answers import OK, Result, encode, memo_headers, wait_rejected, wait_sent, wait_streamed
 from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.beside import Beside
 from mcpgw_sidecar.front.callerstreams import CallerStreams
 from mcpgw_sidecar.front.carried import Carried
-from mcpgw_sidecar.front.heal import Healer
 from mcpgw_sidecar.front.listens import Listen
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import Streams
-from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata, name_of
+from mcpgw_sidecar.inbound.callers import name_of
 from mcpgw_sidecar.inbound.classify import Batch, Inbound, is_final
 from mcpgw_sidecar.inbound.eras import Era
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Carry, HttpRequest, Reject
-from mcpgw_sidecar.model.names import BROKER, NULL, ServerName
+from mcpgw_sidecar.model.names import BROKER, NULL
 from mcpgw_sidecar.model.ports import NOT_STARTED, Stamps
 from mcpgw_sidecar.model.sessions import SessionState
 from mcpgw_sidecar.observability.logs import get_logger
@@ -40,7 +38,6 @@ from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, Request, error_text
-from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import ADDRESSED, DISCOVER, INITIALIZE, LISTEN
 from mcpgw_sidecar.protocol.statuses import for_era
 from mcpgw_sidecar.protocol.versions import PRIMED
@@ -67,24 +64,19 @@ SMALL_BODY = 65536  # bytes of the body of a request that needs none
 class BrokerApp:
     """The ASGI application.
 
-    `max_body` is in bytes; with `stamps` Envoy may keep lists. `stale` is called with a server that
-    says on a call's stream that its lists changed. `secret` follows the paths of Envoy's questions.
-    `keys` returns the keys of an issuer, by its mark.
+    `max_body` is in bytes; with `stamps` Envoy may keep lists.
     """
 
     decider: Decider
     directory: Directory
     streams: Streams
     batches: BatchRunner | None
-    healer: Healer
+    beside: Beside
     carried: Carried
     metrics: Metrics
     max_body: int
     stamps: Stamps | None
-    stale: Callable[[ServerName], None]
     of_callers: CallerStreams = attrs.field(factory=CallerStreams)
-    secret: str = ""
-    keys: Callable[[str], bytes | None] = lambda _mark: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. After a bug of ours that is a 500, and the log has the traceback."""
@@ -110,8 +102,9 @@ class BrokerApp:
         request = await self._wait_whole_request(headers, receive)
         if isinstance(request, Reject):
             return request
-        if request.path.startswith((HEAL_PATH, CHANGED_PATH, JWKS_PATH, WELL_KNOWN)):
-            return await self._wait_beside(request.path, headers, send)
+        if self.beside.has(request.path):
+            login = self.decider.snapshot().access.authentication
+            return await self.beside.wait_answered(headers, login, self.decider.guard, send)
         inbound = await self._wait_climbed(request)
         if isinstance(inbound, Reject):
             return inbound
@@ -158,24 +151,6 @@ class BrokerApp:
             return NOT_STARTED
         return self.decider.climb(request)
 
-    async def _wait_beside(self, path: str, headers: dict[str, str], send: Send) -> Reject | None:
-        """What is beside the endpoint: how to log in, and what Envoy asks for itself."""
-        access, of_keys = self.decider.snapshot().access, jwks_path(self.secret)
-        if path.startswith(WELL_KNOWN) and access.authentication is not None:
-            refusal = self.decider.guard.refuses(headers[":authority"], headers.get("origin"))
-            if refusal is None:
-                await wait_sent(send, OK, dumps(metadata(headers, access.authentication)).encode())
-            return refusal
-        keys = self.keys(path.removeprefix(of_keys)) if path.startswith(of_keys) else None
-        if path == HEAL_PATH + self.secret:
-            await self.healer.wait_answered(headers, send, proven=bool(self.secret))
-        elif path == CHANGED_PATH + self.secret:
-            self.stale(ServerName(headers.get(h.X_SERVER, "")))
-            await wait_sent(send, 202, b"")
-        else:
-            await wait_sent(send, OK if keys is not None else 404, keys or b"")
-        return None
-
     async def _wait_whole_request(self, headers: dict[str, str], receive: Receive) -> HttpRequest | Reject:
         """The request with its body, or 413."""
         limit = self.max_body if headers[":method"] == "POST" else SMALL_BODY
@@ -195,6 +170,11 @@ class BrokerApp:
         record.method = inbound.method
         log.debug("Processing request", method=inbound.method)
         decision = self._carry_of(inbound, headers)
+        if decision is not None and decision.server.token_exchange is not None:
+            given = await self.decider.wait_exchanged(decision, inbound, headers, trio.current_time())
+            if isinstance(given, Reject):
+                return given
+            headers = given
         if decision is not None:
             await self.carried.wait_answered(decision, inbound, headers, record, receive, send)
             return None

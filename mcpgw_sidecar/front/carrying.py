@@ -122,7 +122,7 @@ class _Call:
     async def _wait_answer(self) -> bytes:
         request = request_of(self.carry)
         session, server, http = self.session, self.carry.server, self.carrier.http
-        brought = {**for_server(self.headers, server.forwarded), **self.carry.headers}
+        brought = {**for_server(self.headers, server.wanted), **self.carry.headers}
         upstream = Upstream.stateless(server, brought)
         level = self.carrier.wishes(session.key).level or _LEVEL
         has_pages = session.protocol_version == LATEST_STATEFUL  # older ones know no mode

@@ -146,7 +146,7 @@ class Follower:
     async def _wait_listening(self, group: Followed, opened: Callable[[], None]) -> bool:
         server = group.server
         client = StatelessClient(self.client.http, self.info, JsonText("{}"))
-        upstream = Upstream.stateless(server, for_server(self.headers, server.forwarded))
+        upstream = Upstream.stateless(server, for_server(self.headers, server.wanted))
         return await client.wait_events(
             upstream,
             lambda message: self._handle(server, message),
@@ -158,7 +158,7 @@ class Follower:
 
     async def _wait_in_session(self, group: Followed, opened: Callable[[], None]) -> bool:
         """The stream is open before anything is subscribed to, so that nothing falls between."""
-        server, headers = group.server, for_server(self.headers, group.server.forwarded)
+        server, headers = group.server, for_server(self.headers, group.server.wanted)
         words = ClientWords(protocol_version=LATEST_STATEFUL, info=self.info, capabilities="{}")
         sessions: list[UpstreamSession] = []
         try:

@@ -45,9 +45,9 @@ class Healer:
                 ticket=ticket,
             )
             # passed.lua has taken away and renamed what this server does not get as it was.
-            brought = {each.name: headers[each.sent] for each in server.forwarded if each.sent in headers}
+            brought = {each.name: headers[each.sent] for each in server.wanted if each.sent in headers}
             self.directory.bring(state.session, brought)
-            passed = for_server({**headers, **brought}, server.forwarded)
+            passed = for_server({**headers, **brought}, server.wanted)
             with self.work.waiting():
                 upstream = await self.directory.wait_healed(state.session, server, dead, passed)
         if server is None or upstream is None or upstream.id is None:

@@ -145,7 +145,7 @@ class HeldCall:
     @property
     def _brought(self) -> dict[str, str]:
         """What the server gets of the client's headers."""
-        return for_server(self.headers, self.carry.server.forwarded)
+        return for_server(self.headers, self.carry.server.wanted)
 
     async def _wait_in_session(self, pooled: Pooled) -> Response:
         """The server's answer. In a session that it has forgotten nothing has run."""

@@ -110,7 +110,8 @@ class Forward:
     (protocol/owners.py). `session` is the client's, None in the stateless era, where `name_header`
     is the value of `Mcp-Name`, and `apps` says that the client shows pages.
 
-    `rules` are those that hold for the caller.
+    `rules` are those that hold for the caller. With `until` (epoch seconds) the server gets a token
+    in place of the caller's, which ends then.
 
     With `last_event_id` the request is no message: it resumes the stream of an earlier one (GET, no
     body).
@@ -131,6 +132,7 @@ class Forward:
     name_header: str | None = None
     apps: bool = False
     rules: frozenset[Rule] | None = None
+    until: float | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from urllib.parse import urlsplit
 
 import attrs
 
 from mcpgw_sidecar.model.access import OPEN, Access, Allowed, Policy, with_policies
+from mcpgw_sidecar.model.exchanges import TokenExchange
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 
 
@@ -21,6 +23,9 @@ class ForwardedHeader:
     sent: str
     required: bool = False
 
+
+EXCHANGED = "x-mcp-token-"
+"""How the names of headers with exchanged tokens begin; Envoy removes a client's."""
 
 DISCOVERY, IF_ABSENT, ALWAYS = "discovery", "ifAbsent", "always"
 """Uses of a server's credential.
@@ -38,7 +43,8 @@ class Server:
     requests get the credential, in `credential_header`. `forwarded` are the headers of
     clients that the server gets besides those that all servers get (protocol/passing.py). Nobody
     looks at the answers of a `trusted` one. `addresses` are those of the URL's host where they were
-    judged (resources/external.py): nobody resolves it again.
+    judged (resources/external.py): nobody resolves it again. With a `token_exchange` the server
+    gets a token of its own in place of the caller's.
     """
 
     name: ServerName
@@ -56,10 +62,31 @@ class Server:
     forwarded: tuple[ForwardedHeader, ...] = ()
     trusted: bool = False
     addresses: tuple[str, ...] = ()
+    token_exchange: TokenExchange | None = None
 
     def moved_from(self, other: Server) -> bool:
         """Whether a session with `other` is not valid here: the URL differs, or the CA file."""
         return (self.url, self.ca_file) != (other.url, other.ca_file)
+
+    @property
+    def files(self) -> tuple[tuple[str, str | None], ...]:
+        """The files that the server's entry names, each with its key."""
+        named = [("credentialFile", self.credential_file), ("caFile", self.ca_file)]
+        if self.token_exchange is not None:
+            named += [(f"tokenExchange.{key}", path) for key, path in self.token_exchange.files]
+        return tuple(named)
+
+    @property
+    def exchanged_header(self) -> str:
+        """The header in which the gateway keeps a caller's token for this server."""
+        return f"{EXCHANGED}{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
+
+    @property
+    def wanted(self) -> tuple[ForwardedHeader, ...]:
+        """`forwarded`, and the caller's token for this server, which goes as Authorization."""
+        if self.token_exchange is None:
+            return self.forwarded
+        return (*self.forwarded, ForwardedHeader(self.exchanged_header, "authorization"))
 
     @property
     def gives_credential(self) -> bool:

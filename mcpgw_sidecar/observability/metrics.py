@@ -53,6 +53,12 @@ class Metrics:
             ["client", "outcome"],
             registry=self.registry,
         )
+        self._tokens = Counter(
+            "mcpgw_token_exchanges",
+            "Tokens of callers that were to become tokens of a server",
+            ["server", "outcome"],
+            registry=self.registry,
+        )
         self.reloads = Counter("mcpgw_config_reloads", "Configuration loads", ["outcome"], registry=self.registry)
         self.last_reload = Gauge(
             "mcpgw_config_last_success_timestamp_seconds", "When the configuration last loaded", registry=self.registry
@@ -64,6 +70,10 @@ class Metrics:
     def asked(self, server: str, seconds: float) -> None:
         """Observe one request of the broker's own to a server."""
         self.upstream.labels(server).observe(seconds)
+
+    def exchanged(self, server: str, outcome: str) -> None:
+        """Count one exchange of a token: ok, refused or failed."""
+        self._tokens.labels(server, outcome).inc()
 
     def answered(self, *, method: str, server: str, tool: str, outcome: str, seconds: float) -> None:
         """Count one request that the sidecar has answered itself; `tool` is in the catalog."""

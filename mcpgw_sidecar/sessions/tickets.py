@@ -10,7 +10,7 @@ The cipher is AES-SIV (RFC 5297): the same session always gives the same ticket,
 needed and a ticket is made once.
 
 Wishes of clients for notifications are sealed likewise, for the ids of events and the journal; and
-the ids of questions in the calls that the broker carries.
+the ids of questions in the calls that the broker carries, and servers' tokens for callers.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mcpgw_sidecar.model.sessions import AllWishes, UpstreamSession
 from mcpgw_sidecar.sessions.tokens import SessionKeys, decode, encode
 
 MAX_TICKET = 4096  # characters; common servers would refuse a header with a session id that needs more
+MAX_TOKEN = 1 << 14  # characters of a sealed token
 MAX_WISHES = 1 << 17  # characters of wishes that are opened
 
 
@@ -74,14 +75,25 @@ def seal_question(keys: SessionKeys, session_key: str, nonce: bytes) -> str:
     return encode(keys.keys[0].tickets.encrypt(nonce, _question_of(session_key)))
 
 
+def seal_token(keys: SessionKeys, key: str, text: str) -> str:
+    """A server's token for a caller, sealed for replicas under the key of both."""
+    return encode(keys.keys[0].tickets.encrypt(text.encode(), _token_of(key)))
+
+
+def open_token(keys: SessionKeys, key: str, sealed: str) -> str | None:
+    """The text that `seal_token` has sealed; None for any other text."""
+    opened = _opened(keys, sealed, _token_of(key), MAX_TOKEN)
+    return None if opened is None else opened.decode()
+
+
 def is_question(keys: SessionKeys, session_key: str, text: str) -> bool:
     """Whether a text is the id of a question to a session's client."""
     return _opened(keys, text, _question_of(session_key)) is not None
 
 
-def _opened(keys: SessionKeys, text: str, binding: list[bytes]) -> bytes | None:
+def _opened(keys: SessionKeys, text: str, binding: list[bytes], longest: int = MAX_TICKET) -> bytes | None:
     """What was sealed with one of the keys; None for any other text."""
-    if not text or len(text) > MAX_TICKET or not text.isascii():
+    if not text or len(text) > longest or not text.isascii():
         return None
     try:
         sealed = decode(text)
@@ -101,6 +113,10 @@ def _binding(session_key: str, server: Server) -> list[bytes]:
 
 def _question_of(session_key: str) -> list[bytes]:
     return [session_key.encode(), b"question"]
+
+
+def _token_of(key: str) -> list[bytes]:
+    return [key.encode(), b"token"]
 
 
 def _wishes_of(session_key: str) -> list[bytes]:

@@ -75,7 +75,7 @@ class Upstream:
     @classmethod
     def of(cls, server: Server, session: UpstreamSession) -> Upstream:
         """For requests that no request of the client's has caused."""
-        return cls(server, session, for_server(session.brought, server.forwarded))
+        return cls(server, session, for_server(session.brought, server.wanted))
 
     @classmethod
     def stateless(cls, server: Server, headers: Mapping[str, str]) -> Upstream:

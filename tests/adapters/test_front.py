@@ -22,6 +22,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.deciding import Decider
 from mcpgw_sidecar.front.app import BrokerApp
 from mcpgw_sidecar.front.batches import BatchRunner
+from mcpgw_sidecar.front.beside import Beside
 from mcpgw_sidecar.front.carried import Carried
 from mcpgw_sidecar.front.carrying import Carrier
 from mcpgw_sidecar.front.heal import Healer
@@ -138,11 +139,10 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
                     room=Room(),
                 ),
             ),
-            healer=Healer(directory, lambda: replica.servers, Work()),
+            beside=Beside(healer=Healer(directory, lambda: replica.servers, Work()), stale=print),
             metrics=metrics,
             max_body=10_000,
             stamps=None,
-            stale=print,
         )
         yield Front(app, replica, live, metrics, started)
 

@@ -17,11 +17,12 @@ from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject
+from mcpgw_sidecar.model.exchanges import TokenClient, TokenExchange
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.ports import Stamp
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server
-from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.model.sessions import NOTHING, Session
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES
 from mcpgw_sidecar.protocol.extensions import UI
@@ -83,8 +84,10 @@ class Memo(Filter):
             file[contract.MARKS + part * 8 : contract.MARKS + part * 8 + 8] = mark.encode()
         self.stamps.write_bytes(bytes(file) + bytes(turns))
 
-    def decided(self, headers: Mapping[str, str], body: bytes, status: str = "200", **more: Any) -> str:
-        """A call and its answer; what the lookup was."""
+    def decided(
+        self, headers: Mapping[str, str], body: bytes, status: str = "200", given: Mapping[str, str] = NOTHING, **more: Any
+    ) -> str:
+        """A call and its answer; what the lookup was. `given` are headers that the router adds."""
         metadata = self.metadata()
         request = self.request(headers, body, metadata)
         before = metadata[b"mcpgw"]
@@ -109,7 +112,7 @@ class Memo(Filter):
             decision = Forward(**(values | more))
             session = decision.session
             audience = Audience.of(session) if session is not None else Audience.stateless(apps=decision.apps)
-            asked = HttpRequest(headers=dict(headers), body=body)
+            asked = HttpRequest(headers={**headers, **given}, body=body)
             keep = Keep(request=asked, stamp=Stamp(1, STAMP, PART, MARK), audience=audience)
             fields = MessageToDict(codec.encode(decision, keep.request, keep=keep).dynamic_metadata)
             metadata[b"mcpgw"] = self.table(fields["mcpgw"])
@@ -299,6 +302,36 @@ def test_without_sessions_a_verified_caller_is_known_by_the_token(memo: Memo) ->
     assert [looked(authorization="a"), looked(authorization="a"), looked(authorization="b")] == ["miss", "hit", "hit"]
     assert [looked(authorization="a", x_mcp_claims="c") for _ in range(2)] == ["miss", "hit"]
     assert [looked(authorization="b", x_mcp_claims="c") for _ in range(2)] == ["miss", "hit"]
+
+
+EXCHANGING = attrs.evolve(SERVER, token_exchange=TokenExchange(client=TokenClient(token_url="http://i", client_id="g")))
+
+
+@pytest.mark.duty("access.exchange", "call.memo-same")
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_token_of_a_server_is_repeated_for_its_caller_until_it_ends(memo: Memo, is_ours: bool) -> None:
+    """In Istio other filters may read the request: there it has a header of its own."""
+    size = {h.X_SIZE: "1 http 1"} if is_ours else {}
+    name = EXCHANGING.exchanged_header
+    sent = "authorization" if is_ours else name
+
+    def looked(token: str, given: str, until: float = FOREVER) -> str:
+        headers = MODERN | size | {"authorization": token, h.X_CLAIMS: "c"}
+        more = {**ANYBODY, "server": EXCHANGING, "until": until}
+        was = memo.decided(headers, modern(name="one_greet"), given={name: given}, **more)
+        if was == "hit":
+            assert memo.request(headers, modern(name="one_greet"), memo.metadata()).headers[sent] == given
+        return was
+
+    assert [looked("alice", "Bearer a") for _ in range(2)] == ["miss", "hit"]
+    assert [looked("bob", "Bearer b") for _ in range(2)] == ["miss", "hit"]
+    assert looked("alice", "Bearer a") == "hit"
+    assert [looked("carol", "Bearer c", until=1.0) for _ in range(2)] == ["miss", "miss"]
+    session = HEADERS | size | {"authorization": "alice", h.X_CLAIMS: "c"}
+    more = {"server": EXCHANGING, "until": FOREVER, "given": {name: "Bearer a"}}
+    assert [memo.decided(session, call(), **more) for _ in range(2)] == ["miss", "hit"]
+    assert memo.request(session, call(), memo.metadata()).headers[sent] == "Bearer a"
+    assert memo.decided(session | {"authorization": "again"}, call(), **more) == "miss"
 
 
 @pytest.mark.duty("era.direct", "header.to-server")

@@ -23,6 +23,7 @@ class Shared:
     resources: dict[str, set[tuple[ServerName, str]]] = attrs.field(factory=dict)
     mail: dict[str, list[bytes]] = attrs.field(factory=dict)
     said: dict[str, list[bytes]] = attrs.field(factory=dict)
+    tokens: dict[str, tuple[str, float]] = attrs.field(factory=dict)
     leases: dict[tuple[str, ServerName], tuple[object, float]] = attrs.field(factory=dict)
     ended: dict[str, int] = attrs.field(factory=dict)
     replicas: list[tuple[int, ReplicaNews]] = attrs.field(factory=list)
@@ -104,6 +105,13 @@ class MemoryStore:
     async def wait_client_message_taken(self, session_key: str, message: bytes) -> None:
         await trio.sleep(self.pause)
         self.all.said[session_key].remove(message)
+
+    async def wait_token(self, key: str) -> str | None:
+        sealed, until = self.all.tokens.get(key, (None, 0.0))
+        return sealed if trio.current_time() < until else None
+
+    async def wait_token_kept(self, key: str, sealed: str, seconds: int) -> None:
+        self.all.tokens[key] = (sealed, trio.current_time() + seconds)
 
     async def wait_mail(self, session_key: str) -> list[bytes]:
         await trio.sleep(self.pause)

@@ -338,3 +338,15 @@ async def test_what_was_changed_while_a_replica_did_not_listen_is_read_anew(sess
         await wait_for(lambda: len(theirs.missed) > before)
         nursery.cancel_scope.cancel()
     store.stop()
+
+
+@pytest.mark.duty("access.exchange")
+async def test_a_token_is_everybodys_for_its_time(pair: Pair) -> None:
+    first, second = pair
+    assert await second.wait_token("k") is None
+    await first.wait_token_kept("k", "sealed", 1)
+    assert await second.wait_token("k") == "sealed"
+    await trio.sleep(1.2)
+    assert await second.wait_token("k") is None
+    await Unshared().wait_token_kept("k", "sealed", 1)
+    assert await Unshared().wait_token("k") is None

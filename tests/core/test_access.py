@@ -333,6 +333,49 @@ def test_what_a_caller_lacks() -> None:
     assert missing(((),), {}) == [""]
 
 
+@pytest.mark.duty("access.exchange", "config.errors-placed")
+def test_the_keys_of_an_exchange() -> None:
+    where = "tokenUrl: 'https://idp/token', clientId: gateway, clientSecretFile: s, caFile: c"
+    jag = f"profile: id-jag, audience: 'https://as', grant: {{{where}}}, {where}"
+    (first, second) = decode(
+        f"servers: [{{name: a, url: 'http://h', tokenExchange: {{{where}, resource: 'https://h/mcp'}}}},"
+        f"{{name: b, url: 'http://h', tokenExchange: {{{jag}}}}}]",
+        "f",
+    ).servers
+    assert first.token_exchange is not None
+    assert second.token_exchange is not None
+    assert (first.token_exchange.profile, first.token_exchange.subject_type) == ("rfc8693", "access_token")
+    assert (second.token_exchange.subject_type, second.token_exchange.grant) == ("id_token", second.token_exchange.client)
+    assert second.files == (
+        ("credentialFile", None),
+        ("caFile", None),
+        ("tokenExchange.clientSecretFile", "s"),
+        ("tokenExchange.caFile", "c"),
+        ("tokenExchange.grant.clientSecretFile", "s"),
+        ("tokenExchange.grant.caFile", "c"),
+    )
+    assert attrs.evolve(first, token_exchange=None).files == second.files[:2]
+    assert first.token_exchange.mark != second.token_exchange.mark
+    assert [each.sent for each in first.wanted] == ["authorization"]
+    for more, remedy in (
+        ("tokenExchange: x", "must hold keys and values"),
+        ("tokenExchange: {tokenURL: x}", "did you mean 'tokenUrl'"),
+        ("tokenExchange: {tokenUrl: ftp://x, clientId: a}", "tokenUrl: 'ftp://x' cannot be used"),
+        ("tokenExchange: {tokenUrl: 'http://x'}", "clientId: write the id of this gateway"),
+        ("tokenExchange: {tokenUrl: 'http://x', clientId: a, caFile: c}", "caFile is for an https tokenUrl"),
+        (f"tokenExchange: {{{where}, profile: x}}", "profile: write one of rfc8693, entra-obo, id-jag"),
+        (f"tokenExchange: {{{where}, subjectTokenType: x}}", "subjectTokenType: write one of"),
+        (f"tokenExchange: {{{where}, profile: entra-obo}}", "scope: name the server's"),
+        (f"tokenExchange: {{{where}, profile: id-jag}}", "grant: .* belongs to profile id-jag"),
+        (f"tokenExchange: {{{where}, profile: id-jag, grant: {{{where}}}}}", "audience: name the issuer"),
+        (f"tokenExchange: {{{where}, profile: id-jag, audience: a, grant: x}}", "grant must hold keys and values"),
+        (f"tokenExchange: {{{where}}}, forwardHeaders: [authorization]", "remove one of them"),
+    ):
+        with pytest.raises(ConfigurationError, match=remedy):
+            decode(f"servers: [{{name: a, url: 'http://h', {more}}}]", "f")
+    decode(f"servers: [{{name: a, url: 'http://h', tokenExchange: {{{where}}}, forwardHeaders: [x-key]}}]", "f")
+
+
 @pytest.mark.duty("access.credentials")
 def test_the_keys_of_credentials() -> None:
     (server,) = decode(

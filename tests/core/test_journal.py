@@ -12,7 +12,7 @@ from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.sessions import AllWishes
 from mcpgw_sidecar.sessions import journal, tickets
 from mcpgw_sidecar.sessions.journal import ENDED, TICKET, UNWISH, WISH, Kept, bounded, line, ticket_text, wish_name
-from mcpgw_sidecar.sessions.tickets import open_wishes, seal_wishes
+from mcpgw_sidecar.sessions.tickets import open_token, open_wishes, seal_token, seal_wishes
 from mcpgw_sidecar.sessions.tokens import parse_keys
 
 ONE, ODD = ServerName("ns/one"), ServerName("a b=c%\u00e9")
@@ -125,3 +125,11 @@ def test_a_few_bytes_do_not_become_megabytes() -> None:
     sealed = seal_wishes(KEYS, "a", huge)
     assert 0 < len(sealed) < tickets.MAX_TICKET
     assert open_wishes(KEYS, "a", sealed) == AllWishes()
+
+
+@pytest.mark.duty("access.exchange")
+def test_a_token_is_opened_for_its_caller_and_server_alone() -> None:
+    sealed = seal_token(KEYS, "a", "secret" * 1000)
+    assert open_token(KEYS, "a", sealed) == "secret" * 1000
+    for key, text in (("b", sealed), ("a", sealed[:-1]), ("a", ""), ("a", "x" * 20000)):
+        assert open_token(KEYS, key, text) is None

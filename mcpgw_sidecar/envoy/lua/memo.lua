@@ -154,6 +154,10 @@ end
 -- Whether the router would send this call there once more.
 local function serves(handle, session, tool, upstream)
   if upstream.dead then return false end
+  if tool.given_as then -- a token in place of the caller's own
+    local given = session.given[tool.server]
+    if not given or os.time() >= given['until'] then return false end
+  end
   if STAMPS ~= '' then return holds(session) and is_marked(tool.part, tool.mark, session.state) end
   local oldest = handle:timestamp() - LIFETIME
   return oldest < tool.at and oldest < upstream.at and os.time() < session.expires
@@ -245,11 +249,11 @@ local function learn(token, question, slot, stamp_then, expires, shown)
   end
   if tools_count >= MAX_TOOLS or views_count >= MAX_VIEWS then forget_all() end
   if not views[place] then views[place], views_count = {tools = {}, lists = {}, size = 0, servers = {}}, views_count + 1 end
-  if not is_stateless then before = recall(of_sessions, token) end
-  local servers = before and before.stamp == stamp_then and is_same(before.personal, personal) and before.servers or {}
+  before = recall(is_stateless and of_others or of_sessions, token)
+  if before and not (before.stamp == stamp_then and is_same(before.personal, personal)) then before = nil end
   local session = {
     values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
-    servers = is_stateless and views[place].servers or servers,
+    servers = is_stateless and views[place].servers or before and before.servers or {}, given = before and before.given or {},
     has_credential = question.headers[AUTHORIZATION] == '', slot = slot, stamp = stamp_then, expires = expires, state = state, known = known,
   }
   keep(is_stateless and of_others or of_sessions, token, session)
@@ -276,6 +280,7 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
     local names = session.removed
     for i = 1, #names do headers:remove(names[i]) end
   end
+  if tool.given_as then headers:replace(tool.given_as, session.given[tool.server].value) end
   if tool.named then headers:replace(MCP_NAME, tool.named) end
   if tool.renamed then buffer:setBytes(sub(text, 1, name - 2) .. tool.renamed .. sub(text, name_end + 2)) end -- and content-length
   local metadata = handle:streamInfo():dynamicMetadata()
@@ -351,8 +356,10 @@ function remember(handle, call, status)
   if not tools[entry.name] then tools_count = tools_count + 1 end
   tools[entry.name] = {
     name = entry.name, server = entry.server, authority = entry.authority, path = entry.path, renamed = entry.renamed, at = at,
-    part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed), named = entry.named, carried = entry.carried,
+    part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed), named = entry.named, carried = entry.carried, given_as = entry.given_as,
   }
+  -- Whose token it is, the session says: what else is known of a server is for all who show the same.
+  session.given[entry.server] = entry.given and {value = entry.given, ['until'] = entry.given_until}
   local upstream = {
     id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at,
     brought = entry.brought,
