@@ -40,7 +40,7 @@ class Facts:
     """URL of the rate limit service, why it does not count, and its failures; None without one."""
     writes: tuple[bool, str | None] | None = None
     """Whether this sidecar holds the Lease, and the error of the Lease; None without a cluster."""
-    issuers: tuple[tuple[str, bool, str | None], ...] | None = None
+    issuers: tuple[tuple[str, bool | None, str | None], ...] | None = None
     """Each issuer of tokens, whether its keys are here, and why not; None where nobody logs in."""
     tools: Collection[str] = ()
     """The names of all tools, as clients see them."""

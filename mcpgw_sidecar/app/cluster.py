@@ -17,7 +17,7 @@ from mcpgw_sidecar.app.tasks import publisher, wait_keys
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.kube.api import KubeApi
 from mcpgw_sidecar.kube.configmap import ConfigMapWriter
-from mcpgw_sidecar.kube.follower import ConfigMapSource
+from mcpgw_sidecar.kube.follower import ACCESS, CONFIGURATION, ConfigMapSource
 from mcpgw_sidecar.kube.keys import SecretKeys
 from mcpgw_sidecar.kube.lease import LeaseHolder
 from mcpgw_sidecar.kube.source import KubernetesSource
@@ -46,7 +46,7 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
     more: dict[str, Any] = {}
     tasks: list[Task]
     if ref is not None:
-        config_map = ConfigMapSource(api, ref, values.desired, publish)
+        config_map = ConfigMapSource(api, ref, CONFIGURATION, values.desired, publish)
         config_loaded, tasks = config_map.loaded, [config_map.wait_following]
     else:
         lease = _lease(api, namespace)
@@ -57,6 +57,11 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
         config_loaded = source.loaded
         tasks = [source.wait_following, config_map_writer.wait_writing, *_writer_tasks(api, source, lease, values)]
         more = {"writes": partial(_writes, lease, config_map_writer), "incomplete": source.incomplete}
+    loaded_events = [config_loaded]
+    if isinstance(settings.access, Ref):
+        access_map = ConfigMapSource(api, settings.access, ACCESS, values.desired, publish)
+        loaded_events.append(access_map.loaded)
+        tasks.append(access_map.wait_following)
     tasks += access_tasks(settings.access, values, publish)
     if settings.session_key_file is not None:
         file = KeyFile(settings.session_key_file)
@@ -65,18 +70,17 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
             values=values,
             keys=lambda: file.keys,
             keys_error=lambda: file.error,
-            loaded=(config_loaded,),
+            loaded=tuple(loaded_events),
             tasks=tuple(tasks),
             **more,
         )
     secret = SecretKeys(api, namespace)
     tasks.append(secret.wait_following)
-    loaded_events = (config_loaded, secret.loaded)
     return Inputs(
         values=values,
         keys=lambda: secret.keys,
         keys_error=lambda: secret.error,
-        loaded=loaded_events,
+        loaded=(*loaded_events, secret.loaded),
         tasks=tuple(tasks),
         **more,
     )

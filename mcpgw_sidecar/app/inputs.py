@@ -17,6 +17,7 @@ from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.config.source import load, load_access, wait_following, wait_following_access
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.metrics import Metrics
+from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions.tokens import SessionKeys
 
@@ -68,11 +69,11 @@ def _of_files(settings: Settings, config: Path, metrics: Metrics) -> Inputs:
     )
 
 
-def with_access(desired: Desired, path: Path | None) -> Desired:
+def with_access(desired: Desired, place: Path | Ref | None) -> Desired:
     """A configuration with the access document of another file. Raises ConfigurationError."""
-    return desired if path is None else attrs.evolve(desired, access=load_access(path))
+    return attrs.evolve(desired, access=load_access(place)) if isinstance(place, Path) else desired
 
 
-def access_tasks(path: Path | None, values: Values, publish: Callable[[Desired], None]) -> list[Task]:
-    """The tasks that follow the access document."""
-    return [] if path is None else [partial(wait_following_access, path, values.current, publish)]
+def access_tasks(place: Path | Ref | None, values: Values, publish: Callable[[Desired], None]) -> list[Task]:
+    """The tasks that follow the file with the access document."""
+    return [partial(wait_following_access, place, values.current, publish)] if isinstance(place, Path) else []

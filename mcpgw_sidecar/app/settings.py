@@ -34,7 +34,7 @@ class Settings:
 
     config: Path | Ref | None = None
     namespace: str | None = None
-    access: Path | None = None
+    access: Path | Ref | None = None
     envoy_dir: Path | None = None
     gateway_address: Address = Address("0.0.0.0", LISTENER_PORT)  # noqa: S104  # the gateway is there to be reached
     gateway_tls_cert: Path | None = None
@@ -140,8 +140,13 @@ def envoy_settings(settings: Settings, broker: Address, router: Address, secret:
 
 def warn_if_open(settings: Settings, access: Access) -> None:
     """Say so, once, where everybody of a network may call everything, or nobody anything."""
-    if settings.envoy_dir is None and access.authentication is not None:
-        log.warning("Every request is refused: only an Envoy of the sidecar's own (--envoy-dir) verifies tokens")
+    login = access.authentication
+    if settings.envoy_dir is None and login is not None and not login.by_istio:
+        log.warning("Every request is refused: without --envoy-dir only Istio can verify tokens (verifiedBy: istio)")
+    if settings.envoy_dir is not None and login is not None and login.by_istio:
+        log.warning(
+            "Every request is refused: verifiedBy: istio, and this Envoy is the sidecar's own: name the issuers' keys"
+        )
     if access.rules is not None and access.authentication is None and not any(() in rule.allow for rule in access.rules):
         log.warning("No tool is anybody's: authorization has rules, and without authentication nobody has claims")
     if settings.envoy_dir is not None and access.authentication is None and settings.gateway_address.host not in LOOPBACK:

@@ -53,6 +53,11 @@ from mcpgw_sidecar.runtime.files import replace_text
     type=NAMED,
     help="Service accounts of gateway pods, for rbac. Repeatable.",
 )
+@options.option(
+    "--request-authentication",
+    is_flag=True,
+    help="A RequestAuthentication verifies callers' tokens (istio; verifiedBy: istio in the document of --access).",
+)
 def manifests_command(sections: tuple[str, ...], **values: Any) -> None:  # noqa: ANN401  # the options, by name
     """Print what is applied to a cluster.
 
@@ -77,6 +82,7 @@ def manifests_command(sections: tuple[str, ...], **values: Any) -> None:  # noqa
         public_hosts=values["public_hosts"],
         internal_hosts=values["internal_hosts"],
         scripts=manifests.scripts(),
+        login=values["request_authentication"],
     )
     request = manifests.Request(gateway=gateway, sidecar=_sidecar(values), accounts=values["accounts"])
     texts = [manifests.text_of(section, request) for section in sections or ("crds", "rbac", "istio")]
@@ -167,6 +173,7 @@ def _sidecar(values: Mapping[str, Any]) -> Sidecar:
         secrets_in=values["secrets_in"],
         envoy_container=values["envoy_container"],
         max_body=values["max_body"],
+        access=values["access"],
         given=frozenset(name for name in values if _is_given(name)),
     )
 

@@ -102,11 +102,11 @@ def run(log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401
     _set_up_logs(log_level, log_format)
     kubernetes, config = values.pop("kubernetes"), values["config"]
     if kubernetes and config is not None:
-        raise click.UsageError(
-            "--config (MCPGW_CONFIG) and --kubernetes (MCPGW_KUBERNETES) are both given: give one of the two"
-        )
+        raise click.UsageError("--config (MCPGW_CONFIG) and --kubernetes (MCPGW_KUBERNETES) are both given: give one")
     if not kubernetes and config is None:
         raise click.UsageError("Where do the servers come from? Give --config FILE or --kubernetes")
+    if isinstance(config, Path) and not isinstance(values["access"], Path | None):
+        raise click.UsageError("--access configmap:… is for --kubernetes or --config configmap:…; beside a file give a file")
     settings = Settings(**values, debug=_is_debug(log_level))
     _check_tls(settings)
     _check_addresses(settings)

@@ -47,7 +47,8 @@ def scripts() -> dict[str, str]:
 
 def _rights(request: Request) -> list[Document]:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": request.sidecar.namespace}}
-    return [namespace, *sidecar_rights(request.sidecar.namespace, request.accounts, request.sidecar.secrets_in)]
+    sidecar = request.sidecar
+    return [namespace, *sidecar_rights(sidecar.namespace, request.accounts, sidecar.secrets_in, sidecar.access)]
 
 
 GENERATED: dict[str, Callable[[Request], list[Document]]] = {

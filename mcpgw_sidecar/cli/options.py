@@ -16,6 +16,7 @@ from mcpgw_sidecar.cli.types import (
     ADDRESS,
     BODY_SIZE,
     CONFIG,
+    CONFIG_MAP,
     DURATION,
     HEAP,
     HOST,
@@ -192,7 +193,7 @@ shared_options = _stack(
         option(
             "--envoy-heap",
             type=HEAP,
-            help="Memory that Envoy may take (in its bootstrap): near it Envoy refuses requests instead of being ended.  [default: no limit]",
+            help="Memory that Envoy may take (in its bootstrap): near it Envoy refuses requests instead of being ended.  [default: no limit; in pods 90 % of its container's]",
         ),
         _setting("--call-timeout", "call_timeout", type=LIMIT, help="Longest silence of a server during a call; 0 is none."),
         _setting(
@@ -233,6 +234,7 @@ sidecar_options = _stack(
         ),
         external_names_option,
         secrets_option,
+        option("--access", type=CONFIG_MAP, help="Login and rules: a ConfigMap with the key access.yaml.  [default: none]"),
         option("--envoy-container", help="Name of Envoy's container.  [default: istio-proxy, else envoy]"),
         _setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
     ]
@@ -248,8 +250,8 @@ run_options = _stack(
         option("--kubernetes", is_flag=True, help="The configuration is MCPServer resources; instead of --config."),
         option(
             "--access",
-            type=_FILE,
-            help="Login, rules and limits, if they do not stand in the file of --config; followed while it changes.",
+            type=CONFIG,
+            help="Login, rules and limits, if they do not stand in the file of --config: a file, or configmap:NAMESPACE/NAME.",
         ),
         option(
             "--namespace",

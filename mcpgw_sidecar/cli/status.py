@@ -21,6 +21,12 @@ REFRESH = 1.0  # seconds
 _PIPED = 240  # columns
 _FORBIDDEN = 403
 
+_KEYS = {
+    True: "its keys are here",
+    False: "NO KEYS, no token of it can be verified",
+    None: "its tokens are verified by Istio",
+}
+
 
 def follow_status(admin: str, *, token: str = "", watch: bool, as_json: bool) -> None:
     """Print the status once, or keep it on the screen. `token` is for a sidecar elsewhere.
@@ -112,7 +118,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
         missing_tools = f"; no server offers {', '.join(virtual['missing'])}" if virtual["missing"] else ""
         lines.append(f"virtual server {virtual['name']}: {virtual['tools']} tools{missing_tools}")
     for issuer in document.get("authentication", {}).get("issuers", ()):
-        keys = "its keys are here" if issuer["keys"] else "NO KEYS, no token of it can be verified"
+        keys = _KEYS[issuer["keys"]]
         lines.append(f"issuer {issuer['issuer']}: {keys}" + (f" ({issuer['error']})" if issuer["error"] else ""))
     kubernetes = document.get("kubernetes")
     if kubernetes is not None:

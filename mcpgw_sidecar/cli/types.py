@@ -82,6 +82,12 @@ def _config(text: str) -> Path | Ref:
     return Ref(*_namespaced_name(text.removeprefix(_CONFIG_MAP)))
 
 
+def _config_map(text: str) -> Ref:
+    if not text.startswith(_CONFIG_MAP):
+        raise ValueError(f"{text!r} is no ConfigMap: write it like configmap:mcp-system/mcp-gateway-access")
+    return Ref(*_namespaced_name(text.removeprefix(_CONFIG_MAP)))
+
+
 def _namespaced_name(text: str) -> tuple[str, str]:
     namespace, slash, name = text.partition("/")
     if not namespace or not slash or not name or "/" in name:
@@ -121,6 +127,7 @@ BODY_SIZE = Parsed("SIZE", _body_size)
 HEAP = Parsed("SIZE", _heap)
 ORIGIN = Parsed("ORIGIN", _origin)
 CONFIG = Parsed("FILE|configmap:NS/NAME", _config)
+CONFIG_MAP = Parsed("configmap:NS/NAME", _config_map)
 NAMED = Parsed("NAMESPACE/NAME", _namespaced_name)
 HOST = Parsed("HOST", _host)
 NAMESPACE = Parsed("NAMESPACE", _namespace)

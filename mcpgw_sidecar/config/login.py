@@ -14,7 +14,8 @@ MAX_ISSUERS = 16
 MAX_SKEW = 600.0  # seconds: whoever needs more has a clock to set
 _FORM = "{resource: https://gw.example.com/mcp, issuers: [{issuer: https://idp.example.com, jwksUri: https://idp.example.com/keys}]}"
 _CLAIM = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_KEYS = ("resource", "required", "issuers", "scopes")
+_KEYS = ("resource", "required", "issuers", "scopes", "verifiedBy")
+_VERIFIERS = ("envoy", "istio")
 _ISSUER_KEYS = ("issuer", "audiences", "jwksUri", "jwksFile", "caFile", "clockSkew", "subject")
 
 
@@ -28,24 +29,31 @@ def read_authentication(value: Any) -> Authentication:  # noqa: ANN401  # whatev
     issuers = given.get("issuers")
     if not isinstance(issuers, list) or not 1 <= len(issuers) <= MAX_ISSUERS:
         raise ValueError(f"issuers must be a list of 1 to {MAX_ISSUERS} issuers, like {_FORM}")
-    read = tuple(_issuer(each, f"issuers[{index}]", resource) for index, each in enumerate(issuers))
+    verifier = given.get("verifiedBy", _VERIFIERS[0])
+    if verifier not in _VERIFIERS:
+        raise ValueError(f"verifiedBy: write one of {', '.join(_VERIFIERS)}")
+    by_istio = verifier == _VERIFIERS[1]
+    read = tuple(_issuer(each, f"issuers[{index}]", resource, by_istio=by_istio) for index, each in enumerate(issuers))
     names = [each.issuer for each in read]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"issuers: {twice!r} is there twice: give one entry all its audiences")
     scopes = texts(given.get("scopes", []), "scopes")
     if odd := next((scope for scope in scopes if not scope.isascii() or any(char in scope for char in ' "\\')), None):
         raise ValueError(f"scopes: {odd!r} is no scope: use visible ASCII without spaces, quotes and backslashes")
-    return Authentication(issuers=read, resource=resource, required=required, scopes=tuple(scopes))
+    return Authentication(issuers=read, resource=resource, required=required, scopes=tuple(scopes), by_istio=by_istio)
 
 
-def _issuer(value: Any, place: str, resource: str | None) -> Issuer:  # noqa: ANN401
+def _issuer(value: Any, place: str, resource: str | None, *, by_istio: bool) -> Issuer:  # noqa: ANN401
     given = mapping(value, place, _ISSUER_KEYS, "{issuer: https://idp.example.com, jwksUri: https://idp.example.com/keys}")
     audiences = texts(given.get("audiences", [] if resource is None else [resource]), f"{place}.audiences")
     if not audiences:
         raise ValueError(
             f"{place}: give audiences, or resource, the URL that clients type: else the audience would depend on the Host"
         )
-    if ("jwksUri" in given) == ("jwksFile" in given):
+    istios = [key for key in ("jwksUri", "jwksFile", "caFile") if key in given]
+    if by_istio and istios:
+        raise ValueError(f"{place}.{istios[0]}: with verifiedBy: istio the RequestAuthentication has the keys: remove it")
+    if not by_istio and ("jwksUri" in given) == ("jwksFile" in given):
         raise ValueError(f"{place}: give jwksUri or jwksFile, where its public keys are")
     if "caFile" in given and not str(given.get("jwksUri", "")).startswith("https:"):
         raise ValueError(f"{place}.caFile is for an https jwksUri")

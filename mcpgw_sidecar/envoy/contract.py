@@ -246,6 +246,7 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "MCP_NAME": h.MCP_NAME,
     "LAST_EVENT": h.LAST_EVENT,
     "X_CLAIMS": h.X_CLAIMS,
+    "X_SUBJECT": h.X_SUBJECT,
     "X_CARRIED": h.X_CARRIED,
     "LISTING": h.LISTING,
     "REFUSAL": REFUSAL,

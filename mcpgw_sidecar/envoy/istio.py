@@ -14,7 +14,8 @@ The listeners, and the routes and clusters of servers, stay Istio's. The patches
 | clusters                           | the sidecar's router and broker, beside this Envoy         |
 
 Our filters come before Istio's, so that Istio's policies see the headers that the router set: Host,
-`x-mcp-toolname`, `x-mcp-servername`.
+`x-mcp-toolname`, `x-mcp-servername`. With a login they stand behind the one that verifies tokens,
+and before Istio's other ones.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from mcpgw_sidecar.model.names import ENDPOINT
 from mcpgw_sidecar.protocol import headers as h
 
 _MANAGER = "envoy.filters.network.http_connection_manager"
+_JWT = "envoy.filters.http.jwt_authn"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _PORT = "(:[0-9]+)?"
 _PATH = rf"{ENDPOINT}([/?].*)?"  # virtual servers are below it
@@ -59,7 +61,8 @@ class IstioSettings:
     `labels` select the gateway's pods; a host may be `*.x` for all below x.
 
     `internal_hosts` are the hosts of servers' routes, which only the router may choose. `refused`,
-    `heal`, `messages`, `calls` and `passed` are the texts of Lua filters.
+    `heal`, `messages`, `calls` and `passed` are the texts of Lua filters. With `login` a
+    RequestAuthentication verifies tokens before the router looks at a request.
     """
 
     name: str
@@ -75,6 +78,7 @@ class IstioSettings:
     messages: str
     calls: str
     passed: str
+    login: bool = False
 
 
 def envoy_filter(settings: IstioSettings) -> Resource:
@@ -90,6 +94,8 @@ def envoy_filter(settings: IstioSettings) -> Resource:
         _refusal(settings.internal_hosts),
         lua("mcpgw_calls", settings.calls),
     ]
+    first: Resource = {"filter": {"name": _MANAGER}}
+    behind_login: Resource = {"filter": {"name": _MANAGER, "subFilter": {"name": _JWT}}}
     manager = {
         "@type": type_url(_HCM),
         "early_header_mutation_extensions": [header_hygiene()],
@@ -99,7 +105,9 @@ def envoy_filter(settings: IstioSettings) -> Resource:
         _patch("NETWORK_FILTER", "MERGE", {"name": _MANAGER, "typed_config": manager}, {"filter": {"name": _MANAGER}}),
         # Each patch inserts its filter as the first, so the last filter comes first.
         *(
-            _patch("HTTP_FILTER", "INSERT_FIRST", http_filter, {"filter": {"name": _MANAGER}})
+            _patch("HTTP_FILTER", "INSERT_AFTER", http_filter, behind_login)
+            if settings.login
+            else _patch("HTTP_FILTER", "INSERT_FIRST", http_filter, first)
             for http_filter in reversed(chain)
         ),
         _patch("HTTP_FILTER", "INSERT_BEFORE", passed(settings.passed), at_router),

@@ -32,6 +32,7 @@ _SERVER = f"%REQ({h.X_SERVER})%"
 _WHAT = f"%DYNAMIC_METADATA({METADATA}:{WHAT})%"
 _TOOL = f"%REQ({h.X_TOOL})%"
 _WORDS, _AFTER = f"%RESP({WORDS})%", f"%RESP({RESET}?{RETRY_AFTER})%"
+_BAD_TOKEN = "Unauthorized: the token was refused: get a new one"  # noqa: S105  # words
 _CHALLENGE = "www-authenticate"
 _STATEFUL_CODE = re.compile(r'"code":-320[01]\d\b')
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -68,14 +69,13 @@ def _refused_tokens(authentication: Authentication) -> list[Resource]:
     sent = _header("authorization", {"prefix": "Bearer ", "ignore_case": True})
     away = "The keys of this gateway's authorization server cannot be had at the moment: try again"
     none = "Unauthorized: send the Bearer token of an authorization server that this gateway trusts"
-    bad = "Unauthorized: the token was refused: get a new one"
     where = _challenge(authentication)
     return [
         _mapper(_all(refused, unknown), 503, _error("null", -32000, away), {"retry-after": "5"}),
         _mapper(
             _all(refused, sent),
             401,
-            _error("null", UNAUTHORIZED, bad),
+            _error("null", UNAUTHORIZED, _BAD_TOKEN),
             {_CHALLENGE: f'{where}, error="invalid_token"', "cache-control": "no-store"},
         ),
         _mapper(refused, 401, _error("null", UNAUTHORIZED, none), {_CHALLENGE: where, "cache-control": "no-store"}),
@@ -89,11 +89,11 @@ def _refused_tokens(authentication: Authentication) -> list[Resource]:
     ]
 
 
-def _challenge(authentication: Authentication) -> str:
+def _challenge(authentication: Authentication | None) -> str:
     """As `inbound.callers.challenge` writes it."""
-    parts = urlsplit(authentication.resource or "")
     origin = "%REQ(X-FORWARDED-PROTO)%://%REQ(:AUTHORITY)%"
-    if authentication.resource is not None:
+    if authentication is not None and authentication.resource is not None:
+        parts = urlsplit(authentication.resource)
         origin = f"{parts.scheme}://{parts.netloc}"
     return f'Bearer resource_metadata="{origin}{WELL_KNOWN}%PATH(NQ:PATH)%"'
 
@@ -104,7 +104,23 @@ def shared_replies(max_body: int, host: Resource, path: Resource) -> Resource:
     `host` and `path` match the gateway's requests; replies to other requests stay unchanged.
     """
     own_requests = _all(_header(":authority", host), _header(":path", path))
-    return {"mappers": _in_both_eras([_of_the_router(), *_mappers(max_body, "its limit", own_requests)])}
+    mappers = [_of_the_router(), *_refused_by_istio(own_requests), *_mappers(max_body, "its limit", own_requests)]
+    return {"mappers": _in_both_eras(mappers)}
+
+
+def _refused_by_istio(own_requests: Resource) -> list[Resource]:
+    """What a RequestAuthentication refuses, and what an AuthorizationPolicy does.
+
+    The first also says 403, for another audience; but then nobody has read the request yet.
+    """
+    bad = _error("null", UNAUTHORIZED, _BAD_TOKEN)
+    challenge = {_CHALLENGE: f'{_challenge(None)}, error="invalid_token"', "cache-control": "no-store"}
+    unread = _all(_status(403), _header(":method", {"exact": "POST"}), own_requests)
+    forbidden = _error(_ID, -32000, "Forbidden: a policy of this gateway does not allow it")
+    return [
+        _mapper(_all(_status(403), _has(ID)), 403, forbidden),
+        _mapper(_all({"or_filter": {"filters": [_status(401), unread]}}, own_requests), 401, bad, challenge),
+    ]
 
 
 def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) -> list[Resource]:

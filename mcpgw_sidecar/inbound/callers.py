@@ -33,6 +33,7 @@ UNAUTHORIZED = SESSION_NOT_FOUND
 
 _NO_TOKEN = "Unauthorized: send the Bearer token of an authorization server that this gateway trusts"  # noqa: S105  # words
 _NO_SUBJECT = "Unauthorized: the token names no subject"
+_OTHER_AUDIENCE = "Unauthorized: the token is for another audience"
 _NO_KEY = "Unauthorized: the key of the token was withdrawn: get a new one"
 _BEARER = re.compile(r"bearer +([A-Za-z0-9_-]*)(?:\.[A-Za-z0-9_-]*){2}", re.IGNORECASE)
 MAX_KEPT = 4096  # characters of claims that are kept read; larger ones are read each time
@@ -126,11 +127,19 @@ def _read(text: str, authentication: Authentication) -> Caller | str:
     issuer = next((each for each in authentication.issuers if each.issuer == claims.get("iss")), None)
     if issuer is None:
         return _NO_TOKEN
+    if authentication.by_istio and not _is_for(claims.get("aud"), issuer):
+        return _OTHER_AUDIENCE
     subject = claims.get(issuer.subject)
     # In a header for servers, in the log: what is no plain line would be another subject there.
     if not isinstance(subject, str) or not subject.isprintable() or subject != (subject.strip() or None):
         return _NO_SUBJECT
     return Caller(issuer.issuer, subject, claims, issuer.skew)
+
+
+def _is_for(audience: object, issuer: Issuer) -> bool:
+    """Whether a token is for one of the audiences: a RequestAuthentication may take any."""
+    named = [audience] if isinstance(audience, str) else audience
+    return isinstance(named, list) and any(each in issuer.audiences for each in named)
 
 
 _read_kept = functools.lru_cache(maxsize=4096)(_read)

@@ -8,6 +8,7 @@ import attrs
 
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.envoy.settings import MAX_BODY, Endpoint
+from mcpgw_sidecar.resources.objects import Ref
 
 NAMESPACE = "mcp-system"
 RUN_DIR = "/run/mcpgw"
@@ -22,7 +23,7 @@ _USER = 65532  # the user `nonroot` of distroless images
 
 @attrs.frozen(kw_only=True)
 class Sidecar:
-    """The settings of the sidecar. `max_body` is in bytes.
+    """The settings of the sidecar. `max_body` is in bytes, `access` the ConfigMap with the rules.
 
     `envoy_container` is the name of Envoy's container. Without it, `inject` looks for the names
     that Istio and this program use. `given` holds the names of the fields that the user set: when a
@@ -37,11 +38,12 @@ class Sidecar:
     secrets_in: tuple[str, ...] = ()
     envoy_container: str | None = None
     max_body: int = MAX_BODY
+    access: Ref | None = None
     given: frozenset[str] = frozenset()
 
 
-def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
-    """The container. With `writes_envoy` it writes files for a plain Envoy.
+def container(sidecar: Sidecar, *, writes_envoy: bool, heap: str | None = None) -> dict[str, Any]:
+    """The container. With `writes_envoy` it writes files for a plain Envoy, which may take `heap`.
 
     Istio configures its own Envoy.
     """
@@ -55,6 +57,7 @@ def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
         *(f"--public-host={host}" for host in sidecar.public_hosts),
         *(f"--allow-external-names={name}" for name in sidecar.external_names),
         *(f"--secrets-in={namespace}" for namespace in sidecar.secrets_in),
+        *([f"--access=configmap:{sidecar.access}"] if sidecar.access is not None else []),
         *([f"--envoy-dir={ENVOY_DIR}"] if writes_envoy else []),
         *([f"--max-body={sidecar.max_body}"] if sidecar.max_body != MAX_BODY else []),
     ]
@@ -64,7 +67,10 @@ def container(sidecar: Sidecar, *, writes_envoy: bool) -> dict[str, Any]:
         "image": sidecar.image,
         "restartPolicy": "Always",  # as an init container: it starts before Envoy and ends after it
         "args": arguments,
-        "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()],
+        "env": [
+            *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+            *([{"name": "MCPGW_ENVOY_HEAP", "value": heap}] if heap is not None else []),
+        ],
         "ports": [{"name": "mcpgw-admin", "containerPort": ADMIN_PORT}],
         "startupProbe": _probe("/healthz", periodSeconds=1, failureThreshold=60),
         "readinessProbe": _probe("/readyz", periodSeconds=2),

@@ -30,7 +30,8 @@ Document = dict[str, Any]
 class Gateway:
     """A gateway in the cluster.
 
-    `scripts` are the Lua filters by name: refused, heal, messages, calls.
+    `scripts` are the Lua filters by name: refused, heal, messages, calls. With `login` a
+    RequestAuthentication verifies tokens.
     """
 
     namespace: str = NAMESPACE
@@ -39,6 +40,7 @@ class Gateway:
     public_hosts: tuple[str, ...]
     internal_hosts: tuple[str, ...]
     scripts: dict[str, str]
+    login: bool = False
 
 
 def istio(gateway: Gateway, sidecar: Sidecar, dump: Any) -> list[Document]:  # noqa: ANN401  # turns a value into YAML
@@ -146,6 +148,7 @@ def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:
             messages=gateway.scripts["messages"],
             calls=gateway.scripts["calls"],
             passed=gateway.scripts["passed"],
+            login=gateway.login,
         )
     )
 

@@ -18,20 +18,25 @@ from mcpgw_sidecar.resources.kinds import (
     SESSION_KEY_NAME,
     WEBHOOK_CA_NAME,
 )
+from mcpgw_sidecar.resources.objects import Ref
 
 CREDENTIALS, FOLLOWER, WEBHOOK = f"{PROGRAM}-credentials", f"{PROGRAM}-follower", f"{PROGRAM}-webhook"
+ACCESS = f"{PROGRAM}-access"
 _RBAC = "rbac.authorization.k8s.io"
 Document = dict[str, Any]
 _WATCH = ["list", "watch"]
 
 
 def sidecar_rights(
-    namespace: str, accounts: tuple[tuple[str, str], ...], secrets_in: tuple[str, ...] = ()
+    namespace: str,
+    accounts: tuple[tuple[str, str], ...],
+    secrets_in: tuple[str, ...] = (),
+    access: Ref | None = None,
 ) -> list[Document]:
     """The rights of the service accounts (namespace, name) of gateway pods.
 
     The sidecars share a Lease, a ConfigMap and a Secret in `namespace`, and read the Secrets of the
-    namespaces `secrets_in`.
+    namespaces `secrets_in`, and the ConfigMap `access`.
     """
     credentials = [None] if EVERYWHERE in secrets_in else [*dict.fromkeys(secrets_in)]
     everywhere = [
@@ -66,7 +71,13 @@ def sidecar_rights(
             namespace,
             [_rule("", ["configmaps"], _WATCH, CONFIG_MAP_NAME), _rule("", ["secrets"], _WATCH, SESSION_KEY_NAME)],
         ),
+        *(_access_rights(access, accounts) if access is not None else ()),
     ]
+
+
+def _access_rights(access: Ref, accounts: tuple[tuple[str, str], ...]) -> list[Document]:
+    rules = [_rule("", ["configmaps"], _WATCH, access.name)]
+    return [_role("Role", ACCESS, access.namespace, rules), _binding("Role", ACCESS, access.namespace, accounts)]
 
 
 def webhook_rights(namespace: str) -> list[Document]:

@@ -7,6 +7,7 @@ is idempotent. It takes any kind of mapping, so that the comments and the order 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -20,6 +21,12 @@ Manifest = MutableMapping[str, Any]
 INJECT_LABEL = "mcpgw.dev/inject"
 INJECTED = "mcpgw.dev/injected"
 ISTIO_CONTAINER, ENVOY_CONTAINER = "istio-proxy", "envoy"
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(|[KMGT]i|[kMGT])")
+_UNITS = {"": 1, **{f"{unit}i": 1 << 10 * power for power, unit in enumerate("KMGT", 1)}} | {
+    unit: 1000**power for power, unit in enumerate("kMGT", 1)
+}
+_OF_ENVOY = 0.9
+_LEAST_HEAP = 64  # MiB: the program takes no less
 _TEMPLATED = frozenset({"Deployment", "DaemonSet", "StatefulSet", "ReplicaSet"})
 
 
@@ -101,7 +108,8 @@ def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
     original = copy.deepcopy(pod)
     is_plain = envoy.get("name") != ISTIO_CONTAINER
     old_container = next((item for item in spec.get("initContainers") or () if item.get("name") == PROGRAM), None)
-    _put(spec, "initContainers", _merged_container(container(sidecar, writes_envoy=is_plain), old_container, sidecar))
+    new_container = container(sidecar, writes_envoy=is_plain, heap=_heap(envoy) if is_plain else None)
+    _put(spec, "initContainers", _merged_container(new_container, old_container, sidecar))
     _put(spec, "volumes", volume())
     _put(envoy, "volumeMounts", mount())
     remarks = [_start_with_bootstrap(envoy) if is_plain else None, *_obstacles(spec)]
@@ -112,6 +120,17 @@ def _inject(name: str, pod: Manifest, sidecar: Sidecar) -> Injected:
     pod["metadata"]["annotations"][INJECTED] = __version__
     remark = "; ".join(filter(None, remarks)) or None
     return Injected(name=name, changed=pod != original, remark=remark)
+
+
+def _heap(envoy: Manifest) -> str | None:
+    """What Envoy may take of its container's memory, for --envoy-heap; None without a limit.
+
+    Its code, stacks and what a shrinking heap has not given back yet need the rest.
+    """
+    limit = _mapping(_mapping(envoy.get("resources")).get("limits")).get("memory")
+    match = _QUANTITY.fullmatch(str(limit))
+    size = int(float(match[1]) * _UNITS[match[2]] * _OF_ENVOY) >> 20 if match is not None else 0
+    return f"{size}MiB" if size >= _LEAST_HEAP else None
 
 
 def _obstacles(spec: Manifest) -> Iterator[str]:
@@ -136,6 +155,7 @@ _FIELDS = {
     "public_hosts": "--public-host",
     "external_names": "--allow-external-names",
     "secrets_in": "--secrets-in",
+    "access": "--access",
     "max_body": "--max-body",
 }
 

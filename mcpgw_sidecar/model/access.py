@@ -139,13 +139,15 @@ class Authentication:
     """How callers show who they are.
 
     `resource` is the URL that clients type, None for that of the request. Without `required`,
-    callers without a token may call, too. Every token has to have all `scopes`.
+    callers without a token may call, too. Every token has to have all `scopes`. `by_istio`: a
+    RequestAuthentication of Istio verifies the tokens, and has the keys.
     """
 
     issuers: tuple[Issuer, ...]
     resource: str | None = None
     required: bool = True
     scopes: tuple[str, ...] = ()
+    by_istio: bool = False
 
 
 Allowed = tuple[tuple[tuple[str, frozenset[str]], ...], ...]

@@ -60,14 +60,20 @@ class IssuerKeys:
         return repr([(mark, sorted(known.ids or ()), known.withdrawn) for mark, known in sorted(self._known.items())])
 
     def issuers(self) -> tuple[Issuer, ...]:
-        """The issuers, in the order of the document."""
+        """The issuers whose keys are wanted here, in the order of the document."""
         authentication = self._current().authentication
-        return authentication.issuers if authentication is not None else ()
+        return authentication.issuers if authentication is not None and not authentication.by_istio else ()
 
-    def facts(self) -> tuple[tuple[str, bool, str | None], ...] | None:
-        """Each issuer, whether its keys are here, and why not; None without login."""
-        if self._current().authentication is None:
+    def facts(self) -> tuple[tuple[str, bool | None, str | None], ...] | None:
+        """Each issuer, whether its keys are here, and why not; None without login.
+
+        Where Istio verifies tokens, nothing is known of keys.
+        """
+        authentication = self._current().authentication
+        if authentication is None:
             return None
+        if authentication.by_istio:
+            return tuple((each.issuer, None, None) for each in authentication.issuers)
         return tuple((each.issuer, each.mark in self._keys, self.errors.get(each.issuer)) for each in self.issuers())
 
     async def wait_following(self) -> None:

@@ -18,7 +18,7 @@ from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.snapshot import EMPTY
 from mcpgw_sidecar.errors import ApiError
 from mcpgw_sidecar.kube.configmap import ConfigMapWriter
-from mcpgw_sidecar.kube.follower import ConfigMapSource
+from mcpgw_sidecar.kube.follower import ACCESS, CONFIGURATION, ConfigMapSource
 from mcpgw_sidecar.kube.keys import SecretKeys
 from mcpgw_sidecar.kube.lease import LET_GO, LeaseHolder
 from mcpgw_sidecar.kube.source import KubernetesSource, _KindSink
@@ -183,15 +183,53 @@ async def test_keys_that_may_not_be_kept_or_cannot_be_used(clock: MockClock) -> 
 @pytest.mark.duty("kube.follower")
 def test_a_configmap_names_no_files() -> None:
     desired = Watched(Desired(source="x"))
-    source = ConfigMapSource(FakeApi(lambda *_: None), Ref("ns", "c"), desired, desired.publish)  # type: ignore[arg-type]
-    for key in ("credentialFile", "caFile"):
-        text = f"servers: [{{name: a, url: 'https://evil.example/mcp', {key}: /var/run/secrets/token}}]"
+    api: Any = FakeApi(lambda *_: None)
+    source = ConfigMapSource(api, Ref("ns", "c"), CONFIGURATION, desired, desired.publish)
+    exchange = "tokenExchange: {tokenUrl: 'https://evil.example', clientId: x, clientSecretFile: /var/run/secrets/token}"
+    for key in ("credentialFile: /var/run/secrets/token", "caFile: /var/run/secrets/token", exchange):
+        text = f"servers: [{{name: a, url: 'https://evil.example/mcp', {key}}}]"
         source.apply({"metadata": {"name": "c", "namespace": "ns"}, "data": {"config.yaml": text}})
         assert not desired.value.servers
         assert "for configuration files alone" in (desired.value.error or "")
     source.trouble("away")
     assert desired.value.error == "away"
     source.trouble(None)
+    assert desired.value.error is None
+
+
+@pytest.mark.duty("access.configmap")
+def test_an_access_document_in_a_configmap() -> None:
+    """Nothing is served before there is one; after that the last good one stays."""
+    desired = Watched(Desired(source="x"))
+    api: Any = FakeApi(lambda *_: None)
+    source = ConfigMapSource(api, Ref("ns", "c"), ACCESS, desired, desired.publish)
+
+    def said(text: str | None) -> str:
+        source.apply({"metadata": {"name": "c", "namespace": "ns"}, "data": {} if text is None else {"access.yaml": text}})
+        return desired.value.access_error or ""
+
+    source.reset([])
+    assert desired.value.access_error == "ConfigMap ns/c not found: make it, with the key access.yaml"
+    issuer = "authentication: {issuers: [{issuer: i, audiences: [a], %s}]}"
+    for text, words in (
+        (None, "configmap:ns/c: has no key access.yaml"),
+        ("authorisation: []", "configmap:ns/c:1: authorisation: unknown key"),
+        (issuer % "jwksFile: /var/run/secrets/token", "jwksFile and caFile are for --access FILE alone"),
+        (issuer % "jwksUri: 'https://i', caFile: /x", "jwksFile and caFile are for --access FILE alone"),
+        ("limits: {service: {url: 'https://l:1', caFile: /x}}", "jwksFile and caFile are for --access FILE alone"),
+    ):
+        assert words in said(text)
+    assert not source.loaded.is_set()
+    assert said(issuer % "jwksUri: 'https://i/keys'") == ""
+    assert source.loaded.is_set()
+    assert desired.value.access.authentication is not None
+    generation = desired.value.generation
+    assert said(issuer % "jwksUri: 'https://i/keys'") == ""
+    assert desired.value.generation == generation
+    assert said("x") != ""
+    source.delete({})
+    assert desired.value.access_error == "ConfigMap ns/c was deleted: the last good configuration stays"
+    assert desired.value.access.authentication is not None
     assert desired.value.error is None
 
 

@@ -207,6 +207,9 @@ def test_in_istio_headers_are_taken_away_behind_its_own_filters() -> None:
     headers = HEADERS | {"cookie": "c", "x-tenant": "a", h.X_PASSED: "x-tenant=x-org", "x-envoy-retry-on": "5xx"}
     passed = Filter(script("last")).request(headers, b"", None)
     assert passed.headers == HEADERS | {"x-org": "a", "x-envoy-retry-on": "5xx"}
+    for text, kept in (("-", {}), ("x-mcp-subject=x-mcp-subject", {h.X_SUBJECT: "alice"})):
+        named = HEADERS | {h.X_SUBJECT: "alice", h.X_PASSED: text}
+        assert Filter(script("last")).request(named, b"", None).headers == HEADERS | kept
     untouched = HEADERS | {"cookie": "c"}
     assert Filter(script("last")).request(untouched, b"", None).headers == untouched, "another route of that gateway"
 

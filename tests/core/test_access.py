@@ -392,3 +392,17 @@ def test_the_keys_of_credentials() -> None:
             decode(f"servers: [{{name: a, url: 'http://h', {more}}}]", "f")
     content = secret(ServerName("ns/one"), "value")
     assert content["resources"][0]["generic_secret"] == {"secret": {"inline_string": "value"}}
+
+
+@pytest.mark.duty("access.istio")
+def test_where_istio_verifies_tokens_the_audience_is_looked_at_here() -> None:
+    text = "authentication: {verifiedBy: istio, issuers: [{issuer: %s, audiences: [a, b]%s}]}"
+    login = decode_access(text % (IDP.issuer, ""), "f").authentication
+    assert login is not None
+    for audience, is_known in (("a", True), (["x", "b"], True), ("x", False), (["x"], False), (None, False), (7, False)):
+        assert isinstance(caller_of(claims(aud=audience), login), Caller) == is_known, audience
+    for more, remedy in ((", jwksUri: 'https://i'", "the RequestAuthentication has the keys: remove it"),):
+        with pytest.raises(ConfigurationError, match=remedy):
+            decode_access(text % (IDP.issuer, more), "f")
+    with pytest.raises(ConfigurationError, match="verifiedBy: write one of envoy, istio"):
+        decode_access((text % (IDP.issuer, "")).replace("istio", "nobody"), "f")

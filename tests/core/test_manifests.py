@@ -146,6 +146,29 @@ def test_a_plain_envoy_is_started_with_our_bootstrap() -> None:
     assert remarked.remark == f"start the container proxy with: envoy -c {BOOTSTRAP}"
 
 
+@pytest.mark.duty("cli.inject", "limits.heap")
+@pytest.mark.parametrize(
+    ("limit", "heap"),
+    [
+        ("1Gi", "921MiB"),
+        ("500M", "429MiB"),
+        (1 << 30, "921MiB"),
+        ("0.5Gi", "460MiB"),
+        ("64Mi", None),
+        ("1Ei", None),
+        (None, None),
+    ],
+)
+def test_envoys_heap_is_below_its_containers_memory(limit: Any, heap: str | None) -> None:
+    """Else the kernel ends Envoy, with everybody's connections."""
+    for name, expected in (("envoy", heap), ("istio-proxy", None)):
+        document = pod(name)
+        document["spec"]["containers"][1]["resources"] = {"limits": {"memory": limit}}
+        inject(document, SIDECAR)
+        environment = {each["name"]: each.get("value") for each in document["spec"]["initContainers"][0]["env"]}
+        assert environment.get("MCPGW_ENVOY_HEAP") == expected
+
+
 @pytest.mark.duty("cli.inject")
 def test_pods_in_which_the_sidecar_cannot_work() -> None:
     """It said "injected", and the container could not start."""

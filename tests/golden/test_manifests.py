@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -60,6 +61,22 @@ def test_options_reach_what_they_are_for() -> None:
     assert {"kind": "ServiceAccount", "namespace": "gw-ns", "name": "sa"} in subjects
 
 
+@pytest.mark.duty("access.istio", "access.configmap")
+def test_a_login_in_istio() -> None:
+    """The gateway's filters come behind the one that verifies tokens; the document may be read."""
+    documents = list(yaml.safe_load_all(printed("rbac", "istio", "--request-authentication", "--access=configmap:gw/rules")))
+    (envoy_filter,) = (document for document in documents if document["kind"] == "EnvoyFilter")
+    placed = [each for each in envoy_filter["spec"]["configPatches"] if each["patch"]["operation"] == "INSERT_AFTER"]
+    assert [each["patch"]["value"]["name"] for each in placed][-1] == "mcpgw_buffer"
+    behind = {each["match"]["listener"]["filterChain"]["filter"]["subFilter"]["name"] for each in placed}
+    assert behind == {"envoy.filters.http.jwt_authn"}
+    (role,) = (each for each in documents if each["kind"] == "Role" and each["metadata"]["name"] == "mcpgw-sidecar-access")
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["rules"], "verbs": ["list", "watch"]}
+    ]
+    assert "--access=configmap:gw/rules" in json.dumps(documents)
+
+
 def test_any_host_may_be_public() -> None:
     documents = list(yaml.safe_load_all(printed("istio", "--public-host=*")))
     (route,) = (document for document in documents if document["kind"] == "HTTPRoute")
@@ -82,6 +99,7 @@ def test_options_that_cannot_be_used() -> None:
         ["--service-account", "x"],
         ["--namespace", "A B"],
         ["--image", ""],
+        ["--access", "rules.yaml"],
         ["nothing"],
     ):
         assert CliRunner().invoke(cli, ["manifests", *wrong]).exit_code != 0
