@@ -80,6 +80,13 @@ def federate_eras(
     return Federation(snapshot, stateful.shares)
 
 
+def with_access(federation: Federation, access: Access) -> Federation:
+    """The same catalog under other rules. Views are made for rules, so those of before stay."""
+    snapshot = attrs.evolve(federation.snapshot, access=access)
+    snapshot.views.update(federation.snapshot.views)
+    return attrs.evolve(federation, snapshot=snapshot)
+
+
 def federate(
     servers: tuple[Server, ...],
     discovered: Mapping[ServerName, Discovered],

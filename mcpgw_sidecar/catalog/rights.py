@@ -7,13 +7,13 @@ the view of the caller's scope. What no rule allows does not exist for the calle
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mcpgw_sidecar.catalog.snapshot import Owned
 from mcpgw_sidecar.model.access import Access, Allowed, Rule
 from mcpgw_sidecar.model.kinds import TOOL, Kind
-from mcpgw_sidecar.model.names import ServerName, VirtualName
+from mcpgw_sidecar.model.names import JsonText, ServerName, VirtualName
 
 _AT_SPACES = frozenset({"scope", "scp"})
 _NOTHING: Mapping[str, Any] = {}
@@ -55,13 +55,29 @@ def reads(rules: frozenset[Rule], virtual: VirtualName | None, server: ServerNam
     return any(not rule.tools and is_about(rule, virtual, server) for rule in rules)
 
 
-def sees(rules: frozenset[Rule], virtual: VirtualName | None, kind: Kind, item: Owned) -> bool:
-    """Whether some rule gives an item. A rule with tools gives tools alone."""
-    about = [rule for rule in rules if is_about(rule, virtual, item.server.name)]
-    if any(not rule.tools for rule in about):
-        return True
-    bare = json.loads(item.upstream_key) if about and kind is TOOL else ""
-    return any(any_of(rule.tools, bare) for rule in about) if bare else False
+def given_by(rules: frozenset[Rule], virtual: VirtualName | None) -> Callable[[Kind, Owned], bool]:
+    """A function that says whether some rule gives an item. A rule with tools gives tools alone.
+
+    What rules say of a server is found once: a server has many items.
+    """
+    of_servers: dict[ServerName, tuple[bool, tuple[str, ...]]] = {}
+
+    def is_given(kind: Kind, item: Owned) -> bool:
+        known = of_servers.get(item.server.name)
+        if known is None:
+            about = [rule for rule in rules if is_about(rule, virtual, item.server.name)]
+            is_whole = any(not rule.tools for rule in about)
+            known = of_servers[item.server.name] = is_whole, tuple(glob for rule in about for glob in rule.tools)
+        is_whole, globs = known
+        return is_whole or (bool(globs) and kind is TOOL and any_of(globs, _bare(item.upstream_key)))
+
+    return is_given
+
+
+def _bare(text: JsonText) -> str:
+    """The name in a JSON text; thousands are read for each scope."""
+    bare: str = json.loads(text) if "\\" in text else text[1:-1]
+    return bare
 
 
 def missing(allowed: Allowed, claims: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar.catalog.offers import joined_capabilities, joined_instructions
-from mcpgw_sidecar.catalog.rights import allows, reads, rules_of, sees, sees_server
+from mcpgw_sidecar.catalog.rights import allows, given_by, reads, rules_of, sees_server
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, build
 from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.kinds import KINDS, TOOL
@@ -81,10 +81,8 @@ def _without_app_tools(snapshot: Snapshot) -> Snapshot:
 
 def _allowed(view: Snapshot, rules: frozenset[Rule], virtual: VirtualName | None) -> Snapshot:
     """What rules allow of a view; servers of which they allow nothing are not there."""
-    owned = {
-        kind.name: {key: item for key, item in view.of(kind).owned.items() if sees(rules, virtual, kind, item)}
-        for kind in KINDS
-    }
+    is_given = given_by(rules, virtual)
+    owned = {kind.name: {key: item for key, item in view.of(kind).owned.items() if is_given(kind, item)} for kind in KINDS}
     offers = {name: offer for name, offer in view.offers.items() if sees_server(rules, virtual, name)}
     owners = {item.server.name for items in owned.values() for item in items.values()}
     seen = [offer for name, offer in offers.items() if name in owners]

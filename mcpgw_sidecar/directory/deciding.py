@@ -160,6 +160,8 @@ class Decider:
     def decision(self, inbound: Inbound, headers: Mapping[str, str], last_event_id: str = "") -> Decision:
         """The decision about a request that has climbed the ladder."""
         decision = decide(inbound, last_event_id)
+        if isinstance(decision, Reject) and inbound.session is not None:
+            return attrs.evolve(decision, session=inbound.session.session)
         if inbound.scope.rules is not None and isinstance(decision, Forward | Carry):
             decision = attrs.evolve(decision, rules=inbound.scope.rules)
         if isinstance(decision, Forward) and decision.server.exchanged_header in headers and self.tokens is not None:

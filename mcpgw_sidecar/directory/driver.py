@@ -23,8 +23,8 @@ from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.ports import ClientStreams
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes
-from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession, Wishes, short
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.protocol.methods import SET_LEVEL, SUBSCRIBE
 from mcpgw_sidecar.runtime.backoff import Backoff

@@ -18,7 +18,8 @@ from mcpgw_sidecar.envoy.contract import CHANGES, FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.model.sessions import short
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import Message, Notification, Request, notification_text
 from mcpgw_sidecar.protocol.jsontext import dumps, last
 from mcpgw_sidecar.protocol.methods import UPDATED

@@ -15,8 +15,8 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import Session, UpstreamSession
-from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.model.sessions import Session, UpstreamSession, short
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.sessions import events as e

@@ -13,8 +13,8 @@ from mcpgw_sidecar.directory.carriedcalls import CarriedCalls
 from mcpgw_sidecar.directory.opensessions import OpenSessions
 from mcpgw_sidecar.directory.store import ReplicaNews, SessionStore, SharedRow
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.sessions import AllWishes, Session
-from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.model.sessions import AllWishes, Session, short
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import Notification, Response
 from mcpgw_sidecar.protocol.relayed import cancellation
 from mcpgw_sidecar.sessions import actions as a, events as e

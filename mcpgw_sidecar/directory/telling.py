@@ -14,8 +14,8 @@ from mcpgw_sidecar.directory.sharing import Sharing
 from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.sessions import Session, SessionState
-from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.model.sessions import Session, SessionState, short
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import Notification
 from mcpgw_sidecar.protocol.jsontext import Member, only
 from mcpgw_sidecar.protocol.methods import PROGRESS

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from mcpgw_sidecar.envoy.clusters import Resource, type_url
-from mcpgw_sidecar.envoy.contract import ANSWER, ANSWERED, FAILED, LOOKUP, METADATA, REFUSAL
+from mcpgw_sidecar.envoy.contract import ANSWER, ANSWERED, FAILED, LOOKUP, METADATA, REFUSAL, WHO
 from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, TOO_MANY, UNCOUNTED, UNREACHABLE
 from mcpgw_sidecar.envoy.login import CLAIMS, JWT
 from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.names import BROKER
 from mcpgw_sidecar.protocol import headers as h
+
+_WHO = ("session", "client_name", "client_version", "host", "virtual_server")
 
 
 def access_log(authentication: Authentication | None = None) -> Resource:
@@ -25,6 +27,7 @@ def access_log(authentication: Authentication | None = None) -> Resource:
         "time": "%START_TIME%",
         "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
         **(caller if authentication is not None else {}),
+        **{name: f"%DYNAMIC_METADATA({METADATA}:{WHO}:{name})%" for name in _WHO},
         "http": "%REQ(:METHOD)%",
         "method": f"%REQ({h.X_METHOD})%",
         "tool": f"%REQ({h.X_TOOL})%",

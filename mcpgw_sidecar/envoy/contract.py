@@ -14,7 +14,7 @@ from typing import Final
 
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.kinds import KINDS
-from mcpgw_sidecar.model.names import BROKER, ENVOY
+from mcpgw_sidecar.model.names import BROKER, ENDPOINT, ENVOY
 from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, REDIRECT, RPC_ERROR, UNAUTHORIZED
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES, META_CLIENT, META_LEVEL
@@ -89,7 +89,7 @@ of origins and credentials is not the gateway's word.
 METADATA: Final = "mcpgw"
 """Namespace of the dynamic metadata, and of the metadata of routes."""
 
-ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, TRUSTED, MEMO, REFUSAL = (
+ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, TRUSTED, MEMO, REFUSAL, WHO = (
     "id",
     "what",
     "session",
@@ -103,6 +103,7 @@ ID, WHAT, OWNER, ANSWERED, LOOKUP, ASKED, REFUSED, HEALED, FAILED, PLAIN, TRUSTE
     "trusted",
     "memo",
     "refusal",
+    "who",
 )
 """Members of the metadata.
 
@@ -112,7 +113,8 @@ answer is already JSON-RPC, LOOKUP the result of the memo's lookup, ASKED the va
 depended on, REFUSED what a server gave instead of an answer (`status`, `body`), HEALED the session
 that was replaced, FAILED the reason why a server's answer became an error, PLAIN "1" for
 a client that takes no event stream, TRUSTED "1" for a server that is, MEMO a MemoEntry, and REFUSAL
-what the router has refused, for the access log: `OUTCOME CODE METHOD SERVER NAME`.
+what the router has refused, for the access log: `OUTCOME CODE METHOD SERVER NAME`. WHO is for that
+log, too: session, client_name, client_version, host, virtual_server.
 """
 
 ANSWER: Final = "answer"
@@ -207,15 +209,9 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "PREFIX": PREFIX,
     "SESSION": h.SESSION,
     "ACCEPTED": ACCEPTED,
-    "X_METHOD": h.X_METHOD,
-    "X_TOOL": h.X_TOOL,
-    "X_SERVER": h.X_SERVER,
-    "X_MEMO": h.X_MEMO,
-    "X_SESSION": h.X_SESSION,
-    "X_OWNER": h.X_OWNER,
-    "X_PASSED": h.X_PASSED,
-    "X_SIZE": h.X_SIZE,
-    "X_ID": h.X_ID,
+    **{f"X_{name}": getattr(h, f"X_{name}") for name in ("METHOD", "TOOL", "SERVER", "MEMO", "SESSION", "OWNER", "PASSED")},
+    **{f"X_{name}": getattr(h, f"X_{name}") for name in ("SIZE", "ID", "CLAIMS", "SUBJECT", "CARRIED", "VIRTUAL")},
+    "ENDPOINT": ENDPOINT,
     "PASSES": PASSES,
     "PARAMS": PARAMS,
     "ATTEMPT": h.ATTEMPT,
@@ -245,11 +241,9 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "MCP_METHOD": h.MCP_METHOD,
     "MCP_NAME": h.MCP_NAME,
     "LAST_EVENT": h.LAST_EVENT,
-    "X_CLAIMS": h.X_CLAIMS,
-    "X_SUBJECT": h.X_SUBJECT,
-    "X_CARRIED": h.X_CARRIED,
     "LISTING": h.LISTING,
     "REFUSAL": REFUSAL,
+    "WHO": WHO,
     "STATEFUL": ("", *STATEFUL),
     "STATELESS": STATELESS,
     "META_VERSION": META_VERSION,

@@ -7,9 +7,11 @@ memo.lua reads its fields by the same names.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import quote
 
 import attrs
 
@@ -17,7 +19,7 @@ from mcpgw_sidecar.envoy import contract
 from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject
 from mcpgw_sidecar.model.ports import Stamp
-from mcpgw_sidecar.model.sessions import Session
+from mcpgw_sidecar.model.sessions import Session, short
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.extensions import UI, declares
 from mcpgw_sidecar.protocol.gzipped import Packed
@@ -27,22 +29,40 @@ from mcpgw_sidecar.protocol.passing import brought_text, passed_text
 _NEVER: Final = 1 << 40  # epoch seconds: without a session nothing ends, and a token that runs out is Envoy's to refuse
 
 
+NOBODY: Final = "//"
+_MAX_WORD = 100  # characters of a client's own words in the log
+
+
+def who_of(session: Session) -> dict[str, str]:
+    """A session and its client, for the log; a word that is not there is ""."""
+    info = json.loads(session.client_info)
+    words: dict[str, Any] = info if isinstance(info, dict) else {}
+    said = {f"client_{key}": word if isinstance(word := words.get(key), str) else "" for key in ("name", "version")}
+    return {"session": short(session.key), **{key: word[:_MAX_WORD] for key, word in said.items()}}
+
+
+def who_text(session: Session) -> str:
+    """The same for memo.lua: `SESSION/NAME/VERSION`, each percent-encoded."""
+    return "/".join(quote(word, safe="", errors="replace") for word in who_of(session).values())
+
+
 @attrs.frozen
 class Audience:
     """Whom an answer or a decision is for, and until when, in epoch seconds.
 
     `session_key` is "" in the stateless era, where it is for all who show the same. `apps` says
-    that the client shows pages.
+    that the client shows pages, `who` is for the access log (`who_text`).
     """
 
     session_key: str
     expires: int
     apps: bool
+    who: str = NOBODY
 
     @classmethod
     def of(cls, session: Session) -> Audience:
         """The client of a session."""
-        return cls(session.key, session.expires, declares(session, UI))
+        return cls(session.key, session.expires, declares(session, UI), who_text(session))
 
     @classmethod
     def stateless(cls, *, apps: bool) -> Audience:
@@ -88,6 +108,7 @@ class MemoEntry:
     name: str
     server: str
     shown: str
+    who: str = NOBODY
     renamed: str | None = None
     named: str | None = None
     authority: str = ""
@@ -121,7 +142,7 @@ def list_mark(audience: Audience, stamp: Stamp, packed: Packed | None, rules: fr
     With two checksums gzip.lua can put the compressed list into an answer with another id.
     """
     checksums = "" if packed is None else f" {packed.alone:08x}{packed.top:08x}"
-    return f"{stamp.slot} {stamp.text} {stamp.mark} {audience.expires} {audience.shown(rules)}{checksums}"
+    return f"{stamp.slot} {stamp.text} {stamp.mark} {audience.expires} {audience.shown(rules)} {audience.who}{checksums}"
 
 
 def memo_entry(decision: Forward | Carry, keep: Keep) -> MemoEntry:
@@ -142,6 +163,7 @@ def memo_entry(decision: Forward | Carry, keep: Keep) -> MemoEntry:
         name=decision.key,
         server=decision.server.name,
         shown=keep.audience.shown(decision.rules),
+        who=keep.audience.who,
         **(_sent(decision, headers) if isinstance(decision, Forward) else {"carried": 1}),
     )
 

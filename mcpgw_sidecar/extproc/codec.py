@@ -9,8 +9,8 @@ from typing import assert_never
 from google.protobuf.struct_pb2 import Struct
 
 from mcpgw_sidecar.directory.deciding import Settled
-from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, METADATA, OWNER, PLAIN, REFUSAL, REMOVED, TRUSTED, WHAT
-from mcpgw_sidecar.envoy.entries import MEMO_FIELDS, Keep, memo_entry, refusal_text
+from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, METADATA, OWNER, PLAIN, REFUSAL, REMOVED, TRUSTED, WHAT, WHO
+from mcpgw_sidecar.envoy.entries import MEMO_FIELDS, Keep, memo_entry, refusal_text, who_of
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
     HeaderMutation,
@@ -19,9 +19,10 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     ProcessingMode,
     ProcessingResponse,
 )
+from mcpgw_sidecar.inbound.virtual import scope_of
 from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import PROMPT, RESOURCE, TOOL
-from mcpgw_sidecar.model.names import BROKER
+from mcpgw_sidecar.model.names import BROKER, Scope
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import error_text
 from mcpgw_sidecar.protocol.jsontext import dumps
@@ -76,6 +77,7 @@ def encode(
 ) -> ProcessingResponse:
     """The answer to a request body, or to the headers of a request without one."""
     response = ProcessingResponse()
+    _say_who(response, decision, request)
     match decision:
         case Reject():
             _describe(response, **{ANSWERED: "1", REFUSAL: refusal_text(decision)})
@@ -186,6 +188,19 @@ def _describe(response: ProcessingResponse, **values: str) -> None:
     fields = response.dynamic_metadata.fields[METADATA].struct_value.fields
     for key, value in values.items():
         fields[key].string_value = value
+
+
+def _say_who(response: ProcessingResponse, decision: Settled, request: HttpRequest) -> None:
+    """Set what the access log says of the caller; of a hit memo.lua does."""
+    session, scope = getattr(decision, "session", None), scope_of(request.path, request.headers)
+    who = who_of(session) if session is not None else {}
+    who["host"] = request.headers.get(":authority", "")
+    if isinstance(scope, Scope) and scope.virtual is not None:
+        who["virtual_server"] = scope.virtual
+    fields = response.dynamic_metadata.fields[METADATA].struct_value.fields[WHO].struct_value.fields
+    for name, word in who.items():
+        if word:
+            fields[name].string_value = word
 
 
 def _memo(memo: Struct, decision: Forward | Carry, keep: Keep) -> None:

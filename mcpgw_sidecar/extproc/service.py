@@ -20,7 +20,8 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingR
 from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.ports import Stamps
-from mcpgw_sidecar.observability.logs import get_logger, short
+from mcpgw_sidecar.model.sessions import short
+from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h

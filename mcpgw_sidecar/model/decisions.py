@@ -48,8 +48,8 @@ class Reject:
 
     `method` is the request's, where it could be read. `server` and `tool` are those of the request,
     where the router found them. `reason` says why its server failed (model/reasons.py), "" if none
-    did. All four are for metrics and logs. `challenge` is the value of WWW-Authenticate, "" for
-    none.
+    did. `session` is the client's. All five are for metrics and logs. `challenge` is the value of
+    WWW-Authenticate, "" for none.
     """
 
     status: int
@@ -62,6 +62,7 @@ class Reject:
     tool: str = ""
     reason: str = ""
     challenge: str = ""
+    session: Session | None = None
 
     @property
     def outcome(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -30,6 +31,11 @@ class Session:
     client_info: JsonText
     capabilities: JsonText
     owner: str = ""
+
+
+def short(key: str) -> str:
+    """The mark of a session for a log line: the first 8 characters of the hash of its key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
 class SessionFault(enum.Enum):

@@ -7,7 +7,6 @@ names, counts and `short(...)` of a session, never ids, tokens, arguments or res
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import re
@@ -28,11 +27,6 @@ Event = MutableMapping[str, Any]
 def get_logger(name: str) -> Any:  # noqa: ANN401  # structlog's lazy proxy
     """A logger. `name` is the module's, for the reader of the code; the lines do not contain it."""
     return structlog.get_logger(name)
-
-
-def short(key: str) -> str:
-    """The mark of a session for a log line: the first 8 characters of the hash of its id."""
-    return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
 def set_up(level: int, log_format: str) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 import attrs
 import trio
 
-from mcpgw_sidecar.catalog.federation import Federation, federate_eras
+from mcpgw_sidecar.catalog.federation import Federation, federate_eras, with_access
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.errors import UpstreamError
@@ -73,6 +73,7 @@ class Supervisor:
         self._virtual: tuple[VirtualServer, ...] = ()
         self._access = OPEN
         self._federation: Federation | None = None
+        self._merged: object = None  # of what
         self._dirty = trio.Event()
         self.all_tried = trio.Event()
 
@@ -122,8 +123,12 @@ class Supervisor:
             servers = tuple(self._entries[server.name].server for server in self._rows if server.name in self._entries)
             offers = {name: entry.offer for name, entry in self._entries.items()}
             modern = {name: entry.modern for name, entry in self._entries.items() if entry.modern is not None}
-            federation = federate_eras(servers, offers, modern, self._virtual, self._access)
-            before, self._federation = self._federation, federation
+            before, merged = self._federation, (servers, offers, modern, self._virtual)
+            if before is not None and merged == self._merged:  # merging thousands of tools takes a while
+                self._federation = with_access(before, self._access)
+            else:
+                self._federation = federate_eras(*merged, access=self._access)
+            self._merged = merged
             _log_new_tools(before, self._federation)
             self._live.publish(self._federation.snapshot)
             self._publish_statuses()

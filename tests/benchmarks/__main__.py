@@ -12,6 +12,7 @@ NAMES = {
     "calls": "a tools/call, beside plain Envoy, Envoy's mcp_router and FastMCP's proxy",
     "parts": "what the parts of a hit cost, each left out once",
     "login": "a hit with a token of each caller, beside the same without login",
+    "callers": "ten thousand callers with twenty scopes, and a change of their rules",
     "lists": "tools/list with few and with many tools",
     "sessions": "sessions with streams, and their clients vanishing",
     "listens": "clients without sessions that listen for changes",

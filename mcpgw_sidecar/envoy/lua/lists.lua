@@ -28,6 +28,7 @@ function list(handle, headers, text, version)
   if plain_list and #plain_list > WORTH and find(encoding:lower(), 'gzip', 1, true) then plain_list = nil end
   if (packed or plain_list) and holds(session) and is_marked(PARTS, session.view.mark, session.state) then
     metadata:set(METADATA, ANSWERED, '1')
+    metadata:set(METADATA, WHO, session.who)
     headers:replace(X_SERVER, ENVOY) -- for log and counters: who answered
     handle:respond({
       [':status'] = '200', ['content-type'] = JSON, ['content-encoding'] = packed and 'gzip' or nil,
@@ -43,9 +44,10 @@ end
 -- The broker has answered; `mark` says how long the answer holds.
 function remember_list(handle, question, mark)
   local headers = handle:headers()
-  local slot, stamp_then, lists, expires, shown, sums = mark:match('^(%d+) (%x+) (%x+) (%d+) (%l+) ?(%x*)$')
+  local slot, stamp_then, lists, expires, shown, who, sums = mark:match('^(%d+) (%x+) (%x+) (%d+) (%l+) (%S+) ?(%x*)$')
   local token = headers:get(SESSION) or question.token or ''
-  local session = slot and learn(token, question, tonumber(slot), stamp_then, tonumber(expires), shown)
+  local session = slot and learn(token, question, tonumber(slot), stamp_then, tonumber(expires), shown, who)
+  if session then handle:streamInfo():dynamicMetadata():set(METADATA, WHO, session.who) end
   local what, size = question.what, #question.what + (tonumber(headers:get('content-length')) or MAX_LIST)
   local encoding = headers:get('content-encoding')
   if not session or what == INITIALIZE or encoding and not question.encoding then return end

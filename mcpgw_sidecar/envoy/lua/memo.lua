@@ -216,10 +216,20 @@ local function is_same(one, other)
   return true
 end
 
+-- Who calls, and where, for the access log: made once for a session. `text` is of entries.py, `who_text`.
+local function who_of(text, headers)
+  local who = {host = headers[':authority'], virtual_server = headers[X_VIRTUAL] or (headers[':path'] or ''):match('^' .. ENDPOINT .. '/(.+)$')}
+  local session, client, version = text:match('^([^/]*)/([^/]*)/([^/]*)$')
+  for name, word in pairs({session = session, client_name = client, client_version = version}) do
+    if word ~= '' then who[name] = word:gsub('%%(%x%x)', function(hex) return string.char(tonumber(hex, 16)) end) end
+  end
+  return who
+end
+
 -- Makes the entry of a session as it stood when the sidecar answered; nil if that has changed since, or if
 -- the request is none whose answer is kept: a header that stands there twice (Envoy joins the values with
 -- a comma), a query, and what only fills memory. `question` has the token, the values of DEPENDS, PERSONAL and ACCEPTED.
-local function learn(token, question, slot, stamp_then, expires, shown)
+local function learn(token, question, slot, stamp_then, expires, shown, who)
   local is_stateless, before = IS_STATELESS[question.version], nil
   if is_stateless then token = '' end -- whatever it sends: there is none in this era
   local values, place, personal, known = {}, shown .. '\n', {}, is_stateless and 0 or #SESSION + #token
@@ -255,6 +265,7 @@ local function learn(token, question, slot, stamp_then, expires, shown)
     values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
     servers = is_stateless and views[place].servers or before and before.servers or {}, given = before and before.given or {},
     has_credential = question.headers[AUTHORIZATION] == '', slot = slot, stamp = stamp_then, expires = expires, state = state, known = known,
+    who = who_of(who, question.headers),
   }
   keep(is_stateless and of_others or of_sessions, token, session)
   return session
@@ -286,23 +297,28 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set(METADATA, ID, sub(text, id, id_end))
   metadata:set(METADATA, OWNER, upstream.owner)
+  metadata:set(METADATA, WHO, session.who)
 end
 
 -- The broker carries such a call, and decides it once more.
-local function carry(handle, text, tool)
+local function carry(handle, text, session, tool)
   local headers = handle:headers()
   headers:replace(X_SERVER, tool.server)
   headers:replace(X_CARRIED, '1')
   headers:replace(X_METHOD, CALL)
   headers:replace(X_TOOL, tool.name)
-  handle:streamInfo():dynamicMetadata():set(METADATA, ID, sub(text, id, id_end))
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set(METADATA, ID, sub(text, id, id_end))
+  metadata:set(METADATA, WHO, session.who)
 end
 
 -- The last message of opening a session says nothing that the broker would do: its answer is 202.
 local function accept(handle, headers, version)
   local session = not IS_STATELESS[version] and session_of(headers, version)
   if not session or not holds(session) then return end
-  handle:streamInfo():dynamicMetadata():set(METADATA, ANSWERED, '1')
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set(METADATA, ANSWERED, '1')
+  metadata:set(METADATA, WHO, session.who)
   headers:replace(X_SERVER, ENVOY)
   handle:respond({[':status'] = '202'})
 end
@@ -330,7 +346,7 @@ function envoy_on_request(handle)
     local tool = session and session.view.tools[sub(text, name, name_end)]
     local upstream = tool and session.servers[tool.server]
     if upstream and serves(handle, session, tool, upstream) and brings(headers, tool.wanted, upstream, version) then
-      if tool.carried then carry(handle, text, tool)
+      if tool.carried then carry(handle, text, session, tool)
       else forward(handle, buffer, text, session, version, tool, upstream) end
     else
       handle:streamInfo():dynamicMetadata():set(METADATA, LOOKUP, MISS)
@@ -350,7 +366,7 @@ function remember(handle, call, status)
   local dead = by_owner[call[HEALED] or call[REFUSED] and IS_FORGOTTEN[call[REFUSED].status] and call[OWNER]]
   if dead then dead.dead = true end
   if not entry or call[HEALED] or call[FAILED] or sub(status, 1, 1) ~= '2' then return end
-  local session = learn(entry.token, entry, entry.slot, entry.stamp, entry.expires, entry.shown)
+  local session = learn(entry.token, entry, entry.slot, entry.stamp, entry.expires, entry.shown, entry.who)
   if not session or STAMPS ~= '' and not is_marked(entry.part, entry.mark, session.state) then return end -- decided before the change
   local at, tools = handle:timestamp(), session.view.tools
   if not tools[entry.name] then tools_count = tools_count + 1 end

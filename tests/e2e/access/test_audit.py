@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.e2e.access.issuing import Issuer
-from tests.e2e.stack import PROGRAM, Client, entry, environment, gateway, succeeded, wait_until
+from tests.e2e.stack import CLIENT, PROGRAM, Client, entry, environment, gateway, succeeded, wait_until
 from tests.e2e.test_cli import run
 from tests.servers.scripted import ScriptedServer, tool
 
@@ -48,6 +49,14 @@ def test_who_called_what(tmp_path: Path) -> None:
                 ("tools/call", "-32601", "bob"),
                 ("prompts/get", "-32602", "bob"),
             ]
+            (session,) = {row["session"] for row in rows}
+            assert len(session) == 8
+            assert session != client.session[:8]
+            said = {(row["client_name"], row["client_version"], row["host"], row["virtual_server"]) for row in rows}
+            assert said == {(CLIENT["name"], CLIENT["version"], urlsplit(running.url).netloc, None)}
+            lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+            of_session = {(line["method"], line["http"]) for line in lines if line["session"] == session}
+            assert of_session >= {("initialize", "POST"), ("notifications/initialized", "POST"), ("tools/list", "POST")}
             assert "is not one of" in run("audit", str(log), "--outcome=bogus", code=64)
             assert run("audit", str(log), "--tool=a_two", "--outcome=limited", "--json").count("\n") == 1
             assert "alice" in run("audit", str(log), "--since=1h", "--server=ns/one")
