@@ -17,7 +17,7 @@ from mcpgw_sidecar.app.tasks import publisher, wait_keys
 from mcpgw_sidecar.app.values import Values
 from mcpgw_sidecar.kube.api import KubeApi
 from mcpgw_sidecar.kube.configmap import ConfigMapWriter
-from mcpgw_sidecar.kube.follower import ACCESS, CONFIGURATION, ConfigMapSource
+from mcpgw_sidecar.kube.follower import ACCESS, ConfigMapSource, configuration
 from mcpgw_sidecar.kube.keys import SecretKeys
 from mcpgw_sidecar.kube.lease import LeaseHolder
 from mcpgw_sidecar.kube.source import KubernetesSource
@@ -46,7 +46,8 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
     more: dict[str, Any] = {}
     tasks: list[Task]
     if ref is not None:
-        config_map = ConfigMapSource(api, ref, CONFIGURATION, values.desired, publish)
+        what = configuration(has_access=settings.access is not None)
+        config_map = ConfigMapSource(api, ref, what, values.desired, publish)
         config_loaded, tasks = config_map.loaded, [config_map.wait_following]
     else:
         lease = _lease(api, namespace)

@@ -234,7 +234,8 @@ def _parts(
     manager: ServiceManager,
 ) -> _Parts:
     values, stamps, hub, work = inputs.values, stamps_of(settings), SessionHub(shared=store.shared), Work()
-    client = UpstreamClient(Exchanger(clients, metrics.asked, settings.discovery_timeout))
+    tokens = exchanging(inputs.keys, store, metrics, forever)
+    client = UpstreamClient(Exchanger(clients, metrics.asked, settings.discovery_timeout, tokens.refused))
     sight, issuers = Sight(values.live), IssuerKeys(lambda: values.desired.value.access)
     streams = Streams(values.live, lambda key: directory.hearing(key), sight, client)  # noqa: PLW0108  # it is built below
     sessions = OpenSessions(inputs.keys, lambda: values.live.value.servers)
@@ -284,7 +285,7 @@ def _parts(
             keys=issuers.known,
             request=settings.discovery_timeout,
             work=work,
-            tokens=exchanging(inputs.keys, store, metrics, forever),
+            tokens=tokens,
         ),
         supervisor=supervisor,
         ready=ready,

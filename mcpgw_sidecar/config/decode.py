@@ -44,13 +44,24 @@ class Content:
     policies: tuple[Policy, ...] = ()
 
 
-def decode(text: str, source: str) -> Content:
-    """The content of a configuration file. Raises ConfigurationError with every problem found."""
+def decode(text: str, source: str, *, has_access: bool = False) -> Content:
+    """The content of a configuration file. Raises ConfigurationError with every problem found.
+
+    With `has_access` the access document is elsewhere, and its keys may not stand here.
+    """
     config, keys = _decoded(text, source, ConfigFile, "write 'servers: []' for a gateway without servers")
+    of_access = sorted(keys & {field.name for field in attrs.fields(AccessFile)})
+    if has_access and of_access:
+        words = f"{of_access[0]} stands in the document of --access: move it there, or give no --access"
+        raise ConfigurationError([f"{source}: {words}"])
+    exchanging = [entry.name for entry in config.servers if entry.tokenExchange is not None]
+    if exchanging and not has_access and config.authentication is None:
+        words = "tokenExchange needs callers that log in: add authentication, or remove it"
+        raise ConfigurationError([f"{source}: server {exchanging[0]}: {words}"])
     return Content(
         tuple(entry.server() for entry in config.servers),
         tuple(entry.virtual_server() for entry in config.virtualServers),
-        config.access() if keys & {field.name for field in attrs.fields(AccessFile)} else None,
+        config.access() if of_access else None,
         config.policies,
     )
 
@@ -227,18 +238,21 @@ def _relation_problems(section: str, entries: list[tuple[int, dict[str, Any]]]) 
         has_credential = entry.get("credential") is not None or entry.get("credentialFile") is not None
         if entry.get("credentialUse", DISCOVERY) != DISCOVERY and not has_credential:
             yield Problem((section, index, "credentialUse"), "needs a credential or credentialFile")
-        if entry.get("tokenExchange") is not None and entry.get("forwardHeaders"):
-            yield from _same_header(section, index, entry["forwardHeaders"])
+        if entry.get("tokenExchange") is not None:
+            yield from _same_header(section, index, entry)
         if entry.get("caFile") is not None and not str(entry.get("url", "https:")).startswith("https:"):
             yield Problem((section, index, "caFile"), "is for an https url: remove it or change the url")
 
 
-def _same_header(section: str, index: int, forwarded: Any) -> Iterator[Problem]:  # noqa: ANN401
-    """A client's header in the place of the exchanged token."""
+def _same_header(section: str, index: int, entry: dict[str, Any]) -> Iterator[Problem]:
+    """Another value in the place of the exchanged token."""
+    message = "the server gets an exchanged token (tokenExchange) as Authorization: remove one of them"
     with contextlib.suppress(ValueError):
-        if any(each.sent == "authorization" for each in read_forwarded(forwarded)):
-            message = "the server gets an exchanged token (tokenExchange) as Authorization: remove one of them"
+        if any(each.sent == "authorization" for each in read_forwarded(entry.get("forwardHeaders") or [])):
             yield Problem((section, index, "forwardHeaders"), message)
+    is_there = str(entry.get("credentialHeader", "authorization")).lower() == "authorization"
+    if is_there and entry.get("credentialUse", DISCOVERY) != DISCOVERY:
+        yield Problem((section, index, "credentialUse"), message)
 
 
 def _line(lines: dict[Path, int], path: Path) -> int:

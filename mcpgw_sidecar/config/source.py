@@ -37,9 +37,7 @@ def load(path: Path, *, has_access: bool = False) -> Desired:
 
     With `has_access` the access document is another file, and its keys may not stand here.
     """
-    content = decode(_text(path), str(path))
-    if has_access and content.access is not None:
-        raise ConfigurationError([f"{path}: limits stand in the file of --access: move them there, or give no --access"])
+    content = decode(_text(path), str(path), has_access=has_access)
     return Desired(
         source=f"file:{path}",
         servers=tuple(_with_absolute_paths(server, path.parent) for server in content.servers),

@@ -22,6 +22,7 @@ from mcpgw_sidecar.model.decisions import Carry, Decision, FindServer, Forward, 
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.ports import NOT_STARTED, Started
 from mcpgw_sidecar.model.reasons import TIMEOUT, UNAUTHORIZED, UNREACHABLE
+from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import RESOURCE_NOT_FOUND
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
@@ -33,7 +34,7 @@ from mcpgw_sidecar.upstream.tokens import TokenExchanger
 Settled = Forward | Carry | ToBroker | Reject
 """A decision that needs no other step first."""
 
-_MAX_OPENINGS = 3  # between opening and decision a session may be closed again, when the server changes
+_MAX_STEPS = 6  # tokens and sessions: one may be in vain when the server changes meanwhile
 
 
 @attrs.frozen(kw_only=True)
@@ -81,21 +82,24 @@ class Decider:
         inbound, decision = self._decide(request)
         if isinstance(decision, Reject | FindServer) and not self.started.is_tried():
             inbound, decision = await self._wait_tried(inbound, decision, request, start)
-        openings = 0
+        steps = 0
         if isinstance(decision, FindServer):
             inbound, decision = await self._wait_found(decision, request, start)
-        if isinstance(decision, OpenSession | Forward) and decision.server.token_exchange is not None:
-            headers = await self.wait_exchanged(decision, inbound, request.headers, start)
-            if isinstance(headers, Reject):
-                return request, headers
-            request = attrs.evolve(request, headers=headers)
-            inbound, decision = self._decide(request)
-        while isinstance(decision, OpenSession):
-            if openings == _MAX_OPENINGS:
+        while isinstance(decision, OpenSession | Forward):
+            lacks_token = not _has_token(decision.server, request.headers)
+            if isinstance(decision, Forward) and not lacks_token:
+                break
+            if steps == _MAX_STEPS:
                 name = decision.server.name
                 return request, _of(decision, failure(name, UNREACHABLE, _RECONFIGURED.format(name)))
-            openings += 1
-            refused = await self._wait_open(decision, request, start)
+            steps += 1
+            if lacks_token:
+                headers = await self.wait_exchanged(decision, inbound, request.headers, start)
+                refused = headers if isinstance(headers, Reject) else None
+                request = request if isinstance(headers, Reject) else attrs.evolve(request, headers=headers)
+            else:
+                assert isinstance(decision, OpenSession)  # noqa: S101  # the loop ends for others
+                refused = await self._wait_open(decision, request, start)
             if refused is not None:
                 return request, _of(decision, refused)
             inbound, decision = self._decide(request)
@@ -108,12 +112,13 @@ class Decider:
     async def wait_exchanged(
         self, decision: OpenSession | Forward | Carry, inbound: Inbound | None, headers: Mapping[str, str], start: float
     ) -> dict[str, str] | Reject:
-        """A client's headers with the token that the server gets in place of the caller's."""
+        """A client's headers, with what the server gets in place of the caller's token."""
         server, caller = decision.server, inbound.caller if inbound is not None else None
+        if _has_token(server, headers):
+            return dict(headers)
         given: dict[str, str] | Reject = failure(server.name, UNAUTHORIZED, _NO_TOKEN.format(server.name))
         with trio.move_on_at(start + timeouts.decision(self.request)), self.work.waiting():
-            assert self.tokens is not None  # noqa: S101  # servers with an exchange are decided by the program alone
-            given = await self.tokens.wait_headers(server, caller, headers)
+            given = await self.tokens.wait_headers(server, caller, headers) if self.tokens is not None else given
         return _of(decision, given) if isinstance(given, Reject) else given
 
     async def _wait_tried(
@@ -165,7 +170,7 @@ class Decider:
         if inbound.scope.rules is not None and isinstance(decision, Forward | Carry):
             decision = attrs.evolve(decision, rules=inbound.scope.rules)
         if isinstance(decision, Forward) and decision.server.exchanged_header in headers and self.tokens is not None:
-            decision = attrs.evolve(decision, until=self.tokens.until(decision.server, inbound.caller))
+            decision = attrs.evolve(decision, given=self.tokens.kept(decision.server, inbound.caller))
         if isinstance(decision, OpenSession | Forward | Carry) and decision.method:  # answers and streams go on
             missing = [each.name for each in decision.server.forwarded if each.required and not headers.get(each.name)]
             if missing:
@@ -200,6 +205,11 @@ def _without(decision: OpenSession | Forward | Carry, missing: list[str]) -> Rej
         server, UNAUTHORIZED, f"MCP server {server} needs a header that this client does not send: {missing[0]}"
     )
     return _of(decision, reject)
+
+
+def _has_token(server: Server, headers: Mapping[str, str]) -> bool:
+    """Whether a server gets no token of its own, or the request has it."""
+    return server.token_exchange is None or server.exchanged_header in headers
 
 
 def _of(decision: OpenSession | Forward | Carry, reject: Reject) -> Reject:

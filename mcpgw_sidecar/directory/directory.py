@@ -89,7 +89,9 @@ class Directory:
                 continue
             try:
                 await self.driver.client.wait_result(
-                    Upstream(server, upstream, for_server(headers, server.wanted)), READ, dumps({"uri": uri})
+                    Upstream(server, upstream, for_server({**upstream.brought, **headers}, server.wanted)),
+                    READ,
+                    dumps({"uri": uri}),
                 )
             except UpstreamError as error:
                 log.debug("Link not known", server=server.name, reason=error.reason, error=str(error))

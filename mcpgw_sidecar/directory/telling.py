@@ -14,7 +14,7 @@ from mcpgw_sidecar.directory.sharing import Sharing
 from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.sessions import Session, SessionState, short
+from mcpgw_sidecar.model.sessions import NOTHING, Session, SessionState, short
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol.jsonrpc import Notification
 from mcpgw_sidecar.protocol.jsontext import Member, only
@@ -86,7 +86,7 @@ class Teller:
             async with trio.open_nursery() as nursery:
                 for name, upstream in list((self.hub.upstreams(session.key) or {}).items()):
                     if name in servers and self.sight.sees(session.key, name):
-                        passed = for_server(headers, servers[name].wanted)
+                        passed = for_server({**upstream.brought, **headers}, servers[name].wanted)
                         nursery.start_soon(self._wait_sent, session.key, Upstream(servers[name], upstream, passed), message)
 
     def _tell_progress(self, state: SessionState, notification: Notification, headers: Mapping[str, str]) -> None:
@@ -99,7 +99,9 @@ class Teller:
             return
         message = rebuilt(notification, {"progressToken": owner.id})
         if message is not None:
-            passed = for_server(headers, server.wanted)
+            known = self.hub.upstream(state.session.key, server.name)
+            brought = known.brought if known is not None else NOTHING
+            passed = for_server({**brought, **headers}, server.wanted)
             self.nursery.start_soon(self._wait_progress, state.session.key, Upstream(server, session, passed), message)
 
     async def _wait_progress(self, key: str, upstream: Upstream, message: bytes) -> None:

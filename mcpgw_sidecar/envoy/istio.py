@@ -6,10 +6,10 @@ The listeners, and the routes and clusters of servers, stay Istio's. The patches
 |------------------------------------|------------------------------------------------------------|
 | connection manager: early mutation | removes the router's headers before the first route match  |
 | connection manager: local replies  | Envoy's own replies as JSON-RPC, for our hosts and calls   |
-| the first HTTP filters             | buffer, messages and router, for our hosts and path;       |
-|                                    | refusal; calls                                             |
-| before Envoy's router              | removes the headers of clients that the server does not    |
-|                                    | get, which policies and routes of Istio may have read      |
+| the first HTTP filters             | buffer, messages and router, for our hosts and path; calls |
+| before Envoy's router              | refusal of who comes around the router; removes the        |
+|                                    | headers of clients that the server does not get, which     |
+|                                    | policies and routes of Istio may have read                 |
 | Envoy's router: upstream filters   | replaces a session that its server has forgotten           |
 | clusters                           | the sidecar's router and broker, beside this Envoy         |
 
@@ -91,7 +91,6 @@ def envoy_filter(settings: IstioSettings) -> Resource:
         # Before every filter that may hold back an answer: see listener.py.
         only("mcpgw_messages", lua("mcpgw_messages", settings.messages), for_us),
         lazily("mcpgw_router", router(debug=False), all_of(for_us, undecided())),
-        _refusal(settings.internal_hosts),
         lua("mcpgw_calls", settings.calls),
     ]
     first: Resource = {"filter": {"name": _MANAGER}}
@@ -99,7 +98,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
     manager = {
         "@type": type_url(_HCM),
         "early_header_mutation_extensions": [header_hygiene()],
-        "local_reply_config": shared_replies(settings.max_body, _regex(public), _regex(_PATH)),
+        "local_reply_config": shared_replies(settings.max_body, _regex(public), _regex(_PATH), login=settings.login),
     }
     patches = [
         _patch("NETWORK_FILTER", "MERGE", {"name": _MANAGER, "typed_config": manager}, {"filter": {"name": _MANAGER}}),
@@ -110,6 +109,8 @@ def envoy_filter(settings: IstioSettings) -> Resource:
             else _patch("HTTP_FILTER", "INSERT_FIRST", http_filter, first)
             for http_filter in reversed(chain)
         ),
+        # Where a login is to be verified and is not, the filters above are not there: this one is.
+        _patch("HTTP_FILTER", "INSERT_BEFORE", _refusal(settings.internal_hosts), at_router),
         _patch("HTTP_FILTER", "INSERT_BEFORE", passed(settings.passed), at_router),
         _patch("HTTP_FILTER", "MERGE", last(settings.refused, settings.heal), at_router),
         _patch("CLUSTER", "ADD", _bare(own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}))),

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from mcpgw_sidecar.envoy.clusters import Resource
+from mcpgw_sidecar.envoy.clusters import Resource, type_url
 from mcpgw_sidecar.envoy.contract import ANSWERED, ID, METADATA, REFUSED, WHAT
 from mcpgw_sidecar.envoy.flags import BROKEN, NO_ROUTE, NONSENSE, SILENT, UNCOUNTED, UNREACHABLE
 from mcpgw_sidecar.envoy.limits import LIMITED, RESET, RETRY_AFTER, WORDS, overwriting
@@ -98,29 +98,38 @@ def _challenge(authentication: Authentication | None) -> str:
     return f'Bearer resource_metadata="{origin}{WELL_KNOWN}%PATH(NQ:PATH)%"'
 
 
-def shared_replies(max_body: int, host: Resource, path: Resource) -> Resource:
+def shared_replies(max_body: int, host: Resource, path: Resource, *, login: bool = False) -> Resource:
     """The local replies of a connection manager that serves other routes, too.
 
-    `host` and `path` match the gateway's requests; replies to other requests stay unchanged.
+    `host` and `path` match the gateway's requests; replies to other requests stay unchanged. With
+    `login` a RequestAuthentication verifies tokens.
     """
     own_requests = _all(_header(":authority", host), _header(":path", path))
-    mappers = [_of_the_router(), *_refused_by_istio(own_requests), *_mappers(max_body, "its limit", own_requests)]
+    of_istio = [_forbidden(), *([_refused_by_istio(own_requests)] if login else [])]
+    mappers = [_of_the_router(), *of_istio, *_mappers(max_body, "its limit", own_requests)]
     return {"mappers": _in_both_eras(mappers)}
 
 
-def _refused_by_istio(own_requests: Resource) -> list[Resource]:
-    """What a RequestAuthentication refuses, and what an AuthorizationPolicy does.
+def _forbidden() -> Resource:
+    """What an AuthorizationPolicy refuses."""
+    forbidden = _error(_ID, -32000, "Forbidden: a policy of this gateway does not allow it")
+    return _mapper(_all(_status(403), _has(ID)), 403, forbidden)
 
-    The first also says 403, for another audience; but then nobody has read the request yet.
-    """
+
+def _refused_by_istio(own_requests: Resource) -> Resource:
+    """What a RequestAuthentication refuses: it says 403 where the token is for somebody else."""
     bad = _error("null", UNAUTHORIZED, _BAD_TOKEN)
     challenge = {_CHALLENGE: f'{_challenge(None)}, error="invalid_token"', "cache-control": "no-store"}
-    unread = _all(_status(403), _header(":method", {"exact": "POST"}), own_requests)
-    forbidden = _error(_ID, -32000, "Forbidden: a policy of this gateway does not allow it")
-    return [
-        _mapper(_all(_status(403), _has(ID)), 403, forbidden),
-        _mapper(_all({"or_filter": {"filters": [_status(401), unread]}}, own_requests), 401, bad, challenge),
-    ]
+    by_jwt = {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {
+                "@type": type_url("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"),
+                "expression": "response.code_details.startsWith('jwt_authn')",
+            },
+        }
+    }
+    return _mapper(_all(by_jwt, own_requests), 401, bad, challenge)
 
 
 def _mappers(max_body: int, limit: str, own_requests: Resource | None = None) -> list[Resource]:

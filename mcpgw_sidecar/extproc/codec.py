@@ -176,9 +176,9 @@ def _forward(common: CommonResponse, decision: Forward, headers: Mapping[str, st
     else:
         common.header_mutation.remove_headers.extend(REMOVED)
         values.append((h.X_PASSED, passed_text(decision.server.wanted).encode()))
-        if decision.until is not None:
-            name = decision.server.exchanged_header
-            values.append((name, headers[name].encode("latin-1")))
+        exchanged = decision.server.exchanged_header
+        if decision.server.token_exchange is not None and exchanged in headers:
+            values.append((exchanged, headers[exchanged].encode("latin-1")))
     _set(common.header_mutation, values)
     common.clear_route_cache = True
 

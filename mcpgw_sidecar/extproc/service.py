@@ -20,6 +20,7 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingR
 from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.ports import Stamps
+from mcpgw_sidecar.model.servers import EXCHANGED
 from mcpgw_sidecar.model.sessions import short
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -32,6 +33,7 @@ from mcpgw_sidecar.protocol.statuses import for_era, refusal
 
 log = get_logger(__name__)
 
+_SHOWN = frozenset({":authority", h.VERSION, "accept", "content-type", "content-length"})
 MAX_GIVEN = 4096  # characters of a token that Envoy keeps
 PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
@@ -104,7 +106,7 @@ def _is_kept(decision: Forward | Carry, request: HttpRequest) -> bool:
     if isinstance(decision, Carry):
         has_pages = decision.session is not None and declares(decision.session, UI)
         return h.X_SIZE in request.headers and not has_pages
-    if decision.until is not None and len(request.headers[decision.server.exchanged_header]) > MAX_GIVEN:
+    if decision.server.token_exchange is not None and (decision.given is None or len(decision.given.value) > MAX_GIVEN):
         return False
     return decision.server.tool_prefix == "" or decision.sent_key != dumps(decision.key)
 
@@ -153,10 +155,15 @@ def _log_text(response: ProcessingResponse) -> str:
         phase.ClearField("body_mutation")
         for option in phase.header_mutation.set_headers:
             option.ClearField("append_action")
-            if option.header.key in {h.SESSION, ":path"}:
+            if not _is_shown(option.header.key):
                 option.header.raw_value = b"..."
     text = MessageToString(copy, as_one_line=True)  # the next line rewrites it in Go's format, as in the guide
     return text.replace(" { ", ":{").replace(" }", "}").replace(': "', ':"')
+
+
+def _is_shown(name: str) -> bool:
+    """Whether the value of a header that the router sets may stand in the log."""
+    return name in _SHOWN or (name.startswith("x-mcp-") and not name.startswith(EXCHANGED))
 
 
 def _log_response(headers: dict[str, str]) -> None:

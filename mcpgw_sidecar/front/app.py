@@ -170,13 +170,11 @@ class BrokerApp:
         record.method = inbound.method
         log.debug("Processing request", method=inbound.method)
         decision = self._carry_of(inbound, headers)
-        if decision is not None and decision.server.token_exchange is not None:
+        if decision is not None:
             given = await self.decider.wait_exchanged(decision, inbound, headers, trio.current_time())
             if isinstance(given, Reject):
                 return given
-            headers = given
-        if decision is not None:
-            await self.carried.wait_answered(decision, inbound, headers, record, receive, send)
+            await self.carried.wait_answered(decision, inbound, given, record, receive, send)
             return None
         is_stateless = inbound.era is Era.STATELESS
         answer = stateless.answer(inbound) if is_stateless else stateful.answer(inbound, self.directory, headers)

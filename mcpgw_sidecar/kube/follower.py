@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import attrs
@@ -109,10 +110,10 @@ class ConfigMapSource:
             self._publish(attrs.evolve(new, failed_loads=new.failed_loads + 1))
 
 
-def _read_configuration(raw: Raw, now: Desired, source: str) -> Desired:
+def _read_configuration(raw: Raw, now: Desired, source: str, *, has_access: bool) -> Desired:
     stale = ((raw.get("metadata") or {}).get("annotations") or {}).get(STALE)
     fault = f"{source}: {stale}" if stale else None
-    content = decode(_text(raw, KEY, source, fault), source)
+    content = decode(_text(raw, KEY, source, fault), source, has_access=has_access)
     # Who may write it must not make us send files of this pod (its token, say) to a server.
     problems = [
         f"{source}: server {server.name}: {key} is for configuration files alone: remove it"
@@ -149,7 +150,10 @@ def _text(raw: Raw, key: str, source: str, fault: str | None = None) -> str:
     return text
 
 
-CONFIGURATION: Final = Followed(
-    error="error", missing="the sidecar that watches MCPServers writes it", read=_read_configuration
-)
+def configuration(*, has_access: bool) -> Followed:
+    """A configuration; with `has_access` the access document is elsewhere."""
+    missing, read = "the sidecar that watches MCPServers writes it", partial(_read_configuration, has_access=has_access)
+    return Followed(error="error", missing=missing, read=read)
+
+
 ACCESS: Final = Followed(error="access_error", missing=f"make it, with the key {ACCESS_KEY}", read=_read_access)

@@ -18,6 +18,7 @@ BOOTSTRAP = f"{ENVOY_DIR}/bootstrap.yaml"
 ROUTER = Endpoint(path=f"{RUN_DIR}/router.sock")
 BROKER = Endpoint(host="127.0.0.1", port=9091)  # gateways often listen on 8080, the default
 ADMIN_PORT = 9090
+HEAP = "MCPGW_ENVOY_HEAP"
 _USER = 65532  # the user `nonroot` of distroless images
 
 
@@ -69,7 +70,7 @@ def container(sidecar: Sidecar, *, writes_envoy: bool, heap: str | None = None) 
         "args": arguments,
         "env": [
             *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
-            *([{"name": "MCPGW_ENVOY_HEAP", "value": heap}] if heap is not None else []),
+            *([{"name": HEAP, "value": heap}] if heap is not None else []),
         ],
         "ports": [{"name": "mcpgw-admin", "containerPort": ADMIN_PORT}],
         "startupProbe": _probe("/healthz", periodSeconds=1, failureThreshold=60),

@@ -13,6 +13,7 @@ from mcpgw_sidecar import PROGRAM
 from mcpgw_sidecar.envoy.clusters import Resource
 from mcpgw_sidecar.envoy.istio import IstioSettings, envoy_filter
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT
+from mcpgw_sidecar.inbound.callers import WELL_KNOWN
 from mcpgw_sidecar.manifests.container import ADMIN_PORT, BROKER, ROUTER, Sidecar
 from mcpgw_sidecar.manifests.sidecar import ENVOY_CONTAINER, inject, overlay
 from mcpgw_sidecar.model.names import ENDPOINT
@@ -187,6 +188,11 @@ def _broker_route(gateway: Gateway) -> Document:
         "spec": {
             "parentRefs": [{"name": gateway.name}],
             **({"hostnames": list(gateway.public_hosts)} if "*" not in gateway.public_hosts else {}),
-            "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": ENDPOINT}}], "backendRefs": [backend]}],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": path}} for path in (ENDPOINT, WELL_KNOWN)],
+                    "backendRefs": [backend],
+                }
+            ],
         },
     }

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.manifests.container import ADMIN_PORT, BOOTSTRAP, BROKER, Sidecar, container, mount, volume
+from mcpgw_sidecar.manifests.container import ADMIN_PORT, BOOTSTRAP, BROKER, HEAP, Sidecar, container, mount, volume
 
 Manifest = MutableMapping[str, Any]
 
@@ -180,6 +180,8 @@ def _merged_container(new_container: dict[str, Any], old_container: Manifest | N
         for text in old_arguments
         if _option(text) not in our_options or (_option(text) in free_options and text not in arguments)
     ]
+    had_heap = any(variable.get("name") == HEAP for variable in old_container.get("env") or ())
+    new_environment = [variable for variable in new_environment if not (had_heap and variable["name"] == HEAP)]
     our_names = {variable["name"] for variable in new_environment}
     user_variables = (variable for variable in old_container.get("env") or () if variable.get("name") not in our_names)
     return {

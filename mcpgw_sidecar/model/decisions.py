@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from mcpgw_sidecar.model.access import Rule
+from mcpgw_sidecar.model.exchanges import Given
 from mcpgw_sidecar.model.kinds import TOOL, Kind
 from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.reasons import OUTCOMES
@@ -111,8 +112,8 @@ class Forward:
     (protocol/owners.py). `session` is the client's, None in the stateless era, where `name_header`
     is the value of `Mcp-Name`, and `apps` says that the client shows pages.
 
-    `rules` are those that hold for the caller. With `until` (epoch seconds) the server gets a token
-    in place of the caller's, which ends then.
+    `rules` are those that hold for the caller, `given` is what the server gets in place of the
+    caller's token, if it gets something.
 
     With `last_event_id` the request is no message: it resumes the stream of an earlier one (GET, no
     body).
@@ -133,7 +134,7 @@ class Forward:
     name_header: str | None = None
     apps: bool = False
     rules: frozenset[Rule] | None = None
-    until: float | None = None
+    given: Given | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -78,8 +78,13 @@ class Server:
 
     @property
     def exchanged_header(self) -> str:
-        """The header in which the gateway keeps a caller's token for this server."""
-        return f"{EXCHANGED}{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
+        """The header in which the gateway keeps a caller's token for this server.
+
+        A server that moved, or wants other tokens, has another: it never gets the one of before.
+        """
+        mark = self.token_exchange.mark if self.token_exchange is not None else ""
+        text = repr((self.name, self.url, self.ca_file, mark))
+        return f"{EXCHANGED}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     @property
     def wanted(self) -> tuple[ForwardedHeader, ...]:

@@ -42,6 +42,7 @@ _FIELDS = {
     "accept-encoding": ACCEPT_ENCODING,
     "user-agent": f"{PROGRAM}/{__version__}",
 }
+_NOT_AUTHENTICATED = 401
 _UNAUTHORIZED = frozenset({401, 403})
 _OF_ERRORS = frozenset({400, 404})
 OWN: Final = -1.0
@@ -54,12 +55,14 @@ WaitHeard = Callable[[Request | Notification], Awaitable[None]]
 class Exchanger:
     """Sends HTTP requests. `observe` gets the server name and the seconds of each.
 
-    `timeout` is in seconds, for servers that have none of their own.
+    `timeout` is in seconds, for servers that have none of their own. `refused` gets a server that
+    does not take the token that it was given for a caller, and the token.
     """
 
     http: HttpClients
     observe: Callable[[str, float], None]
     timeout: float = timeouts.REQUEST
+    refused: Callable[[Server, str], None] = lambda _server, _token: None
 
     def _limit(self, server: Server) -> float:
         """The longest time of one of the gateway's own requests to a server, in seconds."""
@@ -105,6 +108,8 @@ class Exchanger:
             link.excused = excused
             await link.wait_sent(method, server.path, encoded, body, self._limit(server))
             answer = await wait_answered(link, silence)
+            if answer.status_code == _NOT_AUTHENTICATED and server.token_exchange is not None:
+                self.refused(server, fields.get("authorization", ""))
             yield answer
             await _wait_drained(answer)
 

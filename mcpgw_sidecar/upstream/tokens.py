@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 import ssl
 import time
 from collections import OrderedDict
@@ -27,13 +26,14 @@ import trio
 from mcpgw_sidecar.errors import words_of
 from mcpgw_sidecar.inbound.callers import Caller
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.exchanges import ENTRA, ID_JAG, Given, TokenClient, TokenExchange
+from mcpgw_sidecar.model.exchanges import ENTRA, Given, TokenClient, TokenExchange
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.reasons import UNAUTHORIZED
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.observability.logs import get_logger
-from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR
 from mcpgw_sidecar.protocol.statuses import failure, refusal
+from mcpgw_sidecar.protocol.tokenexchange import NotGivenError, bearer_of, fields_of, fields_of_grant, read_answer, token_of
 from mcpgw_sidecar.runtime import trust
 from mcpgw_sidecar.sessions.tickets import open_token, seal_token
 from mcpgw_sidecar.sessions.tokens import SessionKeys
@@ -41,24 +41,10 @@ from mcpgw_sidecar.sessions.tokens import SessionKeys
 log = get_logger(__name__)
 
 MAX_KEPT: Final = 10_000  # tokens
-MAX_TOKEN: Final = 8192  # characters: the limit of common servers for a header
 TIMEOUT: Final = 5.0  # seconds for one answer of an authorization server
 EARLY, SHARE = 30.0, 0.1  # a token counts no more that many seconds, or that share of its life, before it ends
-UNSAID: Final = 60.0  # seconds of a life that the answer does not tell
-_MAX_LIFE: Final = 86400.0
 _MAX_ANSWER: Final = 1 << 16  # bytes
-_TYPE = "urn:ietf:params:oauth:token-type:"
-_GRANT = "urn:ietf:params:oauth:grant-type:"
-_ERROR = re.compile(r"[A-Za-z0-9_.-]{1,60}")
-_SERVER_FAULT: Final = 500
-
-
-class _NotGivenError(Exception):
-    """Why there is no token; `error` is the word of the authorization server, "" for none."""
-
-    def __init__(self, words: str, error: str = "") -> None:
-        super().__init__(words)
-        self.error = error
+_OF_LOGIN = ("azp", "client_id", "appid", "scope", "scp", "act", "acr")
 
 
 @attrs.frozen(kw_only=True)
@@ -74,8 +60,8 @@ class SharedTokens:
 class _Exchanging:
     """One exchange under way, for all who wait for it."""
 
+    result: Given | Reject
     done: trio.Event = attrs.field(factory=trio.Event)
-    result: Given | Reject | None = None
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -87,7 +73,8 @@ class TokenExchanger:
     nursery: trio.Nursery
     counted: Callable[[str, str], None]
     _kept: OrderedDict[str, Given] = attrs.field(factory=OrderedDict, init=False)
-    _running: dict[str, _Exchanging] = attrs.field(factory=dict, init=False)
+    _running: dict[tuple[str, str], _Exchanging] = attrs.field(factory=dict, init=False)
+    _refused: dict[ServerName, str] = attrs.field(factory=dict, init=False)
     _contexts: dict[str | None, ssl.SSLContext] = attrs.field(factory=dict, init=False)
     _failing: set[str] = attrs.field(factory=set, init=False)
 
@@ -95,18 +82,23 @@ class TokenExchanger:
         self, server: Server, caller: Caller | None, headers: Mapping[str, str]
     ) -> dict[str, str] | Reject:
         """A client's headers with the one that a server gets in place of its token."""
-        name = server.exchanged_header
-        bare = {key: value for key, value in headers.items() if key != name}
         if caller is None:
             words = f"MCP server {server.name} is for callers that have logged in: send a token"
             return failure(server.name, UNAUTHORIZED, words)
         given = await self._wait_given(server, caller, headers.get("authorization", ""))
-        return given if isinstance(given, Reject) else {**bare, name: given.value}
+        return given if isinstance(given, Reject) else {**headers, server.exchanged_header: given.value}
 
-    def until(self, server: Server, caller: Caller | None) -> float:
-        """Until when the token that a caller has at a server counts; 0 without one."""
-        kept = self._kept.get(_key(server, caller)) if caller is not None else None
-        return kept.until if kept is not None else 0.0
+    def kept(self, server: Server, caller: Caller | None) -> Given | None:
+        """The token that a caller has at a server, if it is still known."""
+        return self._kept.get(_key(server, caller)) if caller is not None else None
+
+    def refused(self, server: Server, value: str) -> None:
+        """A server has refused a token: the next call asks for another, once for each token."""
+        for key, given in list(self._kept.items()):
+            if given.value == value and self._refused.get(server.name) != value:
+                del self._kept[key]
+                self._refused[server.name] = value
+                log.info("Server refused a caller's token: another is asked for", server=server.name)
 
     async def _wait_given(self, server: Server, caller: Caller, authorization: str) -> Given | Reject:
         key = _key(server, caller)
@@ -114,13 +106,13 @@ class TokenExchanger:
         if kept is not None and time.time() < kept.until:
             self._kept.move_to_end(key)
             return kept
-        running = self._running.get(key)
+        of_login = key, authorization  # a new login does not get the refusal of an old one
+        running = self._running.get(of_login)
         if running is None:
-            running = self._running[key] = _Exchanging()
+            running = self._running[of_login] = _Exchanging(_refused(server, NotGivenError("the process ends")))
             # In a task of its own: who asked first may go away, and the others still wait.
             self.nursery.start_soon(self._wait_exchanged, key, server, authorization, running)
         await running.done.wait()
-        assert running.result is not None  # noqa: S101  # set before `done`
         return running.result
 
     async def _wait_exchanged(self, key: str, server: Server, authorization: str, running: _Exchanging) -> None:
@@ -128,24 +120,24 @@ class TokenExchanger:
         try:
             running.result = await self._wait_found(key, server, authorization.partition(" ")[2].strip())
             self._failing.discard(name)
-        except _NotGivenError as error:
+        except NotGivenError as error:
             running.result = _refused(server, error)
             self.counted(name, "refused" if error.error else "failed")
             say = log.debug if name in self._failing else log.warning
-            say("No token for a server", server=name, error=str(error))
+            say("No token for a server", server=name, tokenUrl=_url_of(server), error=str(error))
             self._failing.add(name)
         except Exception:  # a bug of ours costs this call, not the process
             log.exception("Exchanging a token failed", server=name)
             running.result = refusal(INTERNAL_ERROR, "Internal error of the gateway")
         finally:
-            del self._running[key]
+            del self._running[key, authorization]
             running.done.set()
 
     async def _wait_found(self, key: str, server: Server, token: str) -> Given:
         """A token that another replica has, or a new one."""
         sealed = await self.shared.wait_read(key)
         given = _read(open_token(self.keys(), key, sealed) if sealed else None)
-        if given is None or given.until <= time.time():
+        if given is None or given.until <= time.time() or given.value == self._refused.get(server.name):
             assert server.token_exchange is not None  # noqa: S101  # nobody asks for others
             given = await self._wait_asked(server.token_exchange, token)
             self.counted(server.name, "ok")
@@ -160,18 +152,11 @@ class TokenExchanger:
         return given
 
     async def _wait_asked(self, exchange: TokenExchange, token: str) -> Given:
-        fields = _fields(exchange, token)
-        answer = await self._wait_answer(exchange.client, fields, in_body=exchange.profile == ENTRA)
+        answer = await self._wait_answer(exchange.client, fields_of(exchange, token), in_body=exchange.profile == ENTRA)
         if exchange.grant is not None:
-            grant = {"grant_type": f"{_GRANT}jwt-bearer", "assertion": _token_of(answer)}
-            if exchange.scope is not None:
-                grant["scope"] = exchange.scope
-            answer = await self._wait_answer(exchange.grant, grant, in_body=False)
-        kind = answer.get("token_type")
-        if not isinstance(kind, str) or kind.lower() != "bearer":
-            raise _NotGivenError("the authorization server gave no Bearer token")
-        life = _life(answer.get("expires_in"))
-        return Given(f"Bearer {_token_of(answer)}", time.time() + life - min(EARLY, life * SHARE))
+            answer = await self._wait_answer(exchange.grant, fields_of_grant(exchange, token_of(answer)), in_body=False)
+        value, life = bearer_of(answer)
+        return Given(value, time.time() + life - min(EARLY, life * SHARE))
 
     async def _wait_answer(self, client: TokenClient, fields: Mapping[str, str], *, in_body: bool) -> dict[str, Any]:
         """The members of an answer of an authorization server."""
@@ -186,19 +171,10 @@ class TokenExchanger:
             with trio.fail_after(TIMEOUT):
                 status, body = await self._wait_posted(client, fields, headers)
         except trio.TooSlowError:
-            raise _NotGivenError(f"{client.token_url} did not answer within {TIMEOUT:.0f} s") from None
+            raise NotGivenError(f"it did not answer within {TIMEOUT:.0f} s") from None
         except (OSError, httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise _NotGivenError(f"{client.token_url}: {words_of(error)}") from None
-        try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError):
-            answer = None
-        members: dict[str, Any] = answer if isinstance(answer, dict) else {}
-        if status != 200:  # noqa: PLR2004  # RFC 6749, section 5.1
-            word = members.get("error")
-            word = word if isinstance(word, str) and _ERROR.fullmatch(word) and status < _SERVER_FAULT else ""
-            raise _NotGivenError(f"{client.token_url} answered HTTP {status}{word and f' ({word})'}", word)
-        return members
+            raise NotGivenError(words_of(error)) from None
+        return read_answer(status, body)
 
     async def _wait_posted(
         self, client: TokenClient, fields: Mapping[str, str], headers: Mapping[str, str]
@@ -212,7 +188,7 @@ class TokenExchanger:
             async for part in answer.aiter_bytes():
                 body += part
                 if len(body) > _MAX_ANSWER:
-                    raise _NotGivenError(f"{client.token_url} answered more than {_MAX_ANSWER >> 10} KiB")
+                    raise NotGivenError(f"it answered more than {_MAX_ANSWER >> 10} KiB")
         return answer.status_code, bytes(body)
 
     async def _wait_context(self, client: TokenClient) -> ssl.SSLContext | bool:
@@ -225,39 +201,17 @@ class TokenExchanger:
 
 
 def _key(server: Server, caller: Caller) -> str:
+    """By what a token is kept: the caller, the server, and what else may make one token another.
+
+    A login with few scopes, or by another client, must not get the token of one with more.
+    """
     mark = server.token_exchange.mark if server.token_exchange is not None else ""
-    return hashlib.sha256(repr((caller.issuer, caller.subject, server.name, mark)).encode()).hexdigest()
+    login = [caller.claims.get(name) for name in _OF_LOGIN]
+    return hashlib.sha256(repr((caller.issuer, caller.subject, login, server.name, mark)).encode()).hexdigest()
 
 
-def _fields(exchange: TokenExchange, token: str) -> dict[str, str]:
-    """What an authorization server is asked, without the client."""
-    if exchange.profile == ENTRA:
-        asked = {"grant_type": f"{_GRANT}jwt-bearer", "assertion": token, "requested_token_use": "on_behalf_of"}
-    else:
-        asked = {
-            "grant_type": f"{_GRANT}token-exchange",
-            "subject_token": token,
-            "subject_token_type": _TYPE + exchange.subject_type,
-            "requested_token_type": _TYPE + ("id-jag" if exchange.profile == ID_JAG else "access_token"),
-        }
-    target = {"audience": exchange.audience, "resource": exchange.resource, "scope": exchange.scope}
-    return asked | {key: value for key, value in target.items() if value is not None}
-
-
-def _token_of(answer: Mapping[str, Any]) -> str:
-    token = answer.get("access_token")
-    if not isinstance(token, str) or not is_header_value(token) or " " in token or len(token) > MAX_TOKEN:
-        raise _NotGivenError("the authorization server answered without a token that a header can hold")
-    return token
-
-
-def _life(seconds: object) -> float:
-    """The life of a token in seconds; some servers write the number as a text."""
-    try:
-        life = float(seconds) if isinstance(seconds, int | float | str) else UNSAID
-    except ValueError:
-        life = UNSAID
-    return min(life, _MAX_LIFE) if life > 0 else UNSAID
+def _url_of(server: Server) -> str:
+    return server.token_exchange.client.token_url if server.token_exchange is not None else ""
 
 
 def _secret(client: TokenClient) -> str | None:
@@ -266,9 +220,9 @@ def _secret(client: TokenClient) -> str | None:
     try:
         secret = Path(client.client_secret_file).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
-        raise _NotGivenError(f"clientSecretFile {client.client_secret_file}: {type(error).__name__}") from None
+        raise NotGivenError(f"clientSecretFile {client.client_secret_file}: {type(error).__name__}") from None
     if not secret:
-        raise _NotGivenError(f"clientSecretFile {client.client_secret_file} is empty")
+        raise NotGivenError(f"clientSecretFile {client.client_secret_file} is empty")
     return secret
 
 
@@ -280,7 +234,7 @@ def _read(text: str | None) -> Given | None:
     return Given(value, until)
 
 
-def _refused(server: Server, error: _NotGivenError) -> Reject:
+def _refused(server: Server, error: NotGivenError) -> Reject:
     """The answer to a caller. Where the authorization server is, is its operator's business."""
     why = f"refuses it ({error.error}): log in again, or ask for access" if error.error else "gives none: try again"
     words = f"MCP server {server.name} needs a token of its own for this caller, and its authorization server {why}"

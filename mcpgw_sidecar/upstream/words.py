@@ -97,6 +97,9 @@ def rejection(server: Server, error: UpstreamError) -> Reject:
     The message has no address: where a server lives is its operator's business.
     """
     reason = error.reason if error.reason in reasons.OUTCOMES else _LIKE.get(error.reason, reasons.BAD_ANSWER)
-    message = f"MCP server {server.name} {_WORDS.get(error.reason, str(error))}"
+    words = _WORDS.get(error.reason, str(error))
+    if error.reason == reasons.UNAUTHORIZED and server.token_exchange is not None:
+        words = "refused the token that it was given for this caller: try again, and tell its operator if that lasts"
+    message = f"MCP server {server.name} {words}"
     reject = failure(server.name, reason, message)
     return reject if error.status is None else attrs.evolve(reject, data={**reject.data, "status": error.status})

@@ -18,7 +18,7 @@ from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.snapshot import EMPTY
 from mcpgw_sidecar.errors import ApiError
 from mcpgw_sidecar.kube.configmap import ConfigMapWriter
-from mcpgw_sidecar.kube.follower import ACCESS, CONFIGURATION, ConfigMapSource
+from mcpgw_sidecar.kube.follower import ACCESS, ConfigMapSource, configuration
 from mcpgw_sidecar.kube.keys import SecretKeys
 from mcpgw_sidecar.kube.lease import LET_GO, LeaseHolder
 from mcpgw_sidecar.kube.source import KubernetesSource, _KindSink
@@ -184,13 +184,16 @@ async def test_keys_that_may_not_be_kept_or_cannot_be_used(clock: MockClock) -> 
 def test_a_configmap_names_no_files() -> None:
     desired = Watched(Desired(source="x"))
     api: Any = FakeApi(lambda *_: None)
-    source = ConfigMapSource(api, Ref("ns", "c"), CONFIGURATION, desired, desired.publish)
+    source = ConfigMapSource(api, Ref("ns", "c"), configuration(has_access=True), desired, desired.publish)
     exchange = "tokenExchange: {tokenUrl: 'https://evil.example', clientId: x, clientSecretFile: /var/run/secrets/token}"
     for key in ("credentialFile: /var/run/secrets/token", "caFile: /var/run/secrets/token", exchange):
         text = f"servers: [{{name: a, url: 'https://evil.example/mcp', {key}}}]"
         source.apply({"metadata": {"name": "c", "namespace": "ns"}, "data": {"config.yaml": text}})
         assert not desired.value.servers
         assert "for configuration files alone" in (desired.value.error or "")
+    source.apply({"metadata": {}, "data": {"config.yaml": "servers: []\nauthorization: [{allow: [{}]}]"}})
+    assert "authorization stands in the document of --access" in (desired.value.error or ""), "it would open everything"
+    assert desired.value.access.rules is None
     source.trouble("away")
     assert desired.value.error == "away"
     source.trouble(None)

@@ -17,7 +17,7 @@ from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.extproc import codec
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject
-from mcpgw_sidecar.model.exchanges import TokenClient, TokenExchange
+from mcpgw_sidecar.model.exchanges import Given, TokenClient, TokenExchange
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.ports import Stamp
@@ -85,9 +85,9 @@ class Memo(Filter):
         self.stamps.write_bytes(bytes(file) + bytes(turns))
 
     def decided(
-        self, headers: Mapping[str, str], body: bytes, status: str = "200", given: Mapping[str, str] = NOTHING, **more: Any
+        self, headers: Mapping[str, str], body: bytes, status: str = "200", added: Mapping[str, str] = NOTHING, **more: Any
     ) -> str:
-        """A call and its answer; what the lookup was. `given` are headers that the router adds."""
+        """A call and its answer; what the lookup was. `added` are headers that the router adds."""
         metadata = self.metadata()
         request = self.request(headers, body, metadata)
         before = metadata[b"mcpgw"]
@@ -112,7 +112,7 @@ class Memo(Filter):
             decision = Forward(**(values | more))
             session = decision.session
             audience = Audience.of(session) if session is not None else Audience.stateless(apps=decision.apps)
-            asked = HttpRequest(headers={**headers, **given}, body=body)
+            asked = HttpRequest(headers={**headers, **added}, body=body)
             keep = Keep(request=asked, stamp=Stamp(1, STAMP, PART, MARK), audience=audience)
             fields = MessageToDict(codec.encode(decision, keep.request, keep=keep).dynamic_metadata)
             metadata[b"mcpgw"] = self.table(fields["mcpgw"])
@@ -320,8 +320,8 @@ def test_a_token_of_a_server_is_repeated_for_its_caller_until_it_ends(memo: Memo
 
     def looked(token: str, given: str, until: float = FOREVER) -> str:
         headers = MODERN | size | {"authorization": token, h.X_CLAIMS: "c"}
-        more = {**ANYBODY, "server": EXCHANGING, "until": until}
-        was = memo.decided(headers, modern(name="one_greet"), given={name: given}, **more)
+        more = {**ANYBODY, "server": EXCHANGING, "given": Given(given, until)}
+        was = memo.decided(headers, modern(name="one_greet"), added={name: given}, **more)
         if was == "hit":
             assert memo.request(headers, modern(name="one_greet"), memo.metadata()).headers[sent] == given
         return was
@@ -331,7 +331,7 @@ def test_a_token_of_a_server_is_repeated_for_its_caller_until_it_ends(memo: Memo
     assert looked("alice", "Bearer a") == "hit"
     assert [looked("carol", "Bearer c", until=1.0) for _ in range(2)] == ["miss", "miss"]
     session = HEADERS | size | {"authorization": "alice", h.X_CLAIMS: "c"}
-    more = {"server": EXCHANGING, "until": FOREVER, "given": {name: "Bearer a"}}
+    more: Any = {"server": EXCHANGING, "given": Given("Bearer a", FOREVER), "added": {name: "Bearer a"}}
     assert [memo.decided(session, call(), **more) for _ in range(2)] == ["miss", "hit"]
     assert memo.request(session, call(), memo.metadata()).headers[sent] == "Bearer a"
     assert memo.decided(session | {"authorization": "again"}, call(), **more) == "miss"

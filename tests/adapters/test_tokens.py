@@ -49,6 +49,12 @@ class Answering:
     async def wait_headers(self, caller: Caller | None = ALICE) -> dict[str, str] | Reject:
         return await self.exchanger.wait_headers(self.server, caller, SENT)
 
+    @property
+    def until(self) -> float:
+        kept = self.exchanger.kept(self.server, ALICE)
+        assert kept is not None
+        return kept.until
+
     async def wait_refused(self, caller: Caller | None = ALICE) -> tuple[str, Any]:
         refused = await self.wait_headers(caller)
         assert isinstance(refused, Reject)
@@ -122,9 +128,10 @@ async def test_it_is_asked_once_for_each_caller(tmp_path: Path) -> None:
             "audience": ["aud"],
             "resource": ["https://h/mcp"],
         }
-        assert time.time() + 260 < here.exchanger.until(here.server, ALICE) <= time.time() + 270
-        assert here.exchanger.until(here.server, None) == 0.0
-        assert here.exchanger.until(here.server, Caller("other", "alice", {})) == 0.0
+        assert time.time() + 260 < here.until <= time.time() + 270
+        assert here.exchanger.kept(here.server, None) is None
+        for other_caller in (Caller("other", "alice", {}), Caller("https://idp", "alice", {"scope": "admin"})):
+            assert here.exchanger.kept(here.server, other_caller) is None
         other = attrs.evolve(here.exchanger, counted=lambda *_: None)
         here.asked.clear()
         assert await other.wait_headers(here.server, ALICE, SENT) == got[0], "a replica has kept it"
@@ -168,12 +175,14 @@ async def test_what_an_authorization_server_may_say(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.duty("access.exchange")
-@pytest.mark.parametrize(("said", "life"), [("300", 270), (None, 54), ("x", 54), (-1, 54), (10, 9), (1e9, 86370)])
+@pytest.mark.parametrize(
+    ("said", "life"), [("300", 270), (None, 54), ("x", 54), (-1, 54), (10**400, 54), (10, 9), (1e9, 86370)]
+)
 async def test_until_when_a_token_counts(said: Any, life: float) -> None:
     async with answering() as here:
         here.say(**GOOD | {"expires_in": said})
         await here.wait_headers()
-        assert life - 5 < here.exchanger.until(here.server, ALICE) - time.time() <= life
+        assert life - 5 < here.until - time.time() <= life
 
 
 @pytest.mark.duty("access.exchange")
@@ -189,7 +198,7 @@ async def test_a_secret_that_cannot_be_read_and_a_table_that_is_full(
     async with answering() as here:
         for caller in (ALICE, BOB):
             await here.wait_headers(caller)
-        assert here.exchanger.until(here.server, ALICE) == 0.0
+        assert here.exchanger.kept(here.server, ALICE) is None
         here.exchanger = attrs.evolve(here.exchanger, keys=_no_keys)
         here.kept.clear()
         refused = await here.wait_headers()
@@ -199,3 +208,39 @@ async def test_a_secret_that_cannot_be_read_and_a_table_that_is_full(
 
 def _no_keys() -> SessionKeys:
     raise RuntimeError("a bug")
+
+
+@pytest.mark.duty("access.exchange")
+async def test_a_token_that_its_server_refuses_is_replaced_once() -> None:
+    async with answering() as here:
+        await here.wait_headers()
+        here.exchanger.refused(here.server, "Bearer another")
+        assert here.exchanger.kept(here.server, ALICE) is not None
+        here.exchanger.refused(here.server, "Bearer theirs")
+        assert here.exchanger.kept(here.server, ALICE) is None
+        here.say(**GOOD | {"access_token": "newer"})
+        got = await here.wait_headers()
+        assert not isinstance(got, Reject)
+        assert got[here.server.exchanged_header] == "Bearer newer", "not the one in the store"
+        here.say(**GOOD | {"access_token": "newer"})
+        here.exchanger.refused(here.server, "Bearer newer")
+        await here.wait_headers()
+        here.exchanger.refused(here.server, "Bearer newer")
+        await here.wait_headers()
+        assert len(here.asked) == 3, "who gives the same token again is not asked for ever"
+
+
+@pytest.mark.duty("access.exchange")
+async def test_a_new_login_does_not_get_the_refusal_of_an_old_one() -> None:
+    async with answering() as here:
+        here.pause = 0.2
+        here.say(400, error="invalid_grant")
+        results: list[Any] = []
+
+        async def ask(token: str) -> None:
+            results.append(await here.exchanger.wait_headers(here.server, ALICE, {"authorization": f"Bearer {token}"}))
+
+        async with trio.open_nursery() as nursery:
+            for token in ("old", "new"):
+                nursery.start_soon(ask, token)
+        assert sorted(fields["subject_token"][0] for _, fields in here.asked) == ["new", "old"]

@@ -5,12 +5,14 @@ import json
 import attrs
 import pytest
 
-from mcpgw_sidecar.catalog.federation import federate
+from mcpgw_sidecar.catalog.federation import federate, with_access
 from mcpgw_sidecar.catalog.items import Item, Unusable, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import EMPTY, PAGE
+from mcpgw_sidecar.catalog.views import view_of
+from mcpgw_sidecar.model.access import EVERYBODY, Access, Rule
 from mcpgw_sidecar.model.kinds import TOOL
-from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.names import Scope, ServerName
 from mcpgw_sidecar.model.servers import Desired, Server
 from mcpgw_sidecar.model.statuses import Conflict
 
@@ -198,3 +200,19 @@ def test_a_servers_path_keeps_its_query() -> None:
 def test_disabled_servers_take_no_part() -> None:
     desired = Desired(source="s", servers=(server("a"), server("b", enabled=False)))
     assert [each.name for each in desired.enabled] == ["a"]
+
+
+@pytest.mark.duty("access.rules")
+def test_other_rules_leave_the_catalog_and_the_views_of_rules_that_stay() -> None:
+    """Merging thousands of tools for them takes a while."""
+    before = federate((server("one"),), {ServerName("one"): offer("a", "b")})
+    rule, other = (Rule(tools=(name,), allow=EVERYBODY) for name in ("a", "b"))
+    scope = Scope(rules=frozenset({rule}))
+    view = view_of(before.snapshot, scope)
+    after = with_access(before, Access(rules=(rule, other)))
+    assert after.snapshot.access.rules == (rule, other)
+    assert after.snapshot.lists is before.snapshot.lists
+    assert view_of(after.snapshot, scope) is view
+    both = view_of(after.snapshot, Scope(rules=frozenset({rule, other})))
+    assert both is not None
+    assert both.of(TOOL).keys == ("a", "b")

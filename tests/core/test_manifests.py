@@ -167,6 +167,10 @@ def test_envoys_heap_is_below_its_containers_memory(limit: Any, heap: str | None
         inject(document, SIDECAR)
         environment = {each["name"]: each.get("value") for each in document["spec"]["initContainers"][0]["env"]}
         assert environment.get("MCPGW_ENVOY_HEAP") == expected
+        if expected is not None:  # what somebody wrote there stays
+            document["spec"]["initContainers"][0]["env"][-1]["value"] = "300MiB"
+            (again,) = inject(document, SIDECAR)
+            assert not again.changed
 
 
 @pytest.mark.duty("cli.inject")

@@ -510,6 +510,7 @@ def request_authentication(issuer: Issuer) -> dict[str, Any]:
     """As docs/access.md has it, with the keys in it: Istio's own fetcher would need an address."""
     rule = {
         "issuer": issuer.name,
+        "audiences": [AUDIENCE, "looked at by the sidecar"],
         "jwks": issuer.jwks(),
         "forwardOriginalToken": True,
         "outputPayloadToHeader": "x-mcp-claims",
@@ -542,6 +543,9 @@ def test_callers_log_in_and_istio_verifies_their_tokens(running: IstioGateway, c
             lambda: httpx2.get(f"{running.admin}/readyz", trust_env=False).status_code == 200, "the document is there"
         )
         assert running.client().initialized.status_code == 401, "as long as Istio verifies nothing, nobody is known"
+        message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        inside = httpx2.post(running.url, json=message, headers={"host": "server1.mcp.local"}, trust_env=False)
+        assert inside.status_code == 403, "and nobody comes around the router"
         running.cluster.apply(request_authentication(issuer))
 
         def with_token(**claims: Any) -> Client:
@@ -554,7 +558,19 @@ def test_callers_log_in_and_istio_verifies_their_tokens(running: IstioGateway, c
         assert refused.headers["www-authenticate"].startswith(f'Bearer resource_metadata="http://{HOST}/.well-known/')
         bad = running.client(authorization=f"Bearer {issuer.token()[:-6]}AAAAAA").initialized
         assert (bad.status_code, bad.json()["id"]) == (401, None)
-        for claims in ({"aud": "another"}, {"iss": "https://other.example"}, {"exp": 1}, {"sub": None}):
+        place = f"http://127.0.0.1:{running.port}/.well-known/oauth-protected-resource/mcp"
+        assert httpx2.get(place, headers={"host": HOST}, trust_env=False).json()["authorization_servers"] == [issuer.name]
+        other = {"authorization": f"Bearer {issuer.token(aud='another')}", "host": HOST}
+        for method in ("GET", "DELETE"):
+            refused = httpx2.request(method, running.url, headers=other, trust_env=False)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, -32001)
+        for claims in (
+            {"aud": "another"},
+            {"aud": "looked at by the sidecar"},
+            {"iss": "https://other.example"},
+            {"exp": 1},
+            {"sub": None},
+        ):
             assert with_token(**claims).initialized.status_code == 401, claims
         with with_token(groups=["agents"]) as agent, with_token(sub="bob") as bob:
             assert (agent.tools(), bob.tools()) == (["test_greet", "test_time"], [])

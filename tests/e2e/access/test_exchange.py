@@ -6,8 +6,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -96,8 +99,8 @@ def exchanges(running: Gateway, outcome: str) -> float:
 
 
 @pytest.mark.duty("access.exchange")
-@pytest.mark.parametrize("memo", ["on", "off"])
-def test_each_caller_has_a_token_of_its_own_at_a_server(provider: str, tmp_path: Path, memo: str) -> None:
+@pytest.mark.parametrize("option", ["--route-memo=on", "--log-level=debug"])
+def test_each_caller_has_a_token_of_its_own_at_a_server(provider: str, tmp_path: Path, option: str) -> None:
     """Envoy's memo shares decisions of clients without sessions: not the tokens in them."""
     tokens = {name: logged_in(provider, name) for name in PEOPLE}
     with ScriptedServer(tool("one")) as one, ScriptedServer(tool("two")) as two, ScriptedServer(tool("three")) as three:
@@ -107,7 +110,7 @@ def test_each_caller_has_a_token_of_its_own_at_a_server(provider: str, tmp_path:
             entry("ns/two", two.url, "b_"),
             entry("ns/three", three.url, "c_") | exchange(provider, tmp_path),
         ]
-        with gateway(tmp_path, servers, f"--route-memo={memo}", **login(provider)) as running, ExitStack() as open_clients:
+        with gateway(tmp_path, servers, option, **login(provider)) as running, ExitStack() as open_clients:
             wait_until(lambda: running.status()["authentication"]["issuers"][0]["keys"], "the keys")
             clients = {
                 name: open_clients.enter_context(running.client(authorization=f"Bearer {token}"))
@@ -205,6 +208,11 @@ def test_other_profiles_and_a_token_that_ends(tmp_path: Path, name: str) -> None
                     assert time.monotonic() < end
                     assert succeeded(client.call("a_one"))
                 assert introspected(url, last_token())["sub"] == "alice"
+                one.status = 401  # the server takes it no longer
+                last = last_token()
+                assert answer(client.call("a_one"))["error"]["data"]["reason"] == "Unauthorized"
+                one.status = None
+                wait_until(lambda: succeeded(client.call("a_one")) and last_token() != last, "another is asked for")
             with running.client(authorization=f"Bearer {issuer.token(sub='mallory')}") as client:
                 error = answer(client.call("a_one"))["error"]
                 assert error["data"] == {"server": "ns/one", "reason": "Unauthorized", "error": "invalid_grant"}
@@ -242,3 +250,52 @@ def test_replicas_share_tokens_sealed(provider: str, tmp_path: Path) -> None:
         stored = b"".join(each.read_bytes() for each in (tmp_path / "redis").rglob("*") if each.is_file())
         assert b"mcpgw:t:" in stored
         assert value.partition(" ")[2].encode() not in stored
+
+
+@contextmanager
+def slow(seconds: float) -> Iterator[str]:
+    """The URL of a token endpoint whose tokens name their audience: no real one can be so slow."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            fields = parse_qs(self.rfile.read(int(self.headers["content-length"])).decode())
+            time.sleep(seconds)
+            body = json.dumps({"access_token": f"for-{fields['audience'][0]}", "token_type": "Bearer"}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/token"
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.mark.duty("access.exchange")
+def test_a_server_that_moves_meanwhile_gets_no_token_of_the_one_before(tmp_path: Path) -> None:
+    """It got the old audience's token, and then Envoy remembered to call it without any."""
+    with Issuer() as issuer, slow(2.0) as url, ScriptedServer(tool("t")) as old, ScriptedServer(tool("t")) as new:
+
+        def servers(server: ScriptedServer, audience: str) -> list[dict[str, Any]]:
+            return [
+                entry("ns/one", server.url, "a_")
+                | {"tokenExchange": {"tokenUrl": url, "clientId": "g", "audience": audience}}
+            ]
+
+        with gateway(tmp_path, servers(old, "old"), authentication={"issuers": [issuer.entry()]}) as running:
+            wait_until(lambda: running.status()["authentication"]["issuers"][0]["keys"], "the keys")
+            with running.client(authorization=f"Bearer {issuer.token()}") as client, ThreadPoolExecutor(1) as pool:
+                under_way = pool.submit(client.call, "a_t")
+                wait_until(lambda: client.tools() == ["a_t"], "it waits for its token")
+                running.write(servers(new, "new"))
+                under_way.result()
+                wait_until(lambda: succeeded(client.call("a_t")), "a call")
+                for _ in range(3):
+                    assert succeeded(client.call("a_t"))
+            for server, token in ((old, "Bearer for-old"), (new, "Bearer for-new")):
+                assert {each.headers["authorization"] for each in server.calls("tools/call")} <= {token}
+            assert len(new.calls("tools/call")) >= 4
