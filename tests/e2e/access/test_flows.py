@@ -9,6 +9,8 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx2
@@ -48,14 +50,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         provider.stop()
 
 
-def logged_in(url: str) -> dict[str, str]:
+def logged_in(url: str, callback: str = CALLBACK) -> dict[str, str]:
     """What a user does in a browser: log in and consent; returns what the callback gets."""
     with httpx2.Client(trust_env=False) as browser:
         answer = browser.get(url)
         for _ in range(12):
             if answer.is_redirect:
                 target = urljoin(str(answer.url), answer.headers["location"])
-                if target.startswith(CALLBACK):
+                if target.startswith(callback):
                     return {key: values[0] for key, values in parse_qs(urlsplit(target).query).items()}
                 answer = browser.get(target)
                 continue
@@ -131,3 +133,41 @@ def test_the_typescript_sdk(running: Gateway, generation: str) -> None:
         client.stdin.flush()
         rest = client.stdout.read()
     assert rest.strip().splitlines()[-1] == json.dumps({"tools": ["a_one"], "isError": False}), rest
+
+
+@pytest.mark.duty("access.flows")
+def test_mcp_remote(running: Gateway, tmp_path: Path) -> None:
+    """The bridge for clients that only start programs: it logs in, and passes what they say."""
+    (port,) = free_ports(1)
+    command = [str(NODE), str(NODE_PARTS / "node_modules/mcp-remote/dist/proxy.js"), running.url, str(port)]
+    command += ["--allow-http", "--transport", "http-only", "--host", "127.0.0.1"]
+    log = tmp_path / "log"
+    env = environment() | {"MCP_REMOTE_CONFIG_DIR": str(tmp_path / "kept"), "PATH": str(NODE.parent)}  # no browser there
+    with (
+        log.open("w") as words,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, text=True, env=env) as bridge,
+    ):
+        assert bridge.stdin is not None
+        assert bridge.stdout is not None
+        try:
+            found = wait_until(lambda: re.search(r"https?://\S+/auth\?\S+", log.read_text()), "where to log in")
+            (back,) = parse_qs(urlsplit(found[0]).query)["redirect_uri"]
+            got = logged_in(found[0], back)
+            assert httpx2.get(back, params=got, trust_env=False).status_code == 200
+
+            def ask(method: str, **params: object) -> dict[str, Any]:
+                assert bridge.stdin is not None
+                assert bridge.stdout is not None
+                message = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
+                bridge.stdin.write(f"{json.dumps(message)}\n")
+                bridge.stdin.flush()
+                while (answer := json.loads(bridge.stdout.readline())).get("id") != method:
+                    pass
+                return dict(answer["result"])
+
+            client = {"name": "desktop", "version": "1"}
+            ask("initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo=client)
+            assert [each["name"] for each in ask("tools/list")["tools"]] == ["a_one"]
+            assert not ask("tools/call", name="a_one", arguments={}).get("isError")
+        finally:
+            bridge.kill()
