@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mcpgw_sidecar.catalog.rights import allows, any_of, is_about, missing
 from mcpgw_sidecar.config.source import load, load_access
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.inbound.callers import scopes_of
-from mcpgw_sidecar.model.access import Access, Rule
+from mcpgw_sidecar.model.access import Access, Authentication, Rule
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Desired
 
@@ -52,7 +53,8 @@ def explain(config: Path | None, access: Path | None, as_json: bool, **values: A
     if (values["server"] is None) != (values["tool"] is None):
         raise click.UsageError("Which tool of which server? Give --server and --tool")
     asked = None if values["server"] is None else (ServerName(values["server"]), values["tool"])
-    answer = explained(document, claims, virtual, desired, asked)
+    refused = _refused(document.authentication, claims) if values["token"] is not None else None
+    answer = explained(document, claims, virtual, desired, asked, refused)
     click.echo(json.dumps(answer, indent=2) if as_json else _words(answer))
 
 
@@ -62,10 +64,14 @@ def explained(
     virtual: VirtualName | None,
     desired: Desired | None,
     asked: tuple[ServerName, str] | None,
+    refused: str | None = None,
 ) -> dict[str, Any]:
-    """The answer as plain values; without a configuration servers are not known."""
+    """The answer as plain values; without a configuration servers are not known.
+
+    `refused` says why the token itself is refused.
+    """
     servers = [server.name for server in desired.enabled] if desired is not None else []
-    closed = _closed(access, claims, virtual, desired)
+    closed = refused or _closed(access, claims, virtual, desired)
     rules = [
         {"rule": index, "holds": allows(rule.allow, claims), "gives": _gives(rule), "missing": missing(rule.allow, claims)}
         for index, rule in enumerate(access.rules or ())
@@ -85,6 +91,28 @@ def explained(
         allowed = not closed and (access.rules is None or bool(by))
         answer["tool"] = {"server": server, "tool": tool, "allowed": allowed, "by": by if allowed else []}
     return answer | ({"closed": closed} if closed else {})
+
+
+def _refused(login: Authentication | None, claims: Mapping[str, Any]) -> str | None:
+    """Why a token is refused (401) whatever its signature; None if it is not."""
+    if login is None:
+        return None
+    issuer = next((each for each in login.issuers if each.issuer == claims.get("iss")), None)
+    if issuer is None:
+        names = ", ".join(each.issuer for each in login.issuers)
+        return f"the token is refused: its iss is {claims.get('iss')!r}, and the issuers are {names} (compared exactly)"
+    audience, now = claims.get("aud"), time.time()
+    named = [audience] if isinstance(audience, str) else audience if isinstance(audience, list) else []
+    if not set(map(str, named)) & set(issuer.audiences):
+        return f"the token is refused: its aud is {audience!r}, and one of {', '.join(issuer.audiences)} has to be in it"
+    expires, begins, subject = (claims.get(name) for name in ("exp", "nbf", issuer.subject))
+    if not isinstance(expires, int | float) or expires + issuer.skew < now:
+        return f"the token is refused: {'it has ended' if isinstance(expires, int | float) else 'it has no exp'}"
+    if isinstance(begins, int | float) and begins - issuer.skew > now:
+        return "the token is refused: it does not count yet (nbf)"
+    if not isinstance(subject, str) or not subject.isprintable() or subject != (subject.strip() or None):
+        return f"the token is refused: its {issuer.subject} is no line of text"
+    return None
 
 
 def _closed(access: Access, claims: Mapping[str, Any], virtual: VirtualName | None, desired: Desired | None) -> str | None:

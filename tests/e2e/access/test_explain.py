@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.e2e.access.issuing import Issuer
 from tests.e2e.test_cli import run
@@ -61,6 +62,28 @@ def test_which_rules_hold_and_why_not(files: tuple[str, str], tmp_path: Path) ->
     nowhere = run("access", "explain", *files, "--claims={}", "--virtual-server=v/x", "--server=team-c/x", "--tool=t")
     assert "is not allowed: the configuration has no server team-c/x" in nowhere
     assert "whoever is authenticated may use everything" in run("access", "explain", files[0], "--claims={}")
+
+
+@pytest.mark.duty("access.explain")
+def test_why_a_token_is_refused(files: tuple[str, str], tmp_path: Path) -> None:
+    """Whoever gets a 401 has a token, and cannot see why; Envoy says no more than that."""
+    with Issuer() as issuer:
+        login = {"issuers": [issuer.entry()]}
+        (tmp_path / "login.yaml").write_text(yaml.safe_dump({"authentication": login, "authorization": [{"allow": [{}]}]}))
+        command = ("access", "explain", files[0], f"--access={tmp_path / 'login.yaml'}", f"--token={tmp_path / 'token'}")
+        for claims, words in (
+            ({"iss": f"{issuer.name}/"}, "(compared exactly)"),
+            ({"aud": ["x"]}, "its aud is ['x'], and one of https://gw.example/mcp has to be in it"),
+            ({"exp": 1}, "it has ended"),
+            ({"exp": None}, "it has no exp"),
+            ({"nbf": 9_999_999_999}, "it does not count yet (nbf)"),
+            ({"sub": " x"}, "its sub is no line of text"),
+            ({}, "team-a/one: everything"),
+        ):
+            (tmp_path / "token").write_text(issuer.token(**claims))
+            shown = run(*command, "--server=team-a/one", "--tool=t")
+            assert words in shown
+            assert ("tool t of team-a/one is allowed by rule 0" in shown) == (claims == {})
 
 
 @pytest.mark.duty("access.explain")
