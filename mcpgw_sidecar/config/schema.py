@@ -182,7 +182,7 @@ class AccessFile:
     limits: Limits = USUAL_LIMITS  # config/limits.py reads it
     authentication: Authentication | None = None  # config/login.py reads it
     authorization: Rules | None = None  # catalog/ruletext.py reads it
-    endpoint: EndpointEntry | None = None
+    endpoint: EndpointEntry = EndpointEntry()
 
     def access(self) -> Access:
         """The document as a value of the model."""
@@ -190,7 +190,7 @@ class AccessFile:
             limits=self.limits,
             authentication=self.authentication,
             rules=self.authorization,
-            bare=self.endpoint is None or self.endpoint.bare,
+            bare=self.endpoint.bare,
         )
 
 

@@ -14,7 +14,7 @@ from mcpgw_sidecar.inbound.callers import WELL_KNOWN, metadata
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model.access import Authentication
 from mcpgw_sidecar.model.decisions import Reject
-from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.names import ENDPOINT, ServerName
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsontext import dumps
 from mcpgw_sidecar.runtime.http import Send
@@ -43,7 +43,7 @@ class Beside:
     ) -> Reject | None:
         """Answer a request, or return the refusal."""
         path, of_keys = headers[":path"].partition("?")[0], jwks_path(self.secret)
-        if path.startswith(WELL_KNOWN) and authentication is not None:
+        if _is_metadata(path) and authentication is not None:
             refusal = guard.refuses(headers[":authority"], headers.get("origin"))
             if refusal is None:
                 await wait_sent(send, OK, dumps(metadata(headers, authentication)).encode())
@@ -57,3 +57,9 @@ class Beside:
         else:
             await wait_sent(send, OK if keys is not None else 404, keys or b"")
         return None
+
+
+def _is_metadata(path: str) -> bool:
+    """Whether a path is that of an endpoint's metadata (RFC 9728, section 3.1)."""
+    endpoint = path.removeprefix(WELL_KNOWN)
+    return path.startswith(WELL_KNOWN) and (endpoint in {"", "/", ENDPOINT} or endpoint.startswith(f"{ENDPOINT}/"))

@@ -33,7 +33,13 @@ def scope_of(path: str, headers: Mapping[str, str]) -> Scope | Reject:
 
 
 def unknown(scope: Scope) -> Reject:
-    """The refusal of an unknown virtual server: its name never means the whole catalog."""
-    name = (scope.virtual or "")[:_SHOWN]
+    """The refusal of an unknown virtual server: its name never means the whole catalog.
+
+    Without a name the bare endpoint is closed.
+    """
+    if scope.virtual is None:
+        message = f"Not found: this gateway serves virtual servers alone, at {_BELOW}NAMESPACE/NAME"
+        return Reject(status=404, code=INVALID_REQUEST, message=message)
+    name = scope.virtual[:_SHOWN]
     message = f"Virtual server not found: {name!r}; without a name all tools are served"
     return Reject(status=404, code=INVALID_REQUEST, message=message)

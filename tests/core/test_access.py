@@ -53,6 +53,8 @@ authentication:
     assert decode(f"servers: []\n{text}", "f").access == access
     assert (access.rules, access.bare) == (None, True)
     assert not decode_access("endpoint: {bare: false}", "f").bare
+    with pytest.raises(ConfigurationError, match="endpoint: must hold keys and values"):
+        decode_access("endpoint: null", "f")
 
 
 @pytest.mark.duty("access.login", "access.rules")
@@ -266,7 +268,7 @@ def test_the_ladder_knows_the_caller() -> None:
         (climbed(claims(), access, owner="another"), 404),
         (climbed(claims(), Access(authentication=LOGIN), owner=""), 404),
         (climbed(claims(groups="g"), access, "/mcp/v", caller.owner), 404),
-        (climbed({}, Access(bare=False)), 404),
+        (closed := climbed({}, Access(bare=False)), 404),
         (climbed({}, Access(), owner=caller.owner), 404),
         (climbed({"authorization": "Basic x, Bearer y"}, Access()), 400),
     ):
@@ -275,6 +277,8 @@ def test_the_ladder_knows_the_caller() -> None:
     own = climbed(claims(groups=["boss"]), access, "/mcp/v", caller.owner)
     assert isinstance(own, Inbound)
     assert list(own.view.of(TOOL).owned) == ["a_greet"]
+    assert isinstance(closed, Reject)
+    assert closed.message == "Not found: this gateway serves virtual servers alone, at /mcp/NAMESPACE/NAME"
 
 
 @pytest.mark.duty("access.policies")

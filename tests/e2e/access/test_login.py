@@ -171,6 +171,8 @@ def test_the_metadata_say_where_to_log_in(running: Gateway, issuer: Issuer) -> N
             "bearer_methods_supported": ["header"],
         }
         assert answered.headers["access-control-allow-origin"] == origin
+    for path in ("/other", "/mcp2"):
+        assert httpx2.get(f"{origin}/.well-known/oauth-protected-resource{path}").status_code == 404
     stranger = httpx2.get(f"{origin}/.well-known/oauth-protected-resource", headers={"host": "evil.example"})
     assert stranger.status_code == 421
     preflight = {
