@@ -34,6 +34,8 @@ def access_log(authentication: Authentication | None = None) -> Resource:
         "prompt": f"%REQ({h.X_PROMPT})%",
         "resource": f"%REQ({h.X_RESOURCE})%",
         "server": f"%REQ({h.X_SERVER})%",
+        "translated": f"%REQ({h.X_CARRIED})%",
+        "protocol_version": f"%REQ({h.VERSION})%",
         "refusal": f"%DYNAMIC_METADATA({METADATA}:{REFUSAL})%",
         "reason": f"%DYNAMIC_METADATA({METADATA}:{FAILED})%",
         "status": "%RESPONSE_CODE%",

@@ -37,7 +37,7 @@ class Carried:
         try:
             await self._wait_kind(carry, inbound, headers, record, receive, send)
         finally:
-            record.metrics.translated.labels(inbound.era.value, record.outcome or "broken").inc()
+            record.metrics.translated.labels(inbound.era.value, carry.server.name, record.outcome or "broken").inc()
 
     async def _wait_kind(
         self, carry: Carry, inbound: Inbound, headers: dict[str, str], record: RequestRecord, receive: Receive, send: Send

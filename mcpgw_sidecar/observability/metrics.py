@@ -50,7 +50,7 @@ class Metrics:
         self.translated = Counter(
             "mcpgw_translated",
             "Requests that the broker carried to a server of the other era, by the client's",
-            ["client", "outcome"],
+            ["client", "server", "outcome"],
             registry=self.registry,
         )
         self._tokens = Counter(

@@ -131,6 +131,10 @@ def test_lists_and_calls(running: Gateway) -> None:
 
     asyncio.run(use())
     assert not running.sidecar.text.count("ERROR")
+    assert 'mcpgw_translated_total{client="stateful",outcome="ok",server="ns/modern"}' in running.metrics()
+    lines = [json.loads(line) for line in running.envoy.text.splitlines() if line.startswith("{")]
+    of_calls = {(line["translated"], line["protocol_version"]) for line in lines if line["tool"] == "m_add"}
+    assert of_calls == {("1", "2025-11-25")}
 
 
 @pytest.mark.duty("era.translated")
