@@ -56,7 +56,7 @@ def test_who_called_what(tmp_path: Path) -> None:
             assert said == {(CLIENT["name"], CLIENT["version"], urlsplit(running.url).netloc, None)}
             lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
             of_session = {(line["method"], line["http"]) for line in lines if line["session"] == session}
-            assert of_session >= {("initialize", "POST"), ("notifications/initialized", "POST"), ("prompts/get", "POST")}
+            assert of_session >= {("initialize", "POST"), ("notifications/initialized", "POST")}
             assert "is not one of" in run("audit", str(log), "--outcome=bogus", code=64)
             assert run("audit", str(log), "--tool=a_two", "--outcome=limited", "--json").count("\n") == 1
             assert "alice" in run("audit", str(log), "--since=1h", "--server=ns/one")
