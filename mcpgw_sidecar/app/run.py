@@ -26,7 +26,7 @@ from mcpgw_sidecar.app.facts import Sources
 from mcpgw_sidecar.app.inputs import Inputs, opened
 from mcpgw_sidecar.app.ports import wait_ports
 from mcpgw_sidecar.app.readiness import Readiness
-from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, stamps_of, warn_if_open
+from mcpgw_sidecar.app.settings import Settings, envoy_settings, guard, stamps_of, warn_of_login
 from mcpgw_sidecar.app.store import opened_store
 from mcpgw_sidecar.app.tasks import wait_finished, wait_left, wait_signals
 from mcpgw_sidecar.app.values import Values
@@ -190,7 +190,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
         ports, recurse=False
     )
     manager.check_all_taken()
-    warn_if_open(settings, inputs.values.current().access)
+    warn_of_login(settings, inputs.values.current())
     secret = secret_of(settings.envoy_dir) if settings.envoy_dir else ""
     envoy_files = EnvoyFiles(envoy_settings(settings, broker_at, router_at, secret)) if settings.envoy_dir else None
     if envoy_files is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -12,8 +14,8 @@ from mcpgw_sidecar.envoyfiles.scripts import messages, script
 from mcpgw_sidecar.envoyfiles.stamps import FILE, Brief, StampFile
 from mcpgw_sidecar.inbound.guard import AUTO, LOOPBACK, Guard, host_name
 from mcpgw_sidecar.model import timeouts
-from mcpgw_sidecar.model.access import Access
 from mcpgw_sidecar.model.hosts import EVERYWHERE
+from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address
@@ -138,9 +140,11 @@ def envoy_settings(settings: Settings, broker: Address, router: Address, secret:
     )
 
 
-def warn_if_open(settings: Settings, access: Access) -> None:
+def warn_of_login(settings: Settings, desired: Desired) -> None:
     """Say so, once, where everybody of a network may call everything, or nobody anything."""
-    login = access.authentication
+    access, login = desired.access, desired.access.authentication
+    for key, url in _plain_urls(desired):
+        log.warning("Whoever is on the way can change what comes from there: use https", key=key, url=url)
     if settings.envoy_dir is None and login is not None and not login.by_istio:
         log.warning("Every request is refused: without --envoy-dir only Istio can verify tokens (verifiedBy: istio)")
     if settings.envoy_dir is not None and login is not None and login.by_istio:
@@ -156,6 +160,18 @@ def warn_if_open(settings: Settings, access: Access) -> None:
             address=str(settings.gateway_address),
             tls=settings.gateway_tls_cert is not None,
         )
+
+
+def _plain_urls(desired: Desired) -> Iterator[tuple[str, str]]:
+    """The URLs of keys and tokens that leave the machine without TLS, each with its key."""
+    login = desired.access.authentication
+    urls = [("jwksUri", issuer.jwks_uri) for issuer in login.issuers] if login is not None else []
+    exchanges = [server.token_exchange for server in desired.enabled if server.token_exchange is not None]
+    urls += [("tokenUrl", each.token_url) for exchange in exchanges for each in (exchange.client, exchange.grant) if each]
+    for key, url in urls:
+        parts = urlsplit(url or "")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            yield key, str(url)
 
 
 def stamps_of(settings: Settings) -> StampFile | Brief | None:

@@ -15,12 +15,15 @@ from urllib.parse import parse_qs
 import attrs
 import pytest
 import trio
+from structlog.testing import capture_logs
 
+from mcpgw_sidecar.app.settings import Settings, warn_of_login
 from mcpgw_sidecar.inbound.callers import Caller
+from mcpgw_sidecar.model.access import Access, Authentication, Issuer
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.exchanges import TokenClient, TokenExchange
 from mcpgw_sidecar.model.names import ServerName
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.servers import Desired, Server
 from mcpgw_sidecar.sessions.tokens import SessionKeys, parse_keys
 from mcpgw_sidecar.upstream import tokens
 from mcpgw_sidecar.upstream.tokens import SharedTokens, TokenExchanger
@@ -244,3 +247,19 @@ async def test_a_new_login_does_not_get_the_refusal_of_an_old_one() -> None:
             for token in ("old", "new"):
                 nursery.start_soon(ask, token)
         assert sorted(fields["subject_token"][0] for _, fields in here.asked) == ["new", "old"]
+
+
+@pytest.mark.duty("access.exchange")
+def test_what_leaves_the_machine_without_tls_is_said() -> None:
+    """`http://` is taken on loopback; elsewhere whoever is on the way could give keys and tokens."""
+    client = TokenClient(token_url="http://idp.example/token", client_id="g")
+    exchange = TokenExchange(client=client, grant=attrs.evolve(client, token_url="http://127.0.0.1:7/token"))
+    server = Server(name=ServerName("ns/one"), url="http://one", hostname="one", token_exchange=exchange)
+    issuers = tuple(
+        Issuer(issuer=url, audiences=("a",), jwks_uri=url) for url in ("http://keys.example/", "https://keys.example/")
+    )
+    access = Access(authentication=Authentication(issuers=(*issuers, Issuer(issuer="f", audiences=("a",), jwks_file="/f"))))
+    with capture_logs() as lines:
+        warn_of_login(Settings(envoy_dir=Path("/x")), Desired(source="x", servers=(server,), access=access))
+    said = [(line["key"], line["url"]) for line in lines if line["log_level"] == "warning" and "key" in line]
+    assert said == [("jwksUri", "http://keys.example/"), ("tokenUrl", "http://idp.example/token")]
