@@ -134,7 +134,10 @@ def _claims(token: Path | None, text: str | None) -> Mapping[str, Any]:
         raise click.UsageError("Who calls? Give --token FILE or --claims JSON")
     try:
         if token is not None:
-            payload = token.read_text(encoding="utf-8").strip().removeprefix("Bearer ").split(".")[1]
+            parts = token.read_text(encoding="utf-8").strip().removeprefix("Bearer ").split(".")
+            if len(parts) != 3:  # noqa: PLR2004  # RFC 7515, section 3.1
+                raise ConfigurationError([f"{token}: is no JWT: it has {len(parts)} parts, and a JWT three"])
+            payload = parts[1]
             text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode()
         claims = json.loads(text or "")
     except (OSError, ValueError, IndexError, RecursionError) as error:

@@ -30,6 +30,7 @@ _PIPED = 240  # columns
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="[FILE]...")
 @click.option("--since", type=DURATION, help="Only what is not older, like 30m or 24h.")
 @click.option("--subject", help="Only calls of this caller.")
+@click.option("--issuer", help="Only calls of callers of this issuer.")
 @click.option("--tool", help="Only calls of this tool, prompt or resource.")
 @click.option("--server", help="Only calls to this server.")
 @click.option("--outcome", type=click.Choice(_OUTCOMES), help="Only calls with this outcome.")
@@ -51,11 +52,13 @@ def audit_command(paths: tuple[Path, ...], since: float | None, **values: Any) -
         for row in rows:
             click.echo(json.dumps(row))
         return
+    many = len({row.get("issuer") for row in rows} - {None}) > 1  # one name may be two people then
+    columns = ("time", "issuer", *_COLUMNS[1:]) if many else _COLUMNS
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in _COLUMNS:
+    for column in columns:
         table.add_column(column.upper(), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_shown(row[column])) for column in _COLUMNS))
+        table.add_row(*(Text(_shown(row.get(column))) for column in columns))
     console = Console()
     (console if console.is_terminal else Console(width=_PIPED)).print(table)
 
@@ -87,7 +90,7 @@ def _is_wanted(row: dict[str, Any], after: datetime | None, wanted: dict[str, st
         return False
     if after is not None and _time(row["time"]) < after:
         return False
-    return all(value is None or row[key] == value for key, value in wanted.items())
+    return all(value is None or row.get(key) == value for key, value in wanted.items())
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import ssl
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,10 @@ from mcpgw_sidecar.app import Settings, envoy_settings, wait_running
 from mcpgw_sidecar.cli import options
 from mcpgw_sidecar.cli.access import access_command
 from mcpgw_sidecar.cli.audit import audit_command
+from mcpgw_sidecar.cli.check import check_command
 from mcpgw_sidecar.cli.cluster import inject_command, manifests_command, webhook_command
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import tools
-from mcpgw_sidecar.config.source import load, load_access
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT
 from mcpgw_sidecar.envoyfiles.writer import bootstrap_text
 from mcpgw_sidecar.errors import (
@@ -39,7 +38,6 @@ from mcpgw_sidecar.errors import (
     RefusedError,
 )
 from mcpgw_sidecar.inbound.guard import LOOPBACK, host_name
-from mcpgw_sidecar.model.patterns import long_name
 from mcpgw_sidecar.observability import logs
 from mcpgw_sidecar.runtime.frozen import restore_library_path
 from mcpgw_sidecar.runtime.listeners import Address
@@ -77,7 +75,7 @@ def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
         raise click.UsageError(misspelt)
 
 
-for _command in (manifests_command, inject_command, webhook_command, tools, access_command, audit_command):
+for _command in (manifests_command, inject_command, webhook_command, tools, check_command, access_command, audit_command):
     cli.add_command(_command)
 
 
@@ -143,35 +141,6 @@ def demo_servers(ports: tuple[int, int, int], bind: str, any_name: bool) -> None
 
     _set_up_logs("warn", "text")
     trio.run(partial(wait_serving, ports, bind=bind, any_name=any_name))
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--access", type=click.Path(path_type=Path), help="The access document that belongs to it.")
-def check(file: Path, access: Path | None) -> None:
-    """Validate a configuration FILE and print every problem with its place; exit 64 if there is one."""
-    desired = load(file, has_access=access is not None)
-    limits = (desired.access if access is None else load_access(access)).limits
-    problems = [
-        f"{file}: server {server.name}: {key} {path}: no such file"
-        for server in desired.servers
-        for key, path in server.files
-        if path is not None and not Path(path).exists()
-    ]
-    problems += [
-        f"{file}: server {server.name}: caFile {server.ca_file}: holds no PEM certificate"
-        for server in desired.servers
-        if server.ca_file is not None and Path(server.ca_file).exists() and not _is_pem(server.ca_file)
-    ]
-    ca_file = limits.service.ca_file if limits.service is not None else None
-    if ca_file is not None and not (Path(ca_file).exists() and _is_pem(ca_file)):
-        problems.append(f"{access or file}: limits.service.caFile {ca_file}: no file with a PEM certificate")
-    if problems:
-        raise ConfigurationError(problems)
-    for virtual in desired.virtual_servers:
-        for tool in filter(long_name, virtual.tools):
-            click.echo(f"{file}: virtual server {virtual.name}: tool {tool}: {long_name(tool)}", err=True)
-    click.echo(f"{file}: ok, {len(desired.servers)} servers, {len(desired.enabled)} enabled")
 
 
 @cli.command()
@@ -250,14 +219,6 @@ def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner
-
-
-def _is_pem(path: str) -> bool:
-    try:
-        ssl.create_default_context(cafile=path)
-    except (OSError, ssl.SSLError):
-        return False
-    return True
 
 
 def _is_debug(log_level: str) -> bool:

@@ -205,7 +205,7 @@ def _problems(error: BaseException, path: Path) -> Iterator[Problem]:
             remedy = check.remedy if check and not check.passes(str(number)) else f"write it in quotes: '{number}'"
             yield Problem(path, f"{error}; {remedy}")
         case _:
-            yield Problem(path, str(error))
+            yield Problem(path, str(error).removeprefix(f"{path[-1]}: " if path else ""))
 
 
 def _step(error: BaseException) -> Path:

@@ -54,7 +54,7 @@ def _issuer(value: Any, place: str, resource: str | None, *, by_istio: bool) -> 
     if by_istio and istios:
         raise ValueError(f"{place}.{istios[0]}: with verifiedBy: istio the RequestAuthentication has the keys: remove it")
     if not by_istio and ("jwksUri" in given) == ("jwksFile" in given):
-        raise ValueError(f"{place}: give jwksUri or jwksFile, where its public keys are")
+        raise ValueError(f"{place}: give jwksUri or jwksFile, where its public keys are, and not both")
     if "caFile" in given and not str(given.get("jwksUri", "")).startswith("https:"):
         raise ValueError(f"{place}.caFile is for an https jwksUri")
     return Issuer(

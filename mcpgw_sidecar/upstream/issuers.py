@@ -25,6 +25,7 @@ from mcpgw_sidecar.runtime import trust
 log = get_logger(__name__)
 
 LOOK = 4.0  # seconds between two looks; Envoy asks as often, and new keys count within ten
+DRAINING = 660.0  # seconds for which Envoy asks for the keys of an issuer that is no more: its drain time, and some
 TIMEOUT = 3.0  # seconds for one answer
 MAX_KEYS = 1 << 20  # bytes
 _TOO_LARGE = f"it has more than {MAX_KEYS >> 20} MiB"
@@ -38,6 +39,7 @@ class IssuerKeys:
         self._current = current
         self._keys: dict[str, bytes] = {}
         self._known: dict[str, KnownKeys] = {}
+        self._left: dict[str, float] = {}
         self._looking: set[str] = set()
         self.errors: dict[str, str] = {}
         """Why the keys of an issuer cannot be had at the moment, by its name."""
@@ -100,7 +102,16 @@ class IssuerKeys:
 
     def _forget_others(self, issuers: tuple[Issuer, ...]) -> None:
         marks, names = {each.mark for each in issuers}, {each.issuer for each in issuers}
-        self._keys = {mark: keys for mark, keys in self._keys.items() if mark in marks}
+        now = trio.current_time()
+        for mark in self._keys:
+            if mark in marks:
+                self._left.pop(mark, None)
+            else:
+                self._left.setdefault(mark, now)
+        # The filter chains of before ask on while Envoy drains them, and fill its log in vain.
+        gone = {mark for mark, since in self._left.items() if now - since > DRAINING}
+        self._keys = {mark: keys for mark, keys in self._keys.items() if mark not in gone}
+        self._left = {mark: since for mark, since in self._left.items() if mark not in gone}
         self._known = {mark: known for mark, known in self._known.items() if mark in marks}
         self.errors = {name: why for name, why in self.errors.items() if name in names}
 

@@ -44,6 +44,9 @@ MAX_KEPT: Final = 10_000  # tokens
 TIMEOUT: Final = 5.0  # seconds for one answer of an authorization server
 EARLY, SHARE = 30.0, 0.1  # a token counts no more that many seconds, or that share of its life, before it ends
 _MAX_ANSWER: Final = 1 << 16  # bytes
+_OF_OPERATOR = frozenset(
+    {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_target"}
+)
 _OF_LOGIN = ("azp", "client_id", "appid", "scope", "scp", "act", "acr")
 
 
@@ -76,7 +79,7 @@ class TokenExchanger:
     _running: dict[tuple[str, str], _Exchanging] = attrs.field(factory=dict, init=False)
     _refused: dict[ServerName, str] = attrs.field(factory=dict, init=False)
     _contexts: dict[str | None, ssl.SSLContext] = attrs.field(factory=dict, init=False)
-    _failing: set[str] = attrs.field(factory=set, init=False)
+    _failing: dict[str, str] = attrs.field(factory=dict, init=False)
 
     async def wait_headers(
         self, server: Server, caller: Caller | None, headers: Mapping[str, str]
@@ -119,13 +122,13 @@ class TokenExchanger:
         name = server.name
         try:
             running.result = await self._wait_found(key, server, authorization.partition(" ")[2].strip())
-            self._failing.discard(name)
+            self._failing.pop(name, None)
         except NotGivenError as error:
             running.result = _refused(server, error)
             self.counted(name, "refused" if error.error else "failed")
-            say = log.debug if name in self._failing else log.warning
+            say = log.debug if self._failing.get(name) == str(error) else log.warning  # each fault once, not each call
             say("No token for a server", server=name, tokenUrl=_url_of(server), error=str(error))
-            self._failing.add(name)
+            self._failing[name] = str(error)
         except Exception:  # a bug of ours costs this call, not the process
             log.exception("Exchanging a token failed", server=name)
             running.result = refusal(INTERNAL_ERROR, "Internal error of the gateway")
@@ -236,7 +239,12 @@ def _read(text: str | None) -> Given | None:
 
 def _refused(server: Server, error: NotGivenError) -> Reject:
     """The answer to a caller. Where the authorization server is, is its operator's business."""
-    why = f"refuses it ({error.error}): log in again, or ask for access" if error.error else "gives none: try again"
+    if error.error in _OF_OPERATOR:
+        why = f"refuses this gateway ({error.error}): tell its operator"
+    elif error.error:
+        why = f"refuses it ({error.error}): log in again, or ask for access"
+    else:
+        why = "gives none at the moment: try again, and tell the operator of this gateway if that lasts"
     words = f"MCP server {server.name} needs a token of its own for this caller, and its authorization server {why}"
     reject = failure(server.name, UNAUTHORIZED, words)
     return attrs.evolve(reject, data={**reject.data, "error": error.error}) if error.error else reject

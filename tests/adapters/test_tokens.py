@@ -153,6 +153,8 @@ async def test_what_an_authorization_server_may_say(monkeypatch: pytest.MonkeyPa
         assert message.endswith(f"{needs} refuses it (invalid_grant): log in again, or ask for access")
         assert said == {**data, "error": "invalid_grant"}
         assert here.asked[0] == (None, here.asked[0][1] | {"client_id": ["a:b"]}), "a client without a secret says who it is"
+        here.say(401, error="invalid_client")
+        assert (await here.wait_refused())[0].endswith(f"{needs} refuses this gateway (invalid_client): tell its operator")
         for status, members in (
             (500, {"error": "server_error"}),
             (400, {"error": "no word"}),
@@ -166,10 +168,13 @@ async def test_what_an_authorization_server_may_say(monkeypatch: pytest.MonkeyPa
             (200, GOOD | {"more": "x" * 70000}),
         ):
             here.say(status, **members)
-            assert await here.wait_refused() == (f"MCP server ns/one {needs} gives none: try again", data), members
+            assert await here.wait_refused() == (
+                f"MCP server ns/one {needs} gives none at the moment: try again, and tell the operator of this gateway if that lasts",
+                data,
+            ), members
         here.answer = 200, b"no JSON"
         assert (await here.wait_refused())[1] == data
-        assert here.counted == ["refused", *["failed"] * 11], "a failure is not kept"
+        assert here.counted == ["refused", "refused", *["failed"] * 11], "a failure is not kept"
         monkeypatch.setattr(tokens, "TIMEOUT", 0.1)
         here.pause = 0.5
         assert (await here.wait_refused())[1] == data
@@ -251,7 +256,7 @@ async def test_a_new_login_does_not_get_the_refusal_of_an_old_one() -> None:
 
 @pytest.mark.duty("access.exchange")
 def test_what_leaves_the_machine_without_tls_is_said() -> None:
-    """`http://` is taken on loopback; elsewhere whoever is on the way could give keys and tokens."""
+    """`http://` is for loopback; elsewhere whoever is on the way could give keys and tokens."""
     client = TokenClient(token_url="http://idp.example/token", client_id="g")
     exchange = TokenExchange(client=client, grant=attrs.evolve(client, token_url="http://127.0.0.1:7/token"))
     server = Server(name=ServerName("ns/one"), url="http://one", hostname="one", token_exchange=exchange)

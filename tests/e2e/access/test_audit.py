@@ -57,6 +57,8 @@ def test_who_called_what(tmp_path: Path) -> None:
             lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
             of_session = {(line["method"], line["http"]) for line in lines if line["session"] == session}
             assert of_session >= {("initialize", "POST"), ("notifications/initialized", "POST")}
+            assert "ISSUER" not in run("audit", str(log))
+            assert run("audit", str(log), "--issuer=https://other.example", "--json") == ""
             assert "is not one of" in run("audit", str(log), "--outcome=bogus", code=64)
             assert run("audit", str(log), "--tool=a_two", "--outcome=limited", "--json").count("\n") == 1
             assert "alice" in run("audit", str(log), "--since=1h", "--server=ns/one")
@@ -76,6 +78,9 @@ def test_who_called_what(tmp_path: Path) -> None:
         "subject": ["a"],
         "client": "x\x1b[31m\ny",
     }
+    two = [{**odd, "issuer": name, "time": "2999-01-01T00:00:00"} for name in ("https://a.example", "https://b.example")]
+    (tmp_path / "two").write_text("".join(f"{json.dumps(each)}\n" for each in two))
+    assert "https://b.example" in run("audit", str(tmp_path / "two")), "one name may be two people"
     naive = {**odd, "time": "2999-01-01T00:00:00", "subject": "later"}
     (tmp_path / "odd").write_text(f"{json.dumps(odd)}\n{json.dumps(naive)}\n{'[' * 100_000}{{\n")
     shown = run("audit", str(tmp_path / "odd"))
