@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from mcpgw_sidecar.envoy.contract import FAILED, METADATA
+from mcpgw_sidecar.envoy.contract import FAILED, METADATA, WHO
 from tests.benchmarks.calls import gateway
 from tests.benchmarks.rig import (
     Load,
@@ -104,6 +104,12 @@ def _no_reason(manager: Manager) -> None:
                 tag["value_format"] = tag["value_format"].replace(f" %DYNAMIC_METADATA({METADATA}:{FAILED})%", "")
 
 
+def _no_who(manager: Manager) -> None:
+    fields = manager["access_log"][0]["typed_config"]["log_format"]["json_format"]
+    for name in [name for name, value in fields.items() if f"{METADATA}:{WHO}" in value]:
+        del fields[name]
+
+
 def _later(head: str, answer: str) -> tuple[str, str]:
     """A function of the Lua text that does nothing but give `answer` once everything is learned."""
     return head, f"local left = {LEARNED}\n{head}\n  left = left - 1\n  if left < 0 then return {answer} end\n"
@@ -113,12 +119,13 @@ PARTS: dict[str, Edit] = {
     "the whole": lambda _: None,
     "the whole again, which says how sure the others are": lambda _: None,
     "the scanner (the text of the call before is known)": lua(
-        ("  version, method,", "  if s == last_s then return method, id, id_end, name, name_end end\n  last_s = s\n  version, method,")
+        ("  is_two, method,", "  if s == last_s then return method, id, id_end, name, name_end end\n  last_s = s\n  is_two, method,")
     ),
     "the stamps": lua(_later("local function holds(session)", "true")),
     "metadata for answers and errors": lua(
         ("  metadata:set(METADATA, ID, sub(text, id, id_end))\n  metadata:set(METADATA, OWNER, upstream.owner)\n", "")
     ),
+    "who calls, for the log": lambda manager: (lua(("  metadata:set(METADATA, WHO, session.who)\nend\n\n-- The broker carries", "end\n\n-- The broker carries"))(manager), _no_who(manager))[0],
     "the name's exchange": lua(("  if tool.renamed then", "  if false then")),
     "the look at the answer (`trusted: true`)": _trusted,
     "the walk over the answer": lua(("    if not walk_on(new_walk(), text, 1, #text, id) then", "    if false then")),
