@@ -114,7 +114,7 @@ depended on, REFUSED what a server gave instead of an answer (`status`, `body`),
 that was replaced, FAILED the reason why a server's answer became an error, PLAIN "1" for
 a client that takes no event stream, TRUSTED "1" for a server that is, MEMO a MemoEntry, and REFUSAL
 what the router has refused, for the access log: `OUTCOME CODE METHOD SERVER NAME`. WHO is for that
-log, too: session, client_name, client_version, host, virtual_server.
+log, too: session, client_name, client_version, host, virtual_server; of a hit it has the owner.
 """
 
 ANSWER: Final = "answer"

@@ -17,7 +17,7 @@ def script(name: str, *, request: float = timeouts.REQUEST, secret: str = "") ->
 
     `request` is the longest time of one of the gateway's own requests to a server, in seconds.
     """
-    before = {"heal": ("json", "failed"), "last": ("passed",)}
+    before = {"heal": ("call", "json", "failed"), "last": ("passed",), "refused": ("call",), "istio": ("call",)}
     return prelude(request=request, secret=secret) + "".join(_file(part) for part in (*before.get(name, ()), name))
 
 
@@ -30,7 +30,7 @@ def messages(stamps: str | None, *, secret: str = "") -> str:
     """
     memo = _block("passed") + _block("gzip") + _block("scan", "memo", "lists") if stamps is not None else ""
     answers = _block("failed", "plain", "own", "events")
-    return prelude(stamps or "", secret=secret) + _file("json") + memo + answers
+    return prelude(stamps or "", secret=secret) + _file("call") + _file("json") + memo + answers
 
 
 def _block(*names: str) -> str:

@@ -161,7 +161,7 @@ def test_a_decision_is_repeated_with_the_headers_of_the_router(memo: Memo) -> No
     }
     assert json.loads(again.body) == {"jsonrpc": "2.0", "id": "é", "method": "tools/call", "params": {"name": "greet"}}
     assert metadata[b"mcpgw"][b"id"].decode() == '"é"'
-    assert metadata[b"mcpgw"][b"session"] == b"token ns/one:ticket"
+    assert metadata[b"mcpgw"][b"who"][b"owner"] == b"token ns/one:ticket"
 
 
 @pytest.mark.duty("header.to-server")

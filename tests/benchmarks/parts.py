@@ -123,9 +123,9 @@ PARTS: dict[str, Edit] = {
     ),
     "the stamps": lua(_later("local function holds(session)", "true")),
     "metadata for answers and errors": lua(
-        ("  metadata:set(METADATA, ID, sub(text, id, id_end))\n  metadata:set(METADATA, OWNER, upstream.owner)\n", "")
+        ("  metadata:set(METADATA, ID, sub(text, id, id_end))\n  local about", "  local about"), ("  metadata:set(METADATA, WHO, about)\n", "")
     ),
-    "who calls, for the log": lambda manager: (lua(("  metadata:set(METADATA, WHO, session.who)\nend\n\n-- The broker carries", "end\n\n-- The broker carries"))(manager), _no_who(manager))[0],
+    "who calls, for the log": lambda manager: (lua(("  metadata:set(METADATA, WHO, about)\n", "  metadata:set(METADATA, OWNER, upstream.owner)\n"))(manager), _no_who(manager))[0],
     "the name's exchange": lua(("  if tool.renamed then", "  if false then")),
     "the look at the answer (`trusted: true`)": _trusted,
     "the walk over the answer": lua(("    if not walk_on(new_walk(), text, 1, #text, id) then", "    if false then")),

@@ -145,7 +145,7 @@ local function own_json(handle, id, kind)
     local text = body and body:getBytes(0, body:length()) or ''
     if not walk_on(new_walk(), text, 1, #text, id) then
       fail(handle, BAD_ANSWER)
-      body:setBytes(kept_back(handle:streamInfo():dynamicMetadata():get(METADATA), 'answered another call than this'))
+      body:setBytes(kept_back(call_of(handle), 'answered another call than this'))
     end
     return
   end
@@ -223,7 +223,7 @@ function envoy_on_response(handle)
   if id and id ~= 'null' and not mark and not is_stream and is_plain and status == '200' then -- a hit, most often
     return own_json(handle, id, kind)
   end
-  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
+  local call = call_of(handle)
   if not call then return end -- in Istio: a request that is not for us
   local why, refusal
   if mark and not call[OWNER] then why, refusal = mark:match('^refused (%S+) (.*)') end

@@ -31,7 +31,7 @@ function envoy_on_request(handle)
   local attempt = headers:get(ATTEMPT)
   headers:remove(X_MEMO)
   if attempt == nil or attempt == '1' then return end
-  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
+  local call = call_of(handle)
   if call == nil then return end -- in Istio: a request that is not for us
   headers:remove(ATTEMPT)
   if not call[REFUSED] then return end -- the connection broke before anything was sent
@@ -52,6 +52,6 @@ end
 
 -- Marks the answer for memo.lua, which looks at no other.
 function envoy_on_response(handle)
-  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
+  local call = call_of(handle)
   if call ~= nil and (call[OWNER] ~= nil or call[MEMO] ~= nil) then handle:headers():replace(X_MEMO, KEPT) end
 end

@@ -15,7 +15,7 @@ function envoy_on_request(handle)
 end
 
 function envoy_on_response(handle)
-  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
+  local call = call_of(handle)
   if call == nil or call[OWNER] == nil then return end
   local headers = handle:headers()
   for i = 1, #HIDDEN do headers:remove(HIDDEN[i]) end

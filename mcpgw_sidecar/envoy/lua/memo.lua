@@ -265,7 +265,7 @@ local function learn(token, question, slot, stamp_then, expires, shown, who)
     values = values, personal = personal, path = question.headers[':path'], removed = removed(question.headers), view = views[place],
     servers = is_stateless and views[place].servers or before and before.servers or {}, given = before and before.given or {},
     has_credential = question.headers[AUTHORIZATION] == '', slot = slot, stamp = stamp_then, expires = expires, state = state, known = known,
-    who = who_of(who, question.headers),
+    who = who_of(who, question.headers), about = {},
   }
   keep(is_stateless and of_others or of_sessions, token, session)
   return session
@@ -296,8 +296,13 @@ local function forward(handle, buffer, text, session, version, tool, upstream)
   if tool.renamed then buffer:setBytes(sub(text, 1, name - 2) .. tool.renamed .. sub(text, name_end + 2)) end -- and content-length
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set(METADATA, ID, sub(text, id, id_end))
-  metadata:set(METADATA, OWNER, upstream.owner)
-  metadata:set(METADATA, WHO, session.who)
+  local about = session.about[tool.server] -- call.lua
+  if not about or about.owner ~= upstream.owner then
+    about = {owner = upstream.owner}
+    for word, value in pairs(session.who) do about[word] = value end
+    session.about[tool.server] = about
+  end
+  metadata:set(METADATA, WHO, about)
 end
 
 -- The broker carries such a call, and decides it once more.

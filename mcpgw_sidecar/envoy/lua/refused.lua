@@ -9,7 +9,7 @@ function envoy_on_response(handle)
   local status, kind = headers:get(':status'), (headers:get('content-type') or ''):lower()
   if status == AGAIN then headers:replace(':status', '500') end -- not the server's to say
   if status == '200' and (kind:sub(1, #JSON) == JSON or kind:sub(1, #EVENT_STREAM) == EVENT_STREAM) then return end
-  local call = handle:streamInfo():dynamicMetadata():get(METADATA)
+  local call = call_of(handle)
   if call == nil or call[OWNER] == nil then return end -- in Istio: a request that is not for us
   if call[OWNER]:sub(1, 1) == ' ' and status:sub(1, 1) == '2' then return end -- nobody answers an answer
   local size = tonumber(headers:get('content-length') or '')
