@@ -52,7 +52,7 @@ def decode(text: str, source: str, *, has_access: bool = False) -> Content:
     config, keys = _decoded(text, source, ConfigFile, "write 'servers: []' for a gateway without servers")
     of_access = sorted(keys & {field.name for field in attrs.fields(AccessFile)})
     if has_access and of_access:
-        words = f"{of_access[0]} stands in the document of --access: move it there, or give no --access"
+        words = f"{of_access[0]} belongs into the document of --access: move it there, or give no --access"
         raise ConfigurationError([f"{source}: {words}"])
     exchanging = [entry.name for entry in config.servers if entry.tokenExchange is not None]
     if exchanging and not has_access and config.authentication is None:

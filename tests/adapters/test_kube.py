@@ -192,7 +192,7 @@ def test_a_configmap_names_no_files() -> None:
         assert not desired.value.servers
         assert "for configuration files alone" in (desired.value.error or "")
     source.apply({"metadata": {}, "data": {"config.yaml": "servers: []\nauthorization: [{allow: [{}]}]"}})
-    assert "authorization stands in the document of --access" in (desired.value.error or ""), "it would open everything"
+    assert "authorization belongs into the document of --access" in (desired.value.error or ""), "it would open everything"
     assert desired.value.access.rules is None
     source.trouble("away")
     assert desired.value.error == "away"

@@ -130,7 +130,7 @@ def test_new_sessions_of_one_address(one: ScriptedServer, tmp_path: Path, memo: 
 def test_limits_stand_in_one_file(tmp_path: Path, one: ScriptedServer) -> None:
     access = tmp_path / "access.yaml"
     access.write_text("limits: {}")
-    with pytest.raises(AssertionError, match="limits stand in the file of --access"):
+    with pytest.raises(AssertionError, match="limits belongs into the document of --access"):
         Gateway(tmp_path, [entry("ns/one", one.url)], f"--access={access}", envoy=False, limits={})
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["limits"] == {}
 

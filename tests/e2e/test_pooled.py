@@ -163,13 +163,16 @@ def test_what_a_client_cannot_be_asked_is_refused_wherever_it_is_asked(tmp_path:
                 ("sampling/createMessage", {}),
                 ("elicitation/create", {"mode": "url", "url": "http://x"}),
             ]
+            session, until = handler.headers["mcp-session-id"], time.monotonic() + 2.5
+            while not one.streams(session) and time.monotonic() < until:
+                time.sleep(0.02)  # on a busy machine the call does not wait for its stream as long as it takes
             for number, (method, params) in enumerate(asked):
                 data = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
-                for stream in one.streams(handler.headers["mcp-session-id"]):
+                for stream in one.streams(session):
                     with suppress(OSError, ValueError):  # a stream of the call before
                         stream.wfile.write(f"data: {data}\n\n".encode())
                         stream.wfile.flush()
-            is_late, until = message["params"]["arguments"].get("late"), time.monotonic() + 2.5
+            is_late = message["params"]["arguments"].get("late")
             while is_late or (len(replies()) < len(asked) and time.monotonic() < until):
                 time.sleep(6 if is_late else 0.02)
                 is_late = False
