@@ -14,7 +14,7 @@ import click
 from mcpgw_sidecar.catalog.rights import allows, any_of, is_about, missing
 from mcpgw_sidecar.config.source import load, load_access
 from mcpgw_sidecar.errors import ConfigurationError
-from mcpgw_sidecar.inbound.callers import scopes_of
+from mcpgw_sidecar.inbound.callers import is_for, is_subject, scopes_of
 from mcpgw_sidecar.model.access import Access, Authentication, Rule
 from mcpgw_sidecar.model.names import ServerName, VirtualName
 from mcpgw_sidecar.model.servers import Desired
@@ -102,15 +102,14 @@ def _refused(login: Authentication | None, claims: Mapping[str, Any]) -> str | N
         names = ", ".join(each.issuer for each in login.issuers)
         return f"the token is refused: its iss is {claims.get('iss')!r}, and the issuers are {names} (compared exactly)"
     audience, now = claims.get("aud"), time.time()
-    named = [audience] if isinstance(audience, str) else audience if isinstance(audience, list) else []
-    if not set(map(str, named)) & set(issuer.audiences):
+    if not is_for(audience, issuer):
         return f"the token is refused: its aud is {audience!r}, and one of {', '.join(issuer.audiences)} has to be in it"
     expires, begins, subject = (claims.get(name) for name in ("exp", "nbf", issuer.subject))
     if not isinstance(expires, int | float) or expires + issuer.skew < now:
         return f"the token is refused: {'it has ended' if isinstance(expires, int | float) else 'it has no exp'}"
     if isinstance(begins, int | float) and begins - issuer.skew > now:
         return "the token is refused: it does not count yet (nbf)"
-    if not isinstance(subject, str) or not subject.isprintable() or subject != (subject.strip() or None):
+    if not is_subject(subject):
         return f"the token is refused: its {issuer.subject} is no line of text"
     return None
 

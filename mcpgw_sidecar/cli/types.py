@@ -79,7 +79,7 @@ def _config(text: str) -> Path | Ref:
         if text.lower().startswith("configmap") and not Path(text).exists():
             raise ValueError(f"{text!r} is no file; a ConfigMap is written like configmap:mcp-system/mcp-gateway-config")
         return Path(text)
-    return Ref(*_namespaced_name(text.removeprefix(_CONFIG_MAP)))
+    return _config_map(text)
 
 
 def _config_map(text: str) -> Ref:

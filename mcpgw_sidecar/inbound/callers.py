@@ -127,16 +127,21 @@ def _read(text: str, authentication: Authentication) -> Caller | str:
     issuer = next((each for each in authentication.issuers if each.issuer == claims.get("iss")), None)
     if issuer is None:
         return _NO_TOKEN
-    if authentication.by_istio and not _is_for(claims.get("aud"), issuer):
+    if authentication.by_istio and not is_for(claims.get("aud"), issuer):
         return _OTHER_AUDIENCE
     subject = claims.get(issuer.subject)
-    # In a header for servers, in the log: what is no plain line would be another subject there.
-    if not isinstance(subject, str) or not subject.isprintable() or subject != (subject.strip() or None):
-        return _NO_SUBJECT
-    return Caller(issuer.issuer, subject, claims, issuer.skew)
+    return Caller(issuer.issuer, str(subject), claims, issuer.skew) if is_subject(subject) else _NO_SUBJECT
 
 
-def _is_for(audience: object, issuer: Issuer) -> bool:
+def is_subject(value: object) -> bool:
+    """Whether a claim can name a caller.
+
+    In a header for servers, in the log: what is no plain line would be another subject there.
+    """
+    return isinstance(value, str) and value.isprintable() and value == (value.strip() or None)
+
+
+def is_for(audience: object, issuer: Issuer) -> bool:
     """Whether a token is for one of the audiences: a RequestAuthentication may take any."""
     named = [audience] if isinstance(audience, str) else audience
     return isinstance(named, list) and any(each in issuer.audiences for each in named)
