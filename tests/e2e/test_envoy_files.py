@@ -5,12 +5,11 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-import httpx2
 import pytest
 import trustme
 import yaml
 
-from tests.e2e.stack import Client, entry, gateway, succeeded, text_of, wait_until
+from tests.e2e.stack import PLAIN, Client, entry, gateway, succeeded, text_of, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 
@@ -131,7 +130,7 @@ def test_a_page_of_an_allowed_origin_may_read_answers(one: ScriptedServer, direc
     with gateway(directory, [entry("ns/one", one.url)], "--allowed-origin=https://app.example") as running:
         asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type,mcp-session-id"}
         for origin in ("http://localhost:6274", "https://app.example"):
-            answer = httpx2.options(running.url, headers={"origin": origin, **asked}, trust_env=False)
+            answer = PLAIN.options(running.url, headers={"origin": origin, **asked})
             assert answer.headers["access-control-allow-origin"] == origin
-        answer = httpx2.options(running.url, headers={"origin": "https://evil.example", **asked}, trust_env=False)
+        answer = PLAIN.options(running.url, headers={"origin": "https://evil.example", **asked})
         assert "access-control-allow-origin" not in answer.headers

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from mcp.client import Client as SdkClient
 
-from tests.e2e.stack import PROGRAM, Gateway, Process, answer, entry, free_ports, gateway, listening, wait_until
+from tests.e2e.stack import PLAIN, PROGRAM, Gateway, Process, answer, entry, free_ports, gateway, listening, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 META = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
@@ -104,7 +104,7 @@ def ask(  # what tests vary
         "mcp-session-id": "stray", "mcp-param-region": "x", "x-own": "1", "last-event-id": "7",
     }  # fmt: skip
     message = {"jsonrpc": "2.0", "id": 7, "method": method, "params": {**params, "_meta": meta}}
-    return httpx2.post(running.url, json=message, headers=headers, timeout=timeout, trust_env=False)
+    return PLAIN.post(running.url, json=message, headers=headers, timeout=timeout)
 
 
 @pytest.mark.duty("era.direct", "era.envelope")
@@ -137,7 +137,7 @@ def test_a_server_that_speaks_nothing_else(tmp_path: Path) -> None:
             one.stop()
             away = ask(running, "tools/call", name="a_greet", arguments={})
             assert away.json()["error"]["data"]["reason"] == "Unreachable"
-            gone = httpx2.get(running.url, headers={"mcp-protocol-version": "2026-07-28", "accept": "text/event-stream"})
+            gone = PLAIN.get(running.url, headers={"mcp-protocol-version": "2026-07-28", "accept": "text/event-stream"})
             assert gone.status_code == 405
 
 
@@ -205,17 +205,15 @@ def test_who_listens_hears_what_was_asked_for_until_the_end(tmp_path: Path) -> N
             return {"jsonrpc": "2.0", "id": ident, "method": "subscriptions/listen", "params": params}
 
         with gateway(tmp_path, [entry("ns/one", one.url, "a_")], "--prefer-era=auto") as running:
-            plain = httpx2.post(
-                running.url, json=message({}), headers=headers | {"accept": "application/json"}, trust_env=False
-            )
+            plain = PLAIN.post(running.url, json=message({}), headers=headers | {"accept": "application/json"})
             assert (plain.status_code, plain.json()["id"]) == (406, 9)
             for wrong in (None, [], 5):
-                refused = httpx2.post(running.url, json=message(wrong), headers=headers, trust_env=False)
+                refused = PLAIN.post(running.url, json=message(wrong), headers=headers)
                 assert refused.json()["error"]["code"] == -32602
             wanted = {"promptsListChanged": True, "toolsListChanged": "yes", "resourceSubscriptions": ["x"], "other": True}
             with (
-                httpx2.stream("POST", running.url, json=message(wanted, "p"), headers=headers, timeout=20) as prompts,
-                httpx2.stream(
+                PLAIN.stream("POST", running.url, json=message(wanted, "p"), headers=headers, timeout=20) as prompts,
+                PLAIN.stream(
                     "POST", running.url, json=message({"toolsListChanged": True}), headers=headers, timeout=20
                 ) as tools,
             ):

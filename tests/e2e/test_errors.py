@@ -13,7 +13,19 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.stack import HEADERS, Client, Gateway, answer, entry, free_ports, gateway, succeeded, text_of, wait_until
+from tests.e2e.stack import (
+    HEADERS,
+    PLAIN,
+    Client,
+    Gateway,
+    answer,
+    entry,
+    free_ports,
+    gateway,
+    succeeded,
+    text_of,
+    wait_until,
+)
 from tests.servers.scripted import ScriptedServer, tool
 
 CALL = {"jsonrpc": "2.0", "id": "c", "method": "tools/call", "params": {"name": "s_echo"}}
@@ -87,7 +99,7 @@ def test_a_call_without_a_name(client: Client, params: dict[str, Any]) -> None:
 def test_no_session(running: Gateway) -> None:
     for method in ("tools/call", "tools/list", "ping"):
         body = {"jsonrpc": "2.0", "id": 3, "method": method, "params": {"name": "s_echo"}}
-        response = httpx2.post(running.url, json=body, headers=HEADERS, trust_env=False)
+        response = PLAIN.post(running.url, json=body, headers=HEADERS)
         assert error(response) == (400, -32000, 3)
 
 
@@ -105,8 +117,8 @@ def test_an_unknown_expired_or_forged_session(client: Client, method: str) -> No
 @pytest.mark.duty("session.missing-400", "session.unknown-404")
 def test_get_and_delete_need_a_session_too(running: Gateway) -> None:
     for ask in (httpx2.get, httpx2.delete):
-        assert error(ask(running.url, trust_env=False)) == (400, -32000, None)
-        assert error(ask(running.url, headers={"mcp-session-id": "x"}, trust_env=False)) == (404, -32001, None)
+        assert error(ask(running.url)) == (400, -32000, None)
+        assert error(ask(running.url, headers={"mcp-session-id": "x"})) == (404, -32001, None)
 
 
 @pytest.mark.duty("session.expired-404")

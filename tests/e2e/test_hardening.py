@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from mcpgw_sidecar.envoyfiles.verdict import judge
-from tests.e2e.stack import CLIENT, Client, Gateway, answer, entry, gateway, succeeded, text_of, wait_until
+from tests.e2e.stack import CLIENT, PLAIN, Client, Gateway, answer, entry, gateway, succeeded, text_of, wait_until
 from tests.servers.scripted import ScriptedServer
 
 
@@ -252,9 +251,7 @@ def test_the_admin_port_tells_of_the_drain(running: Gateway, one: ScriptedServer
         thread.start()
         assert begun.wait(10)
         running.sidecar.signal(signal.SIGTERM)
-        ready = wait_until(
-            lambda: (found := httpx2.get(f"{running.admin}/readyz", trust_env=False)).status_code == 503 and found
-        )
+        ready = wait_until(lambda: (found := PLAIN.get(f"{running.admin}/readyz")).status_code == 503 and found)
         assert "draining" in ready.json()["waitingFor"]
         release.set()
         thread.join()

@@ -18,6 +18,7 @@ from tests.e2e.conftest import quiet
 from tests.e2e.stack import (
     CLIENT,
     HEADERS,
+    PLAIN,
     PROGRAM,
     Client,
     Gateway,
@@ -330,7 +331,7 @@ def test_http_1_0_is_accepted(one: ScriptedServer, tmp_path: Path) -> None:
 def test_pages_may_send_what_sdks_send(one: ScriptedServer, tmp_path: Path, header: str) -> None:
     with gateway(tmp_path, [entry(SERVER, one.url, "a_")]) as running:
         asked = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
-        response = httpx2.request("OPTIONS", running.url, headers=asked, trust_env=False)
+        response = PLAIN.request("OPTIONS", running.url, headers=asked)
         allowed = [each.strip() for each in response.headers["access-control-allow-headers"].split(",")]
         assert header in allowed or ("*" in allowed and header != "authorization")
 

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 
-from tests.e2e.stack import HEADERS, Client, Gateway, entry, gateway, succeeded, wait_until
+from tests.e2e.stack import HEADERS, PLAIN, Client, Gateway, entry, gateway, succeeded, wait_until
 from tests.e2e.test_eras import ask
 from tests.servers.scripted import ScriptedServer, tool
 
@@ -116,7 +115,7 @@ def test_new_sessions_of_one_address(one: ScriptedServer, tmp_path: Path, memo: 
         body = json.dumps(INITIALIZE)
         for text in (body, body.replace("initialize", "\\u0069nitialize"), body + " " * 70_000):
             headers = {**HEADERS, "mcp-session-id": "x"}
-            answers = [httpx2.post(running.url, content=text, headers=headers) for _ in range(5)]
+            answers = [PLAIN.post(running.url, content=text, headers=headers) for _ in range(5)]
             assert sum(answer.status_code == 200 for answer in answers) <= 2, "a session id is no way around"
         for client in clients:
             for _ in range(5):

@@ -13,10 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
-from tests.e2e.stack import PROGRAM, Client, Gateway, Process, entry, free_ports, gateway, listening, succeeded, wait_until
+from tests.e2e.stack import (
+    PLAIN,
+    PROGRAM,
+    Client,
+    Gateway,
+    Process,
+    entry,
+    free_ports,
+    gateway,
+    listening,
+    succeeded,
+    wait_until,
+)
 from tests.e2e.test_relayed import say, stream_of, watched
 from tests.e2e.test_translated import call, started
 from tests.servers.scripted import ScriptedServer
@@ -195,7 +206,7 @@ def test_what_a_client_says_to_a_call_that_another_replica_carries(tmp_path: Pat
     ):
 
         def outcome(say: Callable[[Any], dict[str, Any]]) -> str:
-            with httpx2.stream("POST", first.url, json=call("m_who"), headers=dict(client.headers), timeout=20) as response:
+            with PLAIN.stream("POST", first.url, json=call("m_who"), headers=dict(client.headers), timeout=20) as response:
                 for line in response.iter_lines():
                     message = json.loads(line[5:]) if line.startswith("data:") else {}
                     if "method" in message:

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.e2e.stack import (
+    PLAIN,
     PROGRAM,
     WAIT,
     Client,
@@ -246,7 +246,7 @@ def test_the_demo_starts_explains_itself_and_ends(tmp_path: Path) -> None:
         _, _, shown = text.partition("A call of 2026-07-28, without a session:")
         headers = dict(re.findall(r"-H '([a-z-]+): ([^']+)'", shown.partition("-d '")[0]))
         body = shown.partition("-d '")[2].partition("'")[0]
-        assert "Hi Ada" in text_of(httpx2.post(demo.url, content=body, headers=headers, trust_env=False))
+        assert "Hi Ada" in text_of(PLAIN.post(demo.url, content=body, headers=headers))
         with Client(demo.url, authorization="Bearer test-api-key-secret-token") as client:
             assert {"test_greet", "test2_slow", "apikey_hello_world"} <= set(client.tools())
             assert text_of(client.call("apikey_hello_world")) == "Hello, world, you have the key!"

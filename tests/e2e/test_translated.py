@@ -19,7 +19,7 @@ from mcp.client import Client as SdkClient
 from mcp.shared.exceptions import MCPError
 
 from mcpgw_sidecar.front.room import OF_ONE
-from tests.e2e.stack import Client, Gateway, Process, answer, entry, free_ports, gateway, listening, wait_until
+from tests.e2e.stack import PLAIN, Client, Gateway, Process, answer, entry, free_ports, gateway, listening, wait_until
 from tests.e2e.test_eras import modern
 from tests.servers.scripted import ScriptedServer, tool
 
@@ -45,7 +45,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process,
 
 def _answers(url: str) -> bool:
     try:
-        return httpx2.get(url, trust_env=False).status_code > 0
+        return PLAIN.get(url).status_code > 0
     except httpx2.HTTPError:
         return False
 
@@ -188,7 +188,7 @@ def test_a_user_is_sent_to_a_page_once(running: Gateway) -> None:
     """The server is asked until it is content; then the client hears that the page is done with."""
     heard: list[Any] = []
     with Client(running.url, capabilities={"elicitation": {"url": {}}}) as client:
-        with httpx2.stream("POST", running.url, json=call("m_page"), headers=dict(client.headers), timeout=20) as response:
+        with PLAIN.stream("POST", running.url, json=call("m_page"), headers=dict(client.headers), timeout=20) as response:
             for line in response.iter_lines():
                 message = json.loads(line[5:]) if line.startswith("data:") else {}
                 if message:
@@ -214,7 +214,7 @@ def test_an_error_of_the_client_is_an_answer(running: Gateway) -> None:
     """A refused elicitation is cancelled; for a sample there is no such word, so the call fails."""
     with Client(running.url, capabilities={"elicitation": {}, "sampling": {}, "roots": {}}) as client:
         for name, words in (("m_who", "nobody: cancel"), ("m_all_at_once", "did not answer")):
-            with httpx2.stream("POST", running.url, json=call(name), headers=dict(client.headers), timeout=20) as response:
+            with PLAIN.stream("POST", running.url, json=call(name), headers=dict(client.headers), timeout=20) as response:
                 for line in response.iter_lines():
                     message = json.loads(line[5:]) if line.startswith("data:") else {}
                     if "method" in message:

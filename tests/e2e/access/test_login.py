@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.e2e.access.issuing import AUDIENCE, Issuer
-from tests.e2e.stack import Client, Gateway, entry, gateway, succeeded, wait_until
+from tests.e2e.stack import PLAIN, Client, Gateway, entry, gateway, succeeded, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 INITIALIZE = {
@@ -79,7 +79,7 @@ def requests(client: Client) -> dict[str, Callable[[dict[str, str]], httpx2.Resp
     get = {**client.headers, "accept": "text/event-stream"}
     resumed = {**get, "last-event-id": "mcpgw:ns/one:x:~~1"}
     return {
-        "initialize": lambda headers: httpx2.post(client.url, json=INITIALIZE, headers={**client.headers, **headers}),
+        "initialize": lambda headers: PLAIN.post(client.url, json=INITIALIZE, headers={**client.headers, **headers}),
         "list": post(LIST),
         "miss": post(CALL | {"params": {"name": "a_two", "arguments": {}}}),
         "hit": post(CALL),
@@ -134,7 +134,7 @@ def test_a_good_token_gets_in(running: Gateway, issuer: Issuer, one: ScriptedSer
         ("alice", issuer.name)
     }
     assert issuer.token() not in running.envoy.text
-    query = httpx2.post(f"{running.url}?access_token={issuer.token()}", json=INITIALIZE)
+    query = PLAIN.post(f"{running.url}?access_token={issuer.token()}", json=INITIALIZE)
     assert query.status_code == 401, "a token in the query is none"
 
 
@@ -163,7 +163,7 @@ def test_a_session_belongs_to_its_caller(running: Gateway, issuer: Issuer, one: 
 def test_the_metadata_say_where_to_log_in(running: Gateway, issuer: Issuer) -> None:
     origin = running.url.removesuffix("/mcp")
     for path, resource in (("", "/mcp"), ("/mcp", "/mcp"), ("/mcp/ns/few", "/mcp/ns/few")):
-        answered = httpx2.get(f"{origin}/.well-known/oauth-protected-resource{path}", headers={"origin": origin})
+        answered = PLAIN.get(f"{origin}/.well-known/oauth-protected-resource{path}", headers={"origin": origin})
         assert answered.status_code == 200
         assert answered.json() == {
             "resource": f"{origin}{resource}",
@@ -172,18 +172,17 @@ def test_the_metadata_say_where_to_log_in(running: Gateway, issuer: Issuer) -> N
         }
         assert answered.headers["access-control-allow-origin"] == origin
     for path in ("/other", "/mcp2"):
-        assert httpx2.get(f"{origin}/.well-known/oauth-protected-resource{path}").status_code == 404
-    stranger = httpx2.get(f"{origin}/.well-known/oauth-protected-resource", headers={"host": "evil.example"})
+        assert PLAIN.get(f"{origin}/.well-known/oauth-protected-resource{path}").status_code == 404
+    stranger = PLAIN.get(f"{origin}/.well-known/oauth-protected-resource", headers={"host": "evil.example"})
     assert stranger.status_code == 421
     preflight = {
         "origin": origin,
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization",
     }
-    assert httpx2.request("OPTIONS", running.url, headers=preflight).status_code == 200
+    assert PLAIN.request("OPTIONS", running.url, headers=preflight).status_code == 200
     assert (
-        httpx2.post(running.url, json=INITIALIZE, headers={"origin": origin}).headers["access-control-allow-origin"]
-        == origin
+        PLAIN.post(running.url, json=INITIALIZE, headers={"origin": origin}).headers["access-control-allow-origin"] == origin
     )
 
 
@@ -197,7 +196,7 @@ def test_keys_come_and_go(one: ScriptedServer, tmp_path: Path) -> None:
 
             def asked(token: str) -> httpx2.Response:
                 headers = {"accept": "application/json, text/event-stream", **bearer(token)}
-                return httpx2.post(running.url, json=INITIALIZE, headers=headers)
+                return PLAIN.post(running.url, json=INITIALIZE, headers=headers)
 
             first = asked(issuer.token())
             assert (first.status_code, first.headers["retry-after"]) == (503, "5")
@@ -250,7 +249,7 @@ def test_scopes_and_callers_without_a_token(issuer: Issuer, one: ScriptedServer,
                 'Bearer resource_metadata="https://gw.example/.well-known/oauth-protected-resource/mcp", '
                 'error="insufficient_scope", scope="mcp"'
             )
-        shown = httpx2.get(f"{running.url.removesuffix('/mcp')}/.well-known/oauth-protected-resource/mcp/ns/v").json()
+        shown = PLAIN.get(f"{running.url.removesuffix('/mcp')}/.well-known/oauth-protected-resource/mcp/ns/v").json()
         assert (shown["resource"], shown["scopes_supported"]) == (f"{AUDIENCE}/ns/v", ["mcp"])
 
 
@@ -296,5 +295,5 @@ def test_ways_to_write_a_token(running: Gateway, issuer: Issuer) -> None:
         assert Client(running.url, authorization=f"{scheme} {good}").initialized.status_code == 200
     for first, second in ((f"Basic {good}", f"Bearer {good}"), (f"Bearer {good}", "Basic eDp5")):
         headers = [("authorization", first), ("authorization", second), ("accept", "application/json, text/event-stream")]
-        assert httpx2.post(running.url, json=INITIALIZE, headers=headers).status_code in {400, 401}
+        assert PLAIN.post(running.url, json=INITIALIZE, headers=headers).status_code in {400, 401}
     assert Client(running.url, authorization=f"Negotiate x Bearer {good}").initialized.status_code == 401

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from mcpgw_sidecar.runtime.descriptors import STREAMS_OF_CLIENTS
-from tests.e2e.stack import SOURCE, Client, Gateway, entry, succeeded, wait_until
+from tests.e2e.stack import PLAIN, SOURCE, Client, Gateway, entry, succeeded, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 LIMIT = 160
@@ -48,7 +48,7 @@ def test_many_sessions_with_streams_leave_enough_for_everybody_else(one: Scripte
             assert {200, 503} == set(statuses), "some streams are refused"
             open_files = len(list(Path(f"/proc/{running.sidecar.popen.pid}/fd").iterdir()))
             assert open_files < LIMIT - 10
-            assert httpx2.get(f"{running.admin}/healthz", trust_env=False).status_code == 200
+            assert PLAIN.get(f"{running.admin}/healthz").status_code == 200
             assert succeeded(calm.call("a_one"))
             with running.client() as another:
                 assert succeeded(another.call("a_one"))
@@ -72,6 +72,6 @@ def test_a_flood_of_notifications(one: ScriptedServer, tmp_path: Path) -> None:
             with concurrent.futures.ThreadPoolExecutor(20) as pool:
                 list(pool.map(lambda _: client.send(cancelled), range(600)))
             assert succeeded(calm.call("a_one"))
-            assert httpx2.get(f"{running.admin}/healthz", trust_env=False).status_code == 200
+            assert PLAIN.get(f"{running.admin}/healthz").status_code == 200
     finally:
         running.stop()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from tests.e2e.stack import Gateway, Process, entry, gateway, succeeded
+from tests.e2e.stack import PLAIN, Gateway, Process, entry, gateway, succeeded
 from tests.servers.scripted import ScriptedServer
 
 
@@ -18,7 +17,7 @@ def test_the_admin_port_answers_no_name_of_somebody_else(one: ScriptedServer, tm
     with gateway(tmp_path, servers, "--admin-host=admin.example", envoy=False) as running:
 
         def status(host: str, path: str = "/status") -> int:
-            return httpx2.get(f"{running.admin}{path}", headers={"host": host}, trust_env=False).status_code
+            return PLAIN.get(f"{running.admin}{path}", headers={"host": host}).status_code
 
         for path in ("/status", "/metrics", "/readyz", "/healthz", "/nowhere"):
             assert status("evil.example", path) == status("evil.example:9090", path) == 421
@@ -95,13 +94,13 @@ def test_envoys_own_questions_are_known_by_a_secret(one: ScriptedServer, tmp_pat
         broker = running.broker_url.removesuffix("/mcp")
         listed = len(one.calls("tools/list"))
         for path in ("/heal", "/changed", "/changed/", "/heal/0", "/jwks/0", "/jwks"):
-            answered = httpx2.post(f"{broker}{path}", headers={"x-mcp-servername": "ns/one"}, trust_env=False)
+            answered = PLAIN.post(f"{broker}{path}", headers={"x-mcp-servername": "ns/one"})
             assert answered.status_code in {404, 415}, path
         secret = (tmp_path / "envoy" / "secret").read_text()
         assert (tmp_path / "envoy" / "secret").stat().st_mode & 0o777 == 0o600
         assert len(one.calls("tools/list")) == listed
         headers = {"x-mcp-servername": "ns/one"}
-        assert httpx2.post(f"{broker}/changed{secret}", headers=headers, trust_env=False).status_code == 202
+        assert PLAIN.post(f"{broker}/changed{secret}", headers=headers).status_code == 202
         running.kill()
         running.start_sidecar()
         assert (tmp_path / "envoy" / "secret").read_text() == secret, "Envoy's files stay as they are"

@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
-from tests.e2e.stack import Client, Gateway, entry, free_ports, gateway, wait_until
+from tests.e2e.stack import PLAIN, Client, Gateway, entry, free_ports, gateway, wait_until
 from tests.servers.broken import half, html
 from tests.servers.scripted import ScriptedServer, tool
 
@@ -194,9 +193,9 @@ def test_who_is_missing_is_named_and_shown(one: ScriptedServer, directory: Path)
     with start(directory, entry("ns/one", one.url), dead) as running:
         assert running.readyz().json() == {"ready": True, "waitingFor": None, "serversNotReady": ["ns/dead"]}
         for name, reason in (("one", "Ready"), ("dead", "Unreachable")):
-            shown = httpx2.get(f"{running.admin}/status/ns/{name}", trust_env=False)
+            shown = PLAIN.get(f"{running.admin}/status/ns/{name}")
             assert (shown.status_code, shown.json()["name"], shown.json()["reason"]) == (200, f"ns/{name}", reason)
-        unknown = httpx2.get(f"{running.admin}/status/ns/none", trust_env=False)
+        unknown = PLAIN.get(f"{running.admin}/status/ns/none")
         assert unknown.status_code == 404
         assert "'ns/none' not found" in unknown.json()["error"]
         assert "/status" in unknown.json()["error"]
