@@ -14,22 +14,13 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcpgw_sidecar.envoy.contract import ANSWER
-from mcpgw_sidecar.envoy.flags import (
-    BROKEN,
-    NO_ROUTE,
-    NONSENSE,
-    SILENT,
-    TOO_MANY,
-    UNCOUNTED,
-    UNREACHABLE as UNREACHABLE_FLAGS,
-)
-from mcpgw_sidecar.model.reasons import BROKEN_OFF, LIMITED, OUTCOMES, TIMEOUT, UNREACHABLE
+from mcpgw_sidecar.envoy.flags import OF_FLAGS, OF_STATUS, TOO_MANY, UNCOUNTED
+from mcpgw_sidecar.model.reasons import LIMITED, OUTCOMES
 
 CALLS = "envoy_mcpgw_calls"
 DURATION = "envoy_mcpgw_call_duration"
 _Labels = tuple[str, str, str, str]
 _NAMES = ("method", "server", "tool", "outcome")
-_OUTCOMES = {"503": "unavailable", "504": "timeout", "502": "unavailable", "408": "timeout", "0": "rejected"}
 
 
 def translate(text: str) -> Iterator[Metric]:
@@ -88,15 +79,8 @@ def outcome_of(answer: str) -> str:
     if not of_answer.isdisjoint([*TOO_MANY, *UNCOUNTED]):
         return OUTCOMES[LIMITED]
     if not code.startswith("2"):
-        return _OUTCOMES.get(code, "rejected")
-    for flags_of_reason, found in (
-        ((*BROKEN, *NONSENSE), BROKEN_OFF),
-        ((*UNREACHABLE_FLAGS, *NO_ROUTE), UNREACHABLE),
-        (SILENT, TIMEOUT),
-    ):
-        if not of_answer.isdisjoint(flags_of_reason):
-            return OUTCOMES[found]
-    return "ok"
+        return OF_STATUS.get(code, "rejected")
+    return next((OUTCOMES[found] for flags, found in OF_FLAGS if not of_answer.isdisjoint(flags)), "ok")
 
 
 def _samples(text: str) -> Iterable[tuple[str, dict[str, str], float]]:

@@ -51,12 +51,14 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     external_names: tuple[str, ...] = ()
     secrets_in: tuple[str, ...] = ()
+    token_urls: tuple[str, ...] = ()
     session_key_file: Path | None = None
     session_store: str | None = attrs.field(default=None, repr=False)
     session_lifetime: float = 86400.0
     max_body: int = MAX_BODY
     envoy_heap: int | None = None
     trusted_hops: int = 0
+    log_collector: str | None = None
     call_timeout: float = 300.0
     discovery_timeout: float = timeouts.REQUEST
     refresh_interval: float = 60.0
@@ -136,6 +138,7 @@ def envoy_settings(settings: Settings, broker: Address, router: Address, secret:
         memo=settings.remembers,
         heap=settings.envoy_heap,
         trusted_hops=settings.trusted_hops,
+        log_collector=settings.log_collector,
         secret=secret,
     )
 

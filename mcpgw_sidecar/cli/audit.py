@@ -21,7 +21,6 @@ from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.reasons import OUTCOMES
 
 _COLUMNS = ("time", "subject", "client", "method", "tool", "server", "outcome", "reason", "duration_ms", "request_id")
-_REFUSAL = ("outcome", "code", "method", "server", "tool")
 _OUTCOMES = sorted({"ok", "rejected", *OUTCOMES.values()})
 _PIPED = 240  # columns
 
@@ -73,16 +72,8 @@ def read_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict) and {"time", "status", "request_id", "bytes_in"} <= row.keys():
             answer = f"{row['status']} {row.get('flags') or '-'} {row.get('reason') or '-'}"
-            item = {"tool": row.get("tool") or row.get("prompt") or row.get("resource")}
-            yield dict.fromkeys(_COLUMNS) | row | item | {"outcome": outcome_of(answer)} | _refused(row)
-
-
-def _refused(row: dict[str, Any]) -> dict[str, Any]:
-    """What the router has refused: nothing in the request says it."""
-    words = str(row.get("refusal") or "").split(" ")
-    if len(words) != len(_REFUSAL):
-        return {}
-    return {key: unquote(word) for key, word in zip(_REFUSAL, words, strict=True) if word != "-"}
+            item = {"tool": unquote(row.get("tool") or row.get("prompt") or row.get("resource") or "") or None}
+            yield dict.fromkeys(_COLUMNS) | row | item | {"outcome": row.get("outcome") or outcome_of(answer)}
 
 
 def _is_wanted(row: dict[str, Any], after: datetime | None, wanted: dict[str, str | None], *, everything: bool) -> bool:

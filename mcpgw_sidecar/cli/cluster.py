@@ -171,6 +171,7 @@ def _sidecar(values: Mapping[str, Any]) -> Sidecar:
         public_hosts=values["public_hosts"],
         external_names=values["external_names"],
         secrets_in=values["secrets_in"],
+        token_urls=values["token_urls"],
         envoy_container=values["envoy_container"],
         max_body=values["max_body"],
         access=values["access"],

@@ -23,6 +23,7 @@ from mcpgw_sidecar.cli.access import access_command
 from mcpgw_sidecar.cli.audit import audit_command
 from mcpgw_sidecar.cli.check import check_command
 from mcpgw_sidecar.cli.cluster import inject_command, manifests_command, webhook_command
+from mcpgw_sidecar.cli.environment import misspelt_variable
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import tools
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT
@@ -71,7 +72,7 @@ def cli(context: click.Context, *, version: bool, as_json: bool) -> None:
         bill = bill_of_materials()
         click.echo(json.dumps(bill, indent=2) if as_json else words(bill))
         context.exit()
-    if misspelt := options.misspelt_variable(os.environ, cli.commands.values()):
+    if misspelt := misspelt_variable(os.environ, cli.commands.values()):
         raise click.UsageError(misspelt)
 
 

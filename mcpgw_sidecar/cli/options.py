@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,11 @@ import attrs
 import click
 
 from mcpgw_sidecar.app import Settings
+from mcpgw_sidecar.cli.environment import PREFIX
 from mcpgw_sidecar.cli.types import (
     ADDRESS,
     BODY_SIZE,
+    COLLECTOR,
     CONFIG,
     CONFIG_MAP,
     DURATION,
@@ -26,6 +26,7 @@ from mcpgw_sidecar.cli.types import (
     NAMESPACE as NAMESPACE_NAME,
     NAMESPACE_OR_ALL,
     ORIGIN,
+    TOKEN_URL,
     UNIX_OR_ADDRESS,
 )
 from mcpgw_sidecar.config.units import duration_text, size_text
@@ -38,34 +39,16 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # Only Envoy reads such a file, and it may run as another user.
 _ENVOYS_FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
-_PREFIX = "MCPGW_"
-_MISSPELT = 0.85  # similarity from which a name counts as another one misspelt (0 to 1)
 _DEFAULTS = {field.name: field.default for field in attrs.fields(Settings)}
 
 
 def option(flag: str, *names: str, **how: Any) -> Decorator:  # noqa: ANN401  # click's own parameters
     """An option with its environment variable MCPGW_<OPTION>."""
-    variable = _PREFIX + flag.removeprefix("--").replace("-", "_").upper()
+    variable = PREFIX + flag.removeprefix("--").replace("-", "_").upper()
     how.setdefault("envvar", variable)
     if how.get("default") is not None and not how.get("multiple"):
         how.setdefault("show_default", True)
     return click.option(flag, *names, show_envvar=True, **how)
-
-
-def misspelt_variable(environment: Iterable[str], commands: Iterable[click.Command]) -> str | None:
-    """What is wrong with a variable that looks like that of an option and is none.
-
-    Other variables that begin with MCPGW_ are left alone: Kubernetes sets some for each Service.
-    """
-    known: set[str] = set()
-    for parameter in itertools.chain.from_iterable(command.params for command in commands):
-        known.update([parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ())
-    for variable in sorted(set(environment) - known):
-        name = variable.removeprefix(_PREFIX)
-        close = difflib.get_close_matches(name, (other.removeprefix(_PREFIX) for other in known), 1, _MISSPELT)
-        if variable.startswith(_PREFIX) and close:
-            return f"{variable} in the environment is no option, did you mean {_PREFIX}{close[0]}?"
-    return None
 
 
 def _setting(flag: str, name: str, **how: Any) -> Decorator:  # noqa: ANN401
@@ -148,6 +131,13 @@ external_names_option = option(
     "external_names",
     multiple=True,
     help="Name, or suffix, that a Service of type ExternalName may stand for; * for all. Repeatable.  [default: none]",
+)
+token_urls_option = option(
+    "--allow-token-urls",
+    "token_urls",
+    multiple=True,
+    type=TOKEN_URL,
+    help="tokenUrl that an MCPServer may name, or all below one that ends in /: it gets callers' tokens. Repeatable.  [default: none]",
 )
 secrets_option = option(
     "--secrets-in",
@@ -234,6 +224,7 @@ sidecar_options = _stack(
         ),
         external_names_option,
         secrets_option,
+        token_urls_option,
         option("--access", type=CONFIG_MAP, help="Login and rules: a ConfigMap with the key access.yaml.  [default: none]"),
         option("--envoy-container", help="Name of Envoy's container.  [default: istio-proxy, else envoy]"),
         _setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
@@ -260,6 +251,7 @@ run_options = _stack(
         ),
         external_names_option,
         secrets_option,
+        token_urls_option,
         envoy_dir_option,
         shared_options,
         option(
@@ -267,6 +259,11 @@ run_options = _stack(
             type=click.IntRange(0, 10),
             default=0,
             help="Load balancers and proxies in front that add the client's address to X-Forwarded-For, for limits and log.",
+        ),
+        option(
+            "--log-collector",
+            type=COLLECTOR,
+            help="Where Envoy also sends the line of each request: OpenTelemetry's OTLP over gRPC.  [default: nowhere]",
         ),
         option("--gateway-tls-cert", type=_ENVOYS_FILE, help="PEM certificate chain: the Envoy listener speaks HTTPS."),
         option("--gateway-tls-key", type=_ENVOYS_FILE, help="PEM private key of --gateway-tls-cert."),

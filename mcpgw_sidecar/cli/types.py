@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from mcpgw_sidecar.config.units import MAX_DURATION, parse_duration, parse_size
+from mcpgw_sidecar.model.plain import read_url
 from mcpgw_sidecar.resources.kinds import EVERYWHERE
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.listeners import Address, parse_address
@@ -74,6 +76,13 @@ def _origin(text: str) -> str:
     return text.rstrip("/").lower()
 
 
+def _collector(text: str) -> str:
+    parts = urlsplit(text.rstrip("/"))
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path or parts.query or not parts.port:
+        raise ValueError(f"{text!r} is no collector: write it like http://collector.example.com:4317")
+    return text.rstrip("/")
+
+
 def _config(text: str) -> Path | Ref:
     if not text.startswith(_CONFIG_MAP):
         if text.lower().startswith("configmap") and not Path(text).exists():
@@ -126,6 +135,7 @@ INTERVAL = Parsed("DURATION", _positive_duration)
 BODY_SIZE = Parsed("SIZE", _body_size)
 HEAP = Parsed("SIZE", _heap)
 ORIGIN = Parsed("ORIGIN", _origin)
+COLLECTOR, TOKEN_URL = Parsed("URL", _collector), Parsed("URL", partial(read_url, place="--allow-token-urls"))
 CONFIG = Parsed("FILE|configmap:NS/NAME", _config)
 CONFIG_MAP = Parsed("configmap:NS/NAME", _config_map)
 NAMED = Parsed("NAMESPACE/NAME", _namespaced_name)

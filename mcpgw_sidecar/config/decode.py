@@ -16,7 +16,6 @@ import yaml
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
 from mcpgw_sidecar.catalog.ruletext import read_allow, read_policies, read_rules
-from mcpgw_sidecar.config.exchange import read_exchange
 from mcpgw_sidecar.config.limits import read_limits
 from mcpgw_sidecar.config.login import read_authentication
 from mcpgw_sidecar.config.schema import CHECKS, SECRET, AccessFile, Alternatives, ConfigFile, Policies, Rules
@@ -24,6 +23,7 @@ from mcpgw_sidecar.config.tree import Path, Problem, Tree, hazard, yaml_place
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.access import Access, Authentication, Limits, Policy
 from mcpgw_sidecar.model.exchanges import TokenExchange
+from mcpgw_sidecar.model.exchangetext import read_exchange
 from mcpgw_sidecar.model.servers import DISCOVERY, ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.protocol.passing import read_forwarded
 
@@ -54,10 +54,6 @@ def decode(text: str, source: str, *, has_access: bool = False) -> Content:
     if has_access and of_access:
         words = f"{of_access[0]} belongs into the document of --access: move it there, or give no --access"
         raise ConfigurationError([f"{source}: {words}"])
-    exchanging = [entry.name for entry in config.servers if entry.tokenExchange is not None]
-    if exchanging and not has_access and config.authentication is None:
-        words = "tokenExchange needs callers that log in: add authentication, or remove it"
-        raise ConfigurationError([f"{source}: server {exchanging[0]}: {words}"])
     return Content(
         tuple(entry.server() for entry in config.servers),
         tuple(entry.virtual_server() for entry in config.virtualServers),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from mcpgw_sidecar.config.units import parse_duration
 from mcpgw_sidecar.model.access import Authentication, Issuer
-from mcpgw_sidecar.model.plain import mapping, text, texts
+from mcpgw_sidecar.model.plain import mapping, read_url, text, texts
 
 MAX_ISSUERS = 16
 MAX_SKEW = 600.0  # seconds: whoever needs more has a clock to set
@@ -74,21 +73,6 @@ def _subject(value: Any, place: str) -> str:  # noqa: ANN401
     if not _CLAIM.fullmatch(name):  # Envoy would go into objects at a dot
         raise ValueError(f"{place}: {name!r:.80} cannot be used: {remedy}")
     return name
-
-
-def read_url(value: Any, place: str) -> str:  # noqa: ANN401
-    """An http or https URL. Raises ValueError with the remedy."""
-    remedy = "write http:// or https:// and a host"
-    url = text(value, place, remedy)
-    try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.fragment and parts.port != 0
-        is_url = is_url and not any(char in parts.netloc for char in "@%")
-    except ValueError:
-        is_url = False
-    if not is_url or not url.isascii() or any(char in url for char in ' "\\<>'):
-        raise ValueError(f"{place}: {url!r:.80} cannot be used: {remedy}")
-    return url
 
 
 def _skew(value: Any, place: str) -> float:  # noqa: ANN401

@@ -38,6 +38,10 @@ def load(path: Path, *, has_access: bool = False) -> Desired:
     With `has_access` the access document is another file, and its keys may not stand here.
     """
     content = decode(_text(path), str(path), has_access=has_access)
+    exchanging = [server.name for server in content.servers if server.token_exchange is not None]
+    if exchanging and not has_access and (content.access is None or content.access.authentication is None):
+        words = "tokenExchange needs callers that log in: add authentication, or remove it"
+        raise ConfigurationError([f"{path}: server {exchanging[0]}: {words}"])
     return Desired(
         source=f"file:{path}",
         servers=tuple(_with_absolute_paths(server, path.parent) for server in content.servers),

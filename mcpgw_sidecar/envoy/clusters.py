@@ -16,7 +16,7 @@ from mcpgw_sidecar.model.hosts import reachable
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 
-LIMITS_CLUSTER = "mcpgw_limits"
+LIMITS_CLUSTER, LOGS_CLUSTER = "mcpgw_limits", "mcpgw_logs"
 Resource = dict[str, Any]
 Filters = Callable[[EnvoySettings, Server], list[Resource] | None]
 
@@ -58,7 +58,8 @@ def clusters(
     return [
         own_cluster(BROKER_CLUSTER, settings.broker, {"http_protocol_options": {}}),
         own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}),
-        *([_of_service(service, settings)] if service is not None else []),
+        *([_of_grpc(LIMITS_CLUSTER, service.url, service.ca_file, settings)] if service is not None else []),
+        *([_of_grpc(LOGS_CLUSTER, settings.log_collector, None, settings)] if settings.log_collector is not None else []),
         *(_upstream(server, settings, filters(settings, server)) for server in servers),
     ]
 
@@ -77,16 +78,16 @@ def own_cluster(name: str, endpoint: Endpoint, protocol: Resource) -> Resource:
     return _cluster(name, [there], options) | {"connect_timeout": "1s"}
 
 
-def _of_service(service: LimitService, settings: EnvoySettings) -> Resource:
-    """The cluster of a rate limit service, which speaks gRPC."""
-    url = urlsplit(service.url)
+def _of_grpc(name: str, where: str, ca_file: str | None, settings: EnvoySettings) -> Resource:
+    """The cluster of a service that speaks gRPC: one of rate limits, or of logs."""
+    url = urlsplit(where)
     is_path = url.scheme == "unix"
     endpoint = Endpoint(host=url.hostname or "", port=url.port or _DEFAULT_PORTS.get(url.scheme, 0))
     there = Endpoint(path=url.path) if is_path else endpoint
     options: Resource = {"explicit_http_config": {"http2_protocol_options": {}}}
-    cluster = _cluster(LIMITS_CLUSTER, [there], options) | {"connect_timeout": "1s"}
+    cluster = _cluster(name, [there], options) | {"connect_timeout": "1s"}
     if url.scheme == "https":
-        cluster["transport_socket"] = _tls(endpoint.host, service.ca_file or settings.ca_bundle)
+        cluster["transport_socket"] = _tls(endpoint.host, ca_file or settings.ca_bundle)
     return cluster
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.kinds import KINDS
 from mcpgw_sidecar.model.names import BROKER, ENDPOINT, ENVOY
-from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, REDIRECT, RPC_ERROR, UNAUTHORIZED
+from mcpgw_sidecar.model.reasons import BAD_ANSWER, BROKEN_OFF, OUTCOMES, REDIRECT, RPC_ERROR, UNAUTHORIZED
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES, META_CLIENT, META_LEVEL
 from mcpgw_sidecar.protocol.extensions import UI
@@ -113,9 +113,11 @@ answer is already JSON-RPC, LOOKUP the result of the memo's lookup, ASKED the va
 depended on, REFUSED what a server gave instead of an answer (`status`, `body`), HEALED the session
 that was replaced, FAILED the reason why a server's answer became an error, PLAIN "1" for
 a client that takes no event stream, TRUSTED "1" for a server that is, MEMO a MemoEntry, and REFUSAL
-what the router has refused, for the access log: `OUTCOME CODE METHOD SERVER NAME`. WHO is for that
+what has been refused, for the access log: REFUSAL_MEMBERS. WHO is for that
 log, too: session, client_name, client_version, host, virtual_server; of a hit it has the owner.
 """
+
+REFUSAL_MEMBERS: Final = ("outcome", "code", "method", "server", "tool")
 
 ANSWER: Final = "answer"
 """A tag of the counters: HTTP status, Envoy's flags and FAILED, each "-" for none."""
@@ -190,7 +192,7 @@ LENGTHS: Final = MARKS + (PARTS + 1) * STAMP // 2 + TURNS + 2
 CHANGES: Final = tuple(dict.fromkeys(kind.changed for kind in KINDS))
 """Notifications of servers about their lists, which the gateway does not pass on."""
 
-_Value = str | int | tuple[str, ...]
+_Value = str | int | tuple[str, ...] | Mapping[str, str]
 _SHARED: Final[Mapping[str, _Value]] = {
     "METADATA": METADATA,
     "ID": ID,
@@ -243,6 +245,8 @@ _SHARED: Final[Mapping[str, _Value]] = {
     "LAST_EVENT": h.LAST_EVENT,
     "LISTING": h.LISTING,
     "REFUSAL": REFUSAL,
+    "OUTCOMES": OUTCOMES,
+    "REFUSAL_MEMBERS": " ".join(REFUSAL_MEMBERS),
     "WHO": WHO,
     "STATEFUL": ("", *STATEFUL),
     "STATELESS": STATELESS,
@@ -285,6 +289,8 @@ def prelude(stamps: str = "", *, request: float = timeouts.REQUEST, secret: str 
 
 def _lua(value: _Value) -> str:
     """A value in the syntax of Lua."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_lua(text)}" for name, text in value.items()) + "}"
     if isinstance(value, tuple):
         return "{" + ", ".join(_lua(text) for text in value) + "}"
     if isinstance(value, int):

@@ -192,8 +192,8 @@ def _sent(decision: Forward, headers: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def refusal_text(reject: Reject) -> str:
-    """What is refused, for the access log, which sees no header that says it."""
+def refusal_of(reject: Reject) -> dict[str, str]:
+    """What is refused, for the access log, which sees no header that says it (contract.REFUSAL)."""
     asked = reject.data if isinstance(reject.data, dict) else {}
     words = (
         reject.outcome if reject.reason else "rejected",
@@ -202,9 +202,11 @@ def refusal_text(reject: Reject) -> str:
         reject.server,
         reject.tool or asked.get("name") or asked.get("uri"),
     )
-    return " ".join(h.value_of(str(word or "-")).replace(" ", "%20") for word in words)
+    return {name: h.value_of(str(word)) for name, word in zip(contract.REFUSAL_MEMBERS, words, strict=True) if word}
 
 
 def refused_mark(reject: Reject) -> str:
     """The value of X_MEMO on a refusal of a call that the broker carries: for the access log."""
-    return f"refused {reject.reason or '-'} {refusal_text(reject)}"
+    said = refusal_of(reject)
+    words = (said.get(name, "-").replace(" ", "%20") for name in contract.REFUSAL_MEMBERS)
+    return f"refused {reject.reason or '-'} {' '.join(words)}"

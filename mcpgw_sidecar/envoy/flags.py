@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mcpgw_sidecar.model.reasons import BROKEN_OFF, TIMEOUT, UNREACHABLE as NOT_REACHED
+
 UNREACHABLE: Final = ["UF", "UH", "URX", "UO", "NC"]
 """Envoy's flags of a response that no upstream gave, because it could not be asked."""
 
@@ -24,3 +26,13 @@ UNCOUNTED: Final = ["RLSE"]
 
 SILENT: Final = ["UT", "SI", "UMSDR"]
 """Envoy's flags of a response that did not go on in time."""
+
+OF_FLAGS: Final = (
+    ((*BROKEN, *NONSENSE), BROKEN_OFF),
+    ((*UNREACHABLE, *NO_ROUTE), NOT_REACHED),
+    (SILENT, TIMEOUT),
+)
+"""The reasons why a response that began well did not end so, by flags, in order."""
+
+OF_STATUS: Final = {"503": "unavailable", "504": "timeout", "502": "unavailable", "408": "timeout"}
+"""The outcome of a response, by HTTP status; "rejected" for others that are no success."""

@@ -25,7 +25,7 @@ asked for the headers at LOG_LEVEL debug).
 
 from __future__ import annotations
 
-from mcpgw_sidecar.envoy.accesslog import access_log, counters
+from mcpgw_sidecar.envoy.accesslog import counters, on_stdout, to_collector
 from mcpgw_sidecar.envoy.clusters import Resource, address, type_url
 from mcpgw_sidecar.envoy.filters import (
     HTTP,
@@ -200,7 +200,11 @@ def _manager(settings: EnvoySettings, request: float, access: Access) -> Resourc
         "skip_xff_append": True,  # no server gets it
         "early_header_mutation_extensions": [_hygiene()],
         "local_reply_config": local_replies(settings.max_body, access.authentication),
-        "access_log": [access_log(access.authentication), counters(memo=settings.memo)],
+        "access_log": [
+            on_stdout(access.authentication),
+            *([to_collector(access.authentication)] if settings.log_collector is not None else []),
+            counters(memo=settings.memo),
+        ],
         "http_filters": [
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_url(f"{HTTP}.cors.v3.Cors")}},
             *([login(access.authentication, settings.secret)] if access.authentication is not None else []),

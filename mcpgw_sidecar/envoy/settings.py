@@ -25,7 +25,8 @@ class EnvoySettings:
 
     `heap` is the limit of Envoy's own memory in bytes, None for none. `ca_bundle` is the system's.
     At `inner` the broker hands in the messages of batches. `trusted_hops` is the number of proxies
-    in front that say who the client is (X-Forwarded-For).
+    in front that say who the client is (X-Forwarded-For). `log_collector` is the URL of a collector
+    of OpenTelemetry that gets each request's line.
 
     `refused`, `heal` and `messages` are the texts of Lua filters (envoyfiles/scripts.py). `refused`
     and `heal` replace a session that its server has forgotten. `messages` repeats decisions of the
@@ -53,4 +54,5 @@ class EnvoySettings:
     memo: bool = True
     heap: int | None = None
     trusted_hops: int = 0
+    log_collector: str | None = None
     secret: str = ""

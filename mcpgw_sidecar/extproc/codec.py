@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from mcpgw_sidecar.directory.deciding import Settled
 from mcpgw_sidecar.envoy.contract import ANSWERED, ID, MEMO, METADATA, OWNER, PLAIN, REFUSAL, REMOVED, TRUSTED, WHAT, WHO
-from mcpgw_sidecar.envoy.entries import MEMO_FIELDS, Keep, memo_entry, refusal_text, who_of
+from mcpgw_sidecar.envoy.entries import MEMO_FIELDS, Keep, memo_entry, refusal_of, who_of
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import (
     CommonResponse,
     HeaderMutation,
@@ -80,7 +80,8 @@ def encode(
     _say_who(response, decision, request)
     match decision:
         case Reject():
-            _describe(response, **{ANSWERED: "1", REFUSAL: refusal_text(decision)})
+            _describe(response, **{ANSWERED: "1"})
+            _tell(response, REFUSAL, refusal_of(decision))
             immediate = response.immediate_response
             immediate.status.code = decision.status
             immediate.body = error_text(decision.id, decision.code, decision.message, decision.data)
@@ -197,8 +198,13 @@ def _say_who(response: ProcessingResponse, decision: Settled, request: HttpReque
     who["host"] = request.headers.get(":authority", "")
     if isinstance(scope, Scope) and scope.virtual is not None:
         who["virtual_server"] = scope.virtual
-    fields = response.dynamic_metadata.fields[METADATA].struct_value.fields[WHO].struct_value.fields
-    for name, word in who.items():
+    _tell(response, WHO, who)
+
+
+def _tell(response: ProcessingResponse, member: str, words: Mapping[str, str]) -> None:
+    """Set a member of the metadata that has members of its own: for the access log."""
+    fields = response.dynamic_metadata.fields[METADATA].struct_value.fields[member].struct_value.fields
+    for name, word in words.items():
         if word:
             fields[name].string_value = word
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 
 import attrs
@@ -30,6 +30,7 @@ from mcpgw_sidecar.resources.kinds import (
     ResourceKind,
     watch_name,
 )
+from mcpgw_sidecar.resources.lookup import NOTHING, Allowed
 from mcpgw_sidecar.resources.objects import Ref, read, ref_of
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -52,16 +53,15 @@ class KubernetesSource:
         api: KubeApi,
         desired: Watched[Desired],
         publish: Callable[[Desired], None],
-        external_names: Collection[str] = (),
-        secrets_in: Collection[str] = (),
+        allowed: Allowed = NOTHING,
     ) -> None:
         self._api = api
         self._desired = desired
         self._push = publish
-        self.index = Index(external_names, secrets_in)
+        self.index = Index(allowed)
         self.targets = Targets()
         self.loaded = trio.Event()
-        namespaces: list[str | None] = [None] if EVERYWHERE in secrets_in else [*dict.fromkeys(secrets_in)]
+        namespaces: list[str | None] = [None] if EVERYWHERE in allowed.secrets_in else [*dict.fromkeys(allowed.secrets_in)]
         self._sinks = [_KindSink(self, kind) for kind in WATCHED] + [_KindSink(self, SECRET, each) for each in namespaces]
         self._unlisted = {sink.name for sink in self._sinks}
         self._absent: set[str] = set()

@@ -37,6 +37,7 @@ class Sidecar:
     public_hosts: tuple[str, ...] = ()
     external_names: tuple[str, ...] = ()
     secrets_in: tuple[str, ...] = ()
+    token_urls: tuple[str, ...] = ()
     envoy_container: str | None = None
     max_body: int = MAX_BODY
     access: Ref | None = None
@@ -58,6 +59,7 @@ def container(sidecar: Sidecar, *, writes_envoy: bool, heap: str | None = None) 
         *(f"--public-host={host}" for host in sidecar.public_hosts),
         *(f"--allow-external-names={name}" for name in sidecar.external_names),
         *(f"--secrets-in={namespace}" for namespace in sidecar.secrets_in),
+        *(f"--allow-token-urls={url}" for url in sidecar.token_urls),
         *([f"--access=configmap:{sidecar.access}"] if sidecar.access is not None else []),
         *([f"--envoy-dir={ENVOY_DIR}"] if writes_envoy else []),
         *([f"--max-body={sidecar.max_body}"] if sidecar.max_body != MAX_BODY else []),

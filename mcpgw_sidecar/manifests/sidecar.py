@@ -155,6 +155,7 @@ _FIELDS = {
     "public_hosts": "--public-host",
     "external_names": "--allow-external-names",
     "secrets_in": "--secrets-in",
+    "token_urls": "--allow-token-urls",
     "access": "--access",
     "max_body": "--max-body",
 }

@@ -18,10 +18,11 @@ that one the token (SEP-990; RFC 8693, then RFC 7523).
 
 @attrs.frozen(kw_only=True)
 class TokenClient:
-    """Where this gateway asks for tokens, and as which client; without a file it has no secret."""
+    """Where this gateway asks for tokens, and as which client; it may have no secret."""
 
     token_url: str
     client_id: str
+    client_secret: str | None = attrs.field(default=None, repr=False)
     client_secret_file: str | None = None
     ca_file: str | None = None
 
@@ -43,19 +44,23 @@ class TokenExchange:
     grant: TokenClient | None = None
 
     @property
+    def clients(self) -> tuple[tuple[str, TokenClient], ...]:
+        """The clients, each with the place of its keys."""
+        return ("", self.client), *([("grant.", self.grant)] if self.grant is not None else [])
+
+    @property
     def files(self) -> tuple[tuple[str, str | None], ...]:
         """The files that are named, each with its key."""
-        clients = [("", self.client), *([("grant.", self.grant)] if self.grant is not None else [])]
         return tuple(
             (place + key, path)
-            for place, client in clients
+            for place, client in self.clients
             for key, path in (("clientSecretFile", client.client_secret_file), ("caFile", client.ca_file))
         )
 
     @property
     def mark(self) -> str:
         """A text that differs where the tokens do, and is the same at all replicas."""
-        clients = [(each.token_url, each.client_id) for each in (self.client, self.grant) if each is not None]
+        clients = [(each.token_url, each.client_id) for _, each in self.clients]
         asked = (self.profile, self.audience, self.resource, self.scope, self.subject_type)
         return hashlib.sha256(repr((clients, asked)).encode()).hexdigest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def mapping(value: Any, place: str, keys: Collection[str], form: str) -> dict[str, Any]:  # noqa: ANN401  # whatever the file holds
@@ -31,3 +32,18 @@ def text(value: Any, place: str, remedy: str) -> str:  # noqa: ANN401
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError(f"{place}: {remedy}")
     return value
+
+
+def read_url(value: Any, place: str) -> str:  # noqa: ANN401
+    """An http or https URL. Raises ValueError with the remedy."""
+    remedy = "write http:// or https:// and a host"
+    url = text(value, place, remedy)
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.fragment and parts.port != 0
+        is_url = is_url and not any(char in parts.netloc for char in "@%")
+    except ValueError:
+        is_url = False
+    if not is_url or not url.isascii() or any(char in url for char in ' "\\<>'):
+        raise ValueError(f"{place}: {url!r:.80} cannot be used: {remedy}")
+    return url

@@ -124,7 +124,7 @@ def _service(route: HttpRoute, backend: Backend, lookup: Lookup) -> Service | Pr
 
 def _outside(route: HttpRoute, backend: Backend, service: Service, lookup: Lookup) -> Address | Problem:
     host = (service.external_name or "").rstrip(".").lower()
-    refused = external.refusal(host, lookup.external_names(), CLUSTER_DOMAIN)
+    refused = external.refusal(host, lookup.allowed().external_names, CLUSTER_DOMAIN)
     if refused is not None:
         return Problem(reason="InvalidBackend", message=f"Service {service.ref}: externalName {host} {refused}")
     verdict = lookup.resolved(host)

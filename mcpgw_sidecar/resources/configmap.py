@@ -10,6 +10,8 @@ import re
 
 from mcpgw_sidecar.catalog.ruletext import rules_document
 from mcpgw_sidecar.model.access import Policy
+from mcpgw_sidecar.model.exchanges import TokenExchange
+from mcpgw_sidecar.model.exchangetext import exchange_document
 from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 
 KEY = "config.yaml"
@@ -40,6 +42,7 @@ def render(
             f"    enabled: {str(server.enabled).lower()}",
             *(["    forwardHeaders:"] if server.forwarded else []),
             *(f"      - {_header(header)}" for header in server.forwarded),
+            *(_exchange(server.token_exchange) if server.token_exchange is not None else []),
         ]
     if virtual_servers:
         lines.append("virtualServers:")
@@ -57,6 +60,11 @@ def _header(header: ForwardedHeader) -> str:
     if header.sent == header.name and not header.required:
         return _text(header.name)
     return f"{{name: {_text(header.name)}, as: {_text(header.sent)}, required: {str(header.required).lower()}}}"
+
+
+def _exchange(exchange: TokenExchange) -> list[str]:
+    """Without the secret, which whoever follows the ConfigMap does not get either."""
+    return [f"    tokenExchange: {json.dumps(exchange_document(exchange))}"]
 
 
 def _text(value: str) -> str:

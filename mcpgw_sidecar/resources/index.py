@@ -20,7 +20,6 @@ from mcpgw_sidecar.model.servers import Refused, Server, VirtualServer
 from mcpgw_sidecar.resources.external import Resolved
 from mcpgw_sidecar.resources.kinds import (
     ACCESS_POLICY,
-    EVERYWHERE,
     GRANT,
     HTTP_ROUTE,
     MCP_SERVER,
@@ -29,7 +28,7 @@ from mcpgw_sidecar.resources.kinds import (
     VIRTUAL_SERVER,
     watch_name,
 )
-from mcpgw_sidecar.resources.lookup import Dependency, Problem
+from mcpgw_sidecar.resources.lookup import NOTHING, Allowed, Dependency, Problem
 from mcpgw_sidecar.resources.objects import (
     Grant,
     HttpRoute,
@@ -68,14 +67,11 @@ class _RecordingLookup:
         self.dependencies.add((GRANT.name, namespace, ""))
         return self._index.grants.get(namespace, {}).values()
 
-    def reads_secrets(self, namespace: str) -> bool:
-        return bool({EVERYWHERE, namespace} & set(self._index.secrets_in))
-
     def troubles(self) -> Mapping[str, str]:
         return self._index.troubles
 
-    def external_names(self) -> Collection[str]:
-        return self._index.external_names
+    def allowed(self) -> Allowed:
+        return self._index.allowed
 
     def is_judged(self, gateways: Iterable[Gateway]) -> bool:
         return any(self._index.judged[gateway] for gateway in gateways)
@@ -93,15 +89,13 @@ class _RecordingLookup:
 class Index:
     """`apply`, `delete` and `reset` return the MCPServers whose row may have changed.
 
-    An object that equals the one in the index changes nothing. `external_names` are allowed for
-    Services of type ExternalName; `secrets_in` are the namespaces whose Secrets are watched.
-    `troubles` has the reason why a watch fails, by `watch_name`; `judged` how many routes of each
-    gateway its controller has judged.
+    An object that equals the one in the index changes nothing. `troubles` has the reason why a
+    watch fails, by `watch_name`; `judged` how many routes of each gateway its controller has
+    judged.
     """
 
-    def __init__(self, external_names: Collection[str] = (), secrets_in: Collection[str] = ()) -> None:
-        self.external_names = external_names
-        self.secrets_in = secrets_in
+    def __init__(self, allowed: Allowed = NOTHING) -> None:
+        self.allowed = allowed
         self.objects: dict[str, dict[Ref, WatchedObject]] = defaultdict(dict)
         self.grants: dict[str, dict[Ref, Grant]] = defaultdict(dict)
         self.troubles: dict[str, str] = {}

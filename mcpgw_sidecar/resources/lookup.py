@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 
 from mcpgw_sidecar.resources import external
-from mcpgw_sidecar.resources.kinds import GRANT
+from mcpgw_sidecar.resources.kinds import EVERYWHERE, GRANT
 from mcpgw_sidecar.resources.objects import Grant, HttpRoute, Ref, Secret, Service
 from mcpgw_sidecar.resources.rules import Gateway
 
@@ -20,6 +20,26 @@ class Problem:
     reason: str
     message: str
 
+
+@attrs.frozen
+class Allowed:
+    """What the operator lets an MCPServer name.
+
+    These are names outside of the cluster (--allow-external-names), Secrets of these namespaces
+    (--secrets-in), and URLs that get callers' tokens (--allow-token-urls; what ends in / stands for
+    all below).
+    """
+
+    external_names: Collection[str] = ()
+    secrets_in: Collection[str] = ()
+    token_urls: Collection[str] = ()
+
+    def reads_secrets(self, namespace: str) -> bool:
+        """Whether the Secrets of a namespace are watched."""
+        return bool({EVERYWHERE, namespace} & set(self.secrets_in))
+
+
+NOTHING = Allowed()
 
 Dependency = tuple[str, str, str]
 """Kind, namespace and name of an object that a resolution looked up, whether it exists or not.
@@ -46,14 +66,11 @@ class Lookup(Protocol):
     def grants(self, namespace: str) -> Iterable[Grant]:
         """The ReferenceGrants of a namespace."""
 
-    def reads_secrets(self, namespace: str) -> bool:
-        """Whether the Secrets of a namespace are watched."""
-
     def troubles(self) -> Mapping[str, str]:
         """The kinds that cannot be watched, each with the reason."""
 
-    def external_names(self) -> Collection[str]:
-        """The names outside of the cluster that are allowed."""
+    def allowed(self) -> Allowed:
+        """What an MCPServer may name."""
 
     def is_judged(self, gateways: Iterable[Gateway]) -> bool:
         """Whether a controller judges the routes of one of these gateways."""

@@ -68,6 +68,7 @@ class McpServer:
     credential_header: str
     credential_use: str
     forwarded: object
+    exchange: object
     version: str = attrs.field(eq=False)
     status: Raw = attrs.field(eq=False)
 
@@ -184,6 +185,7 @@ def _mcp_server(raw: Raw) -> McpServer:
         credential_header=spec.get("credentialHeader", "authorization"),
         credential_use=spec.get("credentialUse", DISCOVERY),
         forwarded=spec.get("forwardHeaders") or [],
+        exchange=spec.get("tokenExchange"),
         version=meta["resourceVersion"],
         status=raw.get("status") or {},
     )

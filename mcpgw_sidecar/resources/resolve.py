@@ -33,20 +33,17 @@ import attrs
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.patterns import MAX_NAME, TOOL_PREFIX, has_valid_labels
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.protocol.headers import is_header_value
 from mcpgw_sidecar.protocol.passing import is_credential_header, read_forwarded
 from mcpgw_sidecar.resources.address import address_of
 from mcpgw_sidecar.resources.kinds import (
-    CREDENTIAL_LABEL,
     GATEWAY_GROUP,
     GROUP,
     HTTP_ROUTE,
     MCP_SERVER,
-    SECRET,
-    watch_name,
 )
 from mcpgw_sidecar.resources.lookup import Lookup, Problem, absence, is_permitted, no_grant
-from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref
+from mcpgw_sidecar.resources.objects import HttpRoute, McpServer
+from mcpgw_sidecar.resources.secrets import credential_of, exchange_of
 
 _HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 _PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII; a fragment (#) has no place in a request
@@ -101,7 +98,10 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
     if not is_credential_header(mcp_server.credential_header):
         fault = f"credentialHeader {mcp_server.credential_header}: the gateway sets this header itself, name another"
         return Resolution(server=None, problem=Problem(reason="InvalidSpec", message=fault))
-    credential = _credential(mcp_server, lookup)
+    exchange = exchange_of(mcp_server, forwarded, lookup)
+    if isinstance(exchange, Problem):
+        return Resolution(server=None, problem=exchange)
+    credential = credential_of(mcp_server, lookup)
     server = Server(
         name=ServerName(str(route.ref)),
         url=f"{address.origin}{mcp_server.path}",
@@ -112,6 +112,7 @@ def resolve(mcp_server: McpServer, lookup: Lookup) -> Resolution:
         credential_header=mcp_server.credential_header.lower(),
         credential_use=mcp_server.credential_use,
         forwarded=forwarded,
+        token_exchange=exchange,
     )
     problem = credential if isinstance(credential, Problem) else None
     return Resolution(server=server, problem=problem, remarks=address.remarks)
@@ -147,33 +148,3 @@ def _fault(mcp_server: McpServer, name: str, host: str, hostname: str) -> str | 
         if not _HOST.fullmatch(host_name) or not has_valid_labels(host_name):
             return f"{host_name[:MAX_NAME]!r} is no host name that can be reached: change the Service or the HTTPRoute"
     return None
-
-
-def _credential(mcp_server: McpServer, lookup: Lookup) -> str | Problem | None:
-    if mcp_server.credential is None:
-        return None
-    name, key = mcp_server.credential
-    ref = Ref(mcp_server.ref.namespace, name)
-    if not lookup.reads_secrets(ref.namespace):
-        return _invalid_credential(
-            f"the sidecars read no Secret of namespace {ref.namespace}: give --secrets-in {ref.namespace} "
-            "to `mcpgw-sidecar manifests`, for the rights, and to `run`"
-        )
-    secret = lookup.secret(ref)
-    if secret is None:
-        troubles = lookup.troubles()
-        trouble = troubles.get(watch_name(SECRET.name, ref.namespace)) or troubles.get(SECRET.name)
-        fault = f'Secret {ref} not found, or without the label {CREDENTIAL_LABEL}: "true": create it, or label it'
-        return _invalid_credential(fault if trouble is None else f"Secrets cannot be read ({trouble})")
-    value = secret.text(key)
-    if value is None:
-        return _invalid_credential(f"Secret {ref} has no text under the key {key}: add it, or change credentialRef.key")
-    if not is_header_value(value):
-        return _invalid_credential(
-            f"Secret {ref}, key {key}: the value must be one line of visible ASCII, such as: Bearer TOKEN"
-        )
-    return value
-
-
-def _invalid_credential(fault: str) -> Problem:
-    return Problem(reason="InvalidCredential", message=f"Credential validation failed: {fault}")

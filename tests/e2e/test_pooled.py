@@ -247,7 +247,7 @@ def test_one_id_may_be_used_twice_at_once(tmp_path: Path) -> None:
         one.stop()
         away = ask(running, "tools/call", name="a_greet", arguments={})
         logged = lambda: running.envoy.text if running.envoy is not None else ""  # noqa: E731  # Envoy's log
-        wait_until(lambda: '"reason":"Unreachable"' in logged() and '"refusal":"unavailable -32603' in logged())
+        wait_until(lambda: '"reason":"Unreachable"' in logged() and '"outcome":"unavailable"' in logged())
         assert (away.status_code, away.json()["error"]["code"]) == (200, -32603)
         assert away.json()["error"]["data"] == {"server": "ns/one", "reason": "Unreachable"}
 

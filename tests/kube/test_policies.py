@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from tests.e2e.access.issuing import Issuer
-from tests.e2e.stack import Client, succeeded, wait_until
-from tests.kube.cluster import Cluster
+from tests.e2e.access.zitadel import logged_in, person, zitadel
+from tests.e2e.stack import Client, answer, succeeded, wait_until
+from tests.kube.cluster import Cluster, secret
 from tests.kube.gateway import kube_gateway
 from tests.kube.objects import NAMESPACE, server_objects
 from tests.servers.scripted import ScriptedServer
@@ -60,3 +61,55 @@ def test_a_namespace_says_who_may_use_its_servers(
                 for name in ("agents", "more"):
                     cluster.delete("mcpaccesspolicy", name, NAMESPACE)
                 wait_until(lambda: succeeded(other.call("a_time")), "without a policy it is open")
+
+
+@pytest.mark.duty("access.exchange", "kube.exchange")
+def test_a_tenants_server_gets_tokens_of_its_own_where_the_operator_allows_it(
+    cluster: Cluster, one: ScriptedServer, tmp_path: Path
+) -> None:
+    with zitadel(tmp_path) as provider:
+        access = tmp_path / "access.yaml"
+        issuer = {"issuer": provider, "jwksUri": f"{provider}keys", "audiences": ["web"]}
+        access.write_text(yaml.safe_dump({"authentication": {"issuers": [issuer]}}))
+        exchange = {
+            "tokenUrl": f"{provider}oauth/token",
+            "clientId": "gateway",
+            "clientSecretRef": {"name": "client"},
+            "subjectTokenType": "id_token",
+            "scope": "openid",
+        }
+        cluster.apply(*server_objects("own", one.port, "o_", tokenExchange=exchange))
+
+        def condition(**expected: str) -> dict[str, str]:
+            def found() -> dict[str, str] | None:
+                now = cluster.ready("mcpserver", "own", NAMESPACE)
+                return now if now and expected.items() <= now.items() else None
+
+            return dict(wait_until(found, str(expected)))
+
+        with kube_gateway(cluster, tmp_path / "before", f"--access={access}", envoy=False):
+            assert f"--allow-token-urls {provider}oauth/token" in condition(reason="InvalidSpec")["message"]
+        with kube_gateway(cluster, tmp_path / "g", f"--access={access}", f"--allow-token-urls={provider}oauth/") as running:
+            assert "Secret mcp-test/client not found" in condition(reason="InvalidCredential")["message"]
+            cluster.apply(secret(NAMESPACE, "client", token="s/cret+"))
+            condition(status="True")
+            for name in ("alice", "bob"):
+                with Client(running.url, authorization=f"Bearer {logged_in(provider, name)}") as client:
+                    wait_until(lambda client=client: succeeded(client.call("o_greet")), "a call")
+                    assert person(provider, one.calls("tools/call")[-1].headers["authorization"]) == name
+            cluster.apply(secret(NAMESPACE, "client", token="another"))
+            wait_until(
+                lambda: "secret" not in str(cluster.ready("mcpserver", "own", NAMESPACE)), "the status says no secret"
+            )
+            config = cluster.get("configmap", "mcp-gateway-config", "mcp-system")["data"]["config.yaml"]
+            assert f'tokenExchange: {{"tokenUrl": "{provider}oauth/token"' in config
+            shown = config + running.sidecar.text + running.envoy.text + str(running.status())
+            assert "s/cret+" not in shown
+            with Client(running.url, authorization=f"Bearer {logged_in(provider, 'alice')}") as client:
+                cluster.apply(*server_objects("own", one.port, "o_", tokenExchange={**exchange, "scope": "openid profile"}))
+                refused = wait_until(
+                    lambda: (a := answer(client.call("o_greet"))).get("error", {}).get("data", {}).get("reason") and a,
+                    "the new secret is not the right one",
+                )
+                assert refused["error"]["data"]["reason"] == "Unauthorized"
+        cluster.delete("mcpserver", "own", NAMESPACE)

@@ -114,7 +114,9 @@ function name_owners(unfinished, chunk, owner, own, ident)
 end
 
 local function fail(handle, reason)
-  handle:streamInfo():dynamicMetadata():set(METADATA, FAILED, reason) -- for log and counters
+  local metadata = handle:streamInfo():dynamicMetadata() -- for log and counters
+  metadata:set(METADATA, FAILED, reason)
+  metadata:set(METADATA, REFUSAL, {outcome = OUTCOMES[reason]})
 end
 
 -- Another text takes the place of a server's answer.
@@ -225,11 +227,13 @@ function envoy_on_response(handle)
   end
   local call = call_of(handle)
   if not call then return end -- in Istio: a request that is not for us
-  local why, refusal
-  if mark and not call[OWNER] then why, refusal = mark:match('^refused (%S+) (.*)') end
+  local why, said
+  if mark and not call[OWNER] then why, said = mark:match('^refused (%S+) (.*)') end
   if why then -- the broker has carried a call in vain: for the log
-    handle:streamInfo():dynamicMetadata():set(METADATA, REFUSAL, refusal)
+    local refusal, names = {}, REFUSAL_MEMBERS:gmatch('%S+')
+    for word in said:gmatch('%S+') do refusal[names()] = word ~= '-' and word:gsub('%%20', ' ') or nil end
     if why ~= '-' then fail(handle, why) end
+    handle:streamInfo():dynamicMetadata():set(METADATA, REFUSAL, refusal)
     return
   end
   if mark and call[ASKED] then return remember_list(handle, call[ASKED], mark) end -- lists.lua

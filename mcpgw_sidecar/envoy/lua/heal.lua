@@ -47,6 +47,7 @@ function envoy_on_request(handle)
   end
   local status, body, reason = failure(call)
   metadata:set(METADATA, FAILED, reason)
+  metadata:set(METADATA, REFUSAL, {outcome = OUTCOMES[reason]})
   handle:respond({[':status'] = status, ['content-type'] = JSON, [X_MEMO] = KEPT}, body)
 end
 

@@ -4,15 +4,92 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.e2e.access.issuing import Issuer
-from tests.e2e.stack import CLIENT, PROGRAM, Client, entry, environment, gateway, succeeded, wait_until
+from tests.e2e.clients import CACHE
+from tests.e2e.stack import (
+    CLIENT,
+    PROGRAM,
+    Client,
+    Process,
+    entry,
+    environment,
+    free_ports,
+    gateway,
+    succeeded,
+    wait_until,
+)
 from tests.e2e.test_cli import run
 from tests.servers.scripted import ScriptedServer, tool
+
+RECEIVER = CACHE / "otlp"
+
+
+@contextmanager
+def receiver(directory: Path, port: int) -> Iterator[Process]:
+    """OpenTelemetry's receiver: it prints what it gets."""
+    process = Process([str(RECEIVER), str(port)], directory / "otlp.log")
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def records(text: str) -> list[dict[str, str]]:
+    """The attributes of the records that a receiver has printed."""
+    found = []
+    for line in text.splitlines():
+        for of_resource in json.loads(line)["resourceLogs"]:
+            names = {each["key"]: each["value"].get("stringValue") for each in of_resource["resource"]["attributes"]}
+            for record in of_resource["scopeLogs"][0]["logRecords"]:
+                said = {each["key"]: each["value"].get("stringValue", "") for each in record["attributes"]}
+                found.append({**said, "service": str(names["service.name"])})
+    return found
+
+
+@pytest.mark.duty("access.collector")
+def test_a_collector_gets_the_same_lines(one: ScriptedServer, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with (
+        Issuer() as issuer,
+        gateway(
+            tmp_path,
+            [entry("ns/one", one.url, "a_")],
+            f"--log-collector=http://127.0.0.1:{port}",
+            authentication={"issuers": [issuer.entry()]},
+        ) as running,
+    ):
+        wait_until(
+            lambda: Client(running.url, authorization=f"Bearer {issuer.token()}").initialized.status_code == 200, "keys"
+        )
+        with running.client(authorization=f"Bearer {issuer.token(sub='alice')}") as client:
+            assert succeeded(client.call("a_one")), "a collector that is away delays nothing"
+            with receiver(tmp_path, port) as collector:
+
+                def arrived() -> list[dict[str, str]]:
+                    assert succeeded(client.call("a_one"))
+                    client.call("a_none")
+                    return [each for each in records(collector.text) if each["tool"] == "a_none"]
+
+                refused = wait_until(arrived, "records")[0]
+                called = [each for each in records(collector.text) if each["tool"] == "a_one"]
+        lines = [json.loads(line) for line in (tmp_path / "envoy.log").read_text().splitlines() if line.startswith("{")]
+        of_lines = {line["request_id"]: line for line in lines}
+        assert called
+        for record in [*called, refused]:
+            line = of_lines[record["request_id"]]
+            assert record.keys() == line.keys() | {"service"}
+            same = ("subject", "session", "server", "outcome", "client_name", "method", "traceparent")
+            assert [record[name] for name in same] == [line[name] or "-" for name in same]
+            assert record["service"] == "mcpgw"
+        assert (refused["outcome"], refused["code"], refused["method"]) == ("rejected", "-32601", "tools/call")
+        assert "no collector" in run("run", "--config=x", "--log-collector=localhost", code=64)
 
 
 @pytest.mark.duty("access.audit")

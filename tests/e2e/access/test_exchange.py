@@ -12,66 +12,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import parse_qs, urljoin, urlsplit
+from urllib.parse import parse_qs
 
 import httpx2
 import pytest
 
 from tests.e2e.access.issuing import Issuer
-from tests.e2e.clients import CACHE, NODE, NODE_PARTS
+from tests.e2e.access.zitadel import PEOPLE, logged_in, person, zitadel
+from tests.e2e.clients import NODE, NODE_PARTS
 from tests.e2e.stack import PLAIN, Client, Gateway, Process, answer, entry, free_ports, gateway, succeeded, wait_until
 from tests.e2e.test_eras import META, modern
 from tests.e2e.test_replicas import redis, redis_program
 from tests.servers.scripted import ScriptedServer, tool
 
-CALLBACK = "http://127.0.0.1:1/callback"
-OIDC = CACHE / "oidc"
-PEOPLE = ("alice", "bob", "carol")
-
 
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of zitadel's server; it exchanges tokens of admins alone, so carol's are not."""
-    if not OIDC.exists():
-        pytest.skip("needs the authorization server that build/clients makes")
-    directory = tmp_path_factory.mktemp("provider")
-    users = {
-        name: {"ID": name, "Username": name, "Password": "verysecure", "IsAdmin": name != "carol", "PreferredLanguage": "en"}
-        for name in PEOPLE
-    }
-    (directory / "users.json").write_text(json.dumps(users))
-    (port,) = free_ports(1)
-    process = Process([str(OIDC), str(port), CALLBACK, str(directory / "users.json")], directory / "log")
-    try:
-        wait_until(lambda: "listening" in process.text, "the authorization server")
-        yield f"http://localhost:{port}/"
-    finally:
-        process.stop()
-
-
-def logged_in(provider: str, name: str) -> str:
-    """The ID token of somebody who logs in with a browser."""
-    asked = {"client_id": "web", "redirect_uri": CALLBACK, "response_type": "code", "scope": "openid", "state": "s"}
-    with httpx2.Client(trust_env=False) as browser:
-        page = browser.get(f"{provider}auth", params=asked)
-        while not page.is_redirect or not page.headers["location"].startswith(CALLBACK):
-            if page.is_redirect:
-                page = browser.get(urljoin(str(page.url), page.headers["location"]))
-                continue
-            form = re.search(r'action="([^"]+)".*name="id" value="([^"]+)"', page.text, re.DOTALL)
-            assert form is not None, page.text
-            fields = {"id": form[2], "username": name, "password": "verysecure"}
-            page = browser.post(urljoin(str(page.url), form[1]), data=fields)
-        code = parse_qs(urlsplit(page.headers["location"]).query)["code"][0]
-        got = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK}
-        return str(browser.post(f"{provider}oauth/token", data=got, auth=("web", "secret")).json()["id_token"])
-
-
-def person(provider: str, authorization: str) -> str:
-    """Whose token it is, as the authorization server says."""
-    shown = PLAIN.get(f"{provider}userinfo", headers={"authorization": authorization})
-    assert shown.status_code == 200, shown.text
-    return str(shown.json()["sub"])
+    with zitadel(tmp_path_factory.mktemp("provider")) as url:
+        yield url
 
 
 def exchange(provider: str, directory: Path) -> dict[str, Any]:
