@@ -14,11 +14,13 @@ import trio
 from mcpgw_sidecar.catalog.aliases import read_alias
 from mcpgw_sidecar.catalog.snapshot import Snapshot
 from mcpgw_sidecar.directory.directory import Directory
-from mcpgw_sidecar.inbound.callers import Keys, no_keys
+from mcpgw_sidecar.errors import UpstreamError
+from mcpgw_sidecar.inbound.callers import Caller, Keys, no_keys
 from mcpgw_sidecar.inbound.classify import Inbound, classify, is_final
 from mcpgw_sidecar.inbound.guard import Guard
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Carry, Decision, FindServer, Forward, HttpRequest, OpenSession, Reject, ToBroker
+from mcpgw_sidecar.model.exchanges import Given
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.ports import NOT_STARTED, Started
 from mcpgw_sidecar.model.reasons import TIMEOUT, UNAUTHORIZED, UNREACHABLE
@@ -26,14 +28,17 @@ from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import RESOURCE_NOT_FOUND
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
+from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.routing.decide import decide
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.tokens import TokenExchanger
+from mcpgw_sidecar.upstream.words import credential_for, rejection
 
 Settled = Forward | Carry | ToBroker | Reject
 """A decision that needs no other step first."""
 
+_FOR_GOOD = 2.0**52  # epoch seconds: a credential of a server has no end that we know
 _MAX_STEPS = 6  # tokens and sessions: one may be in vain when the server changes meanwhile
 
 
@@ -169,13 +174,25 @@ class Decider:
             return attrs.evolve(decision, session=inbound.session.session)
         if inbound.scope.rules is not None and isinstance(decision, Forward | Carry):
             decision = attrs.evolve(decision, rules=inbound.scope.rules)
-        if isinstance(decision, Forward) and decision.server.exchanged_header in headers and self.tokens is not None:
-            decision = attrs.evolve(decision, given=self.tokens.kept(decision.server, inbound.caller))
+        if isinstance(decision, Forward):
+            try:
+                decision = attrs.evolve(decision, given=self._given(decision.server, inbound.caller, headers))
+            except UpstreamError as error:
+                return _of(decision, rejection(decision.server, error))
         if isinstance(decision, OpenSession | Forward | Carry) and decision.method:  # answers and streams go on
             missing = [each.name for each in decision.server.forwarded if each.required and not headers.get(each.name)]
             if missing:
                 return _without(decision, missing)
         return decision
+
+    def _given(self, server: Server, caller: Caller | None, headers: Mapping[str, str]) -> Given | None:
+        """What a server gets in place of the caller's token, or besides it."""
+        if server.exchanged_header in headers and server.token_exchange is not None and self.tokens is not None:
+            return self.tokens.kept(server, caller)
+        if h.X_SIZE in headers:
+            return None  # Envoy of ours puts credentials in (envoy/credentials.py)
+        credential = credential_for(server, for_server(headers, server.forwarded))
+        return None if credential is None else Given(credential, _FOR_GOOD)
 
     def _note_subscription(self, inbound: Inbound | None, decision: Forward) -> None:
         """Record a subscription of a client, or its end."""

@@ -173,11 +173,11 @@ def _sent(decision: Forward, headers: Mapping[str, str]) -> dict[str, Any]:
     server, named = decision.server, decision.name_header
     # Filters of Istio's may read what only last.lua takes away: the token has its own header there.
     is_ours, exchanged = h.X_SIZE in headers, server.exchanged_header
-    wanted = server.forwarded if is_ours else server.wanted
+    wanted = server.forwarded if is_ours else decision.passed
     given, own = decision.given, {name: value for name, value in headers.items() if name != exchanged}
     return {
         "given": given.value if given is not None else None,
-        "given_as": None if given is None else "authorization" if is_ours else exchanged,
+        "given_as": None if given is None else server.given_as if is_ours else exchanged,
         "given_until": int(given.until) if given is not None else None,
         "renamed": decision.sent_key if decision.sent_key != dumps(decision.key) else None,
         "named": named if named != headers.get(h.MCP_NAME) else None,

@@ -176,9 +176,11 @@ def _forward(common: CommonResponse, decision: Forward, headers: Mapping[str, st
         values += [(name, value.encode("latin-1")) for name, value in sent.items()]
     else:
         common.header_mutation.remove_headers.extend(REMOVED)
-        values.append((h.X_PASSED, passed_text(decision.server.wanted).encode()))
+        values.append((h.X_PASSED, passed_text(decision.passed).encode()))
         exchanged = decision.server.exchanged_header
-        if decision.server.token_exchange is not None and exchanged in headers:
+        if decision.given is not None:
+            values.append((exchanged, decision.given.value.encode("latin-1")))
+        elif decision.server.token_exchange is not None and exchanged in headers:
             values.append((exchanged, headers[exchanged].encode("latin-1")))
     _set(common.header_mutation, values)
     common.clear_route_cache = True

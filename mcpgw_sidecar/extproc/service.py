@@ -20,7 +20,7 @@ from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingR
 from mcpgw_sidecar.model.decisions import Carry, Forward, HttpRequest, Reject, ToBroker
 from mcpgw_sidecar.model.kinds import TOOL
 from mcpgw_sidecar.model.ports import Stamps
-from mcpgw_sidecar.model.servers import EXCHANGED
+from mcpgw_sidecar.model.servers import EXCHANGED, IF_ABSENT
 from mcpgw_sidecar.model.sessions import short
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.metrics import Metrics
@@ -106,7 +106,12 @@ def _is_kept(decision: Forward | Carry, request: HttpRequest) -> bool:
     if isinstance(decision, Carry):
         has_pages = decision.session is not None and declares(decision.session, UI)
         return h.X_SIZE in request.headers and not has_pages
-    if decision.server.token_exchange is not None and (decision.given is None or len(decision.given.value) > MAX_GIVEN):
+    if decision.server.token_exchange is not None and decision.given is None:
+        return False
+    if decision.given is not None and len(decision.given.value) > MAX_GIVEN:
+        return False
+    # In Istio some clients of a server get its credential then, and some do not.
+    if decision.server.credential_use == IF_ABSENT and h.X_SIZE not in request.headers:
         return False
     return decision.server.tool_prefix == "" or decision.sent_key != dumps(decision.key)
 

@@ -12,7 +12,7 @@ from mcpgw_sidecar.model.exchanges import Given
 from mcpgw_sidecar.model.kinds import TOOL, Kind
 from mcpgw_sidecar.model.names import NULL, JsonText
 from mcpgw_sidecar.model.reasons import OUTCOMES
-from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.model.servers import ForwardedHeader, Server
 from mcpgw_sidecar.model.sessions import Session
 
 _OUTCOMES = {
@@ -112,8 +112,8 @@ class Forward:
     (protocol/owners.py). `session` is the client's, None in the stateless era, where `name_header`
     is the value of `Mcp-Name`, and `apps` says that the client shows pages.
 
-    `rules` are those that hold for the caller, `given` is what the server gets in place of the
-    caller's token, if it gets something.
+    `rules` are those that hold for the caller. `given` is what the server gets in place of the
+    caller's token, or in Istio the server's credential, which Envoy of ours has by itself.
 
     With `last_event_id` the request is no message: it resumes the stream of an earlier one (GET, no
     body).
@@ -135,6 +135,17 @@ class Forward:
     apps: bool = False
     rules: frozenset[Rule] | None = None
     given: Given | None = None
+
+    @property
+    def passed(self) -> tuple[ForwardedHeader, ...]:
+        """What the server gets of the request's headers in Istio.
+
+        What it is given travels under a name of the gateway's own, for other filters see it, too.
+        """
+        if self.given is None:
+            return self.server.wanted
+        own = ForwardedHeader(self.server.exchanged_header, self.server.given_as)
+        return (*(each for each in self.server.forwarded if each.sent != own.sent), own)
 
 
 @attrs.frozen(kw_only=True)

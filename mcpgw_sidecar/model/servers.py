@@ -87,6 +87,11 @@ class Server:
         return f"{EXCHANGED}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     @property
+    def given_as(self) -> str:
+        """The header in which the server gets what Envoy is given for it."""
+        return "authorization" if self.token_exchange is not None else self.credential_header
+
+    @property
     def wanted(self) -> tuple[ForwardedHeader, ...]:
         """`forwarded`, and the caller's token for this server, which goes as Authorization."""
         if self.token_exchange is None:

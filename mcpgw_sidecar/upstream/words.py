@@ -71,9 +71,18 @@ def with_credential(server: Server, headers: Mapping[str, str]) -> Mapping[str, 
 
     Raises UpstreamError when the credential cannot be read.
     """
+    credential = credential_for(server, headers)
+    return headers if credential is None else {**headers, server.credential_header: credential}
+
+
+def credential_for(server: Server, headers: Mapping[str, str]) -> str | None:
+    """What a client's request, with these headers for the server, gets; None for nothing.
+
+    Raises UpstreamError when the credential cannot be read.
+    """
     if not server.gives_credential or (server.credential_use == IF_ABSENT and headers.get(server.credential_header)):
-        return headers
-    return {**headers, **_credential_headers(server)}
+        return None
+    return credential_of(server)
 
 
 def credential_of(server: Server) -> str | None:

@@ -32,7 +32,7 @@ from tests.e2e.stack import (
     succeeded,
     wait_until,
 )
-from tests.kube.cluster import Cluster
+from tests.kube.cluster import Cluster, secret
 from tests.kube.istio import POD_IP, Istio
 from tests.kube.objects import NAMESPACE, server_objects
 from tests.servers.scripted import ScriptedServer, tool
@@ -294,6 +294,46 @@ def test_credentials_reach_istios_policies_and_no_server_that_does_not_want_them
     assert "cookie" not in two.calls("tools/call")[-1].headers
     wanted([])
     wait_until(lambda: not arrives(), "the server does not want it any more")
+
+
+@pytest.mark.duty("access.credentials", "kube.istio")
+def test_calls_get_the_servers_credential(running: IstioGateway, client: Client, two: ScriptedServer) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "test2_hello_world"}}
+    running.sidecar.stop()
+    running.start_sidecar(f"--secrets-in={NAMESPACE}")
+
+    def arrives(expected: dict[str, str | None], **headers: str) -> bool:
+        assert succeeded(client.send(call, **headers))
+        found = two.calls("tools/call")[-1].headers
+        return {name: found.get(name) for name in expected} == expected and not any("mcp-token" in name for name in found)
+
+    def change(**spec: Any) -> None:
+        running.cluster.apply(server_objects("server2", two.port, prefix="test2_", **spec)[-1])
+
+    running.cluster.apply(secret(NAMESPACE, "calls", token="first key"))
+    wait_until(lambda: succeeded(client.send(call)), "the sidecar is back")
+    reference = {"credentialRef": {"name": "calls"}, "credentialHeader": "x-api-key"}
+    change(**reference, credentialUse="always", forwardHeaders=["x-api-key"])
+    wait_until(lambda: arrives({"x-api-key": "first key"}), "the credential")
+    with running.client() as other:
+        other.tools()
+        for _ in range(4):  # the second client has another session, and what Envoy knows of the first does not serve it
+            assert arrives({"x-api-key": "first key"}, x_api_key="forged")
+            assert succeeded(other.send(call))
+            assert two.calls("tools/call")[-1].headers.get("x-api-key") == "first key"
+    two.sessions.clear()
+    assert arrives({"x-api-key": "first key"}), "also with a session that is healed"
+    running.cluster.apply(secret(NAMESPACE, "calls", token="second key"))
+    wait_until(lambda: arrives({"x-api-key": "second key"}), "rotated")
+    change(**reference, credentialUse="ifAbsent", forwardHeaders=[{"name": "x-mine", "as": "x-api-key"}])
+    wait_until(lambda: arrives({"x-api-key": "of the client"}, x_mine="of the client"), "the client's own")
+    for _ in range(3):
+        assert arrives({"x-api-key": "second key"})
+        assert arrives({"x-api-key": "of the client"}, x_mine="of the client")
+    change(**reference, forwardHeaders=[])
+    wait_until(lambda: arrives({"x-api-key": None}), "for discovery alone")
+    assert "second key" not in running.sidecar.text
+    change()
 
 
 @pytest.mark.duty("session.heal")
