@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.clients import NODE
 from tests.e2e.servers import real_server
-from tests.e2e.stack import PROGRAM, WAIT, Gateway, Process, entry, environment, free_ports, gateway, wait_until
+from tests.e2e.stack import PROGRAM, ROOT, WAIT, Gateway, Process, entry, environment, free_ports, gateway, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
 KEY = "Bearer test-api-key-secret-token"
@@ -68,6 +71,35 @@ def node(script: Path, *args: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@contextmanager
+def inspector(url: str, directory: Path) -> Iterator[str]:
+    """The MCP Inspector, as `just inspect-gateway` starts it; gives its page."""
+    ports = dict(zip(("CLIENT_PORT", "MCP_SANDBOX_PORT", "MCP_APP_ORIGIN_PORT"), map(str, free_ports(3)), strict=True))
+    home = {
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "MCP_STORAGE_DIR": str(directory),
+        "MCP_AUTO_OPEN_ENABLED": "false",
+    }
+    log = directory / "inspector.log"
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            [str(ROOT / "build" / "inspect-gateway"), url],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment() | {"PATH": os.environ["PATH"]} | ports | home,
+            start_new_session=True,
+        )
+    try:
+        found = wait_until(lambda: re.search(r"http://\S+MCP_INSPECTOR_API_TOKEN=\w+", log.read_text()), "the Inspector")
+        os.environ["TMPDIR"] = str(directory)
+        yield found[0]
+    finally:
+        os.environ.pop("TMPDIR", None)
+        os.killpg(running.pid, 15)
+        running.wait()
 
 
 def quiet(seconds: float = 0.7) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,8 @@ import trio
 from mcp import Client, types
 
 from tests.e2e.clients import NODE_PARTS
-from tests.e2e.conftest import node
-from tests.e2e.stack import ROOT, Gateway, environment, free_ports, wait_until
+from tests.e2e.conftest import inspector, node
+from tests.e2e.stack import Gateway
 
 
 @pytest.mark.duty("session.era-fallback", "call.clients")
@@ -78,29 +75,7 @@ def test_the_typescript_sdk(guide: Gateway) -> None:
 @pytest.mark.duty("call.clients")
 def test_the_inspector_in_a_browser(guide: Gateway, tmp_path: Path) -> None:
     """As `just inspect-gateway` starts it; screenshots stay in the test's directory."""
-    ports = dict(zip(("CLIENT_PORT", "MCP_SANDBOX_PORT", "MCP_APP_ORIGIN_PORT"), map(str, free_ports(3)), strict=True))
-    home = {
-        "HOME": str(tmp_path),
-        "TMPDIR": str(tmp_path),
-        "MCP_STORAGE_DIR": str(tmp_path),
-        "MCP_AUTO_OPEN_ENABLED": "false",
-    }
-    log = tmp_path / "inspector.log"
-    with log.open("wb") as output:
-        inspector = subprocess.Popen(
-            [str(ROOT / "build" / "inspect-gateway"), guide.url],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment() | {"PATH": os.environ["PATH"]} | ports | home,
-            start_new_session=True,
-        )
-    try:
-        page = wait_until(lambda: re.search(r"http://\S+MCP_INSPECTOR_API_TOKEN=\w+", log.read_text()), "the Inspector")
-        os.environ["TMPDIR"] = str(tmp_path)
-        report = json.loads(node(NODE_PARTS / "inspector.mjs", page[0], str(tmp_path)))
-    finally:
-        os.environ.pop("TMPDIR", None)
-        os.killpg(inspector.pid, 15)
-        inspector.wait()
+    with inspector(guide.url, tmp_path) as page:
+        report = json.loads(node(NODE_PARTS / "inspector.mjs", page, str(tmp_path)))
     assert {"test_greet", "test2_hello_world", "apikey_hello_world"} <= set(report["tools"])
     assert (report["progress"], report["slow"], report["greet"]) == (True, True, True)

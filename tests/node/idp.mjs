@@ -24,4 +24,5 @@ const provider = new Provider(issuer, {
   },
   ttl: { AccessToken: 300, RefreshToken: 3600, Grant: 3600, Interaction: 600, Session: 600 },
 });
+provider.on('registration_create.error', (_context, error) => console.log('not registered:', error.error_description));
 provider.listen(Number(port), '127.0.0.1', () => console.log('listening'));

@@ -21,6 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
 from tests.e2e.clients import NODE, NODE_PARTS
+from tests.e2e.conftest import inspector, node
 from tests.e2e.stack import PLAIN, Gateway, Process, entry, environment, free_ports, gateway, wait_until
 from tests.servers.scripted import ScriptedServer, tool
 
@@ -39,7 +40,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         wait_until(lambda: "listening" in provider.text, "the authorization server")
         with ScriptedServer(tool("one")) as one, ScriptedServer(tool("two")) as two:
             more = {
-                "authentication": {"issuers": [{"issuer": issuer, "jwksUri": f"{issuer}/jwks", "audiences": [resource]}]},
+                "authentication": {
+                    "issuers": [{"issuer": issuer, "jwksUri": f"{issuer}/jwks", "audiences": [resource]}],
+                    "scopes": ["mcp"],
+                },
                 "authorization": [{"servers": ["ns/one"], "allow": [{"groups": ["agents"]}]}],
             }
             servers = [entry("ns/one", one.url, "a_"), entry("ns/two", two.url, "b_")]
@@ -171,3 +175,11 @@ def test_mcp_remote(running: Gateway, tmp_path: Path) -> None:
             assert not ask("tools/call", name="a_one", arguments={}).get("isError")
         finally:
             bridge.kill()
+
+
+@pytest.mark.duty("access.flows")
+def test_the_inspector(running: Gateway, tmp_path: Path) -> None:
+    """Somebody logs in at the authorization server's own pages, in a browser."""
+    with inspector(running.url, tmp_path) as page:
+        report = json.loads(node(NODE_PARTS / "inspector-login.mjs", page, str(tmp_path), "a_one"))
+    assert report == {"tools": ["a_one"], "called": True}
