@@ -348,6 +348,8 @@ SECURITY: Final = (
          "With verifiedBy: istio a RequestAuthentication verifies tokens; without one, or with another audience, it is 401."),
     Duty("access.exchange", "interface.md, What passes between clients and servers; RFC 8693, RFC 7523, SEP-990", ROUTER | BROKER,
          "With tokenExchange a server gets a token of its own for each caller, asked for once, renewed before it ends, and shared sealed."),
+    Duty("kube.through-gateway", "issue 21, 1 and 5", KUBE | ENVOY,
+         "With --through-gateway the sidecar's own requests reach servers by Istio's listener, as calls do, and nobody else's do."),
     Duty("kube.exchange", "interface.md, What passes between clients and servers", KUBE,
          "An MCPServer may have a tokenExchange, with secrets of its namespace, for the tokenUrls that the operator allows."),
     Duty("access.collector", "issue 20, 6", CLI | ENVOY,

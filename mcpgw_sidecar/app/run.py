@@ -195,7 +195,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
     envoy_files = EnvoyFiles(envoy_settings(settings, broker_at, router_at, secret)) if settings.envoy_dir else None
     if envoy_files is not None:
         envoy_files.write_first(inputs.values.desired.value, anew=not inputs.loaded)
-    clients = HttpClients()
+    clients = HttpClients(settings.through)
     async with opened_store(settings, inputs.keys) as store, trio.open_nursery() as forever:
         forever.start_soon(clients.wait_sweeping)
         parts = _parts(settings, inputs, metrics, envoy_files, clients, store, forever, manager)

@@ -52,6 +52,7 @@ class Settings:
     external_names: tuple[str, ...] = ()
     secrets_in: tuple[str, ...] = ()
     token_urls: tuple[str, ...] = ()
+    through: Address | None = None
     session_key_file: Path | None = None
     session_store: str | None = attrs.field(default=None, repr=False)
     session_lifetime: float = 86400.0

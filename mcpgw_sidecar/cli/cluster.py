@@ -12,6 +12,7 @@ import click
 import trio
 
 from mcpgw_sidecar.cli import manifests, options
+from mcpgw_sidecar.cli.declaring import option
 from mcpgw_sidecar.cli.types import ADDRESS, HOST, NAMED
 from mcpgw_sidecar.errors import ConfigurationError, RefusedError
 from mcpgw_sidecar.manifests.container import Sidecar
@@ -25,8 +26,8 @@ from mcpgw_sidecar.runtime.files import replace_text
 @click.command("manifests")
 @click.argument("sections", nargs=-1, type=click.Choice(manifests.SECTIONS), metavar="[SECTION]...")
 @options.sidecar_options
-@options.option("--gateway", default="gateway-system/mcp-gateway", type=NAMED, help="The Gateway.")
-@options.option(
+@option("--gateway", default="gateway-system/mcp-gateway", type=NAMED, help="The Gateway.")
+@option(
     "--label",
     "labels",
     multiple=True,
@@ -35,7 +36,7 @@ from mcpgw_sidecar.runtime.files import replace_text
     metavar="K=V",
     help="Labels of the gateway's pods, for the EnvoyFilter. Repeatable.",
 )
-@options.option(
+@option(
     "--internal-host",
     "internal_hosts",
     multiple=True,
@@ -44,7 +45,7 @@ from mcpgw_sidecar.runtime.files import replace_text
     type=HOST,
     help="Host names of servers' HTTPRoutes, which only the router may lead to (istio). Repeatable.",
 )
-@options.option(
+@option(
     "--service-account",
     "accounts",
     multiple=True,
@@ -53,7 +54,7 @@ from mcpgw_sidecar.runtime.files import replace_text
     type=NAMED,
     help="Service accounts of gateway pods, for rbac. Repeatable.",
 )
-@options.option(
+@option(
     "--request-authentication",
     is_flag=True,
     help="A RequestAuthentication verifies callers' tokens (istio; verifiedBy: istio in the document of --access).",
@@ -129,9 +130,7 @@ def inject_command(paths: tuple[Path, ...], in_place: bool, **values: Any) -> No
 
 @click.command("webhook")
 @options.sidecar_options
-@options.option(
-    "--webhook-address", default=f"0.0.0.0:{WEBHOOK_PORT}", type=ADDRESS, help="Where the API server asks (HTTPS)."
-)
+@option("--webhook-address", default=f"0.0.0.0:{WEBHOOK_PORT}", type=ADDRESS, help="Where the API server asks (HTTPS).")
 @options.log_options
 def webhook_command(webhook_address: Any, log_level: str, log_format: str, **values: Any) -> None:  # noqa: ANN401  # click's
     """Serve the injection as an admission webhook, with certificates of its own.
@@ -172,6 +171,7 @@ def _sidecar(values: Mapping[str, Any]) -> Sidecar:
         external_names=values["external_names"],
         secrets_in=values["secrets_in"],
         token_urls=values["token_urls"],
+        through=str(values["through"]) if values["through"] is not None else None,
         envoy_container=values["envoy_container"],
         max_body=values["max_body"],
         access=values["access"],

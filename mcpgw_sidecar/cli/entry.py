@@ -23,7 +23,7 @@ from mcpgw_sidecar.cli.access import access_command
 from mcpgw_sidecar.cli.audit import audit_command
 from mcpgw_sidecar.cli.check import check_command
 from mcpgw_sidecar.cli.cluster import inject_command, manifests_command, webhook_command
-from mcpgw_sidecar.cli.environment import misspelt_variable
+from mcpgw_sidecar.cli.declaring import misspelt_variable, option
 from mcpgw_sidecar.cli.status import follow_status
 from mcpgw_sidecar.cli.tools import tools
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT
@@ -147,8 +147,8 @@ def demo_servers(ports: tuple[int, int, int], bind: str, any_name: bool) -> None
 @cli.command()
 @options.envoy_dir_option
 @options.shared_options
-@options.option("--gateway-tls-cert", type=click.Path(path_type=Path), help="As for run.")
-@options.option("--gateway-tls-key", type=click.Path(path_type=Path), help="As for run.")
+@option("--gateway-tls-cert", type=click.Path(path_type=Path), help="As for run.")
+@option("--gateway-tls-key", type=click.Path(path_type=Path), help="As for run.")
 def envoy(**values: Any) -> None:  # noqa: ANN401  # the options, by name
     """Print the bootstrap that makes a plain Envoy follow this sidecar's files (run --envoy-dir writes it too)."""
     if values["envoy_dir"] is None:
@@ -241,11 +241,11 @@ def _check_addresses(settings: Settings) -> None:
     addresses = {"--gateway-address": settings.gateway_address, "--broker-address": settings.broker}
     addresses |= {"--router-address": settings.router, "--admin-address": settings.admin_address}
     addresses |= {"--envoy-admin-address": settings.envoy_admin}
-    for option, address in addresses.items():
+    for flag, address in addresses.items():
         if address.path is None and address.port:
-            other = options_by_address.setdefault((address.host, address.port), option)
-            if other != option:
-                raise click.UsageError(f"{option} and {other} are the same address, {address}: change one")
+            other = options_by_address.setdefault((address.host, address.port), flag)
+            if other != flag:
+                raise click.UsageError(f"{flag} and {other} are the same address, {address}: change one")
 
 
 def _check_socket(settings: Settings) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import attrs
 import click
 
-from mcpgw_sidecar.app import Settings
-from mcpgw_sidecar.cli.environment import PREFIX
+from mcpgw_sidecar.cli.declaring import option, setting, stack, switch
 from mcpgw_sidecar.cli.types import (
     ADDRESS,
     BODY_SIZE,
@@ -29,59 +25,17 @@ from mcpgw_sidecar.cli.types import (
     TOKEN_URL,
     UNIX_OR_ADDRESS,
 )
-from mcpgw_sidecar.config.units import duration_text, size_text
 from mcpgw_sidecar.demo import GUIDE_HOST
 from mcpgw_sidecar.inbound.guard import AUTO, ERAS
 from mcpgw_sidecar.manifests.container import NAMESPACE, Sidecar
 from mcpgw_sidecar.observability.logs import LEVELS
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # Only Envoy reads such a file, and it may run as another user.
 _ENVOYS_FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
-_DEFAULTS = {field.name: field.default for field in attrs.fields(Settings)}
 
 
-def option(flag: str, *names: str, **how: Any) -> Decorator:  # noqa: ANN401  # click's own parameters
-    """An option with its environment variable MCPGW_<OPTION>."""
-    variable = PREFIX + flag.removeprefix("--").replace("-", "_").upper()
-    how.setdefault("envvar", variable)
-    if how.get("default") is not None and not how.get("multiple"):
-        how.setdefault("show_default", True)
-    return click.option(flag, *names, show_envvar=True, **how)
-
-
-def _setting(flag: str, name: str, **how: Any) -> Decorator:  # noqa: ANN401
-    """The option of a field of `Settings`, which has the default."""
-    return option(flag, default=_text(_DEFAULTS[name]), **how)
-
-
-def _switch(flag: str, on: str, off: str, text: str) -> Decorator:
-    """An option with two words, `on` by default; its value is whether it is on."""
-    choice = click.Choice([on, off])
-    return option(flag, type=choice, default=on, callback=lambda _context, _option, value: value == on, help=text)
-
-
-def _text(default: Any) -> str:  # noqa: ANN401  # of any type
-    match default:
-        case float():
-            return duration_text(default)
-        case int():
-            return size_text(default)
-        case _:
-            return str(default)
-
-
-def _stack(options: list[Decorator]) -> Decorator:
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(options):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-log_options = _stack(
+log_options = stack(
     [
         option(
             "--log-level",
@@ -94,9 +48,7 @@ log_options = _stack(
     ]
 )
 
-gateway_option = _setting(
-    "--gateway-address", "gateway_address", type=ADDRESS, help="What the written Envoy listener binds."
-)
+gateway_option = setting("--gateway-address", "gateway_address", type=ADDRESS, help="What the written Envoy listener binds.")
 envoy_admin_option = option(
     "--envoy-admin-address",
     type=UNIX_OR_ADDRESS,
@@ -117,7 +69,7 @@ admin_token_option = option(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Bearer token with which /status is read from other machines; read again when it changes.  [default: not at all]",
 )
-admin_option = _setting(
+admin_option = setting(
     "--admin-address", "admin_address", type=ADDRESS, help="Where /healthz, /readyz, /status and /metrics are served."
 )
 envoy_dir_option = option(
@@ -139,6 +91,13 @@ token_urls_option = option(
     type=TOKEN_URL,
     help="tokenUrl that an MCPServer may name, or all below one that ends in /: it gets callers' tokens. Repeatable.  [default: none]",
 )
+through_option = option(
+    "--through-gateway",
+    "through",
+    type=ADDRESS,
+    help="In Istio: a listener of the gateway beside it, by which the sidecar's own requests go to MCP servers, as calls do: "
+    "for meshes with strict mutual TLS, and routes with several backends. HTTP, 127.0.0.1:PORT.  [default: not so]",
+)
 secrets_option = option(
     "--secrets-in",
     "secrets_in",
@@ -147,7 +106,7 @@ secrets_option = option(
     help="Namespace whose labelled Secrets MCPServers may name as their credentials; * for all. Repeatable.  [default: none]",
 )
 
-shared_options = _stack(
+shared_options = stack(
     [
         gateway_option,
         envoy_admin_option,
@@ -178,21 +137,21 @@ shared_options = _stack(
             envvar="MCPGW_ALLOWED_ORIGIN",
             help="Origin whose pages may call, besides those of the same host. Repeatable.",
         ),
-        _setting("--session-lifetime", "session_lifetime", type=INTERVAL, help="How long a client's session lives."),
-        _setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
+        setting("--session-lifetime", "session_lifetime", type=INTERVAL, help="How long a client's session lives."),
+        setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
         option(
             "--envoy-heap",
             type=HEAP,
             help="Memory that Envoy may take (in its bootstrap): near it Envoy refuses requests instead of being ended.  [default: no limit; in pods 90 % of its container's]",
         ),
-        _setting("--call-timeout", "call_timeout", type=LIMIT, help="Longest silence of a server during a call; 0 is none."),
-        _setting(
+        setting("--call-timeout", "call_timeout", type=LIMIT, help="Longest silence of a server during a call; 0 is none."),
+        setting(
             "--discovery-timeout",
             "discovery_timeout",
             type=INTERVAL,
             help="Of one request while a server is discovered, or a session with it is opened.",
         ),
-        _setting("--refresh-interval", "refresh_interval", type=INTERVAL, help="Between two checks of each server."),
+        setting("--refresh-interval", "refresh_interval", type=INTERVAL, help="Between two checks of each server."),
         option(
             "--prefer-era",
             type=click.Choice(ERAS),
@@ -203,7 +162,7 @@ shared_options = _stack(
     ]
 )
 
-sidecar_options = _stack(
+sidecar_options = stack(
     [
         option("--image", default=Sidecar().image, type=IMAGE, help="The sidecar's image."),
         option(
@@ -225,13 +184,14 @@ sidecar_options = _stack(
         external_names_option,
         secrets_option,
         token_urls_option,
+        through_option,
         option("--access", type=CONFIG_MAP, help="Login and rules: a ConfigMap with the key access.yaml.  [default: none]"),
         option("--envoy-container", help="Name of Envoy's container.  [default: istio-proxy, else envoy]"),
-        _setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
+        setting("--max-body", "max_body", type=BODY_SIZE, help="Largest request of a client; above it 413."),
     ]
 )
 
-run_options = _stack(
+run_options = stack(
     [
         option(
             "--config",
@@ -252,6 +212,7 @@ run_options = _stack(
         external_names_option,
         secrets_option,
         token_urls_option,
+        through_option,
         envoy_dir_option,
         shared_options,
         option(
@@ -276,20 +237,20 @@ run_options = _stack(
             "--session-store",
             help="redis://… or valkey://… (with TLS rediss://, valkeys://): sessions are shared by replicas.  [default: in memory]",
         ),
-        _switch(
+        switch(
             "--batches",
             "split",
             "refuse",
             "JSON-RPC batches of 2025-03-26 clients: each message goes through Envoy as if it had come alone, or -32600.",
         ),
-        _switch(
+        switch(
             "--route-memo",
             "on",
             "off",
             "Envoy repeats decisions of the router; off, and log level debug: every request goes to the router.",
         ),
         admin_token_option,
-        _setting("--drain-time", "drain_time", type=DURATION, help="For requests in flight at SIGTERM."),
+        setting("--drain-time", "drain_time", type=DURATION, help="For requests in flight at SIGTERM."),
         log_options,
     ]
 )

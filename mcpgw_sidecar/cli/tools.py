@@ -15,7 +15,7 @@ import click
 import trio
 
 from mcpgw_sidecar import PROGRAM, __version__
-from mcpgw_sidecar.cli import options
+from mcpgw_sidecar.cli.declaring import option
 from mcpgw_sidecar.cli.types import DURATION
 from mcpgw_sidecar.envoy.settings import LISTENER_PORT
 from mcpgw_sidecar.errors import EXIT_REFUSED, GatewayError, RefusedError, UnavailableError, UpstreamError
@@ -40,9 +40,9 @@ _CLIENT = ClientWords(
 
 
 @click.group()
-@options.option("--url", default=_URL, help="The gateway.")
+@option("--url", default=_URL, help="The gateway.")
 @click.option("--header", "-H", multiple=True, metavar="NAME: VALUE", help="Header to send along. Repeatable.")
-@options.option("--timeout", default=300.0, show_default="5m", type=DURATION, help="For each answer; 0 is none.")
+@option("--timeout", default=300.0, show_default="5m", type=DURATION, help="For each answer; 0 is none.")
 @click.pass_context
 def tools(context: click.Context, url: str, header: tuple[str, ...], timeout: float) -> None:
     """List or call tools through a running gateway."""

@@ -62,7 +62,8 @@ class IstioSettings:
 
     `internal_hosts` are the hosts of servers' routes, which only the router may choose. `refused`,
     `heal`, `messages`, `calls` and `passed` are the texts of Lua filters. With `login` a
-    RequestAuthentication verifies tokens before the router looks at a request.
+    RequestAuthentication verifies tokens before the router looks at a request. With `own_requests`
+    the sidecar reaches servers by the gateway's listener.
     """
 
     name: str
@@ -79,6 +80,7 @@ class IstioSettings:
     calls: str
     passed: str
     login: bool = False
+    own_requests: bool = False
 
 
 def envoy_filter(settings: IstioSettings) -> Resource:
@@ -110,7 +112,7 @@ def envoy_filter(settings: IstioSettings) -> Resource:
             for http_filter in reversed(chain)
         ),
         # Where a login is to be verified and is not, the filters above are not there: this one is.
-        _patch("HTTP_FILTER", "INSERT_BEFORE", _refusal(settings.internal_hosts), at_router),
+        _patch("HTTP_FILTER", "INSERT_BEFORE", _refusal(settings.internal_hosts, settings.own_requests), at_router),
         _patch("HTTP_FILTER", "INSERT_BEFORE", passed(settings.passed), at_router),
         _patch("HTTP_FILTER", "MERGE", last(settings.refused, settings.heal), at_router),
         _patch("CLUSTER", "ADD", _bare(own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}))),
@@ -153,11 +155,19 @@ def _matching(pattern: str) -> Resource:
     return {"safe_regex": {"google_re2": {}, "regex": pattern}}
 
 
-def _refusal(internal_hosts: tuple[str, ...]) -> Resource:
-    """403 for a request to a server's internal host that the router did not send there."""
+def _refusal(internal_hosts: tuple[str, ...], own_requests: bool) -> Resource:  # noqa: FBT001  # a setting
+    """403 for a request to a server's internal host that the router did not send there.
+
+    Those of the sidecar come from the pod itself, as do those of whoever may forward its ports:
+    they reach router and broker, too.
+    """
+    others: list[Resource] = [{"not_id": {"header": {"name": h.X_SERVER, "present_match": True}}}]
+    if own_requests:
+        own = [{"address_prefix": "127.0.0.1", "prefix_len": 32}, {"address_prefix": "::1", "prefix_len": 128}]
+        others += [{"not_id": {"direct_remote_ip": each}} for each in own]
     rule = {
         "permissions": [{"header": {"name": ":authority", "string_match": _regex(_hosts(internal_hosts))}}],
-        "principals": [{"not_id": {"header": {"name": h.X_SERVER, "present_match": True}}}],
+        "principals": [{"and_ids": {"ids": others}}],
     }
     rules = {"action": "DENY", "policies": {"around_the_router": rule}} if internal_hosts else {"action": "DENY"}
     return {"name": "mcpgw_refusal", "typed_config": {"@type": type_url(f"{HTTP}.rbac.v3.RBAC"), "rules": rules}}

@@ -38,6 +38,7 @@ class Sidecar:
     external_names: tuple[str, ...] = ()
     secrets_in: tuple[str, ...] = ()
     token_urls: tuple[str, ...] = ()
+    through: str | None = None
     envoy_container: str | None = None
     max_body: int = MAX_BODY
     access: Ref | None = None
@@ -60,6 +61,7 @@ def container(sidecar: Sidecar, *, writes_envoy: bool, heap: str | None = None) 
         *(f"--allow-external-names={name}" for name in sidecar.external_names),
         *(f"--secrets-in={namespace}" for namespace in sidecar.secrets_in),
         *(f"--allow-token-urls={url}" for url in sidecar.token_urls),
+        *([f"--through-gateway={sidecar.through}"] if sidecar.through is not None else []),
         *([f"--access=configmap:{sidecar.access}"] if sidecar.access is not None else []),
         *([f"--envoy-dir={ENVOY_DIR}"] if writes_envoy else []),
         *([f"--max-body={sidecar.max_body}"] if sidecar.max_body != MAX_BODY else []),

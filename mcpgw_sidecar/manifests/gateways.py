@@ -150,6 +150,7 @@ def _filter(gateway: Gateway, sidecar: Sidecar) -> Resource:
             calls=gateway.scripts["calls"],
             passed=gateway.scripts["passed"],
             login=gateway.login,
+            own_requests=sidecar.through is not None,
         )
     )
 

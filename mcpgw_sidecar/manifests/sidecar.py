@@ -156,6 +156,7 @@ _FIELDS = {
     "external_names": "--allow-external-names",
     "secrets_in": "--secrets-in",
     "token_urls": "--allow-token-urls",
+    "through": "--through-gateway",
     "access": "--access",
     "max_body": "--max-body",
 }

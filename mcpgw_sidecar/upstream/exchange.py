@@ -32,7 +32,7 @@ from mcpgw_sidecar.protocol.jsontext import Member, parse_object
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.upstream.http1 import ACCEPT_ENCODING, Answer, never, wait_answered
 from mcpgw_sidecar.upstream.messages import BOM, MAX_ANSWER, events_of, media_type
-from mcpgw_sidecar.upstream.pool import HttpClients, host_of
+from mcpgw_sidecar.upstream.pool import HttpClients
 from mcpgw_sidecar.upstream.words import with_credential
 
 DRAIN = 0.1  # seconds in which the rest of an answer is read
@@ -100,7 +100,7 @@ class Exchanger:
         silence = self._limit(server) if silence == OWN else silence
         if not descriptors.has_room():
             raise UpstreamError("Busy", "was not asked: the gateway has too many open connections at the moment")
-        fields = {**_FIELDS, **with_credential(server, headers), "host": host_of(server)}
+        fields = {**_FIELDS, **with_credential(server, headers), "host": self.http.host_of(server)}
         if body is not None:
             fields |= {"content-type": h.JSON, "content-length": str(len(body))}
         encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]

@@ -16,6 +16,7 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.runtime import trust
+from mcpgw_sidecar.runtime.listeners import Address
 from mcpgw_sidecar.upstream.http1 import Link, Place, wait_connected
 
 KEPT = 1.5  # seconds that a connection is kept for the next request: servers keep theirs for longer
@@ -28,9 +29,11 @@ _Key = tuple[str, Place]
 class HttpClients:
     """The connections that wait for the next request, and a TLS context for each bundle.
 
-    Building one takes 60 ms and more.
+    Building one takes 60 ms and more. `through` is a listener of a gateway that leads to all
+    servers by their host names: then requests go the way of calls.
     """
 
+    through: Address | None = None
     _idle: dict[Link, _Key] = attrs.field(factory=dict)  # the one that waits longest first
     _by_place: dict[_Key, list[Link]] = attrs.field(factory=dict)
     _contexts: dict[str, ssl.SSLContext] = attrs.field(factory=dict)
@@ -40,8 +43,8 @@ class HttpClients:
     async def linked(self, server: Server) -> AsyncIterator[Link]:
         """A connection to a server, for one request. Raises UpstreamError."""
         url = _parts(server.url)
-        bundle = (server.ca_file or "system") if url.scheme == "https" else ""
-        key = (bundle, _place(server, url))
+        bundle = (server.ca_file or "system") if url.scheme == "https" and self.through is None else ""
+        key = (bundle, _place(server, url) if self.through is None else Place(self.through.host, self.through.port))
         link = await self._wait_kept(key)
         if link is None:
             context = await self._wait_context(bundle, server) if bundle else None
@@ -58,6 +61,14 @@ class HttpClients:
                 await self._wait_swept()
             else:
                 await trio.aclose_forcefully(link.stream)
+
+    def host_of(self, server: Server) -> str:
+        """The Host of the gateway's own requests to a server: that of its URL, or of calls."""
+        if self.through is not None:
+            return server.hostname
+        url = _parts(server.url)
+        host = url.netloc.rpartition("@")[2]
+        return host.removesuffix(f":{_PORTS[url.scheme]}")
 
     async def wait_sweeping(self) -> None:
         """Close connections that nobody has used for long, for ever."""
@@ -110,13 +121,6 @@ class HttpClients:
                     raise UpstreamError("BadCaFile", reason) from None
                 self._contexts[bundle].set_alpn_protocols(["http/1.1"])
             return self._contexts[bundle]
-
-
-def host_of(server: Server) -> str:
-    """The Host of the gateway's own requests to a server: that of its URL."""
-    url = _parts(server.url)
-    host = url.netloc.rpartition("@")[2]
-    return host.removesuffix(f":{_PORTS[url.scheme]}")
 
 
 @lru_cache(maxsize=1000)

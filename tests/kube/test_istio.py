@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
@@ -100,12 +101,13 @@ class IstioGateway:
         pod = endpoints("mcp-gateway-istio", self.port, GATEWAYS, {"address": POD_IP, "labels": LABELS})
         self.cluster.apply(pod, gateway, loopback, *documents)
 
-    def start_sidecar(self, *options: str) -> Process:
+    def start_sidecar(self, *options: str, resolves: bool = True) -> Process:
+        """With `resolves` it finds the Services of the cluster by itself, as in a pod."""
         kubeconfig = self.cluster.account(GATEWAYS, "mcp-gateway-istio")
         command = [*SOURCE, "run", "--kubernetes", "--namespace=mcp-system", f"--router-address=unix:{self.socket}"]
         command += [f"--broker-address=127.0.0.1:{self.broker}", f"--admin-address=127.0.0.1:{self.admin_port}"]
         command += ["--refresh-interval=1s", f"--public-host={HOST}", *options]
-        env = {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": RESOLVER}
+        env = {"KUBECONFIG": str(kubeconfig), **({"PYTHONPATH": RESOLVER} if resolves else {})}
         self.sidecar = Process(command, self.directory / "sidecar.log", **env)
         wait_until(lambda: PLAIN.get(f"{self.admin}/readyz").status_code == 200, "ready")
         return self.sidecar
@@ -416,6 +418,46 @@ def test_a_server_that_is_gone(running: IstioGateway, client: Client) -> None:
     for kind, name in (("mcpserver", "server3"), ("httproute", "server3-route"), ("service", "server3")):
         running.cluster.delete(kind, name, NAMESPACE)
     wait_until(lambda: "gone_short" not in client.tools(), "its tools have left")
+
+
+@pytest.mark.duty("kube.through-gateway")
+def test_the_sidecar_reaches_servers_by_the_gateway(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
+    """As calls do: for meshes where nobody else may, and nothing is listed that has no route."""
+    through = f"--through-gateway=127.0.0.1:{running.port}"
+    running.sidecar.stop()
+    running.start_sidecar(through, resolves=False)
+
+    def ready() -> Any:
+        return running.cluster.ready("mcpserver", "server1", NAMESPACE)
+
+    down = wait_until(lambda: (now := ready()).get("status") == "False" and now, "nobody may go around the router so far")
+    assert "403" in down["message"]
+    running.install(through)
+    wait_until(lambda: "test_greet" in client.tools(), "listed")
+    one.requests.clear()
+    wait_until(lambda: one.calls("tools/list"), "the next look")
+    assert {each.headers["host"] for each in one.calls("tools/list")} == {"server1.mcp.local"}, "the way of calls"
+    for _ in range(3):
+        assert succeeded(client.call("test_greet"))
+    with running.client() as other:
+        assert succeeded(other.call("test_greet")), "a session with the server is opened that way, too"
+    outside = httpx2.HTTPTransport(local_address="127.0.0.2")
+    with httpx2.Client(transport=outside, trust_env=False) as http:
+        around = http.post(
+            running.url, json={"jsonrpc": "2.0", "id": 1, "method": "ping"}, headers={"host": "server1.mcp.local"}
+        )
+    assert around.status_code == 403
+    for number in range(4):
+        name = f"new{number}"
+        with ScriptedServer(tool("short")) as new:
+            running.cluster.apply(*server_objects(name, new.port, prefix=f"{name}_"), endpoints(name, new.port))
+            wait_until(lambda name=name: f"{name}_short" in client.tools(), "a new server")
+            assert succeeded(client.call(f"{name}_short")), "it is listed when a call reaches it"
+        remove(running, name)
+    running.sidecar.stop()
+    running.start_sidecar()
+    running.install()
+    wait_until(lambda: succeeded(client.call("test_greet")), "as before")
 
 
 def remove(running: IstioGateway, name: str) -> None:
