@@ -5,6 +5,7 @@ Status, Events and the ConfigMap show it, too.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -340,6 +341,22 @@ def test_the_configmap_is_kept_as_it_should_be(cluster: Cluster, client: Client)
     wait_until(lambda: text() == good, "mended")
     cluster.delete("configmap", "mcp-gateway-config", SYSTEM)
     wait_until(lambda: text() == good, "made anew")
+
+
+@pytest.mark.duty("kube.configmap")
+def test_a_quota_that_leaves_no_room(cluster: Cluster, running: KubeGateway, client: Client) -> None:
+    hard = {"count/configmaps": "0"}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full", "namespace": SYSTEM}}
+    cluster.apply({**quota, "spec": {"hard": hard}})
+    judged = json.dumps({"status": {"hard": hard, "used": {"count/configmaps": "0"}}})  # a controller's, which is not here
+    cluster.kubectl("patch", "resourcequota", "full", "-n", SYSTEM, "--subresource=status", "--type=merge", "-p", judged)
+    cluster.delete("configmap", "mcp-gateway-config", SYSTEM)
+    said = wait_until(lambda: running.status()["kubernetes"]["error"], "the error")
+    assert "exceeded quota: full, requested: count/configmaps=1" in said
+    assert succeeded(client.call("test_greet"))
+    cluster.delete("resourcequota", "full", SYSTEM)
+    wait_until(lambda: cluster.get("configmap", "mcp-gateway-config", SYSTEM), "made anew")
+    wait_until(lambda: running.status()["kubernetes"]["error"] is None, "no error")
 
 
 @pytest.mark.duty("kube.ready-truth")
