@@ -45,7 +45,7 @@ class Istio:
     def __init__(self, cluster: Cluster, directory: Path) -> None:
         if not (CACHE / "pilot-discovery").exists():
             pytest.skip("Istio is left out: build/kube builds it, unless MCPGW_WITHOUT_ISTIO is set")
-        self.directory = directory
+        self.directory, self.cluster = directory, cluster
         self.xds, http, monitoring, self.admin = free_ports(4)
         cluster.kubectl("apply", "--server-side", "-f", str(CACHE / "crds/istio.yaml"))
         cluster.kubectl("create", "namespace", "istio-system", check=False)
@@ -71,10 +71,22 @@ class Istio:
             "--ctrlz_port=0",
         ]
         env = dict.fromkeys(_OFF, "false")
+        env |= {"XDS_AUTH_PLAINTEXT": "true"}  # a gateway shows whose pod it is, and gets that namespace's certificates
         env |= {"POD_NAMESPACE": "istio-system", "POD_NAME": "istiod-0", "PILOT_CERT_PROVIDER": "none"}
         self.pilot = Process(command, directory / "pilot.log", **env)
         self.envoy: Process | None = None
         wait_until(lambda: PLAIN.get(f"http://127.0.0.1:{http}/ready").status_code == 200, "pilot-discovery")
+
+    def _token(self, namespace: str) -> str:
+        """Of the service account of the gateway that Istio deploys."""
+        who = ("mcp-gateway-istio", "-n", namespace)
+        self.cluster.kubectl("create", "serviceaccount", *who, check=False)
+        self.cluster.kubectl(
+            "create", "role", "certificates", "--verb=get,list,watch", "--resource=secrets", "-n", namespace
+        )
+        rights = ("--role=certificates", f"--serviceaccount={namespace}:mcp-gateway-istio", "-n", namespace)
+        self.cluster.kubectl("create", "rolebinding", "certificates", *rights)
+        return self.cluster.kubectl("create", "token", *who, "--audience=istio-ca").strip()
 
     def start_envoy(self, namespace: str, labels: dict[str, str]) -> None:
         h2 = {
@@ -99,7 +111,12 @@ class Istio:
                 "ads_config": {
                     "api_type": "GRPC",
                     "transport_api_version": "V3",
-                    "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+                    "grpc_services": [
+                        {
+                            "envoy_grpc": {"cluster_name": "xds"},
+                            "initial_metadata": [{"key": "authorization", "value": f"Bearer {self._token(namespace)}"}],
+                        }
+                    ],
                 },
                 "lds_config": {"ads": {}, "resource_api_version": "V3"},
                 "cds_config": {"ads": {}, "resource_api_version": "V3"},

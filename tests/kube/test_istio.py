@@ -5,9 +5,11 @@ It has the shipped EnvoyFilter, HTTPRoutes as users write them, and a plain Envo
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import signal
+import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import trustme
 import yaml
 
 from tests.e2e.access.issuing import AUDIENCE, Issuer
@@ -35,7 +38,7 @@ from tests.e2e.stack import (
 )
 from tests.kube.cluster import Cluster, secret
 from tests.kube.istio import POD_IP, Istio
-from tests.kube.objects import NAMESPACE, server_objects
+from tests.kube.objects import NAMESPACE, route, server_objects
 from tests.servers.scripted import ScriptedServer, tool
 
 GATEWAYS = "gateway-system"
@@ -68,15 +71,6 @@ class IstioGateway:
         for document in documents:
             if document["kind"] == "HTTPRoute":
                 document["spec"]["hostnames"] = [HOST]
-        # Istio binds all interfaces; tests bind loopback.
-        bind = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": self.port}}}
-        patch = {"applyTo": "LISTENER", "match": {"context": "GATEWAY"}, "patch": {"operation": "MERGE", "value": bind}}
-        loopback = {
-            "apiVersion": "networking.istio.io/v1alpha3",
-            "kind": "EnvoyFilter",
-            "metadata": {"name": "loopback", "namespace": GATEWAYS},
-            "spec": {"workloadSelector": {"labels": LABELS}, "configPatches": [patch]},
-        }
         listeners = [
             {
                 "name": name,
@@ -99,7 +93,7 @@ class IstioGateway:
             },
         }
         pod = endpoints("mcp-gateway-istio", self.port, GATEWAYS, {"address": POD_IP, "labels": LABELS})
-        self.cluster.apply(pod, gateway, loopback, *documents)
+        self.cluster.apply(pod, gateway, bound(self.port), *documents)
 
     def start_sidecar(self, *options: str, resolves: bool = True) -> Process:
         """With `resolves` it finds the Services of the cluster by itself, as in a pod."""
@@ -127,6 +121,19 @@ class IstioGateway:
 
     def stop(self) -> None:
         self.sidecar.stop()
+
+
+def bound(port: int) -> dict[str, Any]:
+    """Istio binds all interfaces; tests bind loopback."""
+    bind = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}
+    match = {"context": "GATEWAY", "listener": {"portNumber": port}}
+    patch = {"applyTo": "LISTENER", "match": match, "patch": {"operation": "MERGE", "value": bind}}
+    return {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": f"loopback-{port}", "namespace": GATEWAYS},
+        "spec": {"workloadSelector": {"labels": LABELS}, "configPatches": [patch]},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +343,50 @@ def test_calls_get_the_servers_credential(running: IstioGateway, client: Client,
     wait_until(lambda: arrives({"x-api-key": None}), "for discovery alone")
     assert "second key" not in running.sidecar.text
     change()
+
+
+@pytest.mark.duty("kube.istio")
+def test_a_listener_with_tls(running: IstioGateway, client: Client, one: ScriptedServer) -> None:
+    """One without a host name: servers' routes are attached to it, too, and calls come by it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST, "127.0.0.1")
+    pair = {"tls.crt": issued.cert_chain_pems[0].bytes(), "tls.key": issued.private_key_pem.bytes()}
+    data = {name: base64.b64encode(value).decode() for name, value in pair.items()}
+    meta = {"name": "certificate", "namespace": GATEWAYS}
+    cluster = running.cluster
+    cluster.apply({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": meta, "data": data})
+    (port,) = free_ports(1)
+    gateway = cluster.get("gateway", "mcp-gateway", GATEWAYS)
+    before, kind = gateway["spec"]["listeners"], {key: gateway[key] for key in ("apiVersion", "kind")}
+    tls = {"mode": "Terminate", "certificateRefs": [{"name": "certificate"}]}
+    listener = {"name": "tls", "port": port, "protocol": "HTTPS", "tls": tls, "allowedRoutes": before[0]["allowedRoutes"]}
+    pod = endpoints("mcp-gateway-istio", running.port, GATEWAYS, {"address": POD_IP, "labels": LABELS})
+    pod["spec"]["ports"].append({"number": port, "name": "https", "protocol": "HTTPS"})
+
+    def apply(listeners: list[dict[str, Any]]) -> None:
+        spec = {**gateway["spec"], "listeners": listeners}
+        cluster.apply(bound(port), pod, {**kind, "metadata": {"name": "mcp-gateway", "namespace": GATEWAYS}, "spec": spec})
+
+    apply([*before, listener])
+    both = route("server1", "server1", one.port)
+    both["spec"]["parentRefs"] += [{**both["spec"]["parentRefs"][0], "sectionName": "tls"}]
+    cluster.apply(both)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def connected() -> Client | None:
+        new = Client(f"https://127.0.0.1:{port}/mcp", verify=context, host=HOST)
+        return new if hasattr(new, "session") and succeeded(new.call("test_greet")) else None
+
+    with wait_until(connected, "calls by HTTPS") as secure:
+        for _ in range(3):
+            assert succeeded(secure.call("test_greet"))
+        assert secure.tools() == client.tools()
+        assert one.calls("tools/call")[-1].headers["host"] == "server1.mcp.local"
+        assert secure.send({"jsonrpc": "2.0", "id": 1, "method": "ping"}, host="server1.mcp.local").status_code == 403
+    cluster.apply(route("server1", "server1", one.port))
+    apply(before)
+    wait_until(lambda: succeeded(client.call("test_greet")), "as before")
 
 
 @pytest.mark.duty("session.heal")
