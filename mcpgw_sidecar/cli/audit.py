@@ -72,7 +72,8 @@ def read_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict) and {"time", "status", "request_id", "bytes_in"} <= row.keys():
             answer = f"{row['status']} {row.get('flags') or '-'} {row.get('reason') or '-'}"
-            item = {"tool": unquote(row.get("tool") or row.get("prompt") or row.get("resource") or "") or None}
+            asked = row.get("tool") or row.get("prompt") or row.get("resource")
+            item = {"tool": unquote(str(asked)) if asked else None}
             yield dict.fromkeys(_COLUMNS) | row | item | {"outcome": row.get("outcome") or outcome_of(answer)}
 
 

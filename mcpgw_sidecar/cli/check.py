@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from mcpgw_sidecar.catalog.rights import fits
 from mcpgw_sidecar.config.source import load, load_access
 from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.patterns import long_name
@@ -45,6 +46,15 @@ def check_command(file: Path, access: Path | None) -> None:
     for virtual in desired.virtual_servers:
         for tool in filter(long_name, virtual.tools):
             click.echo(f"{file}: virtual server {virtual.name}: tool {tool}: {long_name(tool)}", err=True)
+    names = [server.name for server in desired.servers]
+    virtuals = [virtual.name for virtual in desired.virtual_servers]
+    for index, rule in enumerate(document.rules or ()):
+        for key, globs, known in (("servers", rule.servers, names), ("virtualServers", rule.virtual_servers, virtuals)):
+            for glob in globs:
+                if not any(fits(glob, name) for name in known):
+                    click.echo(
+                        f"{access or file}: authorization[{index}].{key}: {glob} matches none that is there", err=True
+                    )
     click.echo(f"{file}: ok, {len(desired.servers)} servers, {len(desired.enabled)} enabled")
 
 

@@ -127,6 +127,11 @@ def test_check(tmp_path: Path) -> None:
     access.write_text("limits: {service: {url: 'https://h:1', caFile: ca.pem}}")
     refused = run("check", str(good), f"--access={access}", code=64)
     assert f"limits.service.caFile {tmp_path / 'ca.pem'}: no file with a PEM certificate" in refused
+    access.write_text("authorization: [{servers: [a/*], allow: [{}]}, {servers: [a/c, 'd*'], allow: [{}]}]")
+    said = run("check", str(good), f"--access={access}")
+    assert "authorization[1].servers: a/c matches none that is there" in said
+    assert "authorization[1].servers: d* matches none that is there" in said
+    assert "authorization[0]" not in said
 
 
 def test_envoy_prints_the_bootstrap_that_run_writes(guide: Gateway) -> None:

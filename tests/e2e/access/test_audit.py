@@ -158,7 +158,7 @@ def test_who_called_what(tmp_path: Path) -> None:
     two = [{**odd, "issuer": name, "time": "2999-01-01T00:00:00"} for name in ("https://a.example", "https://b.example")]
     (tmp_path / "two").write_text("".join(f"{json.dumps(each)}\n" for each in two))
     assert "https://b.example" in run("audit", str(tmp_path / "two")), "one name may be two people"
-    naive = {**odd, "time": "2999-01-01T00:00:00", "subject": "later"}
+    naive = {**odd, "tool": 7, "time": "2999-01-01T00:00:00", "subject": "later"}
     (tmp_path / "odd").write_text(f"{json.dumps(odd)}\n{json.dumps(naive)}\n{'[' * 100_000}{{\n")
     shown = run("audit", str(tmp_path / "odd"))
     assert "['a']" in shown
