@@ -1,21 +1,11 @@
 // Somebody logs in with the MCP Inspector: node inspector-login.mjs PAGE-URL SCREENSHOTS-DIRECTORY TOOL.
 // Connects, logs in at the authorization server's own pages, comes back, lists the tools and calls one. Prints what
 // the page showed as one JSON document.
-import chromium from "@sparticuz/chromium";
-import { chromium as playwright } from "playwright-core";
+import { onPage } from "./browser.mjs";
 
 const [url, directory, tool] = process.argv.slice(2);
-chromium.setGraphicsMode = false;
-const browser = await playwright.launch({
-  executablePath: await chromium.executablePath(),
-  args: [...chromium.args, "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  headless: true,
-});
-const page = await browser.newPage({ viewport: { width: 1500, height: 1000 } });
-page.setDefaultTimeout(20000);
-const shot = (name) => page.screenshot({ path: `${directory}/${name}.png` });
 const seen = {};
-try {
+await onPage(directory, async (page, shot) => {
   await page.goto(url);
   await page.getByRole("switch", { name: /Connect or disconnect/ }).click({ force: true });
   await page.locator('input[name="login"]').waitFor();
@@ -35,8 +25,5 @@ try {
   await page.getByText("Results", { exact: true }).waitFor();
   await page.getByText('"arguments"').first().waitFor();
   seen.called = true;
-} finally {
-  await shot("last");
-  await browser.close();
-}
+});
 console.log(JSON.stringify(seen));

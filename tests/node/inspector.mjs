@@ -1,21 +1,11 @@
 // The MCP Inspector's web page in a headless Chromium: node inspector.mjs PAGE-URL SCREENSHOTS-DIRECTORY.
 // Does what a person does: connect, list the tools, call a slow one and watch its progress, call a quick one with an
 // argument. Prints what the page showed as one JSON document.
-import chromium from "@sparticuz/chromium";
-import { chromium as playwright } from "playwright-core";
+import { onPage } from "./browser.mjs";
 
 const [url, directory] = process.argv.slice(2);
-chromium.setGraphicsMode = false;
-const browser = await playwright.launch({
-  executablePath: await chromium.executablePath(),
-  args: [...chromium.args, "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  headless: true,
-});
-const page = await browser.newPage({ viewport: { width: 1500, height: 1000 } });
-page.setDefaultTimeout(20000);
-const shot = (name) => page.screenshot({ path: `${directory}/${name}.png` });
 const seen = {};
-try {
+await onPage(directory, async (page, shot) => {
   await page.goto(url);
   await page.getByRole("switch", { name: /Connect or disconnect/ }).click({ force: true });
   await page.getByText("Connected").first().waitFor();
@@ -39,8 +29,5 @@ try {
   await page.getByRole("button", { name: "Execute Tool" }).click();
   await page.getByText("Hi Inspector").first().waitFor();
   seen.greet = true;
-} finally {
-  await shot("last");
-  await browser.close();
-}
+});
 console.log(JSON.stringify(seen));
