@@ -86,9 +86,9 @@ class _Parts:
     carried: Carried
     issuers: IssuerKeys
 
-    def router(self) -> Router:
-        """Make the router."""
-        return Router(decider=self.decider, metrics=self.metrics, debug=self.settings.debug, stamps=self.stamps)
+    def router(self, own: str) -> Router:
+        """Make the router; `own` is what the sidecar's own requests have."""
+        return Router(decider=self.decider, metrics=self.metrics, debug=self.settings.debug, stamps=self.stamps, own=own)
 
     def broker(self, secret: str) -> BrokerApp:
         """Make the application of the broker; `secret` is what Envoy's own questions have."""
@@ -203,7 +203,7 @@ async def _wait_serving(settings: Settings, metrics: Metrics, inputs: Inputs, ma
         await forever.start(partial(http.serve, parts.admin(), admin_listener, closing, drain=http.Drain(lambda: 0.0)))
         async with trio.open_nursery() as serving:
             forever.start_soon(wait_signals, stop, parts.ready, manager)
-            server = parts.router().server()
+            server = parts.router(clients.own).server()
             await serving.start(partial(server.serve, router_listener, closing, work=work))
             drain = http.Drain(work.seconds_left, parts.streams.count, parts.streams.close_all, lambda: server.is_drained)
             await serving.start(

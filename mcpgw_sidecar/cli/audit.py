@@ -74,7 +74,8 @@ def read_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             answer = f"{row['status']} {row.get('flags') or '-'} {row.get('reason') or '-'}"
             asked = row.get("tool") or row.get("prompt") or row.get("resource")
             item = {"tool": unquote(str(asked)) if asked else None}
-            yield dict.fromkeys(_COLUMNS) | row | item | {"outcome": row.get("outcome") or outcome_of(answer)}
+            said = str(row.get("outcome"))  # of what was refused, or made an error of
+            yield dict.fromkeys(_COLUMNS) | row | item | {"outcome": said if said in _OUTCOMES else outcome_of(answer)}
 
 
 def _is_wanted(row: dict[str, Any], after: datetime | None, wanted: dict[str, str | None], *, everything: bool) -> bool:

@@ -19,6 +19,7 @@ from mcpgw_sidecar.cli.types import (
     IMAGE,
     INTERVAL,
     LIMIT,
+    LISTENER,
     NAMESPACE as NAMESPACE_NAME,
     NAMESPACE_OR_ALL,
     ORIGIN,
@@ -94,9 +95,9 @@ token_urls_option = option(
 through_option = option(
     "--through-gateway",
     "through",
-    type=ADDRESS,
+    type=LISTENER,
     help="In Istio: a listener of the gateway beside it, by which the sidecar's own requests go to MCP servers, as calls do: "
-    "for meshes with strict mutual TLS, and routes with several backends. HTTP, 127.0.0.1:PORT.  [default: not so]",
+    "for meshes with strict mutual TLS, and routes with several backends. It speaks HTTP.  [default: not so]",
 )
 secrets_option = option(
     "--secrets-in",

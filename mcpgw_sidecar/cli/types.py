@@ -77,10 +77,17 @@ def _origin(text: str) -> str:
 
 
 def _collector(text: str) -> str:
-    parts = urlsplit(text.rstrip("/"))
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path or parts.query or not parts.port:
+    parts = urlsplit(read_url(text.rstrip("/"), "--log-collector"))
+    if parts.path or parts.query or not parts.port or any(char.isspace() or char == "*" for char in parts.netloc):
         raise ValueError(f"{text!r} is no collector: write it like http://collector.example.com:4317")
     return text.rstrip("/")
+
+
+def _listener(text: str) -> Address:
+    address = parse_address(text)
+    if address.host not in {"127.0.0.1", "::1"} or not address.port:
+        raise ValueError(f"{text!r} is no listener of the gateway beside the sidecar: write it like 127.0.0.1:8080")
+    return address
 
 
 def _config(text: str) -> Path | Ref:
@@ -145,4 +152,5 @@ NAMESPACE_OR_ALL = Parsed("NAMESPACE|*", _namespace_or_all)
 IMAGE = Parsed("IMAGE", _image)
 DURATION = Parsed("DURATION", parse_duration)
 ADDRESS = Parsed("HOST:PORT", parse_address)
+LISTENER = Parsed("127.0.0.1:PORT", _listener)
 UNIX_OR_ADDRESS = Parsed("HOST:PORT|unix:PATH", _unix_or_tcp)

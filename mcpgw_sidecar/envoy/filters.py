@@ -46,10 +46,11 @@ def buffer(max_body: int) -> Resource:
     return {"name": "envoy.filters.http.buffer", "typed_config": config}
 
 
-def router(*, debug: bool, request: float = timeouts.REQUEST) -> Resource:
+def router(*, debug: bool, request: float = timeouts.REQUEST, with_body: bool = True) -> Resource:
     """The router as an external processor.
 
-    `request` is the longest time of one of its own requests to a server, in seconds.
+    `request` is the longest time of one of its own requests to a server, in seconds. It sees no
+    body, if not `with_body`.
     """
     ext_proc = {
         "@type": type_url(f"{HTTP}.ext_proc.v3.ExternalProcessor"),
@@ -62,7 +63,7 @@ def router(*, debug: bool, request: float = timeouts.REQUEST) -> Resource:
         "allow_mode_override": debug,
         "processing_mode": {
             "request_header_mode": "SEND",
-            "request_body_mode": "BUFFERED",
+            "request_body_mode": "BUFFERED" if with_body else "NONE",
             "request_trailer_mode": "SKIP",
             "response_header_mode": "SKIP",
             "response_body_mode": "NONE",

@@ -111,8 +111,9 @@ def envoy_filter(settings: IstioSettings) -> Resource:
             else _patch("HTTP_FILTER", "INSERT_FIRST", http_filter, first)
             for http_filter in reversed(chain)
         ),
+        *([_patch("HTTP_FILTER", "INSERT_FIRST", _own(settings.internal_hosts), first)] if settings.own_requests else []),
         # Where a login is to be verified and is not, the filters above are not there: this one is.
-        _patch("HTTP_FILTER", "INSERT_BEFORE", _refusal(settings.internal_hosts, settings.own_requests), at_router),
+        _patch("HTTP_FILTER", "INSERT_BEFORE", _refusal(settings.internal_hosts), at_router),
         _patch("HTTP_FILTER", "INSERT_BEFORE", passed(settings.passed), at_router),
         _patch("HTTP_FILTER", "MERGE", last(settings.refused, settings.heal), at_router),
         _patch("CLUSTER", "ADD", _bare(own_cluster(ROUTER_CLUSTER, settings.router, {"http2_protocol_options": {}}))),
@@ -155,19 +156,17 @@ def _matching(pattern: str) -> Resource:
     return {"safe_regex": {"google_re2": {}, "regex": pattern}}
 
 
-def _refusal(internal_hosts: tuple[str, ...], own_requests: bool) -> Resource:  # noqa: FBT001  # a setting
-    """403 for a request to a server's internal host that the router did not send there.
-
-    Those of the sidecar come from the pod itself, as do those of whoever may forward its ports:
-    they reach router and broker, too.
-    """
-    others: list[Resource] = [{"not_id": {"header": {"name": h.X_SERVER, "present_match": True}}}]
-    if own_requests:
-        own = [{"address_prefix": "127.0.0.1", "prefix_len": 32}, {"address_prefix": "::1", "prefix_len": 128}]
-        others += [{"not_id": {"direct_remote_ip": each}} for each in own]
+def _refusal(internal_hosts: tuple[str, ...]) -> Resource:
+    """403 for a request to a server's internal host that the router did not send there."""
     rule = {
         "permissions": [{"header": {"name": ":authority", "string_match": _regex(_hosts(internal_hosts))}}],
-        "principals": [{"and_ids": {"ids": others}}],
+        "principals": [{"not_id": {"header": {"name": h.X_SERVER, "present_match": True}}}],
     }
     rules = {"action": "DENY", "policies": {"around_the_router": rule}} if internal_hosts else {"action": "DENY"}
     return {"name": "mcpgw_refusal", "typed_config": {"@type": type_url(f"{HTTP}.rbac.v3.RBAC"), "rules": rules}}
+
+
+def _own(internal_hosts: tuple[str, ...]) -> Resource:
+    """The router's word for a request of the sidecar itself, which only that sidecar can know."""
+    to_server = header(":authority", _matching(_hosts(internal_hosts)))
+    return lazily("mcpgw_own", router(debug=False, with_body=False), all_of(to_server, header(h.X_OWN, _matching(".+"))))

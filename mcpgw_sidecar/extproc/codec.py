@@ -56,6 +56,15 @@ def go_on(*, with_response: bool) -> ProcessingResponse:
     return response
 
 
+def own_request() -> ProcessingResponse:
+    """The answer to a request of this sidecar itself: it may go to the server that it names."""
+    response = ProcessingResponse()
+    mutation = response.request_headers.response.header_mutation
+    _set(mutation, [(h.X_SERVER, BROKER.encode())])
+    mutation.remove_headers.append(h.X_OWN)
+    return response
+
+
 def response_unchanged() -> ProcessingResponse:
     """The answer to response headers: no change."""
     response = ProcessingResponse()

@@ -6,6 +6,7 @@ side with END_STREAM and RST_STREAM back to back, and would reset a handler that
 
 from __future__ import annotations
 
+import hmac
 from typing import Any
 
 import attrs
@@ -40,12 +41,16 @@ PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
 @attrs.frozen(kw_only=True)
 class Router:
-    """Answers Envoy. `debug` logs every step; with `stamps` Envoy may repeat decisions."""
+    """Answers Envoy. `debug` logs every step; with `stamps` Envoy may repeat decisions.
+
+    `own` is the secret of this sidecar's own requests, which may come by the gateway (Istio).
+    """
 
     decider: Decider
     metrics: Metrics
     debug: bool
     stamps: Stamps | None = None
+    own: str = ""
 
     def server(self) -> GrpcServer:
         """The gRPC server of this router."""
@@ -57,6 +62,10 @@ class Router:
             match message.WhichOneof("request"):
                 case "request_headers":
                     headers = codec.request_headers(message.request_headers)
+                    if h.X_OWN in headers and h.X_SIZE not in headers:
+                        is_ours = bool(self.own) and hmac.compare_digest(headers[h.X_OWN].encode(), self.own.encode())
+                        await stream.send_message(codec.own_request() if is_ours else codec.go_on(with_response=False))
+                        return
                     if message.request_headers.end_of_stream:
                         await stream.send_message(await self._wait_answer(headers, None))
                         return

@@ -43,6 +43,7 @@ ATTEMPT: Final = "x-envoy-attempt-count"
 """The number of the attempt at a request, from Envoy to its filters."""
 
 X_PASSED: Final = "x-mcp-passed"
+X_OWN: Final = "x-mcp-own"  # the secret of a sidecar that asks a server itself, by its gateway (Istio)
 """What a server gets of a client's headers besides PASSED, for passed.lua (passing.py)."""
 
 X_SIZE: Final = "x-mcp-size"

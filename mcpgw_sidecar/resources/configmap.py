@@ -64,7 +64,11 @@ def _header(header: ForwardedHeader) -> str:
 
 def _exchange(exchange: TokenExchange) -> list[str]:
     """Without the secret, which whoever follows the ConfigMap does not get either."""
-    return [f"    tokenExchange: {json.dumps(exchange_document(exchange))}"]
+    document = exchange_document(exchange)
+    lines = ["    tokenExchange:", *(f"      {key}: {_text(value)}" for key, value in document.items() if key != "grant")]
+    if "grant" in document:
+        lines += ["      grant:", *(f"        {key}: {_text(value)}" for key, value in document["grant"].items())]
+    return lines
 
 
 def _text(value: str) -> str:

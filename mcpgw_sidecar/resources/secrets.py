@@ -47,9 +47,8 @@ def exchange_of(
         exchange = read_exchange(document, SECRETS)
     except ValueError as error:
         return Problem(reason="InvalidSpec", message=f"tokenExchange: {error}")
-    is_taken = mcp_server.credential_use != DISCOVERY and mcp_server.credential_header.lower() == "authorization"
-    if is_taken or any(each.sent == "authorization" for each in forwarded):
-        fault = "the server gets an exchanged token as Authorization: remove it, or what forwardHeaders or credentialUse put there"
+    if mcp_server.credential_use != DISCOVERY or any(each.sent == "authorization" for each in forwarded):
+        fault = "calls bring an exchanged token: remove it, or credentialUse and the Authorization of forwardHeaders"
         return Problem(reason="InvalidSpec", message=f"tokenExchange: {fault}")
     clients = []
     for place, client in exchange.clients:

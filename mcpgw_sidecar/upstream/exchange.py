@@ -44,6 +44,15 @@ _FIELDS = {
 }
 _NOT_AUTHENTICATED = 401
 _UNAUTHORIZED = frozenset({401, 403})
+_OF_GATEWAY = {
+    403: (
+        "Unreachable",
+        "was not asked: the gateway refuses requests of the sidecar (HTTP 403): give --through-gateway to `mcpgw-sidecar manifests`, too",
+    ),
+    503: ("Unreachable", "cannot be reached by the gateway (HTTP 503)"),
+    504: ("Timeout", "did not answer the gateway in time (HTTP 504)"),
+}
+"""What Envoy says by itself where it stands in between (Istio): reason and words."""
 _OF_ERRORS = frozenset({400, 404})
 OWN: Final = -1.0
 """A limit of silence: that of the gateway's own requests to the server."""
@@ -100,7 +109,7 @@ class Exchanger:
         silence = self._limit(server) if silence == OWN else silence
         if not descriptors.has_room():
             raise UpstreamError("Busy", "was not asked: the gateway has too many open connections at the moment")
-        fields = {**_FIELDS, **with_credential(server, headers), "host": self.http.host_of(server)}
+        fields = {**_FIELDS, **with_credential(server, headers), **self.http.place_of(server)}
         if body is not None:
             fields |= {"content-type": h.JSON, "content-length": str(len(body))}
         encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
@@ -108,6 +117,8 @@ class Exchanger:
             link.excused = excused
             await link.wait_sent(method, server.path, encoded, body, self._limit(server))
             answer = await wait_answered(link, silence)
+            if self.http.through is not None and media_type(answer) == "text/plain" and answer.status_code in _OF_GATEWAY:
+                raise UpstreamError(*_OF_GATEWAY[answer.status_code])
             if answer.status_code == _NOT_AUTHENTICATED and server.token_exchange is not None:
                 self.refused(server, fields.get("authorization", ""))
             yield answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import secrets
 import ssl
 from collections.abc import AsyncIterator
 from functools import lru_cache, partial
@@ -15,6 +16,7 @@ import trio
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.servers import Server
+from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.runtime import trust
 from mcpgw_sidecar.runtime.listeners import Address
 from mcpgw_sidecar.upstream.http1 import Link, Place, wait_connected
@@ -30,10 +32,12 @@ class HttpClients:
     """The connections that wait for the next request, and a TLS context for each bundle.
 
     Building one takes 60 ms and more. `through` is a listener of a gateway that leads to all
-    servers by their host names: then requests go the way of calls.
+    servers by their host names: then requests go the way of calls, and `own` shows its router whose
+    they are.
     """
 
     through: Address | None = None
+    own: str = attrs.field(factory=partial(secrets.token_urlsafe, 24), repr=False)
     _idle: dict[Link, _Key] = attrs.field(factory=dict)  # the one that waits longest first
     _by_place: dict[_Key, list[Link]] = attrs.field(factory=dict)
     _contexts: dict[str, ssl.SSLContext] = attrs.field(factory=dict)
@@ -62,13 +66,13 @@ class HttpClients:
             else:
                 await trio.aclose_forcefully(link.stream)
 
-    def host_of(self, server: Server) -> str:
-        """The Host of the gateway's own requests to a server: that of its URL, or of calls."""
+    def place_of(self, server: Server) -> dict[str, str]:
+        """Where a request goes, as headers: the Host of the server's URL, or that of calls."""
         if self.through is not None:
-            return server.hostname
+            return {"host": server.hostname, h.X_OWN: self.own}
         url = _parts(server.url)
         host = url.netloc.rpartition("@")[2]
-        return host.removesuffix(f":{_PORTS[url.scheme]}")
+        return {"host": host.removesuffix(f":{_PORTS[url.scheme]}")}
 
     async def wait_sweeping(self) -> None:
         """Close connections that nobody has used for long, for ever."""

@@ -338,6 +338,29 @@ def test_a_token_of_a_server_is_repeated_for_its_caller_until_it_ends(memo: Memo
     assert memo.decided(session | {"authorization": "again"}, call(), **more) == "miss"
 
 
+@pytest.mark.duty("access.exchange", "access.credentials", "call.memo-same")
+def test_in_istio_what_a_server_gets_is_not_that_of_before(memo: Memo) -> None:
+    """What others renew is not hers: after a rotation, or when the server was changed or moved."""
+    Filter.__init__(memo, messages(""))
+
+    def looked(token: str, given: str, server: Server) -> str:
+        headers = MODERN | {"authorization": token, h.X_CLAIMS: token}
+        more = {**ANYBODY, "server": server, "given": Given(given, FOREVER), "added": {server.exchanged_header: given}}
+        return memo.decided(headers, modern(name="one_greet"), **more)
+
+    keyed = attrs.evolve(SERVER, credential="k", credential_use="always", credential_header="x-api-key")
+    assert [looked("alice", "old", keyed) for _ in range(2)] == ["miss", "hit"]
+    memo.now = 600
+    assert looked("bob", "new", keyed) == "miss"
+    memo.now = 1100
+    assert looked("bob", "new", keyed) == "hit"
+    assert looked("alice", "new", keyed) == "miss", "hers is of longer ago"
+    for number, other in enumerate((EXCHANGING, attrs.evolve(EXCHANGING, url="http://moved/there"))):
+        assert looked(f"caller {number}", "another", other) == "miss"
+        assert looked("alice", "another", other) == "miss", "hers is another header's"
+        assert looked("alice", "another", other) == "hit"
+
+
 @pytest.mark.duty("era.direct", "header.to-server")
 def test_without_sessions_what_a_server_wants_is_the_requests(memo: Memo) -> None:
     body, wants = modern(name="one_greet"), attrs.evolve(SERVER, forwarded=(ForwardedHeader("x-key", "x-other", True),))

@@ -410,6 +410,7 @@ def test_a_token_exchange_needs_the_operators_leave_and_its_secret() -> None:
         **EXCHANGE,
         "profile": "id-jag",
         "audience": "https://as.example.com",
+        "scope": "a: b #\N{GRINNING FACE}",
         "grant": {"tokenUrl": "https://as.example.com/token", "clientId": "c", "clientSecretRef": ref},
     }
     both = filled(

@@ -102,7 +102,7 @@ def test_a_tenants_server_gets_tokens_of_its_own_where_the_operator_allows_it(
                 lambda: "secret" not in str(cluster.ready("mcpserver", "own", NAMESPACE)), "the status says no secret"
             )
             config = cluster.get("configmap", "mcp-gateway-config", "mcp-system")["data"]["config.yaml"]
-            assert f'tokenExchange: {{"tokenUrl": "{provider}oauth/token"' in config
+            assert f"      tokenUrl: {provider}oauth/token" in config
             shown = config + running.sidecar.text + running.envoy.text + str(running.status())
             assert "s/cret+" not in shown
             with Client(running.url, authorization=f"Bearer {logged_in(provider, 'alice')}") as client:

@@ -156,7 +156,9 @@ local function serves(handle, session, tool, upstream)
   if upstream.dead then return false end
   if tool.given_as then -- a token in place of the caller's own
     local given = session.given[tool.server]
-    if not given or os.time() >= given['until'] then return false end
+    -- Not one of before the server moved, or its configuration changed: what a tool needs is for all sessions.
+    if not given or given.as ~= tool.given_as or os.time() >= given['until'] then return false end
+    if STAMPS == '' and given.at <= handle:timestamp() - LIFETIME then return false end
   end
   if STAMPS ~= '' then return holds(session) and is_marked(tool.part, tool.mark, session.state) end
   local oldest = handle:timestamp() - LIFETIME
@@ -380,7 +382,7 @@ function remember(handle, call, status)
     part = entry.part, mark = entry.mark, passed = entry.passed, wanted = wanted_of(entry.passed), named = entry.named, carried = entry.carried, given_as = entry.given_as,
   }
   -- Whose token it is, the session says: what else is known of a server is for all who show the same.
-  session.given[entry.server] = entry.given and {value = entry.given, ['until'] = entry.given_until}
+  session.given[entry.server] = entry.given and {value = entry.given, ['until'] = entry.given_until, as = entry.given_as, at = at}
   local upstream = {
     id = entry.session_id, version = entry.speaks, accept = entry.accept, kind = entry.kind, owner = call[OWNER], at = at,
     brought = entry.brought,
