@@ -8,7 +8,6 @@ that has what its user said. Meanwhile the call waits, and so does the server.
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -21,7 +20,7 @@ from mcpgw_sidecar.errors import UpstreamError, upstream_in
 from mcpgw_sidecar.front.room import RESTARTING
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.decisions import Carry, Reject
-from mcpgw_sidecar.model.names import JsonText, ServerName
+from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.reasons import BROKEN_OFF
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.protocol import sessionless
@@ -40,7 +39,7 @@ from mcpgw_sidecar.protocol.methods import CANCELLED, SET_LEVEL
 from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.sessionless import Sender
 from mcpgw_sidecar.protocol.statuses import failure, refusal
-from mcpgw_sidecar.protocol.translation import QUESTIONS, Question, may_ask
+from mcpgw_sidecar.protocol.translation import QUESTIONS, may_ask
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.exchange import own_id
 from mcpgw_sidecar.upstream.messages import Position
@@ -55,6 +54,7 @@ COLLECT: Final = 0.02  # seconds in which questions of a server come together
 MAX_ASKED: Final = 20  # questions of one call at a time
 MAX_QUESTIONS: Final = 1 << 20  # characters of them
 MAX_REFUSED: Final = 20  # requests of a server, outside of the answer, that are being refused
+OPENED: Final = (1.0, 2.0, 4.0, 8.0)  # seconds before a call is sent again whose user has opened a page
 AHEAD: Final = 1  # messages of a server that wait for their client; each may be large
 
 
@@ -136,11 +136,27 @@ class HeldCall:
         server = self.carry.server
         try:
             async with self.pool.leased(self.who, server, self.words, self._brought, alone=self.can_be_asked) as pooled:
-                return await self._wait_in_session(pooled)
+                answer = await self._wait_in_session(pooled)
+                for pause in OPENED:
+                    asked = sessionless.pages_of(answer)
+                    if not asked or not await self._wait_opened(asked):
+                        break
+                    await trio.sleep(pause)  # whoever has opened a page has not done yet what it is for
+                    answer = await self._wait_in_session(pooled)
+                return answer
         except UpstreamError as error:
             return rejection(server, error)
         except JsonTextError as error:
             return refusal(INVALID_REQUEST, f"Invalid Request: {error}")
+
+    async def _wait_opened(self, pages: Mapping[str, Request]) -> bool:
+        """Whether the user opens the pages without which a server does not begin a call."""
+        if not all(may_ask(sessionless.question_of(page), self.capabilities) for page in pages.values()):
+            return False
+        await self.out.send(Asked(pages))
+        await self._answered.wait()
+        self._answered = trio.Event()
+        return all(sessionless.is_accepted(self.sender.answers.get(name)) for name in pages)
 
     @property
     def _brought(self) -> dict[str, str]:
@@ -186,7 +202,7 @@ class HeldCall:
             async with trio.open_nursery() as beside:
                 if self.can_be_asked:
                     opened = trio.Event()
-                    beside.start_soon(self._wait_listening, beside, upstream, opened)
+                    beside.start_soon(_wait_listening, self, beside, upstream, opened)
                     with trio.move_on_after(timeouts.LISTEN):  # what is asked there finds nobody before
                         await opened.wait()
                     beside.start_soon(self._wait_asking, upstream)
@@ -217,41 +233,26 @@ class HeldCall:
     async def _wait_heard(self, upstream: Upstream, message: Request | Notification) -> None:
         """Take what the server says before its answer."""
         if isinstance(message, Request):
-            if not self._is_asked(message):
+            if not self.is_asked(message):
                 await self.client.wait_replied(upstream, message)
         elif message.method in CHANGES:
             self.stale(self.carry.server.name)
         elif self.is_read and (text := sessionless.heard(message, self._token, self.sender)) is not None:
             await self.out.send(text)
 
-    def _is_asked(self, question: Request) -> bool:
+    def is_asked(self, question: Request) -> bool:
         """Take a question that the client can answer."""
         size = len(question.text) + sum(len(each.text) for each in self._waiting.values())
-        if len(self._waiting) >= MAX_ASKED or size > MAX_QUESTIONS or not may_ask(_question_of(question), self.capabilities):
+        if (
+            len(self._waiting) >= MAX_ASKED
+            or size > MAX_QUESTIONS
+            or not may_ask(sessionless.question_of(question), self.capabilities)
+        ):
             return False
         self._count += 1
         self._waiting[f"q{self._count}"] = question
         self._more.set()
         return True
-
-    async def _wait_listening(self, beside: trio.Nursery, upstream: Upstream, opened: trio.Event) -> None:
-        """Hear what the server asks outside of the call's own answer."""
-        refusing = 0
-
-        async def wait_refused(message: Request) -> None:
-            nonlocal refusing
-            refusing += 1
-            with contextlib.suppress(UpstreamError):
-                await self.client.wait_replied(upstream, message)
-            refusing -= 1
-
-        def handle(message: Message) -> None:
-            if isinstance(message, Request) and not self._is_asked(message) and refusing < MAX_REFUSED:
-                beside.start_soon(wait_refused, message)
-
-        with contextlib.suppress(UpstreamError):
-            await self.client.wait_events(upstream, handle, own=False, position=Position(), opened=opened.set)
-        opened.set()
 
     async def _wait_asking(self, upstream: Upstream) -> None:
         """Pass questions on, and what the client answers back, for ever."""
@@ -276,11 +277,21 @@ class HeldCall:
             raise UpstreamError("BrokenOff", f"did not take the answer to its question: it {error}") from None
 
 
-def _question_of(request: Request) -> Question:
-    members = ",".join(f"{dumps(each.key)}:{request.text[each.start : each.end]}" for each in request.params or [])
-    return Question("", request.method, JsonText(f"{{{members}}}"))
+async def _wait_listening(call: HeldCall, beside: trio.Nursery, upstream: Upstream, opened: trio.Event) -> None:
+    """Hear what the server asks outside of the call's own answer."""
+    refusing = 0
 
+    async def wait_refused(message: Request) -> None:
+        nonlocal refusing
+        refusing += 1
+        with contextlib.suppress(UpstreamError):
+            await call.client.wait_replied(upstream, message)
+        refusing -= 1
 
-def state_text() -> JsonText:
-    """A state that nobody guesses, as JSON."""
-    return JsonText(dumps(secrets.token_urlsafe(24)))
+    def handle(message: Message) -> None:
+        if isinstance(message, Request) and not call.is_asked(message) and refusing < MAX_REFUSED:
+            beside.start_soon(wait_refused, message)
+
+    with contextlib.suppress(UpstreamError):
+        await call.client.wait_events(upstream, handle, own=False, position=Position(), opened=opened.set)
+    opened.set()

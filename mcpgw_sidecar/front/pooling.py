@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -19,11 +20,11 @@ import trio
 from mcpgw_sidecar.errors import UpstreamError, first_in
 from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events
 from mcpgw_sidecar.front.concluding import request_of, wait_concluded
-from mcpgw_sidecar.front.heldcall import AHEAD, Asked, HeldCall, Item, Settled, state_text
+from mcpgw_sidecar.front.heldcall import AHEAD, Asked, HeldCall, Item, Settled
 from mcpgw_sidecar.front.room import PATIENCE, Room, busy, silence_of
 from mcpgw_sidecar.inbound.callers import Caller, name_of
 from mcpgw_sidecar.model.decisions import Carry, Reject
-from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.reasons import BAD_ANSWER
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.observability.requests import RequestRecord
@@ -141,7 +142,7 @@ class Pooling:
             if call.can_be_asked and len(self._held) >= MAX_HELD:
                 return rejection(carry.server, busy())
             with contextlib.ExitStack() as stack:
-                if not stack.enter_context(self.room.taken(who or state_text(), len(carry.text))):
+                if not stack.enter_context(self.room.taken(who or _state_text(), len(carry.text))):
                     return rejection(carry.server, busy())
                 self.nursery.start_soon(self._wait_run, call, stack.pop_all())
         try:
@@ -159,7 +160,7 @@ class Pooling:
             fault = "The gateway holds too many calls whose users are asked something: try again later"
             return Reject(status=OK, code=INTERNAL_ERROR, message=fault)
         call.is_read = False
-        state = state_text()
+        state = _state_text()
         self._held[json.loads(state)] = _Held(call, items, of, trio.current_time() + PATIENCE)
         return result_text(carry.id, sessionless.input_required(item.questions, state).encode())
 
@@ -234,3 +235,8 @@ def _answered(answer: Response | Reject, carry: Carry) -> bytes | Reject:
     except UntranslatableError as error:
         server = carry.server.name
         return failure(server, BAD_ANSWER, f"MCP server {server} {error}")
+
+
+def _state_text() -> JsonText:
+    """A state that nobody guesses, as JSON."""
+    return JsonText(dumps(secrets.token_urlsafe(24)))

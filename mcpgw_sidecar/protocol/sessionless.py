@@ -16,12 +16,33 @@ import attrs
 from mcpgw_sidecar import PROGRAM, __version__
 from mcpgw_sidecar.model.names import JsonText
 from mcpgw_sidecar.protocol.envelope import META_CAPABILITIES, META_CLIENT, META_LEVEL, META_SERVER, RESERVED
-from mcpgw_sidecar.protocol.jsonrpc import INVALID_PARAMS, RESOURCE_NOT_FOUND, Notification, Request, Response, around_result
-from mcpgw_sidecar.protocol.jsontext import Member, dumps, last, only, parse_object
+from mcpgw_sidecar.protocol.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    RESOURCE_NOT_FOUND,
+    Notification,
+    Request,
+    Response,
+    around_result,
+    parse_message,
+)
+from mcpgw_sidecar.protocol.jsontext import JsonTextError, Member, dumps, last, only, parse_array, parse_object
 from mcpgw_sidecar.protocol.methods import LEVELS, MESSAGE, PROGRESS, READ
-from mcpgw_sidecar.protocol.translation import QUESTIONS, RESPONSES, RESULT_TYPE, STATE, UntranslatableError, kept, with_code
+from mcpgw_sidecar.protocol.translation import (
+    ELICIT,
+    QUESTIONS,
+    RESPONSES,
+    RESULT_TYPE,
+    STATE,
+    Question,
+    UntranslatableError,
+    kept,
+    with_code,
+)
 
 _UNKNOWN: Final = JsonText('{"name":"unknown","version":"unknown"}')
+URL_REQUIRED: Final = -32042
+MAX_PAGES: Final = 20  # of one call
 MAX_WORDS: Final = 2048  # characters of a client's name, and of its capabilities
 _PROGRESS_ID = "progressToken"
 _BARE = frozenset(QUESTIONS.values())
@@ -89,6 +110,40 @@ def input_required(questions: Mapping[str, Request], state: JsonText) -> str:
     return f'{{"{RESULT_TYPE}":"input_required","inputRequests":{{{",".join(texts)}}},"{STATE}":{state},{named}}}'
 
 
+def question_of(request: Request) -> Question:
+    """A server's request, as a question to a client."""
+    members = ",".join(f"{dumps(each.key)}:{_text(request.text, each)}" for each in request.params or [])
+    return Question("", request.method, JsonText(f"{{{members}}}"))
+
+
+def pages_of(answer: Response) -> dict[str, Request]:
+    """The pages that a user has to open before a server begins a call, as questions by name.
+
+    In sessions that is an error with URL_REQUIRED, after which the call is sent again (2025-11-25).
+    """
+    if answer.error is None:
+        return {}
+    try:
+        error = _text(answer.text, answer.error)
+        members = parse_object(error)
+        code, data = last(members, "code"), last(members, "data")
+        if code is None or code.value != URL_REQUIRED or data is None:
+            return {}
+        inner = _text(error, data)
+        listed = last(parse_object(inner), "elicitations")
+        texts = parse_array(_text(inner, listed))[:MAX_PAGES] if listed is not None else []
+        found = [parse_message(f'{{"jsonrpc":"2.0","id":0,"method":"{ELICIT}","params":{text}}}') for text in texts]
+    except JsonTextError:
+        return {}
+    return {f"url{number}": each for number, each in enumerate(found, 1) if isinstance(each, Request)}
+
+
+def is_accepted(answer: str | None) -> bool:
+    """Whether a client's answer to a question (JSON) says that its user agrees."""
+    action = only(parse_object(answer), "action") if answer is not None and answer.startswith("{") else None
+    return action is not None and action.value == "accept"
+
+
 def _question(question: Request) -> str:
     """A question without what only a session has."""
     members = [member for member in question.params or [] if member.key not in _OF_SESSIONS]
@@ -130,6 +185,7 @@ def from_session(answer: Response, method: str, ident: JsonText) -> bytes:
     if answer.error is not None:
         error = answer.text[answer.error.start : answer.error.end]
         error = with_code(error, RESOURCE_NOT_FOUND, INVALID_PARAMS) if method == READ else error
+        error = with_code(error, URL_REQUIRED, INTERNAL_ERROR)  # which its era does not know
         return f'{{"jsonrpc":"2.0","id":{ident},"error":{error}}}'.encode()
     result = answer.result
     if result is None or answer.text[result.start] != "{":

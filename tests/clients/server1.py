@@ -4,7 +4,8 @@ import sys
 
 import anyio
 from mcp.server.fastmcp import Context, FastMCP
-from mcp.types import SamplingMessage, TextContent
+from mcp.shared.exceptions import UrlElicitationRequiredError
+from mcp.types import ElicitRequestURLParams, SamplingMessage, TextContent
 from pydantic import BaseModel
 
 server = FastMCP("python-1", host="127.0.0.1", port=int(sys.argv[1]), log_level="WARNING")
@@ -44,6 +45,20 @@ async def page(ctx: Context) -> str:
     """Send the user to a page."""
     answer = await ctx.elicit_url("Log in there", url="https://login.example/x", elicitation_id="e1")
     return answer.action
+
+
+seen = 0
+
+
+@server.tool()
+def gate() -> str:
+    """Begin only when the user has been on a page; every third call has it."""
+    global seen  # noqa: PLW0603  # the page would tell
+    seen += 1
+    if seen % 3:
+        page = ElicitRequestURLParams(message="Pay there", url="https://pay.example/x", elicitationId=f"g{seen}")
+        raise UrlElicitationRequiredError([page])
+    return "paid"
 
 
 @server.tool()

@@ -165,3 +165,37 @@ def test_a_question_is_what_its_era_has_of_it() -> None:
         },
         "requestState": "s",
     }
+
+
+@pytest.mark.duty("era.pooled")
+def test_the_pages_that_a_call_needs_first() -> None:
+    def found(error: str) -> list[str]:
+        message = parse_message(f'{{"jsonrpc":"2.0","id":1,"error":{error}}}')
+        assert isinstance(message, Response)
+        return [each.text for each in sessionless.pages_of(message).values()]
+
+    page = '{"mode":"url","url":"https://x","elicitationId":"e","message":"é"}'
+    (text,) = found(f'{{"code":-32042,"message":"m","data":{{"elicitations":[{page}]}}}}')
+    assert text == f'{{"jsonrpc":"2.0","id":0,"method":"elicitation/create","params":{page}}}'
+    many = ",".join([page] * 30)
+    assert len(found(f'{{"code":-32042,"message":"m","data":{{"elicitations":[{many}]}}}}')) == sessionless.MAX_PAGES
+    for other in (
+        '{"code":-32603,"message":"m","data":{"elicitations":[{}]}}',
+        '{"code":-32042,"message":"m","data":{"elicitations":{}}}',
+        '{"code":-32042,"message":"m","data":{"elicitations":[1]}}',
+        '{"code":-32042,"message":"m","data":{}}',
+        '{"code":-32042,"message":"m","data":[1]}',
+        '{"code":-32042,"message":"m"}',
+    ):
+        assert found(other) == []
+    done = parse_message('{"jsonrpc":"2.0","id":1,"result":{}}')
+    assert isinstance(done, Response)
+    assert sessionless.pages_of(done) == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_accepted"),
+    [('{"action":"accept"}', True), ('{"action":"decline"}', False), ("{}", False), ("7", False), (None, False)],
+)
+def test_what_a_user_says_to_a_page(answer: str | None, *, is_accepted: bool) -> None:
+    assert sessionless.is_accepted(answer) == is_accepted

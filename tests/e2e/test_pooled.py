@@ -149,6 +149,31 @@ def test_a_user_is_sent_to_a_page(running: Gateway) -> None:
 
 
 @pytest.mark.duty("era.pooled")
+def test_a_call_that_begins_when_its_user_was_on_a_page(running: Gateway) -> None:
+    """In sessions that is an error (-32042), and a new call; without them a question."""
+    capability = "io.modelcontextprotocol/clientCapabilities"
+
+    def call(url: bool, **more: Any) -> Any:
+        meta = META | {capability: {"elicitation": {"url": {}} if url else {}}}
+        return answer(ask(running, "tools/call", name="o_gate", arguments={}, meta=meta, **more))
+
+    question = call(True)["result"]
+    ((name, wanted),) = question["inputRequests"].items()
+    assert wanted["params"] == {"mode": "url", "message": "Pay there", "url": "https://pay.example/x"}
+    back = {"requestState": question["requestState"], "inputResponses": {name: {"action": "accept"}}}
+    again = call(True, **back)["result"]  # the second of three calls: the page is still not done
+    assert again["resultType"] == "input_required"
+    back = {"requestState": again["requestState"], "inputResponses": {name: {"action": "accept"}}}
+    assert call(True, **back)["result"]["content"][0]["text"] == "paid"
+    question = call(True)["result"]
+    refused = call(True, requestState=question["requestState"], inputResponses={name: {"action": "decline"}})["error"]
+    assert refused["code"] == -32603, "its era has no such code"
+    assert refused["data"]["elicitations"][0]["url"] == "https://pay.example/x"
+    assert call(False)["error"]["code"] == -32603, "a client that opens no pages"
+    assert call(False)["result"]["content"][0]["text"] == "paid"
+
+
+@pytest.mark.duty("era.pooled")
 def test_what_a_client_cannot_be_asked_is_refused_wherever_it_is_asked(tmp_path: Path) -> None:
     """On the stream outside of the call, too; a ping is answered. The limit of silence holds."""
     with ScriptedServer(tool("greet")) as one:

@@ -79,7 +79,9 @@ def test_a_collector_gets_the_same_lines(one: ScriptedServer, tmp_path: Path) ->
 
                 refused = wait_until(arrived, "records")[0]
                 called = [each for each in records(collector.text) if each["tool"] == "a_one"]
-        lines = [json.loads(line) for line in (tmp_path / "envoy.log").read_text().splitlines() if line.startswith("{")]
+        log = tmp_path / "envoy.log"
+        wait_until(lambda: all(each["request_id"] in log.read_text() for each in [*called, refused]), "the same lines")
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
         of_lines = {line["request_id"]: line for line in lines}
         assert called
         for record in [*called, refused]:
@@ -89,7 +91,8 @@ def test_a_collector_gets_the_same_lines(one: ScriptedServer, tmp_path: Path) ->
             assert [record[name] for name in same] == [line[name] or "-" for name in same]
             assert record["service"] == "mcpgw"
         assert (refused["outcome"], refused["code"], refused["method"]) == ("rejected", "-32601", "tools/call")
-        assert "no collector" in run("run", "--config=x", "--log-collector=localhost", code=64)
+        for wrong in ("localhost", "http://c", "http://c:1/x", "http://u@c:1"):
+            assert "--log-collector" in run("run", "--config=x", f"--log-collector={wrong}", code=64)
 
 
 @pytest.mark.duty("access.audit")
