@@ -436,6 +436,7 @@ def test_a_token_exchange_needs_the_operators_leave_and_its_secret() -> None:
         assert reason(mcp(tokenExchange=EXCHANGE | wrong), *objects[1:]) == expected
     for more in ({"forwardHeaders": ["authorization"]}, {"credentialRef": {"name": "key"}, "credentialUse": "always"}):
         assert reason(mcp(tokenExchange=EXCHANGE, **more), *objects[1:]) == "InvalidSpec"
+    assert "grant" not in render((server(*objects),), ())
     public = {key: value for key, value in EXCHANGE.items() if key != "clientSecretRef"}
     assert server(mcp(tokenExchange=public), *objects[1:]).token_exchange.client.client_secret is None  # type: ignore[union-attr]
 

@@ -191,6 +191,9 @@ def test_the_pages_that_a_call_needs_first() -> None:
     done = parse_message('{"jsonrpc":"2.0","id":1,"result":{}}')
     assert isinstance(done, Response)
     assert sessionless.pages_of(done) == {}
+    asked = parse_message(text)
+    assert isinstance(asked, Request)
+    assert json.loads(sessionless.question_of(asked).params) == json.loads(page)
 
 
 @pytest.mark.parametrize(
