@@ -62,9 +62,8 @@ class Router:
             match message.WhichOneof("request"):
                 case "request_headers":
                     headers = codec.request_headers(message.request_headers)
-                    if h.X_OWN in headers and h.X_SIZE not in headers:
-                        is_ours = bool(self.own) and hmac.compare_digest(headers[h.X_OWN].encode(), self.own.encode())
-                        await stream.send_message(codec.own_request() if is_ours else codec.go_on(with_response=False))
+                    if self._is_own(headers):
+                        await stream.send_message(codec.own_request())
                         return
                     if message.request_headers.end_of_stream:
                         await stream.send_message(await self._wait_answer(headers, None))
@@ -82,6 +81,10 @@ class Router:
                 case _:  # our own Envoy configuration has no other phase
                     log.warning("ext_proc phase ignored; is this Envoy's filter configured by this program?")
                     return
+
+    def _is_own(self, headers: dict[str, str]) -> bool:
+        """Whether this sidecar has sent the request. Any other is decided like all."""
+        return bool(self.own) and hmac.compare_digest(headers.get(h.X_OWN, "").encode(), self.own.encode())
 
     async def _wait_answer(self, headers: dict[str, str], body: bytes | None) -> ProcessingResponse:
         record, keep = RequestRecord(self.metrics), None

@@ -68,7 +68,7 @@ def test_while_no_session_key_is_valid(running: Gateway) -> None:
         assert succeeded(client.call("a_one"))
         running.kill()
         running.start_sidecar(readiness=503)
-        assert unready(running, "a valid session key", "session.key:1")
+        wait_until(lambda: unready(running, "a valid session key", "session.key:1"))
         assert running.logged("^ERROR .*last good ones")
         assert client.post("ping").status_code == 200, "the session goes on"
         key.write_text(good)

@@ -496,6 +496,10 @@ def test_the_sidecar_reaches_servers_by_the_gateway(running: IstioGateway, clien
         around = PLAIN.post(running.url, json={"jsonrpc": "2.0", "id": 1, "method": "ping"}, headers=headers)
         assert around.status_code == 403, "another request from the pod itself, such as one that Envoy sends to itself"
     assert not one.calls("ping")
+    forged = client.send(
+        {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "test_greet"}}, x_mcp_own="x"
+    )
+    assert succeeded(forged), "decided like any other"
     assert not any("x-mcp-own" in each.headers for each in one.requests)
     for number in range(4):
         name = f"new{number}"

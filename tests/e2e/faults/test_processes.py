@@ -127,7 +127,7 @@ def test_a_start_with_a_full_disk_goes_on_with_the_files_of_before(running: Gate
         running.kill()
         running.launcher = ["bash", "-c", 'ulimit -S -f 0; exec "$0" "$@"']
         running.start_sidecar(readiness=503)
-        assert "cannot write" in running.status()["envoy"]["error"]
+        wait_until(lambda: "cannot write" in (running.status()["envoy"]["error"] or ""), "it is said")
         assert text_of(client.call("a_one", n=2))
         assert client.tools() == ["a_both", "a_one"]
         assert running.sidecar.popen.poll() is None
