@@ -25,7 +25,7 @@ from mcpgw_sidecar.kube.writer import Writer
 from mcpgw_sidecar.model.servers import Desired
 from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.resources.kinds import LEASE_NAME
-from mcpgw_sidecar.resources.lookup import Allowed
+from mcpgw_sidecar.resources.lookup import Permissions
 from mcpgw_sidecar.resources.objects import Ref
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -52,7 +52,7 @@ def _inputs(settings: Settings, api: KubeApi, metrics: Metrics) -> Inputs:
         config_loaded, tasks = config_map.loaded, [config_map.wait_following]
     else:
         lease = _lease(api, namespace)
-        allowed = Allowed(settings.external_names, settings.secrets_in, settings.token_urls)
+        allowed = Permissions(settings.external_names, settings.secrets_in, settings.token_urls)
         source = KubernetesSource(api, values.desired, publish, allowed)
         config_map_writer = ConfigMapWriter(
             api=api, namespace=lease.namespace, desired=values.desired, loaded=source.loaded, leading=lease.held

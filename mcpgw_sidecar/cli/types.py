@@ -78,7 +78,7 @@ def _origin(text: str) -> str:
 
 def _collector(text: str) -> str:
     parts = urlsplit(read_url(text.rstrip("/"), "--log-collector"))
-    if parts.path or parts.query or not parts.port or any(char.isspace() or char == "*" for char in parts.netloc):
+    if parts.path or parts.query or not parts.port or "*" in parts.netloc:
         raise ValueError(f"{text!r} is no collector: write it like http://collector.example.com:4317")
     return text.rstrip("/")
 

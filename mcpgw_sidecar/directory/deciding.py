@@ -176,9 +176,11 @@ class Decider:
             decision = attrs.evolve(decision, rules=inbound.scope.rules)
         if isinstance(decision, Forward):
             try:
-                decision = attrs.evolve(decision, given=self._given(decision.server, inbound.caller, headers))
+                given = self._given(decision.server, inbound.caller, headers)
             except UpstreamError as error:
                 return _of(decision, rejection(decision.server, error))
+            if given is not None:
+                decision = attrs.evolve(decision, given=given)
         if isinstance(decision, OpenSession | Forward | Carry) and decision.method:  # answers and streams go on
             missing = [each.name for each in decision.server.forwarded if each.required and not headers.get(each.name)]
             if missing:

@@ -84,7 +84,7 @@ class Router:
 
     def _is_own(self, headers: dict[str, str]) -> bool:
         """Whether this sidecar has sent the request. Any other is decided like all."""
-        return bool(self.own) and hmac.compare_digest(headers.get(h.X_OWN, "").encode(), self.own.encode())
+        return h.X_OWN in headers and bool(self.own) and hmac.compare_digest(headers[h.X_OWN].encode(), self.own.encode())
 
     async def _wait_answer(self, headers: dict[str, str], body: bytes | None) -> ProcessingResponse:
         record, keep = RequestRecord(self.metrics), None

@@ -153,9 +153,7 @@ class HeldCall:
         """Whether the user opens the pages without which a server does not begin a call."""
         if not all(may_ask(sessionless.question_of(page), self.capabilities) for page in pages.values()):
             return False
-        await self.out.send(Asked(pages))
-        await self._answered.wait()
-        self._answered = trio.Event()
+        await self._wait_answers(pages)
         return all(sessionless.is_accepted(self.sender.answers.get(name)) for name in pages)
 
     @property
@@ -261,13 +259,17 @@ class HeldCall:
             await trio.sleep(COLLECT)
             self._more = trio.Event()
             while self._waiting:
-                await self.out.send(Asked(dict(self._waiting)))
-                await self._answered.wait()
-                self._answered = trio.Event()
+                await self._wait_answers(dict(self._waiting))
                 for name, text in self.sender.answers.items():
                     question = self._waiting.pop(name, None)
                     if question is not None:
                         await self._wait_told(upstream, result_text(question.id, text.encode()))
+
+    async def _wait_answers(self, questions: Mapping[str, Request]) -> None:
+        """Ask the client, until it comes back: `sender` has what it answers."""
+        self._answered = trio.Event()
+        await self.out.send(Asked(questions))
+        await self._answered.wait()
 
     async def _wait_told(self, upstream: Upstream, answer: bytes) -> None:
         """Give the server an answer. A status of that says nothing of the call, which has run."""

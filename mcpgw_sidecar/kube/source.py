@@ -30,7 +30,7 @@ from mcpgw_sidecar.resources.kinds import (
     ResourceKind,
     watch_name,
 )
-from mcpgw_sidecar.resources.lookup import NOTHING, Allowed
+from mcpgw_sidecar.resources.lookup import NOTHING, Permissions
 from mcpgw_sidecar.resources.objects import Ref, read, ref_of
 from mcpgw_sidecar.runtime.watch import Watched
 
@@ -53,7 +53,7 @@ class KubernetesSource:
         api: KubeApi,
         desired: Watched[Desired],
         publish: Callable[[Desired], None],
-        allowed: Allowed = NOTHING,
+        allowed: Permissions = NOTHING,
     ) -> None:
         self._api = api
         self._desired = desired

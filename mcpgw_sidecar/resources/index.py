@@ -28,7 +28,7 @@ from mcpgw_sidecar.resources.kinds import (
     VIRTUAL_SERVER,
     watch_name,
 )
-from mcpgw_sidecar.resources.lookup import NOTHING, Allowed, Dependency, Problem
+from mcpgw_sidecar.resources.lookup import NOTHING, Dependency, Permissions, Problem
 from mcpgw_sidecar.resources.objects import (
     Grant,
     HttpRoute,
@@ -70,7 +70,7 @@ class _RecordingLookup:
     def troubles(self) -> Mapping[str, str]:
         return self._index.troubles
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> Permissions:
         return self._index.allowed
 
     def is_judged(self, gateways: Iterable[Gateway]) -> bool:
@@ -94,7 +94,7 @@ class Index:
     judged.
     """
 
-    def __init__(self, allowed: Allowed = NOTHING) -> None:
+    def __init__(self, allowed: Permissions = NOTHING) -> None:
         self.allowed = allowed
         self.objects: dict[str, dict[Ref, WatchedObject]] = defaultdict(dict)
         self.grants: dict[str, dict[Ref, Grant]] = defaultdict(dict)

@@ -22,7 +22,7 @@ class Problem:
 
 
 @attrs.frozen
-class Allowed:
+class Permissions:
     """What the operator lets an MCPServer name.
 
     These are names outside of the cluster (--allow-external-names), Secrets of these namespaces
@@ -39,7 +39,7 @@ class Allowed:
         return bool({EVERYWHERE, namespace} & set(self.secrets_in))
 
 
-NOTHING = Allowed()
+NOTHING = Permissions()
 
 Dependency = tuple[str, str, str]
 """Kind, namespace and name of an object that a resolution looked up, whether it exists or not.
@@ -69,7 +69,7 @@ class Lookup(Protocol):
     def troubles(self) -> Mapping[str, str]:
         """The kinds that cannot be watched, each with the reason."""
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> Permissions:
         """What an MCPServer may name."""
 
     def is_judged(self, gateways: Iterable[Gateway]) -> bool:

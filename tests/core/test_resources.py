@@ -35,7 +35,7 @@ from mcpgw_sidecar.resources.kinds import (
     WATCHED,
     ResourceKind,
 )
-from mcpgw_sidecar.resources.lookup import Allowed
+from mcpgw_sidecar.resources.lookup import Permissions
 from mcpgw_sidecar.resources.objects import HttpRoute, McpServer, Ref, VirtualServerObject, read, ref_of
 from mcpgw_sidecar.resources.resolve import Row
 from mcpgw_sidecar.resources.secrets import is_allowed as allows
@@ -88,7 +88,7 @@ def filled(
     secrets_in: tuple[str, ...] = (NS, "second"),
     token_urls: tuple[str, ...] = ("https://idp.example.com/token",),
 ) -> Index:
-    index = Index(Allowed(external_names, secrets_in, token_urls))
+    index = Index(Permissions(external_names, secrets_in, token_urls))
     for obj in objects:
         index.apply(kind_of(obj), obj)
     for host in index.external_hosts():
@@ -351,7 +351,7 @@ def test_grants_on_both_hops() -> None:
 
 @pytest.mark.duty("security.external-names")
 def test_the_addresses_of_a_name_are_judged_and_are_those_that_are_used() -> None:
-    index = Index(Allowed(("example.com",)))
+    index = Index(Permissions(("example.com",)))
     for each in (mcp(), route(), service(type="ExternalName", externalName="api.example.com")):
         index.apply(kind_of(each), each)
     ref = Ref(NS, "s")

@@ -14,7 +14,7 @@ from mcpgw_sidecar.model.servers import ForwardedHeader, Server, VirtualServer
 from mcpgw_sidecar.resources.configmap import render
 from mcpgw_sidecar.resources.index import Index
 from mcpgw_sidecar.resources.kinds import GRANT, HTTP_ROUTE, MCP_SERVER, SECRET, SERVICE
-from mcpgw_sidecar.resources.lookup import Allowed
+from mcpgw_sidecar.resources.lookup import Permissions
 from mcpgw_sidecar.resources.objects import Ref
 from tests.core.test_resources import grant, mcp, route, secret, service
 
@@ -27,7 +27,7 @@ class IncrementalIsWhole(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.index = Index(Allowed(secrets_in="*"))
+        self.index = Index(Permissions(secrets_in="*"))
         self.known: dict[tuple[str, Ref], Any] = {}
 
     def put(self, kind: str, found: Any) -> None:
@@ -69,7 +69,7 @@ class IncrementalIsWhole(RuleBasedStateMachine):
 
     @invariant()
     def whole(self) -> None:
-        fresh = Index(Allowed(secrets_in="*"))
+        fresh = Index(Permissions(secrets_in="*"))
         for kind in {kind for kind, _ in self.known}:
             fresh.reset(kind, [obj for (of, _), obj in self.known.items() if of == kind])
         assert self.index.rows() == fresh.rows()
