@@ -28,10 +28,12 @@ from grpclib.events import _DispatchServerEvents
 from h2.connection import H2Connection
 from h2.events import PingAckReceived
 from h2.settings import SettingCodes
+from hyperframe.frame import Frame
 
 from mcpgw_sidecar.extproc.waiting import Event, Queue, Transport
 from mcpgw_sidecar.observability.logs import get_logger
 from mcpgw_sidecar.runtime.listeners import wait_accepting
+from mcpgw_sidecar.runtime.sockets import wait_read
 from mcpgw_sidecar.runtime.work import Work
 
 log = get_logger(__name__)
@@ -40,6 +42,10 @@ READ_SIZE = 65536
 GOAWAY_READ = 1.0  # seconds that a peer may take to read that it has to go elsewhere
 _MAX_STREAM_ID = (1 << 31) - 1
 _DRAINING = b"draining"  # eight bytes of our own, which the peer sends back
+
+
+# h2 writes each frame into a log that nobody reads: the text is a twentieth of what a call costs.
+Frame.__repr__ = object.__repr__  # type: ignore[method-assign]
 
 
 class _Http2(H2Connection):
@@ -52,9 +58,9 @@ class _Http2(H2Connection):
 
 
 class _Buffer(protocol.Buffer):
-    def __init__(self, ack_callback: Callable[[int], None]) -> None:
+    def __init__(self, ack_callback: Callable[[int], None], flush: Callable[[], None]) -> None:
         super().__init__(ack_callback)
-        self._unacked = Queue()  # type: ignore[assignment]
+        self._unacked = Queue(flush)  # type: ignore[assignment]
 
 
 class _Stream(protocol.Stream):
@@ -62,11 +68,11 @@ class _Stream(protocol.Stream):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # grpclib's own signature
         super().__init__(*args, **kwargs)
-        self.window_updated = Event()  # type: ignore[assignment]
+        self.window_updated = Event(self._transport.flush)  # type: ignore[assignment,attr-defined]
 
     def init_stream(self, stream_id: int, connection: protocol.Connection) -> None:
         super().init_stream(stream_id, connection)
-        self.buffer = _Buffer(partial(connection.ack, stream_id))
+        self.buffer = _Buffer(partial(connection.ack, stream_id), self._transport.flush)  # type: ignore[attr-defined]
 
     def __terminated__(self, reason: str) -> None:
         if self.scope is not None:
@@ -76,7 +82,7 @@ class _Stream(protocol.Stream):
 class _Connection(protocol.Connection):
     def __init__(self, connection: H2Connection, transport: Any, *, config: Configuration) -> None:  # noqa: ANN401
         super().__init__(connection, transport, config=config)
-        self.write_ready = Event()  # type: ignore[assignment]
+        self.write_ready = Event(transport.flush)  # type: ignore[assignment]
         self.write_ready.set()
         self.stream_close_waiter = Event()  # type: ignore[assignment]
         self.goaway_read = False
@@ -126,6 +132,7 @@ class _Protocol(protocol.H2Protocol):
         self.connection._transport.write(len(payload).to_bytes(3, "big") + b"\x07\x00" + bytes(4) + payload)  # noqa: SLF001
         self.connection._connection.ping(_DRAINING)  # noqa: SLF001  # h2's public method
         self.connection.flush()
+        self.connection._transport.flush()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 class _Acceptor(protocol.AbstractHandler):
@@ -135,6 +142,7 @@ class _Acceptor(protocol.AbstractHandler):
 
     def accept(self, stream: Any, headers: Any, release_stream: Callable[[], None]) -> None:  # noqa: ANN401
         self._grpc.streams += 1
+        stream._transport.streams += 1  # noqa: SLF001  # our Transport
         self._nursery.start_soon(self._grpc._wait_handled, stream, headers, release_stream)  # noqa: SLF001
 
     def cancel(self, stream: protocol.Stream) -> None:
@@ -207,6 +215,9 @@ class GrpcServer:
             log.debug("ext_proc stream ended early")
         finally:
             release()
+            transport: Transport = stream._transport  # type: ignore[assignment]  # noqa: SLF001
+            transport.flush()  # its answer
+            transport.streams -= 1
             self.streams -= 1
             self._changed.set()
 
@@ -256,8 +267,10 @@ class GrpcServer:
                 peer.send_goaway()
             nursery.start_soon(transport.wait_written)
             try:
-                while data := await stream.receive_some(READ_SIZE):
-                    peer.data_received(bytes(data))
+                transport.flush()
+                while data := await wait_read(stream, READ_SIZE):
+                    peer.data_received(data)
+                    transport.flush()
                     if transport.closing:
                         break
             finally:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import trio
+
+from mcpgw_sidecar.runtime.sockets import written
 
 HIGH_WATER = 1 << 18  # bytes waiting for the socket above which streams stop producing
 T = TypeVar("T")
@@ -21,13 +24,21 @@ class Flow(Protocol):
         """Go on."""
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Event:
-    """asyncio.Event's interface: it can be cleared, which Trio's cannot."""
+    """asyncio.Event's interface: it can be cleared, which Trio's cannot.
 
-    __slots__ = ("_lot", "_set")
+    `before` is called by who has to wait.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_before", "_lot", "_set")
+
+    def __init__(self, before: Callable[[], None] = _nothing) -> None:
         self._set = False
+        self._before = before
         self._lot = trio.lowlevel.ParkingLot()
 
     def is_set(self) -> bool:
@@ -42,15 +53,21 @@ class Event:
 
     async def wait(self) -> None:
         while not self._set:
-            await self._lot.park()
+            self._before()
+            if not self._set:  # what waited may be sent now, and then there is room again
+                await self._lot.park()
 
 
 class Queue(Generic[T]):
-    """asyncio.Queue's interface, unbounded: HTTP/2 flow control is the bound."""
+    """asyncio.Queue's interface, unbounded: HTTP/2 flow control is the bound.
 
-    __slots__ = ("_items", "_lot")
+    `before` is called by who has to wait.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_before", "_items", "_lot")
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        self._before = before
         self._items: deque[T] = deque()
         self._lot = trio.lowlevel.ParkingLot()
 
@@ -69,18 +86,26 @@ class Queue(Generic[T]):
 
     async def get(self) -> T:
         while not self._items:
+            self._before()
             await self._lot.park()
         return self._items.popleft()
 
 
 class Transport:
-    """The part of asyncio.Transport that grpclib uses. Writes of one tick are one system call."""
+    """The part of asyncio.Transport that grpclib uses.
+
+    What a task has written leaves when that task waits for the peer or ends: whoever writes calls
+    `flush` then. With other `streams` at work a task of its own sends what all of them have written
+    in this turn of the loop, in one system call; a single one need not wait for that turn.
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._out = bytearray()
         self._wake = Event()
         self._paused = False
+        self._is_full = False
+        self.streams = 0
         self.closing = False
         self.protocol: Flow | None = None
 
@@ -89,10 +114,18 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         self._out += data
-        self._wake.set()
         if len(self._out) > HIGH_WATER and not self._paused and self.protocol is not None:
             self._paused = True
             self.protocol.pause_writing()
+
+    def flush(self) -> None:
+        """Send what was written."""
+        if not self._out or self._is_full:
+            return
+        if self.streams <= 1:
+            self._write()
+        if self._out:
+            self._wake.set()
 
     def is_closing(self) -> bool:
         return self.closing
@@ -106,11 +139,23 @@ class Transport:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._write()
+            self._is_full = bool(self._out)
             while self._out:
                 out, self._out = self._out, bytearray()
                 await self._stream.send_all(out)
-                if self._paused and len(self._out) < HIGH_WATER // 2 and self.protocol is not None:
-                    self._paused = False
-                    self.protocol.resume_writing()
+                self._resume()
+            self._is_full = False
             if self.closing:
                 return
+
+    def _write(self) -> None:
+        """Write what the system takes at once."""
+        del self._out[: written(self._stream, self._out)]
+        self._resume()
+
+    def _resume(self) -> None:
+        """Let streams go on once there is room again."""
+        if self._paused and len(self._out) < HIGH_WATER // 2 and self.protocol is not None:
+            self._paused = False
+            self.protocol.resume_writing()

@@ -137,12 +137,6 @@ class Events:
         """Send a message before the answer."""
         await self._wait_chunk(event_bytes(one_line(message)))
 
-    async def wait_keeping_alive(self, interval: float) -> None:
-        """Show that the answer is still to come, each `interval` seconds, for ever."""
-        while True:
-            await trio.sleep(interval)
-            await self.wait_kept_alive()
-
     async def wait_kept_alive(self) -> None:
         """Show that the answer is still to come."""
         await self._wait_chunk(KEEP_ALIVE)
@@ -162,6 +156,22 @@ class Events:
                     self.begun = True
                     await self.send({"type": "http.response.start", "status": OK, "headers": _EVENT_STREAM})
                 await self.send(_chunk(chunk))
+
+
+async def wait_left(receive: Receive, events: Events | None) -> None:
+    """Wait until a client is gone, and show it meanwhile that its answer is still to come.
+
+    Without `events` it takes none.
+    """
+    if events is None:
+        await wait_gone(receive)
+        return
+    while True:
+        with trio.move_on_after(KEEP_ALIVE_INTERVAL) as pause:
+            await wait_gone(receive)
+        if not pause.cancelled_caught:
+            return
+        await events.wait_kept_alive()
 
 
 async def wait_array_sent(send: Send, texts: list[bytes]) -> None:

@@ -17,7 +17,7 @@ import trio
 from mcpgw_sidecar.directory.carriedcalls import CarriedCalls
 from mcpgw_sidecar.envoy.contract import CHANGES
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events
+from mcpgw_sidecar.front.answers import OK, Events, wait_left
 from mcpgw_sidecar.front.concluding import request_of, wait_concluded
 from mcpgw_sidecar.front.pages import Pages
 from mcpgw_sidecar.front.room import PATIENCE, RESTARTING, Room, busy, silence_of
@@ -34,7 +34,7 @@ from mcpgw_sidecar.protocol.passing import for_server
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.protocol.translation import ELICIT, Asked, Question, UntranslatableError
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
-from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
+from mcpgw_sidecar.runtime.http import Receive, Send
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.exchange import Exchanger, own_id
 from mcpgw_sidecar.upstream.stateful import Upstream
@@ -85,9 +85,7 @@ class Carrier:
         carry = call.carry
         answer: bytes | Reject = Reject(status=OK, code=SERVER_ERROR, message="Request cancelled")
         async with trio.open_nursery() as beside:
-            beside.start_soon(_wait_orphaned, receive, beside.cancel_scope)
-            if call.events is not None:
-                beside.start_soon(call.events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
+            beside.start_soon(_wait_orphaned, receive, call.events, beside.cancel_scope)
             with self.calls.cancellable(call.session.key, json.loads(carry.id, parse_int=float)):
                 with self.work.carrying() as scope:
                     answer = await call.wait_settled()
@@ -199,7 +197,7 @@ class _Call:
         return _CANCEL if question.method == ELICIT else None
 
 
-async def _wait_orphaned(receive: Receive, scope: trio.CancelScope) -> None:
+async def _wait_orphaned(receive: Receive, events: Events | None, scope: trio.CancelScope) -> None:
     """Give a call some time more once its client is gone."""
-    await wait_gone(receive)
+    await wait_left(receive, events)
     scope.deadline = trio.current_time() + GONE

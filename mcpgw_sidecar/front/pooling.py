@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.errors import UpstreamError, first_in
-from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, OK, Events
+from mcpgw_sidecar.front.answers import OK, Events, wait_left
 from mcpgw_sidecar.front.concluding import request_of, wait_concluded
 from mcpgw_sidecar.front.heldcall import AHEAD, Asked, HeldCall, Item, Settled
 from mcpgw_sidecar.front.room import PATIENCE, Room, busy, silence_of
@@ -43,7 +43,7 @@ from mcpgw_sidecar.protocol.sessionless import Sender
 from mcpgw_sidecar.protocol.statuses import failure, refusal
 from mcpgw_sidecar.protocol.translation import UntranslatableError
 from mcpgw_sidecar.protocol.versions import LATEST_STATEFUL
-from mcpgw_sidecar.runtime.http import Receive, Send, wait_left
+from mcpgw_sidecar.runtime.http import Receive, Send
 from mcpgw_sidecar.runtime.work import Work
 from mcpgw_sidecar.upstream.sessionpool import SessionPool
 from mcpgw_sidecar.upstream.stateful import UpstreamClient
@@ -211,9 +211,7 @@ class Pooling:
         """
         found: Asked | Settled | None = None
         async with trio.open_nursery() as beside:
-            beside.start_soon(wait_left, receive, beside.cancel_scope)
-            if events is not None:
-                beside.start_soon(events.wait_keeping_alive, KEEP_ALIVE_INTERVAL)
+            beside.start_soon(_wait_cancelled, receive, events, beside.cancel_scope)
             async for item in items:
                 if not isinstance(item, str):
                     found = item
@@ -224,6 +222,12 @@ class Pooling:
         if found is None:
             call.scope.cancel()
         return found
+
+
+async def _wait_cancelled(receive: Receive, events: Events | None, scope: trio.CancelScope) -> None:
+    """Cancel a scope when the client is gone."""
+    await wait_left(receive, events)
+    scope.cancel()
 
 
 def _answered(answer: Response | Reject, carry: Carry) -> bytes | Reject:

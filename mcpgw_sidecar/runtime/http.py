@@ -1,4 +1,4 @@
-"""Serves an ASGI application with hypercorn's Trio worker, and mends three of its faults.
+"""Serves an ASGI application with hypercorn's Trio worker, and mends some of its faults.
 
 - A client that stops reading would block its task for ever. Here every write has a deadline,
   which is short at shutdown.
@@ -6,28 +6,25 @@
   are warned first.
 - Hypercorn's `serve` opens the sockets itself and cannot say which option was wrong. Here the
   caller opens the listener.
+- A request cost too much (httpconnection.py).
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import ssl
-import termios
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.methods import LISTEN
+from mcpgw_sidecar.runtime.httpconnection import HttpConnection
 from mcpgw_sidecar.runtime.listeners import wait_accepting
 from mcpgw_sidecar.runtime.work import Work
 
@@ -38,96 +35,35 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
-WRITE_TIMEOUT = 20.0  # seconds for a client to accept one write, else its connection is closed
-LAST_WRITE_TIMEOUT = 1.0  # the same once the process drains
-_READ_SIZE = 65536
+KEEP_ALIVE = 120.0  # seconds; Envoy keeps its connections, and closes them first (cluster idle_timeout)
+_LOOK = 5.0  # seconds between two looks for connections that were idle for longer
 # Seconds after the stop in which connections are still served, each answer with `connection:
 # close`.
 LAST_REQUESTS = 0.5
 LAST_STREAMS = 1.0  # seconds before the end of the drain in which streams end, whatever else goes on
 
 
-class _BoundedTCPServer(TCPServer):
-    """A connection whose writes have an end, and whose reads keep no memory.
-
-    A write ends with the client, with its deadline, or with the process.
-    """
-
-    _is_idle = True
-
-    async def _read_data(self) -> None:
-        """Hypercorn's method without its timeout (we set none) or a reference to old data.
-
-        The reference would cost an idle stream 2 kB.
-        """
-        while True:
-            try:
-                data = await self.stream.receive_some(_READ_SIZE)
-            except (trio.ClosedResourceError, trio.BrokenResourceError):
-                break
-            event = RawData(bytes(data))
-            del data
-            await self.protocol.handle(event)
-            if not event.data:
-                break
-            del event
-        await self.protocol.handle(Closed())
-
-    async def _initiate_server_close(self) -> None:
-        """Hypercorn's method, unless a request has arrived meanwhile: it gets the last answer."""
-        if self._is_idle and not self._has_arrived():
-            await super()._initiate_server_close()
-
-    def _has_arrived(self) -> bool:
-        plain = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
-        try:
-            fcntl.ioctl(plain.socket.fileno(), termios.FIONREAD, arrived := bytearray(4))
-        except OSError:  # it is closed
-            return False
-        return any(arrived)
-
-    async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, Updated):
-            self._is_idle = event.idle
-        if not isinstance(event, RawData):
-            # An application that ends itself because its client has all it wanted must not take
-            # along what hypercorn begins for the idle connection: nobody would close that one.
-            with trio.CancelScope(shield=True):
-                await super().protocol_send(event)
-            return
-        async with self.send_lock:
-            limit = LAST_WRITE_TIMEOUT if self.context.terminated.is_set() else WRITE_TIMEOUT
-            with trio.move_on_after(limit) as scope:
-                try:
-                    await self.stream.send_all(event.data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self.protocol.handle(Closed())
-            if scope.cancelled_caught:
-                await trio.aclose_forcefully(self.stream)
-                await self.protocol.handle(Closed())
-
-
 class _Config(Config):
     """Hypercorn's configuration.
 
-    While `draining`, answers tell the client to send no more on the connection.
+    Once `stop` is set, answers tell the client to send no more on the connection.
     """
 
-    draining = False
+    def __init__(self, stop: trio.Event) -> None:
+        super().__init__()
+        self._stop = stop
 
     def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
         """The headers of every response."""
-        close_headers = [(b"connection", b"close")] if self.draining else []
+        close_headers = [(b"connection", b"close")] if self._stop.is_set() else []
         return super().response_headers(protocol) + close_headers
 
 
-def _config() -> _Config:
-    config = _Config()
+def _config(stop: trio.Event) -> _Config:
+    config = _Config(stop)
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
-    # Seconds; Envoy keeps its connections, and closes them first (cluster idle_timeout).
-    config.keep_alive_timeout = 120.0
     # Hypercorn's 1,000 would mean a reset now and then under load.
     config.keep_alive_max_requests = 1_000_000_000
     return config
@@ -191,7 +127,7 @@ async def serve(
 
     With `tls` it serves HTTPS; each connection uses the context of its start.
     """
-    config = _config()
+    config = _config(stop)
     context = WorkerContext(None)
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
 
@@ -199,26 +135,45 @@ async def serve(
         stream = plain if tls is None else trio.SSLStream(plain, tls(), server_side=True, https_compatible=True)
         # hypercorn raises for some input of peers (odd upgrades, bytes in a path): only this
         # connection ends.
+        connection = HttpConnection(wrapped, config, context, stream)
+        served.add(connection)
         try:
-            await _BoundedTCPServer(wrapped, config, context, ConnectionState({}), stream).run()  # type: ignore[arg-type]
+            await connection.run()
         except* Exception as group:
             log.debug("HTTP connection failed", exc_info=group)
             await trio.aclose_forcefully(stream)
+        finally:
+            served.discard(connection)
 
+    served: set[HttpConnection] = set()
     async with trio.open_nursery() as connections:
         task_status.started()
-        await wait_accepting(listener, handle, connections, stop)
+        async with trio.open_nursery() as looking:
+            looking.start_soon(_wait_looking, served, connections)
+            await wait_accepting(listener, handle, connections, stop)
+            looking.cancel_scope.cancel()
         seconds = drain.seconds()
         connections.cancel_scope.deadline = trio.current_time() + seconds
-        config.draining = True
         with trio.move_on_after(min(LAST_REQUESTS, seconds / 2)):
             while connections.child_tasks:  # noqa: ASYNC110  # a nursery has no event for its last task
                 await trio.sleep(0.02)
         await context.terminated.set()
+        for connection in served:
+            connections.start_soon(connection.wait_idle_closed)
         with trio.move_on_at(connections.cancel_scope.deadline - min(LAST_STREAMS, seconds / 2)):
             while len(connections.child_tasks) > drain.streams() or not drain.others_ended():  # noqa: ASYNC110  # as above
                 await trio.sleep(0.02)
         drain.end_streams()
+
+
+async def _wait_looking(served: set[HttpConnection], connections: trio.Nursery) -> None:
+    """Close connections that were idle for too long, for ever."""
+    while True:
+        await trio.sleep(_LOOK)
+        longest = trio.current_time() - KEEP_ALIVE
+        for connection in served:
+            if connection.idle_since is not None and connection.idle_since < longest:
+                connections.start_soon(connection.wait_idle_closed)
 
 
 _LISTENS = (h.MCP_METHOD.encode(), LISTEN.encode())

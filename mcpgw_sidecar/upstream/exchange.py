@@ -29,7 +29,6 @@ from mcpgw_sidecar.protocol.jsonrpc import (
     request_text,
 )
 from mcpgw_sidecar.protocol.jsontext import Member, parse_object
-from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.upstream.http1 import ACCEPT_ENCODING, Answer, never, wait_answered
 from mcpgw_sidecar.upstream.messages import BOM, MAX_ANSWER, events_of, media_type
 from mcpgw_sidecar.upstream.pool import HttpClients
@@ -107,8 +106,6 @@ class Exchanger:
         the moment. Raises UpstreamError.
         """
         silence = self._limit(server) if silence == OWN else silence
-        if not descriptors.has_room():
-            raise UpstreamError("Busy", "was not asked: the gateway has too many open connections at the moment")
         fields = {**_FIELDS, **with_credential(server, headers), **self.http.place_of(server)}
         if body is not None:
             fields |= {"content-type": h.JSON, "content-length": str(len(body))}

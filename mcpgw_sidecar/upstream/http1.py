@@ -21,6 +21,7 @@ import trio
 
 from mcpgw_sidecar.errors import UpstreamError, first_in, words_of
 from mcpgw_sidecar.protocol import headers as h
+from mcpgw_sidecar.runtime.sockets import wait_read, written
 
 _CHUNK = 64 << 10  # bytes that are read at a time
 _MAX_HEAD = 100 << 10  # bytes of the status line and the headers of an answer
@@ -94,9 +95,14 @@ class Link:
             text += self.http.send(h11.EndOfMessage()) or b""
         except h11.LocalProtocolError:  # the text of the error repeats the header, which may be a credential
             raise UpstreamError("BadRequest", "was not asked: a header of the request cannot be sent") from None
+        done = written(self.stream, text)
+        if done == len(text):
+            return
         try:
             with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(seconds):
-                await self.stream.send_all(text)  # it may answer, and close, before it has read everything
+                await self.stream.send_all(
+                    memoryview(text)[done:]
+                )  # it may answer, and close, before it has read everything
         except trio.TooSlowError:
             raise UpstreamError("Timeout", f"did not read the request within {seconds:g} s") from None
 
@@ -105,14 +111,14 @@ class Link:
         try:
             while (event := self.http.next_event()) is h11.NEED_DATA:
                 with trio.move_on_after(math.inf if silence is None else silence) as limit:
-                    chunk = await self.stream.receive_some(_CHUNK)
+                    chunk = await wait_read(self.stream, _CHUNK)
                 if limit.cancelled_caught:
                     if self.excused():
                         continue
                     raise UpstreamError("Timeout", f"was silent for {silence:g} s")
                 if not chunk and self.http.their_state is h11.SEND_RESPONSE:
                     raise UpstreamError("BrokenOff", "closed the connection before it had answered")
-                self.http.receive_data(bytes(chunk))
+                self.http.receive_data(chunk)
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError, ssl.SSLError) as error:
             raise UpstreamError("BrokenOff", f"broke off or answered no HTTP: {words_of(error)}") from None
         return event  # type: ignore[return-value]  # h11's sentinels are classes

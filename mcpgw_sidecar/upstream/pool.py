@@ -17,7 +17,7 @@ from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.protocol import headers as h
-from mcpgw_sidecar.runtime import trust
+from mcpgw_sidecar.runtime import descriptors, trust
 from mcpgw_sidecar.runtime.listeners import Address
 from mcpgw_sidecar.upstream.http1 import Link, Place, wait_connected
 
@@ -51,6 +51,8 @@ class HttpClients:
         key = (bundle, _place(server, url) if self.through is None else Place(self.through.host, self.through.port))
         link = await self._wait_kept(key)
         if link is None:
+            if not descriptors.has_room():
+                raise UpstreamError("Busy", "was not asked: the gateway has too many open connections at the moment")
             context = await self._wait_context(bundle, server) if bundle else None
             link = await wait_connected(key[1], context, timeouts.CONNECT)
         is_kept = False

@@ -10,14 +10,17 @@ from typing import Any
 import attrs
 import h2.connection
 import h2.events
+import h2.settings
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from mcpgw_sidecar.extproc.h2server import GrpcServer, bidirectional
 from mcpgw_sidecar.extproc.pb.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from mcpgw_sidecar.runtime.work import Work
 
 PATH = "/x.Y/Z"
+LARGE = 1 << 20  # bytes of an answer: more than a socket holds
 
 
 @attrs.define
@@ -123,6 +126,35 @@ async def test_a_stream_that_its_peer_resets_is_over() -> None:
         with trio.fail_after(10):
             while server.streams:  # noqa: ASYNC110  # a counter has no event
                 await trio.sleep(0.01)
+
+
+async def wait_large(stream: Any) -> None:
+    while await stream.recv_message() is not None:
+        await stream.send_message(ProcessingResponse(request_headers={}, dynamic_metadata={"x": "y" * LARGE}))
+
+
+async def test_many_large_answers_reach_a_peer_that_reads_late() -> None:
+    """The socket is full, then the windows of HTTP/2: what waits goes on as soon as it can."""
+    ours, theirs = trio.socket.socketpair()
+    server = GrpcServer(bidirectional(PATH, wait_large, ProcessingRequest, ProcessingResponse))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server._wait_connection, trio.SocketStream(ours))
+        peer = Peer(trio.SocketStream(theirs))
+        await peer.start()
+        peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: LARGE // 2})
+        peer.h2.increment_flow_control_window(100 * LARGE)
+        numbers = [await peer.ask(PATH, ProcessingRequest(request_headers={})) for _ in range(5)]
+        await wait_all_tasks_blocked(0.05)
+        sizes = dict.fromkeys(numbers, 0)
+        with trio.fail_after(30):
+            while server.streams or not all(size > LARGE for size in sizes.values()):
+                for event in peer.h2.receive_data(bytes(await peer.stream.receive_some(65536))):
+                    if isinstance(event, h2.events.DataReceived):
+                        sizes[event.stream_id] += len(event.data)
+                        if event.flow_controlled_length:
+                            peer.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                await peer.flush()
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("frame", [b"\x00\x00\x04\x20\x00\x00\x00\x00\x00abcd", b"\x00\x00\x02\xff\x00\x00\x00\x00\x01xy"])

@@ -7,6 +7,7 @@ from mcpgw_sidecar.errors import ConfigurationError
 from mcpgw_sidecar.model.names import JsonText, ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import Session, SessionFault, UpstreamSession
+from mcpgw_sidecar.sessions import tokens
 from mcpgw_sidecar.sessions.tickets import open_ticket, seal_ticket
 from mcpgw_sidecar.sessions.tokens import parse_keys
 
@@ -60,6 +61,15 @@ def test_no_token(token: str | None) -> None:
 
 
 @pytest.mark.duty("session.id-unforgeable")
+def test_few_session_ids_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_VERIFIED", 2)
+    keys = parse_keys(ONE, "f")
+    many = [session(key=f"{number}") for number in range(5)]
+    for each in [*many, *many]:
+        token = keys.seal(each)
+        assert [keys.verify(token, 0), keys.verify(token, 0), keys.verify(token, 1000)] == [each, each, SessionFault.EXPIRED]
+
+
 def test_another_key_does_not_verify() -> None:
     assert parse_keys(TWO, "f").verify(KEYS.seal(session()), 0) is SessionFault.UNKNOWN
 
