@@ -131,7 +131,8 @@ class _Parts:
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks that run for ever."""
         of_parts = [self.directory.wait_sweeping, self.directory.wait_sharing]
-        of_parts += [self.streams.wait_notifying, self.streams.listens.wait_notifying]
+        streams = self.streams
+        of_parts += [streams.wait_notifying, streams.listens.wait_notifying, streams.keep_alive.wait_keeping]
         of_parts += [self.carried.pooling.pool.wait_sweeping, self.carried.pooling.wait_sweeping]
         of_parts += [self.manager.wait_alive, self.issuers.wait_following, self._wait_configured, self._wait_ready]
         for task in (*of_parts, *self.inputs.tasks):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.envoy.entries import Audience, list_mark
+from mcpgw_sidecar.front.keepalive import KEEP_ALIVE_INTERVAL, KeepAlive
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.model.access import Rule
 from mcpgw_sidecar.model.decisions import Reject
@@ -23,7 +23,6 @@ from mcpgw_sidecar.protocol.jsonrpc import around_result, error_text, result_tex
 from mcpgw_sidecar.protocol.sse import KEEP_ALIVE, event_bytes, one_line
 from mcpgw_sidecar.runtime.http import Receive, Send, wait_gone
 
-KEEP_ALIVE_INTERVAL = 15.0  # seconds (interface.md); proxies close a silent connection after 30 to 60
 OK = 200
 _JSON = (b"content-type", h.JSON.encode())
 _EVENT_STREAM = [
@@ -106,13 +105,21 @@ async def wait_rejected(send: Send, reject: Reject, mark: str = "") -> None:
     await wait_sent(send, reject.status, reject_text(reject), extra)
 
 
-async def wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
+async def wait_streamed(receive: Receive, send: Send, stream: Stream, keep_alive: KeepAlive) -> None:
     """Send a client's own stream until it ends or the client is gone."""
+    kept = keep_alive.begin(stream, send, stream.until)
+    try:
+        await _wait_streamed(receive, send, stream)
+    finally:
+        kept.end()
+
+
+async def _wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
     await send({"type": "http.response.start", "status": OK, "headers": _CLIENT_STREAM})
     # The server sends the headers with the first byte of the body.
     await send(_chunk(stream.first_event() if stream.primed else KEEP_ALIVE))
-    while not stream.closed and time.time() < stream.until:
-        match await stream.wait_news(partial(wait_gone, receive), KEEP_ALIVE_INTERVAL):
+    while not stream.closed:
+        match await stream.wait_news(partial(wait_gone, receive)):
             case "other":
                 return
             case "silence":

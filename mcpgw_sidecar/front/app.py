@@ -209,7 +209,7 @@ class BrokerApp:
         self.metrics.streams.inc()
         self.of_callers.begin(caller)
         try:
-            await wait_streamed(receive, send, stream)
+            await wait_streamed(receive, send, stream, self.streams.keep_alive)
         finally:
             self.directory.stream_gone(stream.session, self.streams.discard(stream))
             self.metrics.streams.dec()

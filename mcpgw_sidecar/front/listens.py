@@ -8,7 +8,6 @@ when the process drains, or when the client may see nothing here any more.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -19,8 +18,9 @@ import trio
 from mcpgw_sidecar.catalog.rights import sees_server
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot, changes
 from mcpgw_sidecar.catalog.views import current, state_of
-from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, Events
+from mcpgw_sidecar.front.answers import Events
 from mcpgw_sidecar.front.following import Followed, Follower, followed
+from mcpgw_sidecar.front.keepalive import KeepAlive
 from mcpgw_sidecar.front.waking import COALESCE, COLLECT, Sleeper
 from mcpgw_sidecar.inbound.classify import Inbound
 from mcpgw_sidecar.model.access import Authentication
@@ -116,6 +116,7 @@ class Listens:
 
     live: Watched[Snapshot]
     client: UpstreamClient | None = None
+    keep_alive: KeepAlive = attrs.field(factory=KeepAlive)
     _open: set[Listen] = attrs.field(factory=set)
 
     def count(self) -> int:
@@ -190,10 +191,11 @@ class Listens:
     async def _wait_listened(self, listen: Listen, receive: Receive, send: Send) -> None:
         events = Events(send, lock=None)
         self._open.add(listen)
+        kept = self.keep_alive.begin(listen, send, listen.until)
         try:
             await events.wait_sent(listen.acknowledgement())
-            while not listen.closed and time.time() < listen.until:
-                match await listen.wait_news(partial(wait_gone, receive), KEEP_ALIVE_INTERVAL):
+            while not listen.closed:
+                match await listen.wait_news(partial(wait_gone, receive)):
                     case "other":
                         return
                     case "silence":
@@ -204,4 +206,5 @@ class Listens:
             result = f'{{"resultType":"complete","_meta":{{"{META_SUBSCRIPTION}":{listen.ident}}}}}'
             await events.wait_ended(result_text(listen.ident, result.encode()))
         finally:
+            kept.end()
             self._open.discard(listen)

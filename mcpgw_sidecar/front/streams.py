@@ -26,6 +26,7 @@ from mcpgw_sidecar.catalog.snapshot import Snapshot, changes
 from mcpgw_sidecar.catalog.views import state_of
 from mcpgw_sidecar.directory.sight import Sight
 from mcpgw_sidecar.directory.store import MAX_KEPT
+from mcpgw_sidecar.front.keepalive import KeepAlive
 from mcpgw_sidecar.front.listens import Listens
 from mcpgw_sidecar.front.mail import Budget, Mail
 from mcpgw_sidecar.front.stream import EVERYTHING, Client, Stream
@@ -54,7 +55,8 @@ class Streams:
         client: UpstreamClient | None = None,
     ) -> None:
         self.budget = Budget()
-        self.listens = Listens(live, client)
+        self.keep_alive = KeepAlive()
+        self.listens = Listens(live, client, self.keep_alive)
         self._live = live
         self._sight = sight or Sight(live)
         self._hearing = hearing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -32,15 +31,20 @@ class Sleeper:
         if self._waiting is not None:
             self._waiting.cancel()
 
+    def remind(self) -> None:
+        """Let it show that it is there, unless it is sending something."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     async def wait_news(
-        self, other: Callable[[], Awaitable[object]] = trio.sleep_forever, seconds: float = math.inf
+        self, other: Callable[[], Awaitable[object]] = trio.sleep_forever
     ) -> Literal["news", "silence", "other"]:
         """Wait until there is something to send, or it is closed, or `other` has returned.
 
-        It waits `seconds` at most. One task waits for all: a second task for each idle stream would
-        take more memory than the rest of the stream.
+        "silence" is that somebody reminds it. One task waits for all: a second task for each idle
+        stream would take more memory than the rest of the stream.
         """
-        with trio.move_on_after(seconds) as self._waiting:
+        with trio.CancelScope() as self._waiting:
             if self._news:
                 self._waiting.cancel()
             await other()

@@ -24,7 +24,7 @@ from hypercorn.utils import wrap_app
 
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.methods import LISTEN
-from mcpgw_sidecar.runtime.httpconnection import HttpConnection
+from mcpgw_sidecar.runtime.httpconnection import HttpConnection, Sender
 from mcpgw_sidecar.runtime.listeners import wait_accepting
 from mcpgw_sidecar.runtime.work import Work
 
@@ -67,6 +67,11 @@ def _config(stop: trio.Event) -> _Config:
     # Hypercorn's 1,000 would mean a reset now and then under load.
     config.keep_alive_max_requests = 1_000_000_000
     return config
+
+
+def sent_at_once(send: Send, body: bytes) -> bool:
+    """Whether a piece of the body of an answer was sent without waiting; else `send` can."""
+    return isinstance(send, Sender) and send.at_once(body)
 
 
 async def wait_gone(receive: Receive) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
@@ -59,12 +60,31 @@ class _Inbox:
         return self._events.popleft()
 
 
+class Sender:
+    """ASGI's `send` for one request, which can also send a piece of a body without waiting."""
+
+    __slots__ = ("_connection", "_send")
+
+    def __init__(self, connection: HttpConnection, send: Callable[[Any], Awaitable[None]]) -> None:
+        self._connection = connection
+        self._send = send
+
+    def __call__(self, message: Any) -> Awaitable[None]:  # noqa: ANN401  # a message of ASGI
+        """Send a message."""
+        return self._send(message)
+
+    def at_once(self, body: bytes) -> bool:
+        """Whether a piece of the body of the answer was sent at once; else `send` can."""
+        return self._connection.at_once(body)
+
+
 class _Requests:
     """What hypercorn takes for its group of tasks: those of one connection."""
 
-    __slots__ = ("_nursery",)
+    __slots__ = ("_connection", "_nursery")
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, connection: HttpConnection, nursery: trio.Nursery) -> None:
+        self._connection = connection
         self._nursery = nursery
 
     async def spawn_app(
@@ -77,7 +97,7 @@ class _Requests:
         """Start the application for a request; returns where its messages go."""
         inbox = _Inbox(config.max_app_queue_size)
         threads = trio.to_thread.run_sync, trio.from_thread.run
-        self._nursery.start_soon(_handle, app, config, scope, inbox.get, send, *threads)
+        self._nursery.start_soon(_handle, app, config, scope, inbox.get, Sender(self._connection, send), *threads)
         return inbox.put
 
     def spawn(self, work: Callable[..., Awaitable[Any]], *args: Any) -> None:  # noqa: ANN401
@@ -92,10 +112,12 @@ class HttpConnection(TCPServer):
     began to wait for a request, in Trio's seconds; None while there is one.
     """
 
+    stream: Any  # plain or TLS
+
     def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, stream: Any) -> None:  # noqa: ANN401  # plain or TLS
         super().__init__(app, config, context, ConnectionState({}), stream)
         self.idle_since: float | None = trio.current_time()
-        self._head = b""
+        self._before = b""  # what goes out with the next write
 
     async def run(self) -> None:
         """Serve the connection until one of its ends closes it."""
@@ -108,7 +130,7 @@ class HttpConnection(TCPServer):
             server = parse_socket_addr(self._socket.family, self._socket.getsockname())
             async with trio.open_nursery() as nursery:
                 self.protocol = ProtocolWrapper(
-                    self.app, self.config, self.context, _Requests(nursery), self.state,  # type: ignore[arg-type]
+                    self.app, self.config, self.context, _Requests(self, nursery), self.state,  # type: ignore[arg-type]
                     is_tls, client, server, self.protocol_send, "http/1.1",
                 )  # fmt: skip
                 await self._read_data()
@@ -121,6 +143,17 @@ class HttpConnection(TCPServer):
         """Close it, unless a request has arrived meanwhile: it gets an answer."""
         if self.idle_since is not None and not self._has_arrived():
             await self._initiate_server_close()
+
+    def at_once(self, body: bytes) -> bool:
+        """Whether a piece of the body of the answer was sent without waiting."""
+        http = getattr(self.protocol.protocol, "connection", None)
+        if not isinstance(http, h11.Connection) or http.our_state is not h11.SEND_BODY:
+            return False
+        if self._before or self.send_lock.locked() or not isinstance(self.stream, trio.SocketStream):
+            return False
+        data = http.send(h11.Data(data=body)) or b""
+        self._before = data[written(self.stream, data) :]
+        return not self._before
 
     async def protocol_send(self, event: Event) -> None:
         """Send what hypercorn has made, and learn whether a request is at work."""
@@ -137,10 +170,10 @@ class HttpConnection(TCPServer):
 
         An application that begins an answer has its first bytes at hand (ASGI, Response Start).
         """
-        if data.startswith(_HEAD) and not data.startswith(b"1", len(_HEAD)) and not self._head:
-            self._head = data
+        if data.startswith(_HEAD) and not data.startswith(b"1", len(_HEAD)) and not self._before:
+            self._before = data
             return
-        data, self._head = self._head + data, b""
+        data, self._before = self._before + data, b""
         if not data:
             return
         if self.send_lock.locked():
@@ -185,7 +218,7 @@ class HttpConnection(TCPServer):
 
     @property
     def _socket(self) -> trio.socket.SocketType:
-        plain = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
+        plain: trio.SocketStream = getattr(self.stream, "transport_stream", self.stream)
         return plain.socket
 
     def _has_arrived(self) -> bool:

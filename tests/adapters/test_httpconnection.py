@@ -107,6 +107,39 @@ async def test_a_large_body_waits_for_its_application_and_an_answer_for_its_clie
     assert sizes == [LARGE]
 
 
+async def test_a_piece_is_sent_at_once_where_that_can_be() -> None:
+    said: list[bool] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await http.wait_body(receive, 100)
+        said.append(http.sent_at_once(send, b"early"))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        said.append(http.sent_at_once(send, b"early"))
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        said.append(http.sent_at_once(send, b"now"))
+        while said[-1]:
+            said.append(http.sent_at_once(send, b"x" * LARGE))
+        said.append(http.sent_at_once(send, b"never"))
+        await send({"type": "http.response.body", "body": b"last"})
+        said.append(http.sent_at_once(send, b"late"))
+
+    async with served(app) as client:
+        await client.send_all(REQUEST % 0)
+        answer = b""
+        while not answer.endswith(b"\r\n0\r\n\r\n"):
+            more = await client.receive_some(1 << 20)
+            assert more
+            answer += more
+    assert said == [False, False, True, False, False, False]
+    body = answer.partition(b"\r\n\r\n")[2]
+    assert body == b"5\r\nfirst\r\n3\r\nnow\r\n%x\r\n%b\r\n4\r\nlast\r\n0\r\n\r\n" % (LARGE, b"x" * LARGE)
+    assert not http.sent_at_once(wait_nothing, b"")
+
+
+async def wait_nothing(_message: dict[str, Any]) -> None:
+    """Another `send` than the server's."""
+
+
 async def test_a_client_that_stops_reading_is_left(autojump_clock: MockClock) -> None:
     del autojump_clock
     async with served(answering(b"z" * LARGE)) as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from mcpgw_sidecar.catalog.federation import federate
 from mcpgw_sidecar.catalog.items import Item, read_item
 from mcpgw_sidecar.catalog.offers import Discovered
 from mcpgw_sidecar.catalog.snapshot import EMPTY, Snapshot
-from mcpgw_sidecar.front.answers import KEEP_ALIVE_INTERVAL, wait_streamed
+from mcpgw_sidecar.front.answers import wait_streamed
+from mcpgw_sidecar.front.keepalive import KEEP_ALIVE_INTERVAL
 from mcpgw_sidecar.front.mail import Mail
 from mcpgw_sidecar.front.stream import Stream
 from mcpgw_sidecar.front.streams import COALESCE, COLLECT, MAX_RELAYED, PER_SESSION, Streams
@@ -175,18 +177,42 @@ async def test_a_silent_stream_is_kept_alive(autojump_clock: MockClock) -> None:
         await trio.lowlevel.checkpoint()
         sent.append(event.get("body", b""))
 
-    stream = greeted(Streams(Watched(EMPTY), nobody), "s")
+    streams = Streams(Watched(EMPTY), nobody)
+    stream = greeted(streams, "s")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait_streamed, trio.sleep_forever, send, stream)
+        nursery.start_soon(streams.keep_alive.wait_keeping)
+        nursery.start_soon(wait_streamed, trio.sleep_forever, send, stream, streams.keep_alive)
         await trio.sleep(3 * KEEP_ALIVE_INTERVAL + 1)
         stream.send(b'{"a":1}')
         stream.tell(TOOL.changed, "")
         await wait_all_tasks_blocked()
         stream.close()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
     assert sent[:5] == [b"", KEEP_ALIVE, KEEP_ALIVE, KEEP_ALIVE, KEEP_ALIVE]
     assert sent[5].endswith(b'event: message\ndata: {"a":1}\n\n')
     assert TOOL.changed.encode() in sent[6]
     assert sent[7:] == [b""]
+
+
+async def test_a_stream_ends_with_its_token(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    del autojump_clock
+    monkeypatch.setattr(time, "time", lambda: 1000 + trio.current_time() - start)
+    start, streams = trio.current_time(), Streams(Watched(EMPTY), nobody)
+    stream = streams.open("s", until=1000 + 2.5 * KEEP_ALIVE_INTERVAL)
+    others = [streams.open(f"{number}") for number in range(50)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(streams.keep_alive.wait_keeping)
+        for each in others:
+            nursery.start_soon(wait_streamed, trio.sleep_forever, wait_unsent, each, streams.keep_alive)
+        await wait_streamed(trio.sleep_forever, wait_unsent, stream, streams.keep_alive)
+        assert 2.5 * KEEP_ALIVE_INTERVAL < trio.current_time() - start < 3.5 * KEEP_ALIVE_INTERVAL
+        assert not any(each.closed for each in others)
+        nursery.cancel_scope.cancel()
+
+
+async def wait_unsent(_message: dict[str, Any]) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.duty("notify.slow-reader")
