@@ -38,7 +38,7 @@ cover:
     build/cover
     build/cover adapters
 
-# One benchmark (calls, parts, login, lists, sessions, listens, storms, profile, start, kube); figures with their machine belong into tests/benchmarks/RESULTS.md
+# One benchmark (calls, parts, login, lists, sessions, listens, scale, storms, profile, start, kube); figures with their machine belong into tests/benchmarks/RESULTS.md
 bench *args:
     .venv/bin/python -m tests.benchmarks "$@"
 

@@ -59,6 +59,28 @@ class Federation:
     shares: Mapping[ServerName, Share]
 
 
+@attrs.frozen
+class _Prefixes:
+    """The servers by their prefixes, and the lengths of these, the longest first."""
+
+    servers: Mapping[str, ServerName]
+    _lengths: tuple[int, ...] = attrs.field(init=False)
+
+    @_lengths.default
+    def _sorted_lengths(self) -> tuple[int, ...]:
+        return tuple(sorted({len(prefix) for prefix in self.servers}, reverse=True))
+
+    def owner(self, key: str, server: Server) -> ServerName | None:
+        """The other server to whose prefix a name belongs, by the longest that fits.
+
+        Else a server could take over the tools of another by names that begin as that one's do, and
+        would get the arguments of its calls. None for `server` itself. (By lengths: a thousand
+        servers have few, and each would be compared with each tool.)
+        """
+        longest = next((key[:length] for length in self._lengths if key[:length] in self.servers), None)
+        return None if longest is None or longest == server.tool_prefix else self.servers[longest]
+
+
 def federate_eras(
     servers: tuple[Server, ...],
     discovered: Mapping[ServerName, Discovered],
@@ -96,7 +118,7 @@ def federate(
     """Merge the items of the enabled servers, in the order of the configuration."""
     owners: dict[str, dict[str, Owned]] = {kind.name: {} for kind in KINDS}
     offers = {server.name: offer_of(server, discovered.get(server.name, Discovered())) for server in servers}
-    prefixes = {server.tool_prefix: server.name for server in reversed(servers) if server.tool_prefix}
+    prefixes = _Prefixes({server.tool_prefix: server.name for server in reversed(servers) if server.tool_prefix})
     shares = {server.name: _claim(server, discovered.get(server.name, Discovered()), owners, prefixes) for server in servers}
     snapshot = build(
         offers,
@@ -109,9 +131,7 @@ def federate(
     return Federation(snapshot, shares)
 
 
-def _claim(
-    server: Server, discovered: Discovered, owners: dict[str, dict[str, Owned]], prefixes: Mapping[str, ServerName]
-) -> Share:
+def _claim(server: Server, discovered: Discovered, owners: dict[str, dict[str, Owned]], prefixes: _Prefixes) -> Share:
     keys: dict[str, list[str]] = {}
     conflicts: list[Conflict] = []
     invalid = [Invalid(kind=item.kind, name=item.name, reason=item.reason) for item in discovered.unusable]
@@ -130,7 +150,7 @@ def _claim(
             if kind.prefixed and len(key) > MAX_NAME:
                 reason = f"{len(key)} characters with the prefix; {MAX_NAME} are allowed"
                 invalid.append(Invalid(kind=kind.name, name=key, reason=reason))
-            elif kind.prefixed and (of_prefix := _owner_by_prefix(key, server, prefixes)) is not None:
+            elif kind.prefixed and (of_prefix := prefixes.owner(key, server)) is not None:
                 conflicts.append(Conflict(kind=kind.name, name=key, owner=of_prefix))
             elif owner is None:
                 owned_items[key] = Owned(key, server, item.key_text, text, kind is TOOL and is_for_apps(text))
@@ -140,13 +160,3 @@ def _claim(
             else:
                 conflicts.append(Conflict(kind=kind.name, name=key, owner=owner.server.name))
     return Share({name: tuple(of_kind) for name, of_kind in keys.items()}, tuple(conflicts), tuple(invalid))
-
-
-def _owner_by_prefix(key: str, server: Server, prefixes: Mapping[str, ServerName]) -> ServerName | None:
-    """The other server to whose prefix a name belongs, by the longest that fits; None for this one.
-
-    Else a server could take over the tools of another by names that begin as that one's do, and
-    would get the arguments of its calls.
-    """
-    longest = max((prefix for prefix in prefixes if key.startswith(prefix)), key=len, default=None)
-    return None if longest is None or longest == server.tool_prefix else prefixes[longest]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import trio
 import yaml
 
@@ -35,8 +37,17 @@ log = get_logger(__name__)
 PROOF = "secret"
 LDS, RDS, CDS, BOOTSTRAP = "lds.yaml", "rds.yaml", "cds.yaml", "bootstrap.yaml"
 LINGER = 1.0  # seconds that the route and cluster of a removed server stay
+MANY = 100  # servers of which the files take 0.1 s
 RETRY = 5.0  # seconds until a failed write (a full disk) is tried again
 _HEAD = "# Written by mcpgw-sidecar; Envoy follows it. Changes made here are lost.\n"
+
+
+@attrs.frozen
+class _Texts:
+    """What stands in the files, in the order in which they are written, and the clusters."""
+
+    files: Mapping[str, str]
+    clusters: frozenset[str]
 
 
 class EnvoyFiles:
@@ -53,6 +64,7 @@ class EnvoyFiles:
         self.error: str | None = None
         self._credentials: dict[str, str] = {}
         self._faults: dict[ServerName, str] = {}
+        self._written: tuple[tuple[Server, ...], Access] | None = None
 
     def write_first(self, desired: Desired, *, anew: bool = True) -> None:
         """Write all files before Envoy starts. Raises UnavailableError.
@@ -65,7 +77,9 @@ class EnvoyFiles:
         try:
             self._write(BOOTSTRAP, _dump(bootstrap(self._settings)))
             if anew or not are_there:
-                self._write_all(desired.enabled, desired.access)
+                self._write_credentials(desired.enabled)
+                self._write_texts(self._texts(desired.enabled, desired.access))
+                self._written = (desired.enabled, desired.access)
         except OSError as error:
             self.error = f"cannot write to {self._directory}: {error.strerror}"
             if not are_there:
@@ -84,7 +98,7 @@ class EnvoyFiles:
             names = {server.name for server in servers}
             removed_servers = tuple(server for server in file_servers if server.name not in names)
             try:
-                self._write_all(servers + removed_servers, access)
+                await self._wait_written(servers + removed_servers, access)
                 self.error = None
             except OSError as error:
                 self.error = f"cannot write to {self._directory}: {error.strerror}"
@@ -97,13 +111,41 @@ class EnvoyFiles:
                 version = await desired.wait_after(version)
             file_servers = servers if waiting.cancelled_caught else servers + removed_servers
 
-    def _write_all(self, servers: tuple[Server, ...], access: Access) -> None:
+    async def _wait_written(self, servers: tuple[Server, ...], access: Access) -> None:
+        """Write what differs, before a new server can be listed.
+
+        Those of 1,000 servers take a second, in which everybody else would wait: a thread makes
+        them.
+        """
         self._write_credentials(servers)
-        cluster_resources = clusters(self._settings, servers, credentials.filters, access.limits.service)
-        self._write_resources(CDS, cluster_resources)
-        self.clusters = frozenset(cluster["name"] for cluster in cluster_resources)
-        self._write_resources(RDS, [routes(self._settings, servers, access)])
-        self._write_resources(LDS, listeners(self._settings, servers, access))
+        if self._written == (servers, access):
+            return
+        if len(servers) > MANY:
+            texts = await trio.to_thread.run_sync(self._texts, servers, access)
+        else:
+            texts = self._texts(servers, access)
+        self._write_texts(texts)
+        self._written = (servers, access)
+
+    def _texts(self, servers: tuple[Server, ...], access: Access) -> _Texts:
+        settings, service = self._settings, access.limits.service
+        cluster_resources = clusters(settings, servers, credentials.filters, service)
+        resources = {
+            CDS: cluster_resources,
+            RDS: [routes(settings, servers, access)],
+            LDS: listeners(settings, servers, access),
+        }
+        names = frozenset(cluster["name"] for cluster in cluster_resources)
+        return _Texts({name: _dump({"resources": values}) for name, values in resources.items()}, names)
+
+    def _write_texts(self, texts: _Texts) -> None:
+        """Write the files that differ, clusters before the routes that need them."""
+        for name, body in texts.files.items():
+            version = hashlib.sha256(body.encode()).hexdigest()[:12]
+            if self.versions.get(name) != version:
+                self._write(name, f"version_info: {version!r}\n{body}")
+                self.versions[name] = version
+        self.clusters = texts.clusters
 
     def _write_credentials(self, servers: tuple[Server, ...]) -> None:
         """Write the credentials that Envoy puts into calls, for the owner alone; remove others."""
@@ -133,14 +175,6 @@ class EnvoyFiles:
             (self._directory / credentials.DIRECTORY).mkdir(mode=0o700, exist_ok=True)
             replace_text(self._directory / name, _HEAD + text, mode=0o600)
             self._credentials[name] = text
-
-    def _write_resources(self, name: str, resources: list[Resource]) -> None:
-        body = _dump({"resources": resources})
-        version = hashlib.sha256(body.encode()).hexdigest()[:12]
-        if self.versions.get(name) == version:
-            return
-        self._write(name, f"version_info: {version!r}\n{body}")
-        self.versions[name] = version
 
     def _write(self, name: str, text: str) -> None:
         replace_text(self._directory / name, _HEAD + text)

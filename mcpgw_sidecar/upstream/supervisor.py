@@ -31,6 +31,7 @@ from mcpgw_sidecar.upstream.stateless import StatelessClient
 
 log = get_logger(__name__)
 
+REST, MAX_PAUSE = 3.0, 0.5  # times what a merge took, and seconds at most, until the next one
 LOSE_AFTER = 3  # failed checks in a row after which a server's tools leave the catalog
 
 Statuses = tuple[ServerStatus, ...]
@@ -116,10 +117,14 @@ class Supervisor:
         self._dirty.set()
 
     async def _wait_federating(self) -> None:
-        """Merge whenever something changed; many changes in one tick are one merge."""
+        """Merge whenever something changed; many changes in one tick are one merge.
+
+        Between two merges there is some time for everything else: one of 20,000 tools takes a
+        while, and a thousand servers answer one after the other.
+        """
         while True:
             await self._dirty.wait()
-            self._dirty = trio.Event()
+            self._dirty, begun = trio.Event(), time.perf_counter()
             servers = tuple(self._entries[server.name].server for server in self._rows if server.name in self._entries)
             offers = {name: entry.offer for name, entry in self._entries.items()}
             modern = {name: entry.modern for name, entry in self._entries.items() if entry.modern is not None}
@@ -134,7 +139,7 @@ class Supervisor:
             self._publish_statuses()
             if all(entry.health.tried for entry in self._entries.values()):
                 self.all_tried.set()
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(min(MAX_PAUSE, REST * (time.perf_counter() - begun)))
 
     def _publish_statuses(self) -> None:
         self._statuses.publish(tuple(self._status(server) for server in self._rows))
@@ -242,6 +247,8 @@ def _log_new_tools(before: Federation | None, after: Federation) -> None:
     for name, share in after.shares.items():
         old = before.shares.get(name) if before is not None else None
         server = after.snapshot.servers[name]
+        if old is not None and old == share:
+            continue
         for tool in sorted(set(share.tools) - set(old.tools if old else ())):
             log.info("Federating tool", mcpURL=server.shown_url, **{"federated name": tool})
             if long_name(tool):

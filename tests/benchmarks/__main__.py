@@ -16,6 +16,7 @@ NAMES = {
     "lists": "tools/list with few and with many tools",
     "sessions": "sessions with streams, and their clients vanishing",
     "listens": "clients without sessions that listen for changes",
+    "scale": "a thousand servers, fifty thousand sessions, two gateways on one port",
     "storms": "changes of the configuration, a start with dead servers, the sidecar away",
     "profile": "where the sidecar's CPU goes, as flame graphs",
     "start": "what a start of each form of the program costs",
