@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
+import trio
+import yaml
+from trio.testing import wait_all_tasks_blocked
 
-from mcpgw_sidecar.envoyfiles.writer import make_directory
+from mcpgw_sidecar.envoyfiles import writer
+from mcpgw_sidecar.envoyfiles.writer import CDS, EnvoyFiles, make_directory
 from mcpgw_sidecar.errors import UnavailableError
+from mcpgw_sidecar.model.names import ServerName
+from mcpgw_sidecar.model.servers import Desired, Server
+from mcpgw_sidecar.runtime.watch import Watched
+from tests.golden.test_envoy_resources import settings_of
+
+SERVERS = tuple(Server(name=ServerName(f"ns/{n}"), url=f"http://h{n}/mcp", hostname=f"h{n}") for n in range(3))
 
 
 @pytest.mark.duty("security.local-sockets")
@@ -26,3 +38,33 @@ def test_nobody_else_may_enter_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UnavailableError, match="--envoy-dir"):
         make_directory(tmp_path / "file" / "envoy")
+
+
+@pytest.mark.parametrize("many", [100, 1])
+async def test_files_follow_the_servers_however_many(many: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MANY", many)
+    made: list[int] = []
+
+    def texts(self: EnvoyFiles, servers: Any, access: Any) -> Any:
+        made.append(len(servers))
+        return original(self, servers, access)
+
+    original = EnvoyFiles._texts
+    monkeypatch.setattr(EnvoyFiles, "_texts", texts)
+    desired = Watched(Desired(source="f", servers=SERVERS[:2], generation=1))
+    files = EnvoyFiles(settings_of({"directory": str(tmp_path)}))
+    files.write_first(desired.value)
+    first = files.versions[CDS]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(files.wait_following, desired)
+        await wait_all_tasks_blocked()
+        assert made == [2], "what stands there already is not made again"
+        desired.publish(attrs.evolve(desired.value, servers=SERVERS, generation=2))
+        with trio.fail_after(10):
+            while files.versions[CDS] == first:  # noqa: ASYNC110  # a dictionary has no event
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    document = yaml.safe_load((tmp_path / CDS).read_text())
+    assert files.clusters == {cluster["name"] for cluster in document["resources"]}
+    assert all(any(server.hostname in str(cluster) for cluster in document["resources"]) for server in SERVERS)
+    assert document["version_info"] == files.versions[CDS]

@@ -23,11 +23,8 @@ from mcpgw_sidecar.model.access import OPEN
 HERE = Path(__file__).parent
 
 
-def resources(document: dict[str, Any]) -> dict[str, Any]:
-    values = {
-        name: Endpoint(**value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
-        for name, value in document.get("settings", {}).items()
-    }
+def settings_of(values: dict[str, Any]) -> EnvoySettings:
+    """The settings with these values, and any others."""
     defaults = {
         "directory": "/var/lib/mcpgw",
         "gateway": Endpoint(host="0.0.0.0", port=8888),
@@ -42,7 +39,15 @@ def resources(document: dict[str, Any]) -> dict[str, Any]:
         "heal": "-- heal.lua\n",
         "messages": "-- json.lua, memo.lua, failed.lua, events.lua\n",
     }
-    settings = EnvoySettings(**(defaults | values))
+    return EnvoySettings(**(defaults | values))
+
+
+def resources(document: dict[str, Any]) -> dict[str, Any]:
+    values = {
+        name: Endpoint(**value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+        for name, value in document.get("settings", {}).items()
+    }
+    settings = settings_of(values)
     shown = {key: value for key, value in document.items() if key in {"servers", "limits", "authentication"}}
     content = decode(yaml.safe_dump(shown), "golden")
     servers, access = content.servers, content.access or OPEN
