@@ -1,14 +1,20 @@
-"""A server on the Python SDK 1.x, with sessions and event streams: `server1.py PORT`."""
+"""A server on the Python SDK 1.x: `server1.py PORT [plain]`.
+
+It has sessions and event streams; `plain` has neither.
+"""
 
 import sys
 
 import anyio
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.shared.exceptions import UrlElicitationRequiredError
-from mcp.types import ElicitRequestURLParams, SamplingMessage, TextContent
+from mcp.types import Completion, CompletionArgument, ElicitRequestURLParams, SamplingMessage, TextContent
 from pydantic import BaseModel
 
-server = FastMCP("python-1", host="127.0.0.1", port=int(sys.argv[1]), log_level="WARNING")
+plain = sys.argv[2:] == ["plain"]
+server = FastMCP(
+    "python-1", host="127.0.0.1", port=int(sys.argv[1]), log_level="WARNING", stateless_http=plain, json_response=plain
+)
 
 
 class Name(BaseModel):
@@ -21,6 +27,12 @@ class Name(BaseModel):
 def echo(message: str = "") -> str:
     """Say it again."""
     return f"Echo: {message}"
+
+
+@server.tool()
+def fails() -> str:
+    """Fail."""
+    raise RuntimeError("sorry")
 
 
 @server.tool()
@@ -84,6 +96,7 @@ async def think(ctx: Context) -> str:
 async def slow() -> str:
     """Take long; says on the output when it is cut off."""
     try:
+        print("begun", flush=True)
         await anyio.sleep(30)
     except anyio.get_cancelled_exc_class():
         print("cancelled", flush=True)
@@ -95,6 +108,24 @@ async def slow() -> str:
 def one() -> str:
     """A memo."""
     return "remember"
+
+
+@server.resource("memo://of/{name}")
+def of(name: str) -> str:
+    """A memo of somebody."""
+    return f"memo of {name}"
+
+
+@server.prompt()
+def greet(name: str) -> str:
+    """A prompt."""
+    return f"Greet {name}"
+
+
+@server.completion()
+async def complete(_reference: object, argument: CompletionArgument, _context: object) -> Completion:
+    """Complete an argument."""
+    return Completion(values=[f"{argument.value}!"])
 
 
 server.run(transport="streamable-http")

@@ -229,7 +229,7 @@ def test_an_error_of_the_client_is_an_answer(running: Gateway) -> None:
 @pytest.mark.duty("era.translated")
 def test_a_cancelled_call_is_cut_off_at_its_server(running: Gateway, process: tuple[Process, str]) -> None:
     server, _ = process
-    before = server.text.count("cut off")
+    before, begun = server.text.count("cut off"), server.text.count("begun")
     with Client(running.url) as client:
         results: list[httpx2.Response] = []
         waiting = threading.Thread(target=lambda: results.append(client.call("m_slow", "slow")))
@@ -241,7 +241,8 @@ def test_a_cancelled_call_is_cut_off_at_its_server(running: Gateway, process: tu
             return not waiting.is_alive()
 
         assert not any(cancelled(ident) for ident in ("other", 7, None))
-        wait_until(lambda: cancelled("slow"), "the end of the call")  # the first may come before the call
+        wait_until(lambda: server.text.count("begun") > begun, "the call at its server")
+        wait_until(lambda: cancelled("slow"), "the end of the call")
         assert "cancelled" in answer(results[0])["error"]["message"]
         wait_until(lambda: server.text.count("cut off") > before, "the end of the call at its server")
 

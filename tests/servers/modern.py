@@ -2,7 +2,7 @@
 
 The SDK's own servers speak both eras; this one refuses requests of the other, as its specification
 asks. Runs as a program: `python -m tests.servers.modern PORT [both]`, the last for both eras; it
-says on its output which calls have been cut off.
+says on its output which slow calls have begun, and which have been cut off.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ Asked = Context[Any, Any]
 def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
+
+
+@server.tool()
+def echo(message: str = "") -> str:
+    """Say it again."""
+    return f"Echo: {message}"
 
 
 @server.tool()
@@ -59,15 +65,21 @@ async def steps(ctx: Asked) -> str:
     return "done"
 
 
+def say(text: str) -> None:
+    """Tell the test."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 @server.tool()
 async def slow(ctx: Asked) -> str:
     """Take half a minute."""
     await ctx.report_progress(progress=0, total=1)
     try:
+        say("begun")
         await anyio.sleep(30)
     except BaseException:
-        sys.stdout.write("cut off\n")
-        sys.stdout.flush()
+        say("cut off")
         raise
     return "late"
 
@@ -132,6 +144,12 @@ async def grow(ctx: Asked) -> str:
 def one() -> str:
     """A resource."""
     return "text of one"
+
+
+@server.resource("memo://of/{name}")
+def of(name: str) -> str:
+    """A memo of somebody."""
+    return f"memo of {name}"
 
 
 @server.prompt()
