@@ -165,9 +165,10 @@ class _Parts:
         for event in self.inputs.loaded:
             await event.wait()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.supervisor.wait_supervising, self.values.desired)
+            followed = self.values.desired
             if self.envoy_files is not None:
-                nursery.start_soon(self.envoy_files.wait_following, self.values.desired)
+                followed = await nursery.start(self.envoy_files.wait_following, followed)  # no server before its route
+            nursery.start_soon(self.supervisor.wait_supervising, followed)
 
 
 async def wait_running(settings: Settings) -> None:

@@ -87,14 +87,22 @@ class EnvoyFiles:
                 raise UnavailableError(msg) from None
             log.error("Envoy files not written, those of before stay", error=self.error)  # noqa: TRY400
 
-    async def wait_following(self, desired: Watched[Desired]) -> None:
+    async def wait_following(
+        self,
+        desired: Watched[Desired],
+        *,
+        task_status: trio.TaskStatus[Watched[Desired]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Write the files after each change of the desired servers, for ever.
 
-        A failed write is tried again.
+        It starts with a value that has the servers once they are written, so that nobody lists one
+        before that. A failed write is tried again.
         """
+        written: Watched[Desired] | None = None
         version, file_servers = desired.version, desired.value.enabled
         while True:
-            servers, access = desired.value.enabled, desired.value.access
+            current = desired.value
+            servers, access = current.enabled, current.access
             names = {server.name for server in servers}
             removed_servers = tuple(server for server in file_servers if server.name not in names)
             try:
@@ -103,6 +111,10 @@ class EnvoyFiles:
             except OSError as error:
                 self.error = f"cannot write to {self._directory}: {error.strerror}"
                 log.error("Envoy files not written", directory=str(self._directory), error=error.strerror)  # noqa: TRY400
+            if written is None:
+                task_status.started(written := Watched(current))
+            written.publish(current)
+            if self.error is not None:
                 await trio.sleep(RETRY)
                 continue
             has_files = any(server.gives_credential and server.credential_file for server in servers)
@@ -112,9 +124,9 @@ class EnvoyFiles:
             file_servers = servers if waiting.cancelled_caught else servers + removed_servers
 
     async def _wait_written(self, servers: tuple[Server, ...], access: Access) -> None:
-        """Write what differs, before a new server can be listed.
+        """Write what differs.
 
-        Those of 1,000 servers take a second, in which everybody else would wait: a thread makes
+        The texts of 1,000 servers take a second, in which everybody else would wait: a thread makes
         them.
         """
         self._write_credentials(servers)
@@ -124,6 +136,7 @@ class EnvoyFiles:
             texts = await trio.to_thread.run_sync(self._texts, servers, access)
         else:
             texts = self._texts(servers, access)
+        self._written = None  # should only some of them be written
         self._write_texts(texts)
         self._written = (servers, access)
 

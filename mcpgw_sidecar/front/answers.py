@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -118,7 +119,7 @@ async def _wait_streamed(receive: Receive, send: Send, stream: Stream) -> None:
     await send({"type": "http.response.start", "status": OK, "headers": _CLIENT_STREAM})
     # The server sends the headers with the first byte of the body.
     await send(_chunk(stream.first_event() if stream.primed else KEEP_ALIVE))
-    while not stream.closed:
+    while not stream.closed and time.time() < stream.until:
         match await stream.wait_news(partial(wait_gone, receive)):
             case "other":
                 return

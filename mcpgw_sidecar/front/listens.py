@@ -8,6 +8,7 @@ when the process drains, or when the client may see nothing here any more.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -194,7 +195,7 @@ class Listens:
         kept = self.keep_alive.begin(listen, send, listen.until)
         try:
             await events.wait_sent(listen.acknowledgement())
-            while not listen.closed:
+            while not listen.closed and time.time() < listen.until:
                 match await listen.wait_news(partial(wait_gone, receive)):
                     case "other":
                         return

@@ -9,6 +9,7 @@ connections looks at all of them, and what was read is handed on without a pause
 from __future__ import annotations
 
 import fcntl
+import logging
 import termios
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from mcpgw_sidecar.runtime.sockets import wait_read, written
+
+log = logging.getLogger(__name__)
 
 WRITE_TIMEOUT = 20.0  # seconds for a client to accept one write, else its connection is closed
 LAST_WRITE_TIMEOUT = 1.0  # the same once the process drains
@@ -46,8 +49,8 @@ class _Inbox:
         self._room = trio.lowlevel.ParkingLot()
 
     async def put(self, event: Any) -> None:  # noqa: ANN401  # a message of ASGI
-        """Keep a message; waits while there are too many."""
-        while len(self._events) >= self._most:
+        """Keep a message; waits while there are too many, but not with the last one."""
+        while len(self._events) >= self._most and event["type"] != "http.disconnect":
             await self._room.park()
         self._events.append(event)
         self._wake.unpark()
@@ -116,7 +119,8 @@ class HttpConnection(TCPServer):
 
     def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, stream: Any) -> None:  # noqa: ANN401  # plain or TLS
         super().__init__(app, config, context, ConnectionState({}), stream)
-        self.idle_since: float | None = trio.current_time()
+        del self.idle_task  # hypercorn's: nothing uses it here
+        self.idle_since: float | None = None
         self._before = b""  # what goes out with the next write
 
     async def run(self) -> None:
@@ -133,6 +137,7 @@ class HttpConnection(TCPServer):
                     self.app, self.config, self.context, _Requests(self, nursery), self.state,  # type: ignore[arg-type]
                     is_tls, client, server, self.protocol_send, "http/1.1",
                 )  # fmt: skip
+                self.idle_since = trio.current_time()
                 await self._read_data()
         except (OSError, trio.BrokenResourceError, trio.TooSlowError):
             pass
@@ -140,9 +145,17 @@ class HttpConnection(TCPServer):
             await self._close()
 
     async def wait_idle_closed(self) -> None:
-        """Close it, unless a request has arrived meanwhile: it gets an answer."""
-        if self.idle_since is not None and not self._has_arrived():
+        """Close it, unless a request has arrived meanwhile: it gets an answer.
+
+        Whatever happens to it, others go on.
+        """
+        if self.idle_since is None or self._has_arrived():
+            return
+        try:
             await self._initiate_server_close()
+        except Exception:
+            log.debug("Idle HTTP connection failed", exc_info=True)
+            await trio.aclose_forcefully(self.stream)
 
     def at_once(self, body: bytes) -> bool:
         """Whether a piece of the body of the answer was sent without waiting."""
@@ -163,7 +176,12 @@ class HttpConnection(TCPServer):
             case RawData():
                 await self._wait_written(bytes(event.data))
             case _:
-                await super().protocol_send(event)
+                # An application that ends itself because its client has all it wanted must not
+                # take along the end of the connection: nobody would close that.
+                with trio.CancelScope(shield=True):
+                    if self._before:  # of an application that failed
+                        await self._wait_written(b"")
+                    await super().protocol_send(event)
 
     async def _wait_written(self, data: bytes) -> None:
         """Send bytes, the head of an answer with what follows it.
@@ -222,8 +240,9 @@ class HttpConnection(TCPServer):
         return plain.socket
 
     def _has_arrived(self) -> bool:
+        """Whether bytes wait to be read, or the end: it is closed already."""
         try:
             fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, arrived := bytearray(4))
-        except OSError:  # it is closed
-            return False
+        except (OSError, ValueError):
+            return True
         return any(arrived)

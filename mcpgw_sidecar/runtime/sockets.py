@@ -33,6 +33,8 @@ async def wait_read(stream: trio.abc.ReceiveStream, most: int) -> bytes:
     if number < 0:
         raise trio.ClosedResourceError
     await trio.lowlevel.wait_readable(number)
+    if stream.socket.fileno() != number:  # it was closed meanwhile, and another one may have the number
+        raise trio.ClosedResourceError
     try:
         return os.read(number, most)
     except BlockingIOError:

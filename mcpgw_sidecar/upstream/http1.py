@@ -98,11 +98,9 @@ class Link:
         done = written(self.stream, text)
         if done == len(text):
             return
-        try:
+        try:  # it may answer, and close, before it has read everything
             with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(seconds):
-                await self.stream.send_all(
-                    memoryview(text)[done:]
-                )  # it may answer, and close, before it has read everything
+                await self.stream.send_all(memoryview(text)[done:])
         except trio.TooSlowError:
             raise UpstreamError("Timeout", f"did not read the request within {seconds:g} s") from None
 

@@ -76,6 +76,7 @@ class Supervisor:
         self._federation: Federation | None = None
         self._merged: object = None  # of what
         self._dirty = trio.Event()
+        self._ruled = trio.Event()  # other rules: they are in force at once
         self.all_tried = trio.Event()
 
     async def wait_supervising(self, desired: Watched[Desired]) -> None:
@@ -113,6 +114,8 @@ class Supervisor:
                     self._changed(entry.server)
             self._entries[name] = new
             nursery.start_soon(self._wait_connecting, new)
+        if desired.allowed != self._access:
+            self._ruled.set()
         self._rows, self._virtual, self._access = desired.servers, desired.virtual_servers, desired.allowed
         self._dirty.set()
 
@@ -139,7 +142,9 @@ class Supervisor:
             self._publish_statuses()
             if all(entry.health.tried for entry in self._entries.values()):
                 self.all_tried.set()
-            await trio.sleep(min(MAX_PAUSE, REST * (time.perf_counter() - begun)))
+            with trio.move_on_after(min(MAX_PAUSE, REST * (time.perf_counter() - begun))):
+                await self._ruled.wait()
+            self._ruled = trio.Event()
 
     def _publish_statuses(self) -> None:
         self._statuses.publish(tuple(self._status(server) for server in self._rows))

@@ -9,10 +9,9 @@ import attrs
 import pytest
 import trio
 import yaml
-from trio.testing import wait_all_tasks_blocked
 
 from mcpgw_sidecar.envoyfiles import writer
-from mcpgw_sidecar.envoyfiles.writer import CDS, EnvoyFiles, make_directory
+from mcpgw_sidecar.envoyfiles.writer import CDS, RDS, EnvoyFiles, make_directory
 from mcpgw_sidecar.errors import UnavailableError
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Desired, Server
@@ -56,15 +55,47 @@ async def test_files_follow_the_servers_however_many(many: int, tmp_path: Path, 
     files.write_first(desired.value)
     first = files.versions[CDS]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(files.wait_following, desired)
-        await wait_all_tasks_blocked()
+        written = await nursery.start(files.wait_following, desired)
+        assert written.value is desired.value
         assert made == [2], "what stands there already is not made again"
         desired.publish(attrs.evolve(desired.value, servers=SERVERS, generation=2))
         with trio.fail_after(10):
-            while files.versions[CDS] == first:  # noqa: ASYNC110  # a dictionary has no event
-                await trio.sleep(0.01)
+            await written.wait_after(written.version)
+        assert files.versions[CDS] != first
         nursery.cancel_scope.cancel()
     document = yaml.safe_load((tmp_path / CDS).read_text())
     assert files.clusters == {cluster["name"] for cluster in document["resources"]}
     assert all(any(server.hostname in str(cluster) for cluster in document["resources"]) for server in SERVERS)
     assert document["version_info"] == files.versions[CDS]
+
+
+async def test_what_was_written_in_part_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full in between, and then the configuration is what it was."""
+    desired = Watched(Desired(source="f", servers=SERVERS[:2], generation=1))
+    files = EnvoyFiles(settings_of({"directory": str(tmp_path)}))
+    files.write_first(desired.value)
+    before = (tmp_path / CDS).read_text()
+    full = True
+
+    def write(self: EnvoyFiles, name: str, text: str) -> None:
+        if full and name == RDS:
+            raise OSError(28, "No space left on device")
+        original(self, name, text)
+
+    original = EnvoyFiles._write
+    monkeypatch.setattr(EnvoyFiles, "_write", write)
+    monkeypatch.setattr(writer, "RETRY", 0.05)
+    async with trio.open_nursery() as nursery:
+        written = await nursery.start(files.wait_following, desired)
+        version = written.version
+        desired.publish(attrs.evolve(desired.value, servers=SERVERS, generation=2))
+        version = await written.wait_after(version)
+        assert files.error is not None
+        assert (tmp_path / CDS).read_text() != before
+        desired.publish(attrs.evolve(desired.value, servers=SERVERS[:2], generation=3))
+        full = False
+        with trio.fail_after(10):
+            while (tmp_path / CDS).read_text() != before:  # noqa: ASYNC110  # a file has no event
+                await trio.sleep(0.05)
+        assert files.error is None
+        nursery.cancel_scope.cancel()

@@ -169,6 +169,83 @@ async def test_an_idle_connection_is_closed(autojump_clock: MockClock) -> None:
         assert http.KEEP_ALIVE <= trio.current_time() - start <= http.KEEP_ALIVE + 10
 
 
+async def test_an_application_that_fails_has_said_its_head() -> None:
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await http.wait_body(receive, 100)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError
+
+    async with served(app) as client:
+        await client.send_all(REQUEST % 0)
+        assert (await client.receive_some(65536)).startswith(b"HTTP/1.1 200")
+        assert await client.receive_some(65536) == b""
+
+
+async def test_a_connection_ends_though_its_application_ends_itself() -> None:
+    """As batches do: they stop when their client has all it wanted, or is gone."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            await http.wait_body(receive, 100)
+            nursery.start_soon(http.wait_left, receive, nursery.cancel_scope)
+            await answering(b"ok")(scope, partial(wait_nothing_more, {"type": "http.request"}), send)
+            nursery.cancel_scope.cancel()
+
+    for _ in range(10):
+        async with served(app) as client:
+            await client.send_all(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            with trio.fail_after(5):
+                while await client.receive_some(65536):
+                    pass
+
+
+async def wait_nothing_more(message: dict[str, Any]) -> dict[str, Any]:
+    """A `receive` whose body is read."""
+    return message
+
+
+async def test_connections_that_close_by_themselves_at_a_drain_harm_no_other() -> None:
+    may_answer = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await may_answer.wait()
+        await answering(b"ok")(scope, receive, send)
+
+    listener, address = await open_listener(Address("127.0.0.1", 0), "--x")
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(http.serve, app, listener, stop, drain=http.Drain(lambda: 5.0)))
+        slow = await trio.open_tcp_stream("127.0.0.1", address.port)
+        await slow.send_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        others = [await trio.open_tcp_stream("127.0.0.1", address.port) for _ in range(40)]
+        for other in others:
+            await other.send_all(REQUEST % 0)
+            assert (await other.receive_some(65536)).endswith(b"ok")
+        stop.set()
+        for other in others:
+            await trio.sleep(http.LAST_REQUESTS / 30)
+            await other.aclose()
+        may_answer.set()
+        assert (await slow.receive_some(65536)).endswith(b"ok")
+        await slow.aclose()
+
+
+async def test_who_closed_meanwhile_reads_nothing_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another connection may have got the number of its descriptor."""
+    ours, theirs = trio.socket.socketpair()
+    stream = trio.SocketStream(ours)
+
+    async def wait_closed(_number: int) -> None:
+        await stream.aclose()
+        monkeypatch.undo()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_closed)
+    with pytest.raises(trio.ClosedResourceError):
+        await wait_read(stream, 10)
+    theirs.close()
+
+
 async def test_what_the_system_does_not_take_is_left_to_the_caller() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)

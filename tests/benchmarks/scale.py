@@ -1,9 +1,13 @@
-"""Much of everything: `just bench scale [servers|sessions|pairs] [NUMBER ...]`. Prints Markdown.
+"""Much of everything: `just bench scale [servers|sessions|pairs|loaded] [NUMBER ...]`.
+
+Prints Markdown.
 
 servers   so many servers of 20 tools in one gateway (by default 10, 100 and 1,000): until all are
           listed, memory, Envoy's files, the whole list, a change, and a hit beside one in the first
 sessions  so many sessions (50,000) over two sidecars with a Redis, each with a call
 pairs     sessions opened a second by one pair of Envoy and sidecar, and by two pairs on one port
+loaded    how long calls take while sessions are opened, a list of 6,000 tools changes each second,
+          and so many streams (8,192) are kept alive
 """
 
 from __future__ import annotations
@@ -218,10 +222,73 @@ def of_pairs(count: int) -> None:
             print(f"| {number} | {shown} | {failures} | {statistics.median(spent):.2f} |", flush=True)
 
 
+def of_loaded(streams: int) -> None:
+    """Print the times of calls that Envoy remembers, beside what else goes on."""
+    print("| beside | p50, ms | p99 | calls a second | failures |\n|---|---|---|---|---|")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ports = [stack.enter_context(load_server(directory, f"p{number}", 99)) for number in range(PROGRAMS)]
+        servers = [entry(f"ns/s{n}", f"http://127.0.0.1:{ports[n % PROGRAMS]}/mcp", f"s{n}_") for n in range(60)]
+        gateway = stack.enter_context(running(directory / "a", servers))
+        load = Load(Pair(gateway).target(), 8, call("s0_t0"))
+        load.round(1.0)
+
+        def shown(name: str, stop: Callable[[], None] = lambda: None) -> None:
+            rounds = [load.round(3.0) for _ in range(5)]
+            stop()
+            p50, p99, rate = (statistics.median(each[key] for each in rounds) for key in ("p50", "p99", "rate"))
+            failures = sum(each["errors"] for each in rounds)
+            print(f"| {name} | {p50:.2f} | {p99:.2f} | {rate:.0f} | {failures:.0f} |", flush=True)
+
+        shown("nothing")
+        shown("sessions that are opened, each with a call", endless(lambda: opened(gateway)))
+        shown("a list of 6,000 tools that changes each second", endless(lambda: changed(gateway, servers)))
+        shown("nothing, once more")
+        clients = Sessions(gateway.url, streams, call("s0_t0"))
+        for step in ("initialize", "listen"):
+            clients.step(step)
+        shown(f"{streams:,} silent streams")
+        clients.close()
+        load.close()
+
+
+def endless(work: Callable[[], None]) -> Callable[[], None]:
+    """Do something again and again in a thread; the result ends it."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set():
+            work()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def stop() -> None:
+        ended.set()
+        thread.join()
+
+    return stop
+
+
+def opened(gateway: Gateway) -> None:
+    clients = Sessions(gateway.url, 500, call("s0_t0"))
+    for step in ("initialize", "listen", "call"):
+        clients.step(step)
+    clients.close()
+
+
+def changed(gateway: Gateway, servers: list[dict[str, object]]) -> None:
+    for some in (servers[:-1], servers):
+        gateway.write(some)
+        time.sleep(1.0)
+
+
 def main(part: str = "", *numbers: str) -> None:
     if part in {"", "servers"}:
         of_servers([int(number) for number in numbers] or [10, 100, 1000])
     if part in {"", "sessions"}:
         of_sessions(int(numbers[0]) if numbers else 50_000)
+    if part in {"", "loaded"}:
+        of_loaded(int(numbers[0]) if numbers else 8192)
     if part in {"", "pairs"}:
         of_pairs(int(numbers[0]) if numbers else 2000)

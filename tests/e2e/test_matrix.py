@@ -135,7 +135,7 @@ def test_a_server_asks_the_user(served: Served, mode: str) -> None:
     assert refused[0][0] is True, "a client that has not said so is asked nothing"
 
 
-@pytest.mark.duty("cancel.by-close", "era.pooled")
+@pytest.mark.duty("era.translated", "era.pooled")
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 def test_a_cancelled_call_ends_at_its_server(served: Served, mode: str) -> None:
     if not served.can_ask:
