@@ -10,11 +10,13 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.stack import Client, Gateway, entry, gateway, listening, wait_until
+from tests.e2e.stack import HEADERS, PLAIN, Client, Gateway, entry, gateway, listening, wait_until
+from tests.e2e.test_eras import META, modern
 from tests.e2e.test_relayed import stream_of, watched
 from tests.servers.scripted import ScriptedServer
 
@@ -159,3 +161,40 @@ def test_lists_are_what_servers_wrote(client: Client, server: ScriptedServer, ru
     finally:
         server.raw_list = None
     assert running.server("ns/one")["ready"]
+
+
+@pytest.mark.duty("call.answer-as-written", "era.translated", "era.pooled")
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize(("asks", "answers"), [("without", "without"), ("without", "sessions"), ("sessions", "without")])
+def test_values_arrive_as_they_were_written_across_the_eras(tmp_path: Path, asks: str, answers: str, kind: str) -> None:
+    """What is translated is cut and spliced, never written anew."""
+    with ScriptedServer({"name": "one", "inputSchema": {"type": "object"}}) as server:
+        if answers == "without":
+            modern(server)
+
+        def reply(handler: Any, message: Any) -> bool:
+            result = f'{{"content":[{{"x":{ODD},"type":"new kind"}}], "structuredContent":{ODD},"_meta":{{"k":{ODD}}}}}'
+            text = f'{{"jsonrpc":"2.0","result":{result},"id":{json.dumps(message["id"])}}}'
+            handler.send(200, f"data: {text}\n\n".encode() if kind == "text/event-stream" else text.encode(), kind=kind)
+            return True
+
+        server.answers["tools/call"] = reply
+        with gateway(tmp_path, [entry("ns/one", server.url, "test_")]) as running:
+            envelope = (
+                "".join(f"{json.dumps(key)}:{json.dumps(value)}," for key, value in META.items())
+                if asks == "without"
+                else ""
+            )
+            params = f'{{"arguments":{ODD}, "_meta":{{{envelope}"k":{ODD}}},"name":"test_one"}}'
+            call = f'{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{params}}}'
+            if asks == "without":
+                headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "test_one"}
+                sent = PLAIN.post(running.url, content=call, headers={**HEADERS, **headers})
+            else:
+                with running.client() as client:
+                    sent = client.send(call)
+        assert sent.status_code == 200
+        assert sent.text.count(ODD) == 3, sent.text
+        arrived = server.calls("tools/call")[-1].body.decode()
+        assert arrived.count(ODD) == 2, arrived
+        assert '"name":"one"}' in arrived or '"name":"one",' in arrived

@@ -17,7 +17,8 @@ import attrs
 import pytest
 from mcp.shared.exceptions import MCPError
 
-from tests.e2e.clients import CACHE, CLIENTS
+from tests.e2e.clients import CACHE, CLIENTS, NODE_PARTS
+from tests.e2e.conftest import node
 from tests.e2e.stack import Client, Gateway, Process, answer, entry, free_ports, gateway, text_of, wait_until
 from tests.e2e.test_eras import META, ask
 from tests.e2e.test_translated import Person, _answers
@@ -151,6 +152,30 @@ def test_a_cancelled_call_ends_at_its_server(served: Served, mode: str) -> None:
                 await asyncio.to_thread(wait_until, lambda: served.ended() > ends)
 
     asyncio.run(use())
+
+
+@pytest.mark.duty("era.direct", "era.translated", "era.pooled")
+@pytest.mark.parametrize(("sdk", "mode"), [("1", "legacy"), ("2", "legacy"), ("2", "auto"), ("2", "pin")])
+def test_a_typescript_sdk_client(served: Served, sdk: str, mode: str) -> None:
+    if mode == "pin" and not served.is_modern:
+        pytest.skip("it asks server/discover first: clients are led to the other era (--prefer-era)")
+    can_ask = served.can_ask and not (served.has_both and mode == "legacy")  # see above
+    tool, outcomes = served.question
+    asking = f"x_{tool}" if can_ask else ""
+    report = json.loads(node(NODE_PARTS / "matrix.mjs", served.running.url, sdk, mode, asking))
+    assert {"x_echo", "x_fails", "x_steps", "x_slow"} <= set(report.pop("tools"))
+    assert "Tool not found" in report.pop("unknown")
+    assert report == {
+        "echo": "Echo: é",
+        "fails": True,
+        "steps": "done",
+        "progress": [1, 2] if served.can_ask else [],
+        "asked": outcomes["accept"] if can_ask else "",
+        "prompt": 1,
+        "resource": "memo of Ann",
+        "templates": ["memo://of/{name}"],
+        "completed": ["An!"],
+    }
 
 
 @pytest.mark.duty("era.translated")
