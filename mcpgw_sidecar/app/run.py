@@ -92,7 +92,7 @@ class _Parts:
 
     def broker(self, secret: str) -> BrokerApp:
         """Make the application of the broker; `secret` is what Envoy's own questions have."""
-        healer = Healer(self.directory, lambda: self.values.live.value.servers, self.work)
+        healer = Healer(self.directory, lambda: self.values.live.value.servers, self.work, self.decider.wait_started)
         return BrokerApp(
             decider=self.decider,
             directory=self.directory,

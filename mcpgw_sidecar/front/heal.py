@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
 from mcpgw_sidecar.directory.directory import Directory
 from mcpgw_sidecar.front.answers import OK, wait_sent
+from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
-from mcpgw_sidecar.model.sessions import SessionState, UpstreamSession
+from mcpgw_sidecar.model.sessions import SessionFault, SessionState, UpstreamSession
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.owners import owner_text
 from mcpgw_sidecar.protocol.passing import for_server
@@ -22,12 +23,14 @@ from mcpgw_sidecar.runtime.work import Work
 class Healer:
     """Answers heal.lua. No other program asks, because Envoy routes no client here.
 
-    `work` ends what waits for a server during a drain.
+    `work` ends what waits for a server during a drain. `wait_started` waits for the end of the
+    start, so many seconds: before that servers are missing, and keys of sessions.
     """
 
     directory: Directory
     servers: Callable[[], Mapping[ServerName, Server]]
     work: Work
+    wait_started: Callable[[float], Awaitable[bool]]
 
     async def wait_answered(self, headers: Mapping[str, str], send: Send, *, proven: bool) -> None:
         """Answer 200 with the id and the owner of the new session, or 404 without a session.
@@ -35,8 +38,10 @@ class Healer:
         `proven` says that Envoy asks, by its secret. Where its files can hold none (Istio), who
         asks shows a ticket of the dead session, which the gateway made for Envoy and the client.
         """
-        server = self.servers().get(ServerName(headers.get(h.X_SERVER, "")))
-        state = self.directory.lookup(headers.get(h.X_SESSION))
+        server, state = self._found(headers)
+        if server is None or not isinstance(state, SessionState):
+            await self.wait_started(timeouts.START_AT_BROKER)
+            server, state = self._found(headers)
         upstream, ticket = None, headers.get(h.X_OWNER, "").rpartition(":")[2]
         if server is not None and isinstance(state, SessionState) and (proven or state.opens(server, ticket) is not None):
             dead = UpstreamSession(
@@ -55,3 +60,8 @@ class Healer:
         else:
             owner = owner_text(server.name, upstream.ticket).encode()
             await wait_sent(send, OK, upstream.id.encode(), [(h.X_OWNER.encode(), owner)])
+
+    def _found(self, headers: Mapping[str, str]) -> tuple[Server | None, SessionState | SessionFault]:
+        """The server and the session that Envoy names."""
+        server = self.servers().get(ServerName(headers.get(h.X_SERVER, "")))
+        return server, self.directory.lookup(headers.get(h.X_SESSION))

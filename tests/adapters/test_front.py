@@ -139,7 +139,7 @@ async def fronted(server: FakeServer, *, over: bool = True) -> AsyncIterator[Fro
                     room=Room(),
                 ),
             ),
-            beside=Beside(healer=Healer(directory, lambda: replica.servers, Work()), stale=print),
+            beside=Beside(healer=Healer(directory, lambda: replica.servers, Work(), decider.wait_started), stale=print),
             metrics=metrics,
             max_body=10_000,
             stamps=None,
