@@ -64,15 +64,16 @@ class _Buffer(protocol.Buffer):
 
 
 class _Stream(protocol.Stream):
+    _transport: Transport  # type: ignore[assignment]
     scope: trio.CancelScope | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # grpclib's own signature
         super().__init__(*args, **kwargs)
-        self.window_updated = Event(self._transport.flush)  # type: ignore[assignment,attr-defined]
+        self.window_updated = Event(self._transport.flush)  # type: ignore[assignment]
 
     def init_stream(self, stream_id: int, connection: protocol.Connection) -> None:
         super().init_stream(stream_id, connection)
-        self.buffer = _Buffer(partial(connection.ack, stream_id), self._transport.flush)  # type: ignore[attr-defined]
+        self.buffer = _Buffer(partial(connection.ack, stream_id), self._transport.flush)
 
     def __terminated__(self, reason: str) -> None:
         if self.scope is not None:
@@ -215,7 +216,7 @@ class GrpcServer:
             log.debug("ext_proc stream ended early")
         finally:
             release()
-            transport: Transport = stream._transport  # type: ignore[assignment]  # noqa: SLF001
+            transport = stream._transport  # noqa: SLF001
             transport.flush()  # its answer
             transport.streams -= 1
             self.streams -= 1

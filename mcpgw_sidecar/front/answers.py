@@ -182,6 +182,12 @@ async def wait_left(receive: Receive, events: Events | None) -> None:
         await events.wait_kept_alive()
 
 
+async def wait_cancelled(receive: Receive, events: Events | None, scope: trio.CancelScope) -> None:
+    """Cancel a scope when the client is gone (as `wait_left`)."""
+    await wait_left(receive, events)
+    scope.cancel()
+
+
 async def wait_array_sent(send: Send, texts: list[bytes]) -> None:
     """Send answers in one array; without any the status is 202."""
     if not texts:

@@ -17,7 +17,7 @@ import httpx2
 import trio
 
 from mcpgw_sidecar.errors import UpstreamError
-from mcpgw_sidecar.front.answers import reject_text, wait_array_sent, wait_events_sent
+from mcpgw_sidecar.front.answers import reject_text, wait_array_sent, wait_cancelled, wait_events_sent
 from mcpgw_sidecar.inbound.classify import Batch
 from mcpgw_sidecar.model.decisions import Reject
 from mcpgw_sidecar.model.names import NULL, JsonText
@@ -40,7 +40,7 @@ from mcpgw_sidecar.protocol.methods import INITIALIZE
 from mcpgw_sidecar.protocol.sse import one_line
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.runtime import descriptors
-from mcpgw_sidecar.runtime.http import Receive, Send, wait_left
+from mcpgw_sidecar.runtime.http import Receive, Send
 from mcpgw_sidecar.upstream.messages import messages_of
 
 log = get_logger(__name__)
@@ -87,7 +87,7 @@ class BatchRunner:
         held = 0
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(wait_left, receive, nursery.cancel_scope)
+                nursery.start_soon(wait_cancelled, receive, None, nursery.cancel_scope)
                 nursery.start_soon(self._wait_messages, batch, messages, headers, out)
                 if events:
                     await wait_events_sent(send, answers)

@@ -116,8 +116,8 @@ class Listens:
     """All clients that listen. `client` asks servers; without it no resource is followed."""
 
     live: Watched[Snapshot]
-    client: UpstreamClient | None = None
-    keep_alive: KeepAlive = attrs.field(factory=KeepAlive)
+    client: UpstreamClient | None
+    keep_alive: KeepAlive
     _open: set[Listen] = attrs.field(factory=set)
 
     def count(self) -> int:

@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from mcpgw_sidecar.errors import UpstreamError, first_in
-from mcpgw_sidecar.front.answers import OK, Events, wait_left
+from mcpgw_sidecar.front.answers import OK, Events, wait_cancelled
 from mcpgw_sidecar.front.concluding import request_of, wait_concluded
 from mcpgw_sidecar.front.heldcall import AHEAD, Asked, HeldCall, Item, Settled
 from mcpgw_sidecar.front.room import PATIENCE, Room, busy, silence_of
@@ -211,7 +211,7 @@ class Pooling:
         """
         found: Asked | Settled | None = None
         async with trio.open_nursery() as beside:
-            beside.start_soon(_wait_cancelled, receive, events, beside.cancel_scope)
+            beside.start_soon(wait_cancelled, receive, events, beside.cancel_scope)
             async for item in items:
                 if not isinstance(item, str):
                     found = item
@@ -222,12 +222,6 @@ class Pooling:
         if found is None:
             call.scope.cancel()
         return found
-
-
-async def _wait_cancelled(receive: Receive, events: Events | None, scope: trio.CancelScope) -> None:
-    """Cancel a scope when the client is gone."""
-    await wait_left(receive, events)
-    scope.cancel()
 
 
 def _answered(answer: Response | Reject, carry: Carry) -> bytes | Reject:

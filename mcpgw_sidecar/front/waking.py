@@ -28,8 +28,7 @@ class Sleeper:
     def wake(self) -> None:
         """There is something to send."""
         self._news = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self.remind()
 
     def remind(self) -> None:
         """Let it show that it is there, unless it is sending something."""

@@ -10,7 +10,7 @@ YOUNG = 5000  # new objects between two looks at the young ones; a request makes
 def tune() -> None:
     """Look less often, and never again at what is there now: modules live as long as the process.
 
-    A fifth of the time in which sessions were opened went into looks (tests/benchmarks/RESULTS.md).
+    A fifth of the time in which sessions were opened went into looks (2026-11-30).
     """
     gc.collect()
     gc.freeze()

@@ -80,12 +80,6 @@ async def wait_gone(receive: Receive) -> None:
         pass
 
 
-async def wait_left(receive: Receive, scope: trio.CancelScope) -> None:
-    """Cancel a scope when the client is gone."""
-    await wait_gone(receive)
-    scope.cancel()
-
-
 async def wait_body(receive: Receive, limit: int) -> bytes | None:
     """The body of a request, None when it is larger than `limit` bytes.
 

@@ -195,10 +195,9 @@ class HttpConnection(TCPServer):
         if not data:
             return
         if self.send_lock.locked():
-            async with self.send_lock:
-                await self._wait_whole(data)
-            return
-        self.send_lock.acquire_nowait()
+            await self.send_lock.acquire()
+        else:
+            self.send_lock.acquire_nowait()  # without a turn of the loop
         try:
             await self._wait_whole(data)
         finally:

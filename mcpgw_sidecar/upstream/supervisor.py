@@ -251,9 +251,9 @@ def _hint(server: Server, error: UpstreamError) -> str:
 def _log_new_tools(before: Federation | None, after: Federation) -> None:
     for name, share in after.shares.items():
         old = before.shares.get(name) if before is not None else None
-        server = after.snapshot.servers[name]
-        if old is not None and old == share:
+        if old == share:
             continue
+        server = after.snapshot.servers[name]
         for tool in sorted(set(share.tools) - set(old.tools if old else ())):
             log.info("Federating tool", mcpURL=server.shown_url, **{"federated name": tool})
             if long_name(tool):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -81,9 +81,9 @@ async def wait_echo(stream: Any) -> None:
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[GrpcServer, Peer]]:
+async def connected(method: Callable[[Any], Awaitable[None]] = wait_echo) -> AsyncIterator[tuple[GrpcServer, Peer]]:
     ours, theirs = trio.socket.socketpair()
-    server = GrpcServer(bidirectional(PATH, wait_echo, ProcessingRequest, ProcessingResponse))
+    server = GrpcServer(bidirectional(PATH, method, ProcessingRequest, ProcessingResponse))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server._wait_connection, trio.SocketStream(ours))
         peer = Peer(trio.SocketStream(theirs))
@@ -135,12 +135,7 @@ async def wait_large(stream: Any) -> None:
 
 async def test_many_large_answers_reach_a_peer_that_reads_late() -> None:
     """The socket is full, then the windows of HTTP/2: what waits goes on as soon as it can."""
-    ours, theirs = trio.socket.socketpair()
-    server = GrpcServer(bidirectional(PATH, wait_large, ProcessingRequest, ProcessingResponse))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server._wait_connection, trio.SocketStream(ours))
-        peer = Peer(trio.SocketStream(theirs))
-        await peer.start()
+    async with connected(wait_large) as (server, peer):
         peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: LARGE // 2})
         peer.h2.increment_flow_control_window(100 * LARGE)
         numbers = [await peer.ask(PATH, ProcessingRequest(request_headers={})) for _ in range(5)]
@@ -154,7 +149,6 @@ async def test_many_large_answers_reach_a_peer_that_reads_late() -> None:
                         if event.flow_controlled_length:
                             peer.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 await peer.flush()
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("frame", [b"\x00\x00\x04\x20\x00\x00\x00\x00\x00abcd", b"\x00\x00\x02\xff\x00\x00\x00\x00\x01xy"])

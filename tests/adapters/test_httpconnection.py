@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from mcpgw_sidecar.front.answers import wait_cancelled
 from mcpgw_sidecar.runtime import http
 from mcpgw_sidecar.runtime.httpconnection import WRITE_TIMEOUT
 from mcpgw_sidecar.runtime.listeners import Address, open_listener
@@ -187,7 +188,7 @@ async def test_a_connection_ends_though_its_application_ends_itself() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         async with trio.open_nursery() as nursery:
             await http.wait_body(receive, 100)
-            nursery.start_soon(http.wait_left, receive, nursery.cancel_scope)
+            nursery.start_soon(wait_cancelled, receive, None, nursery.cancel_scope)
             await answering(b"ok")(scope, partial(wait_nothing_more, {"type": "http.request"}), send)
             nursery.cancel_scope.cancel()
 
