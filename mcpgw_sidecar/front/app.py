@@ -38,11 +38,12 @@ from mcpgw_sidecar.observability.metrics import Metrics
 from mcpgw_sidecar.observability.requests import RequestRecord
 from mcpgw_sidecar.protocol import headers as h
 from mcpgw_sidecar.protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, SERVER_ERROR, Request, error_text
-from mcpgw_sidecar.protocol.methods import ADDRESSED, DISCOVER, INITIALIZE, LISTEN
+from mcpgw_sidecar.protocol.methods import ADDRESSED, DISCOVER, INITIALIZE, LISTEN, SET_LEVEL
 from mcpgw_sidecar.protocol.statuses import for_era
 from mcpgw_sidecar.protocol.versions import PRIMED
 from mcpgw_sidecar.runtime import descriptors
 from mcpgw_sidecar.runtime.http import Receive, Scope, Send, wait_body
+from mcpgw_sidecar.runtime.work import wait_begun
 from mcpgw_sidecar.upstream.words import is_own
 
 log = get_logger(__name__)
@@ -182,6 +183,8 @@ class BrokerApp:
             case Reject():
                 return attrs.evolve(answer, method=inbound.method)
             case Result():
+                if inbound.method == SET_LEVEL:
+                    await wait_begun()  # a process that is killed after the answer leaves it to the next
                 if inbound.method == INITIALIZE and answer.audience is not None:
                     self.streams.greet(answer.audience.session_key, inbound.scope)
                 encoded = encode(inbound.id, answer, headers.get("accept-encoding", ""))

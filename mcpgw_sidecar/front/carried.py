@@ -19,6 +19,7 @@ from mcpgw_sidecar.protocol.jsontext import only
 from mcpgw_sidecar.protocol.methods import SUBSCRIBE, UNSUBSCRIBE
 from mcpgw_sidecar.protocol.statuses import refusal
 from mcpgw_sidecar.runtime.http import Receive, Send
+from mcpgw_sidecar.runtime.work import wait_begun
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +55,7 @@ class Carried:
     ) -> None:
         wanted = carry.method == SUBSCRIBE
         if self.subscriber.subscribe(session, carry.server, _uri_of(carry), headers, wanted=wanted):
+            await wait_begun()  # as for a log level (app.py)
             record.close("ok")
             await wait_sent(send, OK, result_text(carry.id, b"{}"))
             return

@@ -68,6 +68,15 @@ class Work:
                 await trio.sleep(LOOK)
 
 
+async def wait_begun() -> None:
+    """Let the tasks that were just started take their first step: the journal has it then.
+
+    They start in the next turn of the loop, before or after this task; so it waits for two.
+    """
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()
+
+
 @contextlib.contextmanager
 def _among(scopes: set[trio.CancelScope], deadline: float) -> Iterator[trio.CancelScope]:
     """A scope that is one of those of which a drain changes the deadlines."""
