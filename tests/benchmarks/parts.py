@@ -1,6 +1,7 @@
-"""Measures the cost of the parts of a hit: `just bench parts [CONNECTIONS] [ROUNDS]`.
+"""Measures the cost of the parts of a hit: `just bench parts [CONNECTIONS] [ROUNDS] [TOOL]`.
 
-The defaults are 16 and 40. Prints Markdown.
+The defaults are 16, 40, and t0, which answers with JSON; sse and crlf answer with an event stream.
+Prints Markdown.
 
 Every variant, plain Envoy and mcp_router too, is a listener of one Envoy with one worker: two
 processes of the same configuration differ by a tenth, listeners of one do not. Envoy has a core of
@@ -157,7 +158,7 @@ def _ours(envoy: Path) -> tuple[Manager, list[Any]]:
     return manager, [{key: value for key, value in each.items() if key != "@type"} for each in cds]
 
 
-def main(connections: str = "16", rounds: str = "40") -> None:
+def main(connections: str = "16", rounds: str = "40", tool: str = "t0") -> None:
     with ExitStack() as stack:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[1:] or cores)
@@ -166,13 +167,13 @@ def main(connections: str = "16", rounds: str = "40") -> None:
         gateway(stack, directory / "on", ports)
         manager, clusters = _ours(directory / "on" / "envoy")
         variants: list[tuple[str, Manager, str]] = [
-            ("plain Envoy", bare_manager(plain(), "one"), "t0"),
-            ("Envoy's mcp_router", bare_manager(mcp_router(list(ports)), "one"), "one__t0"),
+            ("plain Envoy", bare_manager(plain(), "one"), tool),
+            ("Envoy's mcp_router", bare_manager(mcp_router(list(ports)), "one"), f"one__{tool}"),
         ]
         for name, edit in PARTS.items():
             edited = copy.deepcopy(manager)
             edit(edited)
-            variants.append((name, edited, "one_t0"))
+            variants.append((name, edited, f"one_{tool}"))
         listener_ports = free_ports(len(variants))
         listeners = [listener(name, port, each) for (name, each, _), port in zip(variants, listener_ports, strict=True)]
         servers = [cluster(name, port) for name, port in ports.items()]
@@ -180,8 +181,8 @@ def main(connections: str = "16", rounds: str = "40") -> None:
         pid = stack.enter_context(started_envoy(directory, "parts", listeners, [*clusters, *servers], 1))
         os.sched_setaffinity(0, cores[1:] or cores)
         loads = [
-            (name, Load(Target(name, f"http://127.0.0.1:{port}/mcp", (pid,), tool), int(connections), call(tool)))
-            for (name, _, tool), port in zip(variants, listener_ports, strict=True)
+            (name, Load(Target(name, f"http://127.0.0.1:{port}/mcp", (pid,), called), int(connections), call(called)))
+            for (name, _, called), port in zip(variants, listener_ports, strict=True)
         ]
         for _, load in loads:
             load.round(WARM)

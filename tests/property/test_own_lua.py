@@ -21,6 +21,7 @@ from tests.property.test_laws import JSON, TEXT
 LUA = LuaRuntime(encoding=None)
 LUA.execute(messages("").encode())
 new_walk, walk_on, own_lines = LUA.globals().new_walk, LUA.globals().walk_on, LUA.globals().own_lines
+are_own = LUA.globals().are_own
 IDS = st.integers(-(2**53) + 1, 2**53 - 1) | st.sampled_from(["1", "x", "é", "a/b", "😀", 'q"\\'])
 KEYS = st.sampled_from(["id", "result", "error", "method", "ID", "Result", "jsonrpc", "params", "x"]) | TEXT
 CUTS = st.lists(st.integers(0, 400), max_size=6)
@@ -211,12 +212,37 @@ NOISE = st.lists(
     st.sampled_from([b': "{', b"event: message", b"event: other", b"retry: 5", b"data", b"datax: {"]), max_size=2
 )
 EVENTS = st.tuples(st.sampled_from([OURS, PROGRESS, *THEIRS]), SPLITS, NOISE, NOISE)
-STREAMING = Filter(messages("").replace("local LIMIT = 1048576", "local LIMIT = 60"))
+STREAMING = Filter(messages("stamps").replace("local LIMIT = 1048576", "local LIMIT = 60"))
 
 
 def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     return [data[start:end] for start, end in pairwise(edges)]
+
+
+def test_the_usual_stream_passes_without_a_question() -> None:
+    """Without what is known of the call, which costs as much as the look itself."""
+    head = {":status": "200", "content-type": "text/event-stream", "x-mcp-id": "5"}
+    for event in (OWN, b'event: message\r\ndata: {"result":{"text":"uuid: 7"},"jsonrpc":"2.0","id":5}\r\n\r\n'):
+        answer = STREAMING.response(head, [event, event + event, b""], STREAMING.table({}))
+        assert answer.body == event * 3
+        assert "x-mcp-id" not in answer.headers
+
+
+LINES = [
+    *(b"data: " + json.dumps(each, ensure_ascii=False).encode() for each in (OURS, PROGRESS, *THEIRS)),
+    *(b"event: message", b": \x0b", b'data: "', b"data: {", b'data: "id":6,', b'data: "result":1}'),
+]
+ENDED = st.tuples(
+    st.sampled_from([LINES[0], b"", *LINES]), st.sampled_from([b"\n", b"\n\n", b"\r\n", b"\r\n\r\n", b"\r"])
+).map(b"".join)
+STREAM = st.lists(ENDED, max_size=8).map(b"".join)
+
+
+@given(STREAM)
+def test_what_passes_as_a_whole_passes_line_by_line(stream: bytes) -> None:
+    if are_own(stream, b"5"):
+        assert through(stream) == stream
 
 
 @pytest.mark.duty("security.own-answer")
@@ -235,7 +261,7 @@ def test_no_stream_brings_a_client_the_answer_to_another_call(
         if not splits and message in (OURS, PROGRESS) and names[-1:] != [b"event: other"]:
             wanted.append(message)
     metadata = STREAMING.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
-    head = {":status": "200", "content-type": "Text/Event-Stream"}
+    head = {":status": "200", "content-type": "Text/Event-Stream", "x-mcp-id": "5"}
     out = STREAMING.response(head, [*pieces_of(stream, cuts), b""], metadata).body
     seen = []
     for event in SseParser(1 << 20).feed(out):

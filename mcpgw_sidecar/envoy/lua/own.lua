@@ -121,11 +121,30 @@ function walk_on(walk, s, first, last, id)
   return true
 end
 
+-- Whether all lines of a text may go as they are to the client of the call `id`. The text is one of whole
+-- events, and not the first of a stream that begins with a mark of byte order; if it is not, false.
+function are_own(text, id)
+  if byte(text, -1) ~= 10 or find(text, '\r', 1, true) and find(text, '\r[^\n]') then return false end
+  local from, walk, is_whole = 1, new_walk(), true
+  while from <= #text do
+    local stop = find(text, '\n', from, true)
+    local last = byte(text, stop - 1) == 13 and stop - 2 or stop - 1
+    is_whole = last < from
+    if is_whole then walk = (walk.depth ~= 0 or walk.quoted) and new_walk() or walk
+    elseif sub(text, from, from + 4) == 'data:' then
+      if not walk_on(walk, text, from + 5, last, id) or walk.breaks then return false end
+    elseif find(sub(text, from, last), BREAKING) then return false
+    end
+    from = stop + 1
+  end
+  return is_whole
+end
+
 -- A filter for the lines of an event stream: what goes to the client of each line, with its end. `part`
 -- is for a line that is too long to be held: a part of it that is not its end. A CR alone, which is no end
--- of a line for all clients, becomes LF.
-function own_lines(id)
-  local walk, dropped, inside, after_cr, is_first, count = new_walk(), false, nil, false, true, 0
+-- of a line for all clients, becomes LF. `has_begun`: these are not the first lines of the stream.
+function own_lines(id, has_begun)
+  local walk, dropped, inside, after_cr, is_first, count = new_walk(), false, nil, false, not has_begun, 0
   local lines, unclear = {}, '' -- the beginning of a line that may be one of data
 
   local function is_fine(text, first, last)
@@ -211,21 +230,10 @@ function own_lines(id)
     return some
   end
 
-  -- Whether all lines of a text that ends with a line may go as they are. If not, or if an event begins or
-  -- ends elsewhere, nothing is taken: `whole` takes the lines one by one.
+  -- The same as `are_own` in the middle of a stream; if not, nothing is taken: `whole` takes the lines one by one.
   function lines.all(text)
     if walk.depth ~= 0 or dropped or inside or after_cr or unclear ~= '' or is_first and byte(text) == 239 then return false end
-    if byte(text, -1) ~= 10 or byte(text, -2) ~= 10 or find(text, '\r', 1, true) then return false end
-    local from, own = 1, new_walk()
-    while from <= #text do
-      local stop = find(text, '\n', from, true)
-      if sub(text, from, from + 4) == 'data:' then
-        if not walk_on(own, text, from + 5, stop - 1, id) or own.breaks then return false end
-      elseif stop == from then own = new_walk()
-      elseif find(sub(text, from, stop), BREAKING) then return false
-      end
-      from = stop + 1
-    end
+    if not are_own(text, id) then return false end
     is_first = false
     return true
   end

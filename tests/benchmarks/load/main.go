@@ -1,6 +1,6 @@
 // The load of the benchmarks, and the MCP server behind what they measure: compiled, because it shares two cores with that.
 //
-//	load serve ADDRESS TOOLS [ERA]   an MCP server whose tools answer at once: t0, t1, ... as JSON, sse as an event stream; ERA is the one
+//	load serve ADDRESS TOOLS [ERA]   an MCP server whose tools answer at once: t0, t1, ... as JSON, sse and crlf as an event stream; ERA is the one
 //	                                 that it speaks, "sessions" or "stateless", else both
 //	load run -url URL -connections N -message JSON [-capabilities JSON]
 //
@@ -74,7 +74,7 @@ func tools(count int) string {
 	for i := range count {
 		all = append(all, fmt.Sprintf(`{"name":"t%d","description":"%s","inputSchema":{"type":"object","properties":%s}}`, i, described, properties))
 	}
-	all = append(all, `{"name":"sse","inputSchema":{"type":"object"}}`)
+	all = append(all, `{"name":"sse","inputSchema":{"type":"object"}}`, `{"name":"crlf","inputSchema":{"type":"object"}}`)
 	return `{"tools":[` + strings.Join(all, ",") + `]}`
 }
 
@@ -111,9 +111,12 @@ func answer(w http.ResponseWriter, r *http.Request, listed, era string) {
 		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":%s}`, message.ID, result)
 	case message.Method == "tools/list":
 		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":%s}`, message.ID, listed)
-	case message.Params.Name == "sse":
-		header.Set("Content-Type", "text/event-stream")
-		result = "event: message\ndata: " + result + "\n\n"
+	case message.Params.Name == "sse" || message.Params.Name == "crlf":
+		header.Set("Content-Type", "text/event-stream") // as servers of the SDKs send it: in chunks, the end by itself
+		end := map[string]string{"sse": "\n", "crlf": "\r\n"}[message.Params.Name] // in TypeScript, in Python
+		io.WriteString(w, "event: message"+end+"data: "+result+end+end)
+		w.(http.Flusher).Flush()
+		return
 	}
 	header.Set("Content-Length", strconv.Itoa(len(result)))
 	io.WriteString(w, result)
