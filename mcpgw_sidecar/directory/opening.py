@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Final
 
 import attrs
 import trio
@@ -44,6 +45,19 @@ class _Opening:
     failure: Reject | None = None
 
 
+ASKED_AGAIN: Final = 10.0
+"""Seconds after which a server without sessions is asked whether it still has none."""
+
+
+@attrs.frozen
+class _Met:
+    """How a server without sessions answered a client's initialize, and until when that counts."""
+
+    server: Server
+    session: UpstreamSession
+    until: float
+
+
 @attrs.define(kw_only=True, eq=False)
 class Opener:
     """Opens sessions. `feed` takes the events that answer.
@@ -60,6 +74,8 @@ class Opener:
     feed: Callable[[e.Event], None]
     wait_audible: Callable[[Session, Server], Awaitable[None]]
     _openings: dict[tuple[str, ServerName], _Opening] = attrs.field(factory=dict)
+    _met: dict[tuple[ServerName, str, str], _Met] = attrs.field(factory=dict)
+    """By the words of clients that a server may answer in different ways: version, capabilities."""
 
     async def wait_open(
         self, session: Session, server: Server, headers: Mapping[str, str], replaced: UpstreamSession | None
@@ -91,10 +107,8 @@ class Opener:
         try:
             if not await self._wait_adopted(session, opening):
                 await self.sharing.wait_wishes(session)  # the session that is opened here repeats them
-                client, left = ClientWords.of(session), partial(self._close, server)
-                shake = await self.client.wait_initialized(server, client=client, headers=opening.headers, left=left)
-                log.debug("Upstream session opened", server=server.name, session=short(session.key))
-                await self._wait_kept(session, opening, self.sessions.seal(session, server, shake.session))
+                upstream = await self._wait_initialized(session, opening)
+                await self._wait_kept(session, opening, self.sessions.seal(session, server, upstream))
             await self.wait_audible(session, server)
         except UpstreamError as error:
             log.warning("Upstream session not opened", server=server.name, reason=error.reason, error=str(error))
@@ -106,6 +120,26 @@ class Opener:
             self.feed(e.OpeningOver(session.key, server.name))
             del self._openings[session.key, server.name]
             opening.done.set()
+
+    async def _wait_initialized(self, session: Session, opening: _Opening) -> UpstreamSession:
+        """A session of the client's with the server.
+
+        One without sessions remembers no client: it is not asked for each, but for those who take
+        the place of a session that it refused.
+        """
+        server, now = opening.server, trio.current_time()
+        words, left = ClientWords.of(session), partial(self._close, server)
+        key = (server.name, words.protocol_version, words.capabilities)
+        met = self._met.get(key)
+        if met is not None and met.server == server and now < met.until and opening.replaced is None:
+            return met.session
+        shake = await self.client.wait_initialized(server, client=words, headers=opening.headers, left=left)
+        log.debug("Upstream session opened", server=server.name, session=short(session.key))
+        keeps = shake.session.id is not None
+        self._met = {at: met for at, met in self._met.items() if now < met.until and not (keeps and at[0] == server.name)}
+        if not keeps:
+            self._met[key] = _Met(server, shake.session, now + ASKED_AGAIN)
+        return shake.session
 
     async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
         """Adopt the session that a replica has opened, unless its server has forgotten it too."""

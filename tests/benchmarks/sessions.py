@@ -1,5 +1,6 @@
-"""What sessions cost: `just bench sessions [SESSIONS] [ROUNDS]`. Prints Markdown.
+"""What sessions cost: `just bench sessions [SESSIONS] [ROUNDS] [ERA]`. Prints Markdown.
 
+ERA is that of the MCP server: sessions, sessionless (it gives clients no sessions), or both.
 Each round opens SESSIONS sessions, gives each its notification stream, calls a tool in each (a
 session with the server is opened), calls it again (Envoy remembers), rests, and then all clients
 vanish at once: connections are cut, nobody says good-bye. Their sessions live on for a day.
@@ -53,11 +54,11 @@ def measured(number: int, running: Gateway, count: int, start: float) -> str:
     return f"| {number} | {steps} | {opened:.0f} | {each:.1f} | {resting:.1f} | {sidecar.rss:.0f} | {gone:.1f} | {count / seconds:.0f} | {failures} |"
 
 
-def main(sessions: str = "2000", rounds: str = "3") -> None:
+def main(sessions: str = "2000", rounds: str = "3", era: str = "") -> None:
     count = int(sessions)
     with (
         tempfile.TemporaryDirectory() as directory,
-        load_server(Path(directory), "one") as port,
+        load_server(Path(directory), "one", era=era) as port,
         gateway(Path(directory), [entry("ns/one", f"http://127.0.0.1:{port}/mcp")], limits=UNLIMITED) as running,
     ):
         time.sleep(REST)

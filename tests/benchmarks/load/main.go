@@ -1,7 +1,7 @@
 // The load of the benchmarks, and the MCP server behind what they measure: compiled, because it shares two cores with that.
 //
 //	load serve ADDRESS TOOLS [ERA]   an MCP server whose tools answer at once: t0, t1, ... as JSON, sse and crlf as an event stream; ERA is the one
-//	                                 that it speaks, "sessions" or "stateless", else both
+//	                                 that it speaks, "sessions" or "stateless", else both; "sessionless" is both without sessions
 //	load run -url URL -connections N -message JSON [-capabilities JSON]
 //
 // `run` opens a session on each connection and says "ready"; each line "SECONDS" on stdin is a round, answered by one line of JSON:
@@ -103,7 +103,9 @@ func answer(w http.ResponseWriter, r *http.Request, listed, era string) {
 		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32022,"message":"no","data":{"supported":["2026-07-28"]}}}`, message.ID)
 		w.WriteHeader(http.StatusBadRequest)
 	case message.Method == "initialize":
-		header.Set("Mcp-Session-Id", strconv.FormatInt(time.Now().UnixNano(), 36))
+		if era != "sessionless" {
+			header.Set("Mcp-Session-Id", strconv.FormatInt(time.Now().UnixNano(), 36))
+		}
 		result = `{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"load","version":"1"}}`
 		result = fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":%s}`, message.ID, result)
 	case message.Method == "server/discover":
