@@ -48,6 +48,8 @@ class _Opening:
 ASKED_AGAIN: Final = 10.0
 """Seconds after which a server without sessions is asked whether it still has none."""
 
+_MAX_MET = 1000  # answers of servers without sessions
+
 
 @attrs.frozen
 class _Met:
@@ -135,9 +137,11 @@ class Opener:
             return met.session
         shake = await self.client.wait_initialized(server, client=words, headers=opening.headers, left=left)
         log.debug("Upstream session opened", server=server.name, session=short(session.key))
-        keeps = shake.session.id is not None
-        self._met = {at: met for at, met in self._met.items() if now < met.until and not (keeps and at[0] == server.name)}
-        if not keeps:
+        if shake.session.id is not None:
+            self._met = {at: met for at, met in self._met.items() if at[0] != server.name}
+        else:
+            if len(self._met) >= _MAX_MET:  # capabilities are whatever clients say
+                self._met.clear()
             self._met[key] = _Met(server, shake.session, now + ASKED_AGAIN)
         return shake.session
 
