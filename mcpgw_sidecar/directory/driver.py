@@ -31,7 +31,7 @@ from mcpgw_sidecar.runtime.backoff import Backoff
 from mcpgw_sidecar.runtime.watch import Watched
 from mcpgw_sidecar.sessions import actions as a, events as e
 from mcpgw_sidecar.sessions.hub import SessionHub
-from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient, may_be_over
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 from mcpgw_sidecar.upstream.words import ClientWords
 
 log = get_logger(__name__)
@@ -177,7 +177,7 @@ class Driver:
         name, again = upstream.server.name, Backoff(AGAIN, AGAIN_CAP)
         while not hearing.is_stopped:
             status, session = await hearing.wait_hearing(), self.hub.session(key)
-            if session is not None and may_be_over(upstream.session, status):
+            if status is not None and session is not None and upstream.session.id is not None:
                 # If this session is dead, another one repeats the client's wishes and is heard.
                 await self.wait_healed(session, upstream.server, upstream.session, hearing.headers())
             if status not in _REFUSED or self.hub.upstream(key, name) != upstream.session:

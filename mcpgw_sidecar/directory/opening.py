@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final
 
 import attrs
 import trio
@@ -45,21 +44,6 @@ class _Opening:
     failure: Reject | None = None
 
 
-ASKED_AGAIN: Final = 10.0
-"""Seconds after which a server without sessions is asked whether it still has none."""
-
-_MAX_MET = 1000  # answers of servers without sessions
-
-
-@attrs.frozen
-class _Met:
-    """How a server without sessions answered a client's initialize, and until when that counts."""
-
-    server: Server
-    session: UpstreamSession
-    until: float
-
-
 @attrs.define(kw_only=True, eq=False)
 class Opener:
     """Opens sessions. `feed` takes the events that answer.
@@ -76,8 +60,6 @@ class Opener:
     feed: Callable[[e.Event], None]
     wait_audible: Callable[[Session, Server], Awaitable[None]]
     _openings: dict[tuple[str, ServerName], _Opening] = attrs.field(factory=dict)
-    _met: dict[tuple[ServerName, str, str], _Met] = attrs.field(factory=dict)
-    """By the words of clients that a server may answer in different ways: version, capabilities."""
 
     async def wait_open(
         self, session: Session, server: Server, headers: Mapping[str, str], replaced: UpstreamSession | None
@@ -109,8 +91,10 @@ class Opener:
         try:
             if not await self._wait_adopted(session, opening):
                 await self.sharing.wait_wishes(session)  # the session that is opened here repeats them
-                upstream = await self._wait_initialized(session, opening)
-                await self._wait_kept(session, opening, self.sessions.seal(session, server, upstream))
+                client, left = ClientWords.of(session), partial(self._close, server)
+                shake = await self.client.wait_initialized(server, client=client, headers=opening.headers, left=left)
+                log.debug("Upstream session opened", server=server.name, session=short(session.key))
+                await self._wait_kept(session, opening, self.sessions.seal(session, server, shake.session))
             await self.wait_audible(session, server)
         except UpstreamError as error:
             log.warning("Upstream session not opened", server=server.name, reason=error.reason, error=str(error))
@@ -122,28 +106,6 @@ class Opener:
             self.feed(e.OpeningOver(session.key, server.name))
             del self._openings[session.key, server.name]
             opening.done.set()
-
-    async def _wait_initialized(self, session: Session, opening: _Opening) -> UpstreamSession:
-        """A session of the client's with the server.
-
-        One without sessions remembers no client: it is not asked for each, but for those who take
-        the place of a session that it refused.
-        """
-        server, now = opening.server, trio.current_time()
-        words, left = ClientWords.of(session), partial(self._close, server)
-        key = (server.name, words.protocol_version, words.capabilities)
-        met = self._met.get(key)
-        if met is not None and met.server == server and now < met.until and opening.replaced is None:
-            return met.session
-        shake = await self.client.wait_initialized(server, client=words, headers=opening.headers, left=left)
-        log.debug("Upstream session opened", server=server.name, session=short(session.key))
-        if shake.session.id is not None:
-            self._met = {at: met for at, met in self._met.items() if at[0] != server.name}
-        else:
-            if len(self._met) >= _MAX_MET:  # capabilities are whatever clients say
-                self._met.clear()
-            self._met[key] = _Met(server, shake.session, now + ASKED_AGAIN)
-        return shake.session
 
     async def _wait_adopted(self, session: Session, opening: _Opening) -> bool:
         """Adopt the session that a replica has opened, unless its server has forgotten it too."""

@@ -138,7 +138,7 @@ CHANGED_PATH: Final = "/changed"
 JWKS_PATH: Final = "/jwks"
 """Path of the issuers' public keys, for Envoy; with a secret of its own, and the issuer's mark."""
 FORGOTTEN: Final = (400, 401, 403, 404, 410)
-"""The statuses of servers that do not know a session (any more); the first: that want one.
+"""The statuses of servers that do not know a session (any more).
 
 The specification says 404 (basic/transports, Session Management); the others were seen in the
 field. A server has other reasons for each of them, so a ping decides whether the session is over.

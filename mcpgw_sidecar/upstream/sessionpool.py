@@ -17,12 +17,13 @@ from typing import Final
 import attrs
 import trio
 
+from mcpgw_sidecar.envoy.contract import FORGOTTEN
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
 from mcpgw_sidecar.model.names import ServerName
 from mcpgw_sidecar.model.servers import Server
 from mcpgw_sidecar.model.sessions import UpstreamSession
-from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient, may_be_over
+from mcpgw_sidecar.upstream.stateful import Upstream, UpstreamClient
 from mcpgw_sidecar.upstream.words import ClientWords
 
 IDLE: Final = 600.0  # seconds after which a session that nobody uses is closed
@@ -90,7 +91,7 @@ class SessionPool:
         `used` is the one in which it answered with this status. False if that one lives: the status
         has another reason. Raises UpstreamError.
         """
-        if not may_be_over(used.session, status):
+        if status not in FORGOTTEN or used.session.id is None:
             return False
         async with pooled.replacing:
             if pooled.upstream.session.id == used.session.id:  # else another call was first

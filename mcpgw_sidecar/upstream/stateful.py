@@ -64,15 +64,6 @@ class Handshake:
     capabilities: frozenset[str]
 
 
-def may_be_over(session: UpstreamSession, status: int | None) -> bool:
-    """Whether a server that answers with this status may not know a session any more.
-
-    A server without sessions may have some since. Then it answers with 400 what comes outside of
-    any (2025-11-25, basic/transports, "Session Management").
-    """
-    return status == FORGOTTEN[0] if session.id is None else status in FORGOTTEN
-
-
 @attrs.frozen
 class Upstream:
     """A session with a server, and the headers of the requests in it."""

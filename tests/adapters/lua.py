@@ -123,7 +123,7 @@ class Filter:
         return self._run("envoy_on_request", list(headers.items()), [body], metadata, lambda: healed)
 
     def response(self, headers: Mapping[str, str], chunks: list[bytes], metadata: Any) -> Exchange:
-        return self._run("envoy_on_response", list(headers.items()), chunks, metadata, lambda: None)
+        return self._run("envoy_on_response", list(headers.items()), chunks, metadata, lambda: self.table([{}, b""]))
 
     def _run(
         self, name: str, headers: list[tuple[str, str]], chunks: list[bytes], metadata: Any, http_call: Callable[[], Any]

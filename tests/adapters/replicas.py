@@ -56,7 +56,6 @@ class FakeServer:
     breaks: UpstreamError | None = None
     """What ends the handshake after the session stands."""
     offers_streams: bool = True
-    keeps_sessions: bool = True
     count: int = 0
 
     async def wait_initialized(self, server: Server, *, left: Any, **_: Any) -> Handshake:
@@ -66,8 +65,6 @@ class FakeServer:
         await trio.sleep(self.takes)
         if self.fails is not None:
             raise self.fails
-        if not self.keeps_sessions:
-            return Handshake(attrs.evolve(session, id=None), "", frozenset())
         self.open[ident] = server
         if self.breaks is not None:
             left(session)

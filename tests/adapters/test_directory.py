@@ -10,7 +10,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mcpgw_sidecar.directory.opening import ASKED_AGAIN
 from mcpgw_sidecar.directory.store import LEASE
 from mcpgw_sidecar.errors import UpstreamError
 from mcpgw_sidecar.model import timeouts
@@ -48,43 +47,6 @@ async def test_many_calls_open_one_session_also_when_the_first_goes_away(autojum
         assert replica.state(token).upstreams[ONE.name].brought == MINE, "and no other header"
         assert await opened(replica, session) is None
         assert server.count == 1
-
-
-async def test_a_server_without_sessions_is_not_asked_for_each_client(autojump_clock: MockClock) -> None:
-    """It would forget each of them at once; but it may be another one after a while."""
-    server = FakeServer(keeps_sessions=False)
-    async with running(server) as replica:
-        for version in ("2025-06-18", "2025-06-18", "2025-11-25"):
-            token, session = born(replica)
-            session = attrs.evolve(session, protocol_version=version)
-            assert await opened(replica, session) is None
-            assert replica.state(token).upstreams[ONE.name].id is None
-        assert server.count == 2, "one for each version"
-        for number in range(1002):  # whatever clients declare takes bounded room
-            _, one = born(replica, f'{{"experimental":{{"x":{number}}}}}')
-            assert await opened(replica, one) is None
-        assert len(replica.directory.driver.opener._met) <= 1000
-        server.keeps_sessions, server.count = True, 2
-        healed = await replica.directory.wait_healed(session, ONE, dead_session(""), {})
-        assert healed is not None
-        assert (healed.id, server.count) == ("u3", 3), "it is asked when it refuses what it answered"
-        token, session = born(replica)
-        assert await opened(replica, attrs.evolve(session, protocol_version="2025-06-18")) is None
-        assert replica.upstream(token) == "u4", "and so for clients of other versions"
-
-
-async def test_whether_a_server_has_sessions_is_asked_again_after_a_while(autojump_clock: MockClock) -> None:
-    server = FakeServer(keeps_sessions=False)
-    async with running(server) as replica:
-        for wait, count in ((0.0, 1), (ASKED_AGAIN - 2, 1), (2.0, 2)):
-            await trio.sleep(wait)
-            _, session = born(replica)
-            assert await opened(replica, session) is None
-            assert server.count == count
-        replica.servers[ONE.name] = attrs.evolve(ONE, url="http://elsewhere/mcp")
-        _, session = born(replica)
-        assert await opened(replica, session) is None
-        assert server.count == 3
 
 
 async def test_a_failure_is_everybodys_and_the_next_call_tries_again(autojump_clock: MockClock) -> None:

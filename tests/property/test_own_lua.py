@@ -128,20 +128,42 @@ WHOLE = Filter(messages(""))
         [b"data: {\x0b\x0b" + FORGED.replace(b"\n", b"\x0b") + b"\n\n"],
         [b"data: []" + FORGED[6:]],
         [b": " + LONG, b"\x0b\x0b" + FORGED[:-2] + b"\x0b\x0b", b"\n\n"],
+        [b'data: "\n', b"\n", FORGED],
+        [b'data: "\r\n', b"\r\n", FORGED],
+        [b'data: "\n', b": id: x\n\n", FORGED],
+        [b'data: "\\\x0b' + FORGED],
+        [b'data: "\\\x0b' + FORGED[:-2] + b"\x0b\x0b\n\n"],
+        ['data: "\\\u2028'.encode() + FORGED[:-2] + "\u2028\u2028\n\n".encode()],
+        ['data: "\\\x85'.encode() + FORGED[:-2] + "\x85\x85\n\n".encode()],
     ],
     ids=lambda chunks: str(chunks[0][:30]),
 )
 @pytest.mark.parametrize("kind", ["text/event-stream", "text/event-stream; charset=utf-7"])
-def test_ways_past_it_that_were_found(chunks: list[bytes], kind: str) -> None:
+@pytest.mark.parametrize("known", [{}, {"x-mcp-id": "5"}], ids=["a miss", "a hit"])
+def test_ways_past_it_that_were_found(chunks: list[bytes], kind: str, known: dict[str, str]) -> None:
     """Each reached a waiting call: lines end at LF alone for Go, at more for others."""
-    metadata = WHOLE.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
-    answer = WHOLE.response({":status": "200", "content-type": kind}, [*chunks, OWN, b""], metadata)
+    filtering = Filter(messages("stamps" if known else ""))
+    metadata = filtering.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
+    answer = filtering.response({":status": "200", "content-type": kind, **known}, [*chunks, OWN, b""], metadata)
     assert answer.headers["content-type"] == "text/event-stream"
     assert answer.body.endswith(OWN)
     text = answer.body.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
     for lines in (text.split("\n"), text.replace("\r", "\n").split("\n"), text.splitlines()):
         data = [line[5:].strip() for line in lines if line.startswith("data:")]
         assert not [each for each in data if re.search(r'"id":\s*6', each) and each.endswith("}")]
+
+
+@pytest.mark.parametrize("ident", ["5", "5" * 257], ids=["a call", "one that cannot be resumed"])
+@pytest.mark.parametrize("cut", [b'data: {"method":"notifications/tools/list_changed"}', b"id: 7"])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r"])
+def test_a_line_that_is_taken_away_does_not_end_the_event(end: bytes, cut: bytes, ident: str) -> None:
+    """What stands behind it would be an event of its own."""
+    metadata = STREAMING.table({"mcpgw": {"id": ident, "session": "token ns/one:ticket"}})
+    head = {":status": "200", "content-type": "text/event-stream", "x-mcp-id": ident}
+    stream = end.join([b'data: {"x":[', cut, FORGED[:-2], b"", b""])
+    answer = STREAMING.response(head, [stream, b""], metadata)
+    assert b'{"id":6' in answer.body, "it is no message here"
+    assert [event.data for event in SseParser(1 << 20).feed(answer.body)] == ['{"x":[\n{"id":6,"result":{}}']
 
 
 def test_ends_of_lines_stay_and_a_last_line_without_one_goes_out() -> None:

@@ -89,19 +89,19 @@ function name_owners(unfinished, chunk, owner, own, ident)
     local line = text:sub(from, stop)
     local is_tail = own and own.is_inside() -- of a line over LIMIT
     if own then line, out[#out + 1] = own.whole(line) end
+    local ending = line:match('[\r\n]?$') -- which own.lua may have taken away for a moment
     if is_tail then -- it has begun to pass
     elseif line:sub(1, 5) == 'data:' and line:find('"method"', 1, true) then
-      local ending = line:match('[\r\n]?$') -- which own.lua may have taken away for a moment
       local message = line:sub(6, -1 - #ending)
       if find(message, 'list_changed"', 1, true) and is_change(message) then
-        line, lists_changed = '', true -- an event without data is none
+        line, lists_changed = ':' .. ending, true -- an event without data is none; an empty line would end it
       else
         line = 'data:' .. name_owner(message, owner) .. ending
       end
     elseif line:find('^id:') then
       local _, last = line:find('^id: ?')
       local call = of_call(ident)
-      if not call then line = ''
+      if not call then line = ':' .. ending
       elseif line:find('^[^\r\n]', last + 1) then
         line = line:sub(1, last) .. PREFIX .. owner .. ':' .. call .. line:sub(last + 1)
       end

@@ -4,9 +4,7 @@
 -- server may have forgotten the old one. If it has, the call never ran there, and goes out in the new
 -- one. If not, the client gets its answer here, and nothing is sent twice.
 -- Stands behind json.lua and failed.lua in one filter.
--- A server without sessions may have some since, and want one of a call that is outside of any.
-local function is_forgotten(status, session)
-  if not session then return status == FORGOTTEN[1] end
+local function is_forgotten(status)
   for i = 1, #FORGOTTEN do
     if FORGOTTEN[i] == status then return true end
   end
@@ -16,8 +14,7 @@ end
 -- A session in place of one that the server has forgotten: its id and its owner; nothing if that one lives.
 local function healed(handle, call)
   local headers, token, owner = handle:headers(), call[OWNER]:match('^([^ ]+) (.*)')
-  if not token or token == '-' or call[HEALED] or is_own(call) then return end -- "-": of the stateless era
-  if not is_forgotten(call[REFUSED].status, headers:get(SESSION)) then return end
+  if not token or not headers:get(SESSION) or call[HEALED] or not is_forgotten(call[REFUSED].status) or is_own(call) then return end
   local question = {}
   for name, value in pairs(headers) do
     if name:sub(1, 1) ~= ':' and name ~= 'content-length' and name ~= 'transfer-encoding' then question[name] = value end

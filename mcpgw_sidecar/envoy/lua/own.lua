@@ -80,7 +80,9 @@ function walk_on(walk, s, first, last, id)
   for i = first, last do
     local c = byte(s, i)
     if quoted then
-      if escaped then escaped = false
+      if escaped then
+        escaped = false
+        if c == 194 or c == 226 then walk.breaks = true elseif c < 32 and ENDS[c] then return false end
       elseif c == 92 then escaped = true
       elseif c == 34 then
         quoted = false
@@ -232,7 +234,7 @@ function own_lines(id, has_begun)
 
   -- The same as `are_own` in the middle of a stream; if not, nothing is taken: `whole` takes the lines one by one.
   function lines.all(text)
-    if walk.depth ~= 0 or dropped or inside or after_cr or unclear ~= '' or is_first and byte(text) == 239 then return false end
+    if walk.depth ~= 0 or walk.quoted or dropped or inside or after_cr or unclear ~= '' or is_first and byte(text) == 239 then return false end
     if not are_own(text, id) then return false end
     is_first = false
     return true
