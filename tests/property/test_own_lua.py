@@ -109,7 +109,7 @@ def test_ids_that_differ_in_an_escaped_backslash_are_two() -> None:
 
 FORGED = b'data: {"id":6,"result":{}}\n\n'
 LONG = b"x" * (1 << 20)
-WHOLE = Filter(messages(""))
+WHOLE, KNOWN = Filter(messages("")), Filter(messages("stamps"))
 
 
 @pytest.mark.duty("security.own-answer")
@@ -142,7 +142,7 @@ WHOLE = Filter(messages(""))
 @pytest.mark.parametrize("known", [{}, {"x-mcp-id": "5"}], ids=["a miss", "a hit"])
 def test_ways_past_it_that_were_found(chunks: list[bytes], kind: str, known: dict[str, str]) -> None:
     """Each reached a waiting call: lines end at LF alone for Go, at more for others."""
-    filtering = Filter(messages("stamps" if known else ""))
+    filtering = KNOWN if known else WHOLE
     metadata = filtering.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
     answer = filtering.response({":status": "200", "content-type": kind, **known}, [*chunks, OWN, b""], metadata)
     assert answer.headers["content-type"] == "text/event-stream"
@@ -234,7 +234,9 @@ NOISE = st.lists(
     st.sampled_from([b': "{', b"event: message", b"event: other", b"retry: 5", b"data", b"datax: {"]), max_size=2
 )
 EVENTS = st.tuples(st.sampled_from([OURS, PROGRESS, *THEIRS]), SPLITS, NOISE, NOISE)
-STREAMING = Filter(messages("stamps").replace("local LIMIT = 1048576", "local LIMIT = 60"))
+STREAMING, UNKNOWN = (
+    Filter(messages(stamps).replace("local LIMIT = 1048576", "local LIMIT = 60")) for stamps in ("stamps", "")
+)
 
 
 def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -268,11 +270,21 @@ def test_what_passes_as_a_whole_passes_line_by_line(stream: bytes) -> None:
 
 
 @pytest.mark.duty("security.own-answer")
-@example([(THEIRS[0], [], [], [])], b"\n", [1, 1], b"")
-@example([(THEIRS[0], [], [], [])], b"\n", [2, 2], b"\xef\xbb\xbf")
-@given(st.lists(EVENTS, max_size=5), st.sampled_from([b"\n", b"\r\n", b"\r"]), CUTS, st.sampled_from([b"", b"\xef\xbb\xbf"]))
+@pytest.mark.parametrize("known", [{}, {"x-mcp-id": "5"}], ids=["a miss", "a hit"])
+@example(events=[(THEIRS[0], [], [], [])], end=b"\n", cuts=[1, 1], mark=b"")
+@example(events=[(THEIRS[0], [], [], [])], end=b"\n", cuts=[2, 2], mark=b"\xef\xbb\xbf")
+@given(
+    events=st.lists(EVENTS, max_size=5),
+    end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    cuts=CUTS,
+    mark=st.sampled_from([b"", b"\xef\xbb\xbf"]),
+)
 def test_no_stream_brings_a_client_the_answer_to_another_call(
-    events: list[tuple[Any, list[int], list[bytes], list[bytes]]], end: bytes, cuts: list[int], mark: bytes
+    events: list[tuple[Any, list[int], list[bytes], list[bytes]]],
+    end: bytes,
+    cuts: list[int],
+    mark: bytes,
+    known: dict[str, str],
 ) -> None:
     """Whatever its lines are, and however it arrives; and it brings all that is the call's own."""
     stream, wanted = mark, []
@@ -282,9 +294,10 @@ def test_no_stream_brings_a_client_the_answer_to_another_call(
         names = [line for line in before + behind if line.startswith(b"event")]
         if not splits and message in (OURS, PROGRESS) and names[-1:] != [b"event: other"]:
             wanted.append(message)
-    metadata = STREAMING.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
-    head = {":status": "200", "content-type": "Text/Event-Stream", "x-mcp-id": "5"}
-    out = STREAMING.response(head, [*pieces_of(stream, cuts), b""], metadata).body
+    filtering = STREAMING if known else UNKNOWN
+    metadata = filtering.table({"mcpgw": {"id": "5", "session": "token ns/one:ticket"}})
+    head = {":status": "200", "content-type": "Text/Event-Stream", **known}
+    out = filtering.response(head, [*pieces_of(stream, cuts), b""], metadata).body
     seen = []
     for event in SseParser(1 << 20).feed(out):
         with suppress(ValueError):

@@ -179,29 +179,34 @@ local function may_name(bytes)
     or find(bytes, 'id:', 1, true) and (sub(bytes, 1, 3) == 'id:' or find(bytes, '[\r\n]id:'))
 end
 
--- The stream of the call `ident`. If it `is_looked_at`, only what is the call's own passes.
-local function name_stream(handle, ident, is_looked_at)
-  handle:headers():remove('content-length') -- the stream gets longer
+-- Whether bytes at the beginning of a line are the call's own, and may go as they are.
+local function is_own_text(bytes, ident, own, has_begun)
+  if own then return own.all(bytes) end
+  return (has_begun or byte(bytes) ~= 239) and are_own(bytes, ident)
+end
+
+-- The stream of the call `ident`. If it `is_looked_at`, only what is the call's own passes. Most streams are
+-- an event or two, and pass as they are: who owns them, and `own`, are known once something is to be changed.
+local function name_stream(handle, ident, kind, is_looked_at)
+  local headers = handle:headers()
+  if is_looked_at and kind ~= EVENT_STREAM then headers:replace('content-type', EVENT_STREAM) end
+  headers:remove('content-length') -- the stream gets longer
   -- The pieces of an unfinished line are put together once, when it ends: a server may send it byte by byte.
   local pieces, size = {}, 0
-  local has_begun, own, owner = false, nil, nil -- the last two only once there is something to change
+  local has_begun, own, owner = false, nil, nil
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local bytes = length > 0 and chunk:getBytes(0, length) or ''
-    local is_whole = not owner and (length == 0 or not may_name(bytes)
-      and (not is_looked_at or (has_begun or byte(bytes) ~= 239) and are_own(bytes, ident)))
-    if not is_whole and not owner then
-      owner = call_of(handle)[OWNER]:match(' (.*)')
-      own = is_looked_at and own_lines(ident, has_begun)
-    end
-    has_begun = has_begun or length > 0
-    if is_whole then -- an event or two that are the call's own, as most streams are: they pass as they are
-    elseif length == 0 then
+    if length == 0 then
       local rest = table.concat(pieces)
       if own then rest = rest == '' and own.last('') or own.part(rest) end -- HTTP/2 has empty chunks that are not the last
       if rest ~= '' then chunk:setBytes(rest) end
       pieces, size = {}, 0
-    elseif size > 0 or may_name(bytes) or own and not own.all(bytes) then
+    elseif size > 0 or may_name(bytes) or is_looked_at and not is_own_text(bytes, ident, own, has_begun) then
+      if not owner then
+        owner = call_of(handle)[OWNER]:match(' (.*)')
+        own = is_looked_at and own_lines(ident, has_begun)
+      end
       if size + length <= LIMIT and not find(bytes, '[\r\n]') then
         pieces[#pieces + 1], size = bytes, size + length
         chunk:setBytes('')
@@ -217,6 +222,7 @@ local function name_stream(handle, ident, is_looked_at)
         }, '', CHANGED, true)
       end
     end
+    has_begun = has_begun or length > 0
     if own and own.has_dropped() then fail(handle, BAD_ANSWER) end
   end
 end
@@ -232,10 +238,10 @@ function envoy_on_response(handle)
   if STAMPS == '' then id = nil end -- in Istio nobody but a server says it
   local is_stream, encoding = sub(kind, 1, #EVENT_STREAM) == EVENT_STREAM, headers:get('content-encoding')
   local is_plain = not encoding or encoding:lower() == 'identity'
-  if id and id ~= 'null' and not mark and is_plain and status == '200' then -- a hit, most often: what else is known of it is not asked
-    if not is_stream then return own_json(handle, id, kind) end
-    if kind ~= EVENT_STREAM then headers:replace('content-type', EVENT_STREAM) end
-    return name_stream(handle, id, true)
+  -- A hit, most often: what else is known of it is not asked.
+  if id and id ~= 'null' and not mark and is_plain and status == '200' then
+    if is_stream then return name_stream(handle, id, kind, true) end
+    return own_json(handle, id, kind)
   end
   local call = call_of(handle)
   if not call then return end -- in Istio: a request that is not for us
@@ -260,8 +266,7 @@ function envoy_on_response(handle)
     return instead(handle, kept_back(call, ENCODED))
   end
   if is_stream and call[PLAIN] then return json_instead(handle, call) end -- plain.lua
-  if is_stream and is_looked_at and kind ~= EVENT_STREAM then headers:replace('content-type', EVENT_STREAM) end
-  if is_stream then return name_stream(handle, call[ID], is_looked_at) end
+  if is_stream then return name_stream(handle, call[ID], kind, is_looked_at) end
   if not is_looked_at or status ~= '200' then return end
   own_json(handle, call[ID], kind)
 end

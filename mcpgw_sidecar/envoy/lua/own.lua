@@ -123,8 +123,8 @@ function walk_on(walk, s, first, last, id)
   return true
 end
 
--- Whether all lines of a text may go as they are to the client of the call `id`. The text is one of whole
--- events, and not the first of a stream that begins with a mark of byte order; if it is not, false.
+-- Whether all lines of a text may go as they are to the client of the call `id`: false, too, if it
+-- does not end with an event. It must begin where an event may, and not with a mark of byte order.
 function are_own(text, id)
   if byte(text, -1) ~= 10 or find(text, '\r', 1, true) and find(text, '\r[^\n]') then return false end
   local from, walk, is_whole = 1, new_walk(), true
@@ -232,7 +232,7 @@ function own_lines(id, has_begun)
     return some
   end
 
-  -- The same as `are_own` in the middle of a stream; if not, nothing is taken: `whole` takes the lines one by one.
+  -- The same as `are_own` in the middle of a stream. If not, nothing is taken: `whole` takes the lines.
   function lines.all(text)
     if walk.depth ~= 0 or walk.quoted or dropped or inside or after_cr or unclear ~= '' or is_first and byte(text) == 239 then return false end
     if not are_own(text, id) then return false end
